@@ -1,0 +1,197 @@
+"""The `.bhv` file: a safetensors file that holds an op program, its tensors and how to use it.
+
+Layout: 8 bytes, the header's length (little-endian); the header, JSON padded with spaces so that the
+data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `__metadata__` has
+
+    format        "bhvit"
+    version       "1"
+    checksum      CRC-32 of the whole file, 8 hexadecimal digits, computed with "00000000" in their place
+    spec          `ModelSpec` as JSON
+    program       the ops as a JSON list, see `ops`
+    class_names   JSON list, one name a class
+    preprocess    `image.Preprocess` as JSON
+
+A file MUST have these keys and exactly the tensors that its ops name; bit tensors are U32, others
+F32 or F16 and hold finite numbers. Whatever breaks a rule is refused with a FormatError that says
+which. The same model always gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from .errors import FormatError, UserError
+from .files import write_atomically
+from .image import Preprocess
+from .ops import Op, check_chain
+from .spec import ModelSpec
+
+VERSION = "1"
+ALIGNMENT = 64
+MAX_BYTES = 1 << 31
+MAX_HEADER = 1 << 24
+METADATA = ("format", "version", "checksum", "spec", "program", "class_names", "preprocess")
+
+Array = npt.NDArray[Any]
+_DTYPES = {np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
+_NO_CHECKSUM = b'"checksum":"00000000"'
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedModel:
+    """The contents of a `.bhv` file. Tensors are keyed "op name.tensor name"."""
+
+    spec: ModelSpec
+    ops: tuple[Op, ...]
+    tensors: Mapping[str, Array]
+    class_names: tuple[str, ...]
+    preprocess: Preprocess
+
+    def tensor(self, op: Op, name: str) -> Array:
+        """A tensor of an op: words as they are, numbers as float32."""
+        stored = self.tensors[f"{op.name}.{name}"]
+        return stored if stored.dtype == np.uint32 else stored.astype(np.float32)
+
+    def op_tensors(self, op: Op) -> dict[str, Array]:
+        """All tensors of an op by their short names."""
+        return {name: self.tensor(op, name) for name in op.shapes()}
+
+
+def check(model: PackedModel) -> None:
+    """Raises FormatError unless the program, its tensors, the classes and the spec agree."""
+    check_chain(list(model.ops))
+    expected = {f"{op.name}.{name}": kind_shape for op in model.ops for name, kind_shape in op.shapes().items()}
+    if missing := sorted(expected.keys() - model.tensors.keys()):
+        raise FormatError(f"tensor {missing[0]} is missing")
+    if unknown := sorted(model.tensors.keys() - expected.keys()):
+        raise FormatError(f"tensor {unknown[0]} belongs to no op")
+    for name, (kind, shape) in expected.items():
+        stored = model.tensors[name]
+        if tuple(stored.shape) != shape:
+            raise FormatError(f"tensor {name} has shape {list(stored.shape)}, its op needs {list(shape)}")
+        if (stored.dtype == np.uint32) != (kind == "bits") or stored.dtype not in _DTYPES:
+            raise FormatError(f"tensor {name} has type {stored.dtype}, its op needs {kind}")
+        if kind == "float" and not np.isfinite(stored).all():
+            raise FormatError(f"tensor {name} holds numbers that are not finite")
+    stem, head = model.ops[0].attributes, model.ops[-1].attributes
+    image = (stem["in_chans"], stem["height"] * stem["patch"], stem["width"] * stem["patch"])
+    if (model.spec.in_chans, *model.spec.img_size) != image:
+        raise FormatError(f"the program takes images of {image}, the spec says otherwise")
+    if (model.preprocess.channels, *model.preprocess.size) != image:
+        raise FormatError(f"the program takes images of {image}, the preprocessing gives others")
+    if not head["classes"] == model.spec.num_classes == len(model.class_names):
+        raise FormatError(
+            f"the program has {head['classes']} classes, the spec {model.spec.num_classes}, "
+            f"and {len(model.class_names)} names are given"
+        )
+
+
+def to_bytes(model: PackedModel) -> bytes:
+    """The file as bytes. Raises FormatError if the parts of `model` do not agree."""
+    check(model)
+    # Tensors of a whole number of cache lines first: then each of them starts on one.
+    names = sorted(model.tensors, key=lambda name: (model.tensors[name].nbytes % ALIGNMENT != 0, name))
+    header: dict[str, Any] = {
+        "__metadata__": {
+            "format": "bhvit",
+            "version": VERSION,
+            "checksum": "00000000",
+            "spec": model.spec.to_json(),
+            "program": json.dumps([op.to_json() for op in model.ops], separators=(",", ":")),
+            "class_names": json.dumps(model.class_names),
+            "preprocess": model.preprocess.to_json(),
+        }
+    }
+    offset = 0
+    for name in names:
+        tensor = model.tensors[name]
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    data = len(text).to_bytes(8, "little") + text
+    data += b"".join(np.ascontiguousarray(model.tensors[name]).tobytes() for name in names)
+    return data.replace(_NO_CHECKSUM, b'"checksum":"%08x"' % zlib.crc32(data), 1)
+
+
+def write(model: PackedModel, path: str | Path) -> None:
+    """Write a `.bhv` file, whole or not at all. Raises FormatError or UserError."""
+    write_atomically(path, to_bytes(model))
+
+
+def read(path: str | Path) -> PackedModel:
+    """Read and validate a `.bhv` file. Raises FormatError naming the file and what is wrong."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        return from_bytes(data)
+    except UserError as error:
+        raise FormatError(f"{path}: {error}") from error
+
+
+def from_bytes(data: bytes) -> PackedModel:
+    """The model in the bytes of a `.bhv` file. Raises FormatError saying what is wrong."""
+    metadata = _read_metadata(data)
+    try:
+        tensors = safetensors.numpy.load(data)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"not a whole safetensors file: {error}") from error
+    model = PackedModel(
+        spec=ModelSpec.from_json(metadata["spec"]),
+        ops=tuple(Op.from_json(fields) for fields in _list(metadata, "program")),
+        tensors=tensors,
+        class_names=tuple(str(name) for name in _list(metadata, "class_names")),
+        preprocess=Preprocess.from_json(metadata["preprocess"]),
+    )
+    check(model)
+    return model
+
+
+def _read_metadata(data: bytes) -> dict[str, str]:
+    """The checked `__metadata__` of a file: format, version and checksum hold."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 8 or len(data) > MAX_BYTES or not 2 <= length <= min(MAX_HEADER, len(data) - 8):
+        raise FormatError(
+            f"not a .bhv file, or cut short: {len(data)} bytes, of which the header claims {length}"
+        )
+    try:
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        if metadata["format"] != "bhvit":
+            raise KeyError("format")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError("not a .bhv file: it has no bhvit header; `bhvit pack` makes one from a checkpoint") from None
+    if metadata.get("version") != VERSION:
+        raise FormatError(f"version {metadata.get('version')!r}; this bhvit reads version {VERSION!r}: pack it again")
+    for key in METADATA:
+        if not isinstance(metadata.get(key), str):
+            raise FormatError(f"the header lacks {key}")
+    stored = b'"checksum":"%s"' % metadata["checksum"].encode()
+    if f"{zlib.crc32(data.replace(stored, _NO_CHECKSUM, 1)):08x}" != metadata["checksum"]:
+        raise FormatError("damaged: its checksum does not match; copy or pack it again")
+    return metadata
+
+
+def _list(metadata: Mapping[str, str], key: str) -> Sequence[Any]:
+    try:
+        value = json.loads(metadata[key])
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list):
+        raise FormatError(f"the header's {key} is not a list")
+    return value

@@ -1,0 +1,175 @@
+"""`ModelSpec`: the one description of an architecture that training, packing and running read.
+
+A spec is frozen, validated when made, and round-trips through JSON. Shapes are written (H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any, Literal
+
+from .errors import UserError
+
+Mixer = Literal["conv", "attention"]
+Downsampling = Literal["binary", "float"]
+
+DILATIONS = (1, 3, 5)
+"""Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, section 3.2)."""
+MIXER_GROUPS = 4
+"""Groups of each of those convolutions."""
+ATTENTION_LEVELS = 3
+"""Highest level of the decomposed attention matrix: levels 0..3, two bit planes."""
+NOMINAL_WINDOW = 7
+"""The published window edge; other grids take the divisor that is nearest to it."""
+LANES = 16
+"""Output channels of one weight tile (see `bits`); channel counts are multiples of it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One stage: `depth` blocks on a grid of tokens of `channels` channels."""
+
+    depth: int
+    channels: int
+    hidden: int
+    """Channels between the two layers of the MLP; a multiple of `channels`."""
+    mixer: Mixer
+    """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention."""
+    heads: int = 1
+    window: tuple[int, int] | None = None
+    """Attention window in tokens; None chooses the divisors of the grid nearest to 7."""
+
+    def __post_init__(self) -> None:
+        _require(self.depth >= 1, f"depth must be at least 1, not {self.depth}")
+        _require(
+            self.channels >= 32 and self.channels % 32 == 0,
+            f"channels must be a positive multiple of 32, not {self.channels}",
+        )
+        _require(
+            self.hidden >= self.channels and self.hidden % self.channels == 0,
+            f"hidden must be a multiple of channels ({self.channels}), not {self.hidden}",
+        )
+        _require(
+            self.channels % self.expansion == 0,
+            f"hidden/channels ({self.expansion}) must divide channels ({self.channels})",
+        )
+        _require(self.mixer in ("conv", "attention"), f"mixer must be conv or attention: {self.mixer!r}")
+        if self.mixer == "conv":
+            _require(
+                self.channels % (LANES * MIXER_GROUPS) == 0,
+                f"channels of a stage with the conv mixer must be a multiple of {LANES * MIXER_GROUPS}, "
+                f"not {self.channels}",
+            )
+        else:
+            _require(
+                self.heads >= 1 and self.channels % (32 * self.heads) == 0,
+                f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",
+            )
+
+    @property
+    def expansion(self) -> int:
+        """r = hidden / channels."""
+        return self.hidden // self.channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A whole network: stem, stages with downsampling between them, head."""
+
+    name: str
+    img_size: tuple[int, int] = (224, 224)
+    """Input height and width in pixels."""
+    in_chans: int = 3
+    num_classes: int = 1000
+    patch: int = 4
+    """Edge and stride of the stem's convolution in pixels."""
+    stages: tuple[StageSpec, ...]
+    downsample: Downsampling = "binary"
+    """"float" is the published † variant: full-precision downsampling layers."""
+    shifts: tuple[int, ...] = (3, 5)
+    """Widths of the shift branches: each w adds the means over w tokens along H and along W,
+    and the channel shift by w // 2."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.stages) >= 1, "a model needs at least one stage")
+        _require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
+        _require(self.num_classes >= 1, f"num_classes must be at least 1, not {self.num_classes}")
+        _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
+        _require(self.downsample in ("binary", "float"), f"downsample must be binary or float: {self.downsample!r}")
+        _require(set(self.shifts) <= {3, 5}, f"shifts may hold 3 and 5, not {self.shifts}")
+        for edge in self.img_size:
+            if edge < self.stride or edge % self.stride:
+                raise UserError(
+                    f"img_size {self.img_size[0]}x{self.img_size[1]} does not fit {self.name}: both edges must be "
+                    f"multiples of {self.stride}; nearest that can work: "
+                    + " or ".join(f"{h}x{w}" for h, w in self._nearest_sizes())
+                )
+        for before, after in zip(self.stages, self.stages[1:]):
+            _require(
+                after.channels % before.channels == 0,
+                f"channels of a stage must be a multiple of the stage before: {before.channels}, {after.channels}",
+            )
+        for index, stage in enumerate(self.stages):
+            if stage.mixer == "attention":
+                height, width = self.grid(index)
+                window = self.window(index)
+                _require(
+                    height % window[0] == 0 and width % window[1] == 0,
+                    f"window {window[0]}x{window[1]} does not divide the {height}x{width} tokens of stage {index}",
+                )
+
+    def _nearest_sizes(self) -> list[tuple[int, int]]:
+        below, above = (
+            tuple(max(self.stride, round_to(edge / self.stride) * self.stride) for edge in self.img_size)
+            for round_to in (math.floor, math.ceil)
+        )
+        return sorted({(below[0], below[1]), (above[0], above[1])})
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token edge at the last stage; input edges are multiples of it."""
+        return self.patch * 2 ** (len(self.stages) - 1)
+
+    def grid(self, stage: int) -> tuple[int, int]:
+        """Tokens (H, W) of a stage."""
+        edge = self.patch * 2**stage
+        return self.img_size[0] // edge, self.img_size[1] // edge
+
+    def window(self, stage: int) -> tuple[int, int]:
+        """Attention window (H, W) of a stage, in tokens: as set, or the divisors nearest to 7."""
+        chosen = self.stages[stage].window
+        return chosen or tuple(nearest_divisor(edge) for edge in self.grid(stage))  # type: ignore[return-value]
+
+    def to_json(self) -> str:
+        """The spec as JSON with sorted keys; `from_json` gives an equal spec back."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """A spec from `to_json`. Raises UserError naming what is missing, unknown or impossible."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            stages = tuple(
+                StageSpec(**{**stage, "window": tuple(stage["window"]) if stage.get("window") else None})
+                for stage in fields.pop("stages")
+            )
+            for key in ("img_size", "shifts"):
+                fields[key] = tuple(fields[key])
+            return cls(stages=stages, **fields)
+        except UserError:
+            raise
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise UserError(f"the model description is damaged: {error}") from error
+
+
+def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
+    """The divisor of `edge` whose ratio to `target` is nearest to one, the smaller on a tie."""
+    divisors = [d for d in range(1, edge + 1) if edge % d == 0]
+    return min(divisors, key=lambda d: (abs(math.log(d / target)), d))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
