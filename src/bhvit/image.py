@@ -1,0 +1,217 @@
+"""From an image to the numbers a model takes: decode, resize, crop, normalise.
+
+Training's validation, evaluation and running all come through `Preprocess`, which needs NumPy and
+Pillow only, so that a packed file sees exactly the pixels its model was validated on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import UserError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+ImageLike: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8]"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_EDGE = 8192
+MAX_CHANNELS = 64
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+_DECODER_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
+    RuntimeError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+"""What Pillow's decoders have been seen to raise on damaged files."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How an image becomes a model's input. Sizes are (H, W) in pixels.
+
+    The image is resized, keeping its aspect, until it just covers `size / crop`, and the centre of
+    it, of `size`, is kept: the usual ImageNet evaluation. An image that already has the right size
+    is not resampled when `crop` is 1. Raises UserError for settings that mean nothing.
+    """
+
+    size: tuple[int, int] = (224, 224)
+    """Height and width of the result in pixels."""
+    channels: int = 3
+    """1: greyscale; 3: RGB; any other number takes arrays of that many channels only."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean a channel, for pixel values in 0..1."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """Standard deviation a channel, for pixel values in 0..1."""
+    crop: float = 0.875
+    """Fraction of the resized image's edge that the centre crop keeps; 1.0 keeps it all."""
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        _require(
+            len(self.size) == 2 and all(isinstance(edge, int) and 1 <= edge <= MAX_EDGE for edge in self.size),
+            f"size must be two numbers of pixels from 1 to {MAX_EDGE}, not {self.size!r}",
+        )
+        _require(
+            isinstance(self.channels, int) and 1 <= self.channels <= MAX_CHANNELS,
+            f"channels must be 1 to {MAX_CHANNELS}, not {self.channels!r}",
+        )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            _require(
+                len(values) == self.channels and all(np.isfinite(value) for value in values),
+                f"{name} must be {self.channels} finite numbers, one a channel, not {values!r}",
+            )
+        _require(all(value > 0 for value in self.std), f"std must be positive, not {self.std!r}")
+        _require(0 < self.crop <= 1, f"crop must be above 0 and at most 1, not {self.crop!r}")
+        _require(
+            self.interpolation in _RESAMPLING,
+            f"interpolation must be one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}",
+        )
+
+    def __call__(self, image: ImageLike) -> npt.NDArray[np.float32]:
+        """The normalised image, float32 (1, C, H, W), C-contiguous.
+
+        Takes a path, a PIL image of any mode, or a uint8 array (H, W) or (H, W, C).
+        Raises UserError, naming the path where there is one, for what is not an image.
+        """
+        return self.normalize(self.pixels(image)[None])
+
+    def pixels(self, image: ImageLike) -> npt.NDArray[np.uint8]:
+        """The resized and cropped image before normalisation, uint8 (H, W, C)."""
+        if isinstance(image, np.ndarray):
+            planes = _from_array(image, self.channels)
+        else:
+            planes = [_convert(image if isinstance(image, Image.Image) else load_image(image), self.channels)]
+        resized = [np.asarray(self._resize(plane)) for plane in planes]
+        return np.ascontiguousarray(np.stack(resized, axis=-1) if resized[0].ndim == 2 else resized[0])
+
+    def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """(x / 255 - mean) / std: uint8 (B, H, W, C) to float32 (B, C, H, W), C-contiguous."""
+        scale = np.array([1 / (255 * std) for std in self.std], dtype=np.float32)
+        offset = np.array([-mean / std for mean, std in zip(self.mean, self.std)], dtype=np.float32)
+        planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
+        planes *= scale[:, None, None]
+        planes += offset[:, None, None]
+        return planes
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        height, width = self.size
+        # Whole numbers throughout: floor(size / crop), as timm does, then the edge that just covers.
+        cover_h, cover_w = (max(edge, int(edge / self.crop + 1e-6)) for edge in self.size)
+        if cover_h * image.width >= cover_w * image.height:
+            full_h, full_w = cover_h, image.width * cover_h // image.height
+        else:
+            full_h, full_w = image.height * cover_w // image.width, cover_w
+        top, left = round((full_h - height) / 2), round((full_w - width) / 2)
+        if (full_w, full_h) == image.size:
+            return image.crop((left, top, left + width, top + height))
+        # Resampling only the kept part is the same arithmetic as resizing all of it and cropping,
+        # and a long thin image cannot ask for a gigantic intermediate.
+        step_w, step_h = image.width / full_w, image.height / full_h
+        box = (left * step_w, top * step_h, (left + width) * step_w, (top + height) * step_h)
+        box = (box[0], box[1], min(box[2], image.width), min(box[3], image.height))
+        return image.resize((width, height), _RESAMPLING[self.interpolation], box=box)
+
+    def to_json(self) -> str:
+        """The settings as JSON with sorted keys; `from_json` gives an equal object back."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Preprocess:
+        """Settings from `to_json`. Raises UserError saying what is missing, unknown or impossible."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            for key in ("size", "mean", "std"):
+                fields[key] = tuple(fields[key])
+            return cls(**fields)
+        except UserError as error:
+            raise UserError(f"the preprocessing description is damaged: {error}") from error
+        except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
+            raise UserError(f"the preprocessing description is damaged: {error!r}") from error
+
+
+def load_image(source: str | Path | IO[bytes], name: str | None = None) -> Image.Image:
+    """A decoded image, turned upright as its EXIF orientation says.
+
+    `name` is what messages call it (default: the path). Raises UserError for whatever cannot be read.
+    """
+    name = name or str(source)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damaged EXIF blocks and of large images; both decode, or raise below.
+            warnings.simplefilter("ignore")
+            with Image.open(source) as image:
+                image.load()
+                return _upright(image)
+    except UnidentifiedImageError:
+        raise UserError(f"{name} is not an image, or is of a kind Pillow cannot read") from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise UserError(f"cannot read {name}: {error.strerror}") from None
+    except _DECODER_ERRORS as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name} is damaged: {reason}") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except _DECODER_ERRORS:  # an unreadable EXIF block says nothing about the pixels
+        return image.copy()
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    """The image in mode L or RGB, whatever mode it has."""
+    if channels not in (1, 3):
+        raise UserError(f"a model of {channels} channels takes uint8 arrays (H, W, {channels}), not image files")
+    if image.width < 1 or image.height < 1:
+        raise UserError("the image has no pixels")
+    if image.mode.startswith("I"):
+        # 16-bit greyscale, which Pillow holds as I;16 or as 32-bit I: keep the high byte.
+        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        image = Image.fromarray(values.astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow's way without a warning; alpha goes next
+    elif image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    elif image.mode == "LAB":
+        image = image.convert("RGB") if channels == 3 else image.getchannel(0)
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:
+    """The array as one PIL image in the right mode, or as one image a channel."""
+    if array.dtype != np.uint8:
+        raise UserError(f"an image array must be uint8, not {array.dtype}; scale it to 0..255 first")
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise UserError(f"an image array must be (H, W) or (H, W, C), not {array.shape}")
+    array = np.ascontiguousarray(array)
+    count = 1 if array.ndim == 2 else array.shape[2]
+    if count == 1 and channels in (1, 3):
+        return [_convert(Image.fromarray(array.reshape(array.shape[:2])), channels)]
+    if count in (3, 4) and channels in (1, 3):
+        return [_convert(Image.fromarray(array), channels)]
+    if count == channels:
+        return [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), -1, 0)]
+    raise UserError(f"an image array of {count} channels cannot become the model's {channels}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
