@@ -1,0 +1,1 @@
+"""Running a packed model: `session` (native, fast) and `reference` (NumPy, readable). No PyTorch."""
