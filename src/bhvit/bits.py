@@ -13,6 +13,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -35,7 +37,7 @@ def pack_bits(positive: npt.NDArray[np.bool_]) -> Words:
     length = positive.shape[-1]
     tail = words_for(length) * WORD - length
     padded = np.pad(positive, [(0, 0)] * (positive.ndim - 1) + [(0, tail)])
-    return np.packbits(padded, axis=-1, bitorder="little").view("<u4")
+    return np.ascontiguousarray(np.packbits(padded, axis=-1, bitorder="little")).view("<u4")
 
 
 def pack_signs(values: npt.NDArray[np.floating]) -> Words:
@@ -62,7 +64,7 @@ def untile_weights(tiles: Words, outputs: int) -> Words:
     return np.ascontiguousarray(tiles.transpose(0, 2, 1)).reshape(-1, tiles.shape[1])[:outputs]
 
 
-def tile_floats(weights: Floats) -> Floats:
+def tile_floats(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """(O, K) full-precision weights -> (ceil(O/16), K, 16), the layout of float layers."""
     rows = np.pad(weights, [(0, -weights.shape[0] % LANES), (0, 0)])
     return np.ascontiguousarray(rows.reshape(-1, LANES, rows.shape[1]).transpose(0, 2, 1))

@@ -1,0 +1,53 @@
+"""bhvit: train binarised hybrid vision transformers, pack them into bits, run them on any CPU.
+
+The public names are loaded when first used: importing bhvit loads neither torch nor the native code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import FormatError, MissingExtraError, UserError
+    from .models import create_model, list_models, load_checkpoint, save_checkpoint
+    from .pack import pack
+    from .runtime import Session
+
+__version__ = _version("bhvit")
+
+_HOMES = {
+    "create_model": "models",
+    "list_models": "models",
+    "load_checkpoint": "models",
+    "save_checkpoint": "models",
+    "pack": "pack",
+    "Session": "runtime",
+    "UserError": "errors",
+    "FormatError": "errors",
+    "MissingExtraError": "errors",
+}
+
+__all__ = [
+    "FormatError",
+    "MissingExtraError",
+    "Session",
+    "UserError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "pack",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bhvit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

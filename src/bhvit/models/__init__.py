@@ -1,0 +1,25 @@
+"""The models, in PyTorch."""
+
+from ..errors import require_extra
+
+try:
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise require_extra(error.name or "torch", "train") from None
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .network import BHViT, regularisation_loss
+from .registry import create_model, list_models, model_spec
+from .trace import trace
+
+__all__ = [
+    "BHViT",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "model_spec",
+    "regularisation_loss",
+    "save_checkpoint",
+    "trace",
+]

@@ -1,0 +1,67 @@
+"""Checkpoints: a model's weights, description, class names and preprocessing in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from safetensors import SafetensorError
+
+from ..errors import UserError
+from ..files import write_atomically
+from ..image import Preprocess
+from ..spec import ModelSpec
+from .network import BHViT
+
+FORMAT = "bhvit-checkpoint"
+VERSION = "1"
+
+
+def save_checkpoint(model: BHViT, path: str | Path) -> None:
+    """Write `model` to a safetensors file, whole or not at all. Raises UserError if that fails."""
+    metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.to_json()}
+    if model.class_names is not None:
+        metadata["class_names"] = json.dumps(model.class_names)
+    if model.preprocess is not None:
+        metadata["preprocess"] = model.preprocess.to_json()
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    write_atomically(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_checkpoint(path: str | Path) -> BHViT:
+    """The model in a checkpoint, in evaluation mode, on the CPU.
+
+    Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
+    than its description needs.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT:
+        found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
+        raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
+    if metadata.get("version") != VERSION:
+        raise UserError(f"{path} has version {metadata.get('version')}; this bhvit reads version {VERSION}")
+    model = BHViT(ModelSpec.from_json(metadata["spec"]))
+    expected = model.state_dict()
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            raise UserError(f"{path}: tensor {name} is {'missing' if name in expected else 'unknown'}")
+        if tensors[name].shape != expected[name].shape:
+            raise UserError(
+                f"{path}: tensor {name} has shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
+            )
+    model.load_state_dict(tensors)
+    if "class_names" in metadata:
+        model.class_names = tuple(json.loads(metadata["class_names"]))
+    if "preprocess" in metadata:
+        model.preprocess = Preprocess.from_json(metadata["preprocess"])
+    return model.eval()

@@ -1,0 +1,134 @@
+"""Layers that every binary vision transformer here shares.
+
+Grids of tokens are (B, H, W, C) throughout, channels innermost: linear layers read them as they are,
+and convolutions see the same memory as a channels-last (B, C, H, W) view.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import TAPS
+from .quantizers import binarize_weight, sign
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of tokens (..., C): statistics of each channel over everything else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+
+class Move(nn.Module):
+    """A learned shift of each channel, x + bias: it places the threshold of the sign that follows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.bias
+
+
+class RPReLU(nn.Module):
+    """PReLU(x - shift_in) + shift_out, slopes a channel (ReActNet, Liu et al., ECCV 2020)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.shift_in = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), 0.25))
+        self.shift_out = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x - self.shift_in
+        return torch.where(x > 0, x, x * self.slope) + self.shift_out
+
+
+class LayerScale(nn.Module):
+    """x * scale + shift, a channel."""
+
+    def __init__(self, channels: int, init: float) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), init))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+class BinaryLinear(nn.Linear):
+    """Linear layer on signs: (..., K) -> (..., O); weights and activations are one bit, no bias."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(sign(x), binarize_weight(self.weight))
+
+
+class BinaryConv2d(nn.Conv2d):
+    """Convolution on signs: (B, H, W, C) -> (B, H', W', O); weights and activations are one bit.
+
+    Zeros pad the grid after the sign, so taps outside it add nothing.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._conv_forward(sign(x).permute(0, 3, 1, 2), binarize_weight(self.weight), self.bias)
+        return y.permute(0, 2, 3, 1)
+
+
+def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A full-precision convolution on a (B, H, W, C) grid -> (B, H', W', O)."""
+    y: Tensor = conv(x.permute(0, 3, 1, 2))
+    return y.permute(0, 2, 3, 1)
+
+
+class ShiftBranches(nn.Module):
+    """The shift branches of a block (BHViT, section 3.2), all of them as one cyclic 9-tap cross.
+
+    For each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
+    channel shift by w // 2 (the channels in four equal parts, moved down, up, right and left), each
+    with its own LayerScale. All are linear in n and shift whole channels, so their sum is a depthwise
+    convolution with nine taps.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.widths = widths
+        self.scales = nn.ModuleDict({f"{kind}{w}": LayerScale(channels, 0.0) for w in widths for kind in "hwc"})
+
+    def taps(self) -> tuple[Tensor, Tensor]:
+        """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
+        index = {tap: k for k, tap in enumerate(TAPS)}
+        scale = {name: module.scale for name, module in self.scales.items()}
+        rows = [torch.zeros_like(next(iter(scale.values()))) for _ in TAPS]
+        for w in self.widths:
+            reach = w // 2
+            for offset in range(-reach, reach + 1):
+                rows[index[offset, 0]] = rows[index[offset, 0]] + scale[f"h{w}"] / w
+                rows[index[0, offset]] = rows[index[0, offset]] + scale[f"w{w}"] / w
+            # Moving channels by +s along an axis reads the token at offset -s.
+            quarters = scale[f"c{w}"].view(4, -1)
+            for part, tap in enumerate(((-reach, 0), (reach, 0), (0, -reach), (0, reach))):
+                moved = torch.zeros_like(quarters)
+                moved[part] = quarters[part]
+                rows[index[tap]] = rows[index[tap]] + moved.view(-1)
+        shift = torch.stack([module.shift for module in self.scales.values()]).sum(dim=0)
+        return torch.stack(rows), shift
+
+    def forward(self, n: Tensor) -> Tensor:
+        height, width, channels = n.shape[1:]
+        taps, shift = self.taps()
+        kernel = torch.zeros(channels, 1, 5, 5, dtype=n.dtype, device=n.device)
+        for k, (row, column) in enumerate(TAPS):
+            kernel[:, 0, 2 + row, 2 + column] = taps[k].to(n.dtype)
+        if height >= 2 and width >= 2:
+            padded = F.pad(n.permute(0, 3, 1, 2), (2, 2, 2, 2), mode="circular")
+        else:  # circular padding refuses to wrap around more than once
+            rows = torch.arange(-2, height + 2, device=n.device) % height
+            columns = torch.arange(-2, width + 2, device=n.device) % width
+            padded = n[:, rows][:, :, columns].permute(0, 3, 1, 2)
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(padded, kernel, shift.to(n.dtype), groups=channels).permute(0, 2, 3, 1)

@@ -1,0 +1,221 @@
+"""The network: stem, blocks, downsampling and head of BHViT (Gao et al., CVPR 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..image import Preprocess
+from ..spec import ModelSpec, StageSpec
+from .layers import (
+    BatchNorm,
+    BinaryConv2d,
+    BinaryLinear,
+    LayerScale,
+    Move,
+    RPReLU,
+    ShiftBranches,
+    float_conv,
+)
+from .mixers import ConvMixer, WindowAttention
+
+POSITION_STD = 0.02
+
+
+def _position_map(grid: tuple[int, int], channels: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(*grid, channels), std=POSITION_STD))
+
+
+class Stem(nn.Module):
+    """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), full precision."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__()
+        channels = spec.stages[0].channels
+        self.conv = nn.Conv2d(spec.in_chans, channels, spec.patch, spec.patch)
+        self.norm = BatchNorm(channels)
+        self.position = _position_map(spec.grid(0), channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.conv(images).permute(0, 2, 3, 1)
+        return F.gelu(self.norm(x)) + self.position
+
+
+class Mlp(nn.Module):
+    """n (B, H, W, C) -> LayerScale(RPReLU(norm(binary linear(u + move)) + mean_r(u))), with
+    u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels (BHViT, section 3.2)."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.expansion = hidden // channels
+        self.move1 = Move(channels)
+        self.linear1 = BinaryLinear(channels, hidden)
+        self.norm1 = BatchNorm(hidden)
+        self.activation1 = RPReLU(hidden)
+        self.move2 = Move(hidden)
+        self.linear2 = BinaryLinear(hidden, channels)
+        self.norm2 = BatchNorm(channels)
+        self.activation2 = RPReLU(channels)
+        self.scale = LayerScale(channels, 0.1)
+
+    def forward(self, n: Tensor) -> Tensor:
+        tiled = n.repeat(1, 1, 1, self.expansion)
+        u = self.activation1(self.norm1(self.linear1(self.move1(n))) + tiled)
+        means = u.unflatten(-1, (-1, self.expansion)).mean(dim=-1)
+        v = self.activation2(self.norm2(self.linear2(self.move2(u))) + means)
+        return self.scale(v)
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + MLP(norm(x)) + the shift branches of norm(x)."""
+
+    def __init__(self, stage: StageSpec, window: tuple[int, int], shifts: tuple[int, ...], drop_path: float) -> None:
+        super().__init__()
+        channels = stage.channels
+        self.mixer_norm = BatchNorm(channels)
+        self.mixer: ConvMixer | WindowAttention = (
+            ConvMixer(channels) if stage.mixer == "conv" else WindowAttention(channels, stage.heads, window)
+        )
+        self.mlp_norm = BatchNorm(channels)
+        self.mlp = Mlp(channels, stage.hidden)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.shift = ShiftBranches(channels, shifts) if shifts else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mixer(self.mixer_norm(x))
+        n = self.mlp_norm(x)
+        x = x + self.drop_path(self.mlp(n))
+        return x if self.shift is None else x + self.shift(n)
+
+
+class BinaryDownsample(nn.Module):
+    """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution beside average pooling."""
+
+    def __init__(self, channels: int, outputs: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.repeats = outputs // channels
+        self.norm_in = BatchNorm(channels)
+        self.move = Move(channels)
+        self.conv = BinaryConv2d(channels, outputs, 2, stride=2, bias=False)
+        self.norm = BatchNorm(outputs)
+        self.activation = RPReLU(outputs)
+        self.position = _position_map(grid, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = self.norm_in(x)
+        pooled = F.avg_pool2d(n.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        y = self.norm(self.conv(self.move(n))) + pooled.repeat(1, 1, 1, self.repeats)
+        return self.activation(y) + self.position
+
+
+class FloatDownsample(nn.Module):
+    """(B, H, W, C) -> (B, H/2, W/2, O) in full precision: the † variants."""
+
+    def __init__(self, channels: int, outputs: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.norm_in = BatchNorm(channels)
+        self.conv = nn.Conv2d(channels, outputs, 2, stride=2, bias=False)
+        self.norm = BatchNorm(outputs)
+        self.position = _position_map(grid, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(float_conv(self.conv, self.norm_in(x))) + self.position
+
+
+class Head(nn.Module):
+    """(B, H, W, C) -> logits (B, classes): norm, mean over tokens, linear."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm(channels)
+        self.linear = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.norm(x).mean(dim=(1, 2)))
+        return logits
+
+
+class BHViT(nn.Module):
+    """Binarised hybrid vision transformer: images (B, in_chans, H, W) -> logits (B, classes).
+
+    `spec` describes it whole. `class_names` and `preprocess` say what its outputs and inputs mean; they
+    travel with checkpoints and packed files, and are None until a data set gives them.
+    `drop_path` is the rate of stochastic depth at the last block; it rises to that linearly.
+    """
+
+    def __init__(self, spec: ModelSpec, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.spec = spec
+        self.class_names: tuple[str, ...] | None = None
+        self.preprocess: Preprocess | None = None
+        depth = sum(stage.depth for stage in spec.stages)
+        rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth).tolist())
+        self.stem = Stem(spec)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    Block(stage, spec.window(index) if stage.mixer == "attention" else (1, 1), spec.shifts, next(rates))
+                    for _ in range(stage.depth)
+                )
+            )
+            for index, stage in enumerate(spec.stages)
+        )
+        downsample = BinaryDownsample if spec.downsample == "binary" else FloatDownsample
+        self.downsamples = nn.ModuleList(
+            downsample(before.channels, after.channels, spec.grid(index + 1))
+            for index, (before, after) in enumerate(zip(spec.stages, spec.stages[1:]))
+        )
+        self.head = Head(spec.stages[-1].channels, spec.num_classes)
+        self.apply(_initialise)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) -> tokens of the last stage (B, H', W', C)."""
+        self._check(images)
+        x = self.stem(images)
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self.downsamples[index - 1](x)
+            x = stage(x)
+        return x
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.forward_features(images))
+        return logits
+
+    def _check(self, images: Tensor) -> None:
+        expected = (self.spec.in_chans, *self.spec.img_size)
+        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"{self.spec.name} takes images of shape (batch, {', '.join(map(str, expected))}), "
+                f"not {tuple(images.shape)}; create_model(..., img_size=...) sets another size"
+            )
+
+
+def _initialise(module: nn.Module) -> None:
+    """What the published code meant to do and never did: truncated normal weights, zero biases.
+
+    The latent weights of binary layers keep the framework's fan-in scaling: their scale does not reach
+    the forward pass (a norm follows), only how fast signs flip for a given learning rate.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, BinaryConv2d | BinaryLinear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+def regularisation_loss(model: nn.Module) -> Tensor:
+    """R = mean over binary layers of mean ||w| - 1| of their latent weights (BHViT, section 3.4).
+
+    The layers are the mixers' convolutions, both MLP layers, q, k, v and the attention's output;
+    downsampling is left out, as published. A scalar.
+    """
+    terms = [
+        (module.weight.abs() - 1).abs().mean()
+        for name, module in model.named_modules()
+        if isinstance(module, BinaryConv2d | BinaryLinear) and not name.startswith("downsamples.")
+    ]
+    return torch.stack(terms).mean()

@@ -1,0 +1,5 @@
+"""Packing: a trained model -> a `.bhv` file of bits."""
+
+from .packing import pack, packed_model
+
+__all__ = ["pack", "packed_model"]
