@@ -146,10 +146,11 @@ class Preprocess:
             raise UserError(f"the preprocessing description is damaged: {error!r}") from error
 
 
-def load_image(source: str | Path | IO[bytes], name: str | None = None) -> Image.Image:
+def load_image(source: str | Path | IO[bytes], name: str | None = None, *, quick: bool = False) -> Image.Image:
     """A decoded image, turned upright as its EXIF orientation says.
 
-    `name` is what messages call it (default: the path). Raises UserError for whatever cannot be read.
+    `name` is what messages call it (default: the path). With `quick`, for checking, a JPEG is read
+    to its end but only its coarsest pixels are computed. Raises UserError for whatever cannot be read.
     """
     name = name or str(source)
     try:
@@ -157,6 +158,8 @@ def load_image(source: str | Path | IO[bytes], name: str | None = None) -> Image
             # Pillow warns of damaged EXIF blocks and of large images; both decode, or raise below.
             warnings.simplefilter("ignore")
             with Image.open(source) as image:
+                if quick:
+                    image.draft(None, (1, 1))
                 image.load()
                 return _upright(image)
     except UnidentifiedImageError:
