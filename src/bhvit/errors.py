@@ -22,6 +22,4 @@ class MissingExtraError(UserError, ImportError):
 
 def require_extra(module: str, extra: str) -> MissingExtraError:
     """The error for an absent optional dependency, with the command that installs it."""
-    return MissingExtraError(
-        f"this needs {module}, which is not installed: pip install 'bhvit[{extra}]'"
-    )
+    return MissingExtraError(f"this needs {module}, which is not installed: pip install 'bhvit[{extra}]'")

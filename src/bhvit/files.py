@@ -25,8 +25,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp makes private files
-        os.replace(beside, path)
+        Path(beside).chmod(0o666 & ~_umask())  # mkstemp makes private files
+        Path(beside).replace(path)
     except BaseException as error:
         Path(beside).unlink(missing_ok=True)
         if isinstance(error, OSError):

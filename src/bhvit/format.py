@@ -167,9 +167,7 @@ def _read_metadata(data: bytes) -> dict[str, str]:
     """The checked `__metadata__` of a file: format, version and checksum hold."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) > MAX_BYTES or not 2 <= length <= min(MAX_HEADER, len(data) - 8):
-        raise FormatError(
-            f"not a .bhv file, or cut short: {len(data)} bytes, of which the header claims {length}"
-        )
+        raise FormatError(f"not a .bhv file, or cut short: {len(data)} bytes, of which the header claims {length}")
     try:
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         if metadata["format"] != "bhvit":

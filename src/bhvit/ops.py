@@ -140,7 +140,7 @@ def _head(a: Dims) -> Dims:
 
 
 def _floats(names: str, *shape: str) -> dict[str, tuple[Kind, tuple[str, ...]]]:
-    return {name: ("float", shape) for name in names.split()}
+    return dict.fromkeys(names.split(), ("float", shape))
 
 
 def _bits(name: str, *shape: str) -> dict[str, tuple[Kind, tuple[str, ...]]]:
@@ -232,9 +232,12 @@ class Op:
         _require(isinstance(fields, dict) and isinstance(fields.get("name"), str), "an op is not an object with a name")
         rest = dict(fields)
         kind, name = rest.pop("op", None), rest.pop("name")
-        _require(isinstance(kind, str) and kind in OPS, f"op {name}: unknown kind {kind!r}; a newer bhvit may know it")
-        _require(set(rest) == set(OPS[kind].attributes),
-                 f"op {name}: {kind} takes {', '.join(OPS[kind].attributes)}, not {', '.join(map(str, rest))}")  # fmt: skip
+        known = isinstance(kind, str) and kind in OPS
+        _require(known, f"op {name}: unknown kind {kind!r}; a newer bhvit may know it")
+        takes = OPS[kind].attributes
+        _require(
+            set(rest) == set(takes), f"op {name}: {kind} takes {', '.join(takes)}, not {', '.join(map(str, rest))}"
+        )
         for key, value in rest.items():
             _require(type(value) is int and 1 <= value <= LIMITS[key],
                      f"op {name}: {key} must be 1 to {LIMITS[key]}, not {value!r}")  # fmt: skip
@@ -263,7 +266,10 @@ def check_chain(ops: list[Op]) -> None:
         _require((op.kind == "stem") == (index == 0), f"op {op.name}: a stem comes first and only there")
         _require((op.kind == "head") == (index == len(ops) - 1), f"op {op.name}: a head comes last and only there")
         height, width, channels = op.output()
-        _require(height * width * channels <= MAX_GRID_FLOATS, f"op {op.name}: a grid of {height}x{width}x{channels} is over the limit")
+        _require(
+            height * width * channels <= MAX_GRID_FLOATS,
+            f"op {op.name}: a grid of {height}x{width}x{channels} is over the limit",
+        )
         if index:
             a = op.attributes
             _require((a["height"], a["width"], a["channels"]) == ops[index - 1].output(),
@@ -293,5 +299,7 @@ def program(spec: ModelSpec) -> list[Op]:
                 ops.append(Op("attention", f"{name}.mixer", {**grid, "heads": stage.heads,
                                                              "window_h": window_h, "window_w": window_w}))  # fmt: skip
             ops.append(Op("mlp", f"{name}.mlp", {**grid, "hidden": stage.hidden}))
-    ops.append(Op("head", "head", {"height": height, "width": width, "channels": channels, "classes": spec.num_classes}))
+    ops.append(
+        Op("head", "head", {"height": height, "width": width, "channels": channels, "classes": spec.num_classes})
+    )
     return ops

@@ -16,7 +16,7 @@ Mixer = Literal["conv", "attention"]
 Downsampling = Literal["binary", "float"]
 
 DILATIONS = (1, 3, 5)
-"""Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, section 3.2)."""
+"""Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
 MIXER_GROUPS = 4
 """Groups of each of those convolutions."""
 ATTENTION_LEVELS = 3
@@ -140,7 +140,7 @@ class ModelSpec:
     def window(self, stage: int) -> tuple[int, int]:
         """Attention window (H, W) of a stage, in tokens: as set, or the divisors nearest to 7."""
         chosen = self.stages[stage].window
-        return chosen or tuple(nearest_divisor(edge) for edge in self.grid(stage))  # type: ignore[return-value]
+        return chosen or (nearest_divisor(self.grid(stage)[0]), nearest_divisor(self.grid(stage)[1]))
 
     def to_json(self) -> str:
         """The spec as JSON with sorted keys; `from_json` gives an equal spec back."""

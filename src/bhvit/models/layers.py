@@ -42,8 +42,8 @@ class RPReLU(nn.Module):
         self.shift_out = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x - self.shift_in
-        return torch.where(x > 0, x, x * self.slope) + self.shift_out
+        centred = (x - self.shift_in).reshape(-1, x.shape[-1])
+        return F.prelu(centred, self.slope).view(x.shape) + self.shift_out
 
 
 class LayerScale(nn.Module):
@@ -86,7 +86,7 @@ def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class ShiftBranches(nn.Module):
-    """The shift branches of a block (BHViT, section 3.2), all of them as one cyclic 9-tap cross.
+    """The shift branches of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
 
     For each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
     channel shift by w // 2 (the channels in four equal parts, moved down, up, right and left), each
@@ -102,7 +102,7 @@ class ShiftBranches(nn.Module):
     def taps(self) -> tuple[Tensor, Tensor]:
         """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
         index = {tap: k for k, tap in enumerate(TAPS)}
-        scale = {name: module.scale for name, module in self.scales.items()}
+        scale: dict[str, Tensor] = {name: module.get_parameter("scale") for name, module in self.scales.items()}
         rows = [torch.zeros_like(next(iter(scale.values()))) for _ in TAPS]
         for w in self.widths:
             reach = w // 2
@@ -115,7 +115,7 @@ class ShiftBranches(nn.Module):
                 moved = torch.zeros_like(quarters)
                 moved[part] = quarters[part]
                 rows[index[tap]] = rows[index[tap]] + moved.view(-1)
-        shift = torch.stack([module.shift for module in self.scales.values()]).sum(dim=0)
+        shift = torch.stack([module.get_parameter("shift") for module in self.scales.values()]).sum(dim=0)
         return torch.stack(rows), shift
 
     def forward(self, n: Tensor) -> Tensor:

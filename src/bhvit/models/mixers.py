@@ -14,7 +14,7 @@ from .quantizers import DecomposedAttention, sign
 
 
 class ConvMixer(nn.Module):
-    """Multi-scale grouped dilated convolution (BHViT, section 3.2): (B, H, W, C) -> the same.
+    """Multi-scale grouped dilated convolution (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
 
     y_d = RPReLU(binary 3x3 convolution of n + bias, dilation d), d = 1, 3, 5; norm(y_1 + y_3 + y_5).
     """
@@ -30,10 +30,8 @@ class ConvMixer(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         m = self.move(n)
-        y: Tensor = sum(
-            activation(conv(m)) for conv, activation in zip(self.convs, self.activations, strict=True)
-        )  # type: ignore[assignment]
-        return self.norm(y)
+        y_1, y_3, y_5 = (activation(conv(m)) for conv, activation in zip(self.convs, self.activations, strict=True))
+        return self.norm(y_1 + y_3 + y_5)
 
 
 class Projection(nn.Module):
@@ -68,7 +66,7 @@ class AttentionOutput(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """Multi-scale window attention (BHViT, section 3.3): (B, H, W, C) -> the same.
+    """Multi-scale window attention (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
 
     Windows of tokens attend to themselves and to global tokens, one pooled from around each window's
     corner; the probabilities are quantised by decomposition, q, k and v are signs.
@@ -95,8 +93,8 @@ class WindowAttention(nn.Module):
         local = self._split(n)
         padding = [(edge - 1) // 2 for edge in self.window]
         grid = n.permute(0, 3, 1, 2)
-        average = F.avg_pool2d(grid, self.window, self.window, padding)  # type: ignore[arg-type]
-        maximum = F.max_pool2d(grid, self.window, self.window, padding)  # type: ignore[arg-type]
+        average = F.avg_pool2d(grid, self.window, self.window, padding)
+        maximum = F.max_pool2d(grid, self.window, self.window, padding)
         mix = self.pool_mix.view(-1, 1, 1)
         pooled = (mix * maximum + (1 - mix) * average).flatten(2).transpose(1, 2)  # (B, G, C)
         everywhere = pooled.unsqueeze(1).expand(-1, local.shape[1], -1, -1)
@@ -113,7 +111,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, n: Tensor) -> Tensor:
         length = self.window[0] * self.window[1]
-        local, pooled = self.attend(self.tokens(n)).split((length, n.shape[1] * n.shape[2] // length), dim=2)
+        contexts = self.attend(self.tokens(n))
+        local, pooled = contexts[:, :, :length], contexts[:, :, length:]
         local = self._merge(local, n.shape)
         # Token g of the global ones stands for window g: nearest upsampling spreads it over that window.
         spread = pooled.mean(dim=1).unsqueeze(2).expand(-1, -1, length, -1)
@@ -121,7 +120,7 @@ class WindowAttention(nn.Module):
         return self.output(self.local_mix * local + (1 - self.local_mix) * spread)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(2, 3)  # (B, nW, heads, T, d)
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(2, 3)  # (B, nW, heads, T, d)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, nW, L, C)."""

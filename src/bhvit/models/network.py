@@ -47,7 +47,7 @@ class Stem(nn.Module):
 
 class Mlp(nn.Module):
     """n (B, H, W, C) -> LayerScale(RPReLU(norm(binary linear(u + move)) + mean_r(u))), with
-    u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels (BHViT, section 3.2)."""
+    u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels (BHViT, Gao et al., CVPR 2025)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Mlp(nn.Module):
     def forward(self, n: Tensor) -> Tensor:
         tiled = n.repeat(1, 1, 1, self.expansion)
         u = self.activation1(self.norm1(self.linear1(self.move1(n))) + tiled)
-        means = u.unflatten(-1, (-1, self.expansion)).mean(dim=-1)
+        means = u.view(*n.shape, self.expansion).mean(dim=-1)
         v = self.activation2(self.norm2(self.linear2(self.move2(u))) + means)
         return self.scale(v)
 
@@ -208,7 +208,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def regularisation_loss(model: nn.Module) -> Tensor:
-    """R = mean over binary layers of mean ||w| - 1| of their latent weights (BHViT, section 3.4).
+    """R = mean over binary layers of mean ||w| - 1| of their latent weights (BHViT, Gao et al., CVPR 2025).
 
     The layers are the mixers' convolutions, both MLP layers, q, k, v and the attention's output;
     downsampling is left out, as published. A scalar.

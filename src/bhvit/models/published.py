@@ -116,7 +116,9 @@ def to_published_names(spec: ModelSpec) -> dict[str, str]:
     return names
 
 
-def published_state(spec: ModelSpec, published: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
+def published_state(
+    spec: ModelSpec, published: Mapping[str, npt.NDArray[np.float64]]
+) -> dict[str, npt.NDArray[np.float64]]:
     """A published state dict -> ours: renamed, position maps as (H, W, C) grids, single channels flat."""
     state = {}
     for ours, theirs in to_published_names(spec).items():

@@ -20,7 +20,7 @@ class _Sign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return grad * (2 - 2 * x.abs()).clamp_(min=0)
+        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grad)
 
 
 def sign(x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def sign(x: Tensor) -> Tensor:
     Backward is the derivative of the piecewise polynomial of Bi-Real Net (Liu et al., ECCV 2018):
     2 - 2|x| inside [-1, 1], zero outside.
     """
-    signs: Tensor = _Sign.apply(x)  # type: ignore[no-untyped-call]
+    signs: Tensor = _Sign.apply(x)
     return signs
 
 
@@ -37,7 +37,7 @@ class _BinarizeWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, centred: Tensor, scale: Tensor) -> Tensor:
         ctx.save_for_backward(centred)
-        return torch.where(centred >= 0, scale, -scale)
+        return (centred >= 0).to(scale.dtype).mul_(2).sub_(1).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
@@ -59,14 +59,14 @@ def binarize_weight(weight: Tensor) -> Tensor:
     """Latent weights (O, ...) -> scale * sign(centred weights), the same shape.
 
     Gradients pass straight through where the centred weight lies in [-1, 1], then through the centring
-    (BHViT, section 3.1). The scale is a constant to autograd.
+    (BHViT, Gao et al., CVPR 2025). The scale is a constant to autograd.
     """
-    binary: Tensor = _BinarizeWeight.apply(centre(weight), weight_scale(weight))  # type: ignore[no-untyped-call]
+    binary: Tensor = _BinarizeWeight.apply(centre(weight), weight_scale(weight))
     return binary
 
 
 class DecomposedAttention(nn.Module):
-    """Quantisation decomposition of the attention matrix (BHViT, section 3.3): levels 0..3 a head.
+    """Quantisation decomposition of the attention matrix (BHViT, Gao et al., CVPR 2025): levels 0..3 a head.
 
     P (..., heads, T, T) -> level * step with level = clamp(round(3P/step + offset), 0, 3). A level is a
     sum of two bit planes, so that the product with binary values is AND and population count. `step` and
@@ -105,4 +105,6 @@ def _scale_gradient(x: Tensor, scale: float) -> Tensor:
 
 
 def _round_through(x: Tensor) -> Tensor:
+    # In this order, as published: the sum may miss a level by one rounding, and the highest level's
+    # gradient is then clamped away. Recorded gradients hold that too.
     return x.round().detach() - x.detach() + x

@@ -36,8 +36,8 @@ def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
     for index, stage in enumerate(model.stages):
         if index:
             record(model.downsamples[index - 1], f"downsamples.{index - 1}")
-        for number, block in enumerate(stage):  # type: ignore[arg-type]
-            record_input(block.mlp_norm, f"stages.{index}.{number}.mixer")
+        for number, block in enumerate(stage.children()):
+            record_input(block.get_submodule("mlp_norm"), f"stages.{index}.{number}.mixer")
             record(block, f"stages.{index}.{number}.mlp")
     record(model.head, "head")
     try:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bits import tile_floats, tile_weights
-from ..models.layers import ShiftBranches
+from ..models.layers import BinaryConv2d, RPReLU, ShiftBranches
 from ..models.mixers import ConvMixer, Projection, WindowAttention
 from ..models.network import BHViT, BinaryDownsample, Block, FloatDownsample, Head, Stem
 from ..ops import TAPS
@@ -31,11 +31,11 @@ def _lower(model: BHViT) -> Iterator[tuple[str, Tensors]]:
     for index, stage in enumerate(model.stages):
         if index:
             module = model.downsamples[index - 1]
-            lowered = (
-                _downsample(module) if isinstance(module, BinaryDownsample) else _downsample_float(module)  # type: ignore[arg-type]
-            )
+            assert isinstance(module, BinaryDownsample | FloatDownsample)
+            lowered = _downsample(module) if isinstance(module, BinaryDownsample) else _downsample_float(module)
             yield f"downsamples.{index - 1}", lowered
-        for number, block in enumerate(stage):  # type: ignore[arg-type]
+        for number, block in enumerate(stage.children()):
+            assert isinstance(block, Block)
             name = f"stages.{index}.{number}"
             mixer = block.mixer
             yield (
@@ -51,7 +51,7 @@ def _stem(stem: Stem) -> Tensors:
     folded = norm(stem.norm)
     weight = array(stem.conv.weight).reshape(len(folded.scale), -1)
     return {
-        "weight": tile_floats(weight * folded.scale[:, None]),  # type: ignore[arg-type]
+        "weight": tile_floats(weight * folded.scale[:, None]),
         "bias": bias * folded.scale + folded.shift,
         "position": _rows(array(stem.position)),
     }
@@ -62,12 +62,14 @@ def _mixer(block: Block, mixer: ConvMixer) -> Tensors:
     tensors: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("weight", "scale", "shift", "slope")}
     constant: Any = 0.0
     for conv, activation in zip(mixer.convs, mixer.activations, strict=True):
-        weight, scale = binary_weight(conv.weight)  # type: ignore[arg-type]
+        assert isinstance(conv, BinaryConv2d)
+        assert isinstance(activation, RPReLU)
+        weight, scale = binary_weight(conv.weight)
         tensors["weight"].append(tile_weights(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)))
         tensors["scale"].append(scale)
-        tensors["shift"].append(array(conv.bias) - array(activation.shift_in))  # type: ignore[arg-type]
-        tensors["slope"].append(array(activation.slope))  # type: ignore[arg-type]
-        constant = constant + array(activation.shift_out)  # type: ignore[arg-type]
+        tensors["shift"].append(array(conv.get_parameter("bias")) - array(activation.shift_in))
+        tensors["slope"].append(array(activation.slope))
+        constant = constant + array(activation.shift_out)
     after = Affine(np.ones_like(constant), constant).then(norm(mixer.norm))
     return {
         "norm_scale": before.scale,
@@ -198,7 +200,7 @@ def _downsample_float(module: FloatDownsample) -> Tensors:
     weight = array(module.conv.weight).transpose(0, 2, 3, 1)  # (O, 2, 2, C)
     flat = (weight * before.scale).reshape(len(weight), -1)
     return {
-        "weight": tile_floats(flat * after.scale[:, None]),  # type: ignore[arg-type]
+        "weight": tile_floats(flat * after.scale[:, None]),
         "bias": (weight * before.shift).sum(axis=(1, 2, 3)) * after.scale + after.shift,
         "position": _rows(array(module.position)),
     }
@@ -209,7 +211,7 @@ def _head(head: Head) -> Tensors:
     return {
         "norm_scale": before.scale,
         "norm_shift": before.shift,
-        "weight": tile_floats(array(head.linear.weight)),  # type: ignore[arg-type]
+        "weight": tile_floats(array(head.linear.weight)),
         "bias": array(head.linear.bias),
     }
 

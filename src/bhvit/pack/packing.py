@@ -20,6 +20,7 @@ from .lower import lower
 
 Leftovers = Literal["float16", "float32"]
 
+
 def packed_model(
     model: BHViT,
     class_names: Sequence[str] | None = None,

@@ -7,7 +7,8 @@ Shapes: H, W tokens; C channels; grids are (H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,38 +47,33 @@ def _stem(op: Op, t: Tensors, image: Floats) -> Floats:
 
 
 def _mixer(op: Op, t: Tensors, x: Floats) -> Floats:
-    height, width, channels = x.shape
     bits = x * t["norm_scale"] + t["norm_shift"] >= 0
-    total = None
+    z = []
     for i, dilation in enumerate(DILATIONS):
-        acc = binary_conv(bits, t["weight"][i], op.attributes["groups"], dilation)
-        z = _prelu(acc.astype(np.float32) * t["scale"][i] + t["shift"][i], t["slope"][i])
-        total = z if total is None else total + z
-    return x + (total * t["out_scale"] + t["out_shift"])  # type: ignore[operator]
+        acc = binary_conv(bits, t["weight"][i], op.attributes["groups"], dilation).astype(np.float32)
+        z.append(_prelu(acc * t["scale"][i] + t["shift"][i], t["slope"][i]))
+    return x + (((z[0] + z[1]) + z[2]) * t["out_scale"] + t["out_shift"])
 
 
 def _mlp(op: Op, t: Tensors, x: Floats) -> Floats:
-    height, width, channels = x.shape
-    hidden = op.attributes["hidden"]
+    channels, hidden = x.shape[2], op.attributes["hidden"]
     r = hidden // channels
     n = (x * t["norm_scale"] + t["norm_shift"]).reshape(-1, channels)
     acc = _binary_linear(n >= t["threshold1"], t["weight1"], hidden)
     stored = np.arange(hidden)  # hidden (i, c) stands at i*C + c
     tiled = n[:, (r * (stored % channels) + stored // channels) % channels]
     z = _prelu((acc * t["scale1"] + t["shift1"]) + tiled, t["slope1"])
-    mean = np.zeros((len(n), channels), np.float32)
-    for i in range(r):
-        part = z[:, i * channels : (i + 1) * channels]
-        mean = part if i == 0 else mean + part
-    mean = mean * (_1 / np.float32(r))
+    mean = _in_order(z.reshape(len(n), r, channels).transpose(1, 0, 2)) * (_1 / np.float32(r))
     acc = _binary_linear(z >= t["threshold2"], t["weight2"], channels)
     y = _prelu((acc * t["scale2"] + t["shift2"]) + mean, t["slope2"])
     grid = n.reshape(x.shape)
-    cross = None
-    for (rows, columns), tap in zip(TAPS, t["taps"], strict=True):
-        shifted = np.roll(grid, (-rows, -columns), axis=(0, 1)) * tap
-        cross = shifted if cross is None else cross + shifted
-    return (x + (y * t["out_scale"] + t["out_shift"]).reshape(x.shape)) + cross  # type: ignore[operator]
+    cross = _in_order(
+        [
+            np.roll(grid, (-rows, -columns), axis=(0, 1)) * tap
+            for (rows, columns), tap in zip(TAPS, t["taps"], strict=True)
+        ]
+    )
+    return (x + (y * t["out_scale"] + t["out_shift"]).reshape(x.shape)) + cross
 
 
 def _attention(op: Op, t: Tensors, x: Floats) -> Floats:
@@ -113,15 +109,13 @@ def _attention(op: Op, t: Tensors, x: Floats) -> Floats:
             products[:, part] = level @ (v.astype(np.int32) * 2 - 1)
         context[w] = _prelu((products * t["ctx_scale"] + t["ctx_shift"]) + zs[rows], t["ctx_slope"])
 
-    pooled = context[0, length:]
-    for w in range(1, windows):
-        pooled = pooled + context[w, length:]
-    pooled = pooled / np.float32(windows)
+    pooled = _in_order(context[:, length:]) / np.float32(windows)
     spread = np.repeat(pooled[:, None], length, axis=1)
     m = ((context[:, :length] * t["mix_local"] + spread * t["mix_global"]) + t["mix_shift"]).reshape(-1, channels)
     acc = _binary_linear(m >= t["proj_threshold"], t["proj_weight"], channels)
     y = _prelu((acc * t["proj_scale"] + t["proj_shift"]) + m, t["proj_slope"])
-    y = (y * t["out_scale"] + t["out_shift"]).reshape(height // window_h, width // window_w, window_h, window_w, channels)
+    y = y * t["out_scale"] + t["out_shift"]
+    y = y.reshape(height // window_h, width // window_w, window_h, window_w, channels)
     return x + y.transpose(0, 2, 1, 3, 4).reshape(x.shape)
 
 
@@ -143,10 +137,7 @@ def _downsample_float(op: Op, t: Tensors, x: Floats) -> Floats:
 
 def _head(op: Op, t: Tensors, x: Floats) -> Floats:
     tokens = x.reshape(-1, x.shape[-1])
-    total = tokens[0]
-    for token in tokens[1:]:
-        total = total + token
-    features = (total / np.float32(len(tokens))) * t["norm_scale"] + t["norm_shift"]
+    features = (_in_order(tokens) / np.float32(len(tokens))) * t["norm_scale"] + t["norm_shift"]
     return _float_linear(features[None], t["weight"], t["bias"])[0]
 
 
@@ -192,6 +183,11 @@ def attention_levels(
     return np.clip(np.rint(probabilities * scale + shift), 0, ATTENTION_LEVELS).astype(np.int32)
 
 
+def _in_order(parts: Iterable[Floats]) -> Floats:
+    """The sum of `parts`, added one after the other."""
+    return functools.reduce(np.add, parts)
+
+
 def sum16(values: Floats) -> Floats:
     """(..., N) -> (...): the sum of each row in the order that `ops` fixes (16 lanes, then a tree)."""
     length = values.shape[-1]
@@ -202,7 +198,7 @@ def sum16(values: Floats) -> Floats:
         lanes = lanes + padded[..., start : start + LANES]
     for half in (8, 4, 2, 1):
         lanes = lanes[..., :half] + lanes[..., half : 2 * half]
-    return lanes[..., 0]  # type: ignore[no-any-return]
+    return lanes[..., 0]
 
 
 def exp32(x: Floats) -> Floats:
@@ -263,10 +259,7 @@ def _global_tokens(n: Floats, window_h: int, window_w: int, t: Tensors) -> Float
             first, first_column = top - (window_h - 1) // 2, left - (window_w - 1) // 2
             patch = n[max(0, first) : first + window_h, max(0, first_column) : first_column + window_w]
             flat = patch.reshape(-1, channels)
-            total = flat[0]
-            for token in flat[1:]:
-                total = total + token
-            average = total / np.float32(window_h * window_w)
+            average = _in_order(flat) / np.float32(window_h * window_w)
             tokens.append(flat.max(axis=0) * t["pool_max"] + average * t["pool_avg"])
     return np.stack(tokens)
 

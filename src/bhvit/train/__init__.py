@@ -1,0 +1,15 @@
+"""Training, in PyTorch."""
+
+from ..errors import require_extra
+
+try:
+    import timm  # noqa: F401
+    import torch  # noqa: F401
+    import tqdm  # noqa: F401
+except ModuleNotFoundError as error:
+    raise require_extra(error.name or "torch", "train") from None
+
+from .config import TrainConfig, load_recipe, recipe_names
+from .loop import Result, train
+
+__all__ = ["Result", "TrainConfig", "load_recipe", "recipe_names", "train"]

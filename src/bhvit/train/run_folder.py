@@ -1,0 +1,169 @@
+"""The folder of a run, and how it survives an interruption at any moment.
+
+    config.json           the settings
+    log.jsonl             one JSON line an epoch
+    last.safetensors      weights after the last epoch, a checkpoint that every command takes
+    best.safetensors      the same of the epoch with the best validation accuracy
+    resume.safetensors    what `--resume` continues from: weights, optimiser state and progress in one file
+
+Each file is written beside and renamed into place. `resume.safetensors` is written last and is
+complete in itself, so whatever kills a run between two files, it continues from a consistent moment,
+computes the rest again to the same bits, and replaces what was ahead of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..files import write_atomically
+from .config import MACHINE, TrainConfig
+
+VERSION = "1"
+FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
+
+
+@dataclasses.dataclass(kw_only=True)
+class Progress:
+    """How far a run is, and the sums of the epoch under way."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Steps completed of the epoch under way."""
+    loss_sum: float = 0.0
+    """Sum over this epoch's steps of the loss."""
+    correct: int = 0
+    """Training images of this epoch that were classified right."""
+    seconds: float = 0.0
+    """Time this epoch has taken."""
+    best: float = -1.0
+    """Best validation top-1 so far."""
+    best_epoch: int = 0
+
+
+class RunFolder:
+    """Reads and writes the files of a run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config, self.log, self.last, self.best, self.resume = (self.path / name for name in FILES)
+
+    def refuse_used(self, force: bool) -> None:
+        """Raises UserError if a run is there, unless it may be replaced, or if no folder can be there."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; --out names a folder")
+        used = [name for name in FILES if (self.path / name).exists()]
+        if used and not force:
+            raise UserError(f"{self.path} holds a run ({used[0]}): --resume continues it, --force replaces it")
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folder, without a former run's files. Raises UserError if it cannot be written."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in reversed(FILES):
+                (self.path / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from None
+        write_atomically(self.config, json.dumps(config.to_dict(), indent=2).encode() + b"\n")
+
+    def saved_config(self) -> TrainConfig:
+        """The settings of the run that is there. Raises UserError if there is none."""
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+            return TrainConfig.from_dict(values)
+        except OSError:
+            raise UserError(f"there is no run to resume in {self.path}") from None
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{self.config} is damaged: {error}") from None
+
+    def refuse_other(self, config: TrainConfig) -> None:
+        """Raises UserError if `config` computes something else than the run that is there."""
+        old, new = self.saved_config().to_dict(), config.to_dict()
+        changed = [key for key in old if old[key] != new[key] and key not in MACHINE]
+        if changed:
+            listed = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
+            raise UserError(f"cannot resume {self.path} with other settings: it was started with {listed}")
+
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write what `--resume` needs, in one atomic step."""
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}:{key}"] = value
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        metadata = {"version": VERSION, "progress": json.dumps(dataclasses.asdict(progress))}
+        write_atomically(self.resume, safetensors.torch.save(tensors, metadata))
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+        """Bring model and optimiser to where `save` left them; a run killed before that starts anew.
+
+        Raises UserError if the file is damaged or belongs to another model.
+        """
+        if not self.resume.exists():
+            return Progress()
+        try:
+            with safetensors.safe_open(self.resume, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            if metadata.get("version") != VERSION:
+                raise UserError(f"{self.resume} was written by another version of bhvit")
+            progress = Progress(**json.loads(metadata["progress"]))
+            prefix = "model."
+            model.load_state_dict(
+                {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            )
+            self._load_optimizer(model, optimizer, tensors)
+        except UserError:
+            raise
+        except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"cannot resume from {self.resume}: {reason}") from None
+        return progress
+
+    @staticmethod
+    def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+        state: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                parameter, _, key = name.removeprefix("optimizer.").rpartition(":")
+                state.setdefault(parameter, {})[key] = tensor
+        number = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+        known = dict(model.named_parameters())
+        by_number = {number[id(known[name])]: values for name, values in state.items()}
+        # Through the optimiser's own loader, which casts and moves each tensor as it needs.
+        optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def entries(self, epochs: int | None = None) -> list[dict[str, Any]]:
+        """The log, a dictionary an epoch; the first `epochs` of them. A line cut short ends it."""
+        entries: list[dict[str, Any]] = []
+        if self.log.exists():
+            for line in self.log.read_text(encoding="utf-8").splitlines():
+                try:
+                    entries.append(json.loads(line))
+                except ValueError:
+                    break
+        return entries[:epochs]
+
+    def rewind_log(self, epochs: int) -> None:
+        """Drop what the log holds beyond `epochs`: they are computed again."""
+        if self.log.exists():
+            lines = [json.dumps(entry) + "\n" for entry in self.entries(epochs)]
+            write_atomically(self.log, "".join(lines).encode())
+
+    def append_log(self, entry: dict[str, Any]) -> None:
+        """Add one line and flush it."""
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            raise UserError(f"cannot write {self.log}: {error.strerror}") from None

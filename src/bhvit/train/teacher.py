@@ -1,0 +1,91 @@
+"""The model to learn from: one of our checkpoints, or any classifier that timm knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from ..models import load_checkpoint
+from .config import TrainConfig
+
+
+class Teacher(nn.Module):
+    """A frozen classifier fed with the student's images, put into the teacher's size and scaling."""
+
+    def __init__(self, model: nn.Module, student: Preprocess, own: Preprocess) -> None:
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.size = own.size
+        # x_teacher = (x_student * std_s + mean_s - mean_t) / std_t, one multiply-add a channel.
+        scale = [s / t for s, t in zip(student.std, own.std)]
+        offset = [(s - t) / std for s, t, std in zip(student.mean, own.mean, own.std)]
+        self.register_buffer("scale", torch.tensor(scale)[:, None, None])
+        self.register_buffer("offset", torch.tensor(offset)[:, None, None])
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Student's images (B, C, H, W), normalised -> teacher's logits (B, classes)."""
+        images = torch.addcmul(self.get_buffer("offset"), images, self.get_buffer("scale"))
+        if tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(images, size=self.size, mode="bicubic", antialias=True, align_corners=False)
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def load_teacher(config: TrainConfig, student: Preprocess, class_names: Sequence[str]) -> Teacher | None:
+    """The teacher that the configuration names, or None.
+
+    Raises UserError if there is no such model, or it has other classes or channels than the student.
+    """
+    name = config.teacher
+    if name is None:
+        return None
+    if name.endswith(".safetensors"):
+        network: nn.Module
+        model = network = load_checkpoint(name)
+        if model.class_names is not None and model.class_names != tuple(class_names):
+            different = [f"{a} / {b}" for a, b in zip(model.class_names, class_names) if a != b]
+            counts = f"{len(model.class_names)} classes, the data has {len(class_names)}"
+            raise UserError(f"the teacher {name} has other classes than the data: {(different or [counts])[0]}")
+        own = model.preprocess or Preprocess(
+            size=model.spec.img_size, channels=student.channels, mean=student.mean, std=student.std
+        )
+        classes = model.spec.num_classes
+    else:
+        network, own, classes = _from_timm(name, config.teacher_file, len(class_names))
+    if classes != len(class_names):
+        raise UserError(
+            f"the teacher {name} has {classes} classes, the data has {len(class_names)}: they must be the same"
+        )
+    if own.channels != student.channels:
+        raise UserError(f"the teacher {name} takes {own.channels} channels, the student {student.channels}")
+    return Teacher(network, student, own)
+
+
+def _from_timm(name: str, file: str | None, classes: int) -> tuple[nn.Module, Preprocess, int]:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:1]
+        hint = f"; did you mean {near[0]}?" if near else "; timm.list_models() gives their names"
+        raise UserError(f"there is no teacher {name!r}, neither a .safetensors file nor a timm model{hint}")
+    try:
+        if file is not None:
+            model = timm.create_model(name, checkpoint_path=file, num_classes=classes)
+        else:
+            model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # hubs, files and networks fail in their own ways
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot load the teacher {name}: {reason}") from None
+    settings = timm.data.resolve_model_data_config(model)
+    own = Preprocess(
+        size=tuple(settings["input_size"][1:]),
+        channels=settings["input_size"][0],
+        mean=tuple(settings.get("mean", IMAGENET_MEAN)),
+        std=tuple(settings.get("std", IMAGENET_STD)),
+    )
+    return model, own, int(model.num_classes)

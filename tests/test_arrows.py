@@ -1,0 +1,60 @@
+"""What may depend on what; the arrows among Python modules are held by import-linter (`make lint`)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_WITHOUT_TORCH = """
+import sys
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def _python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_bhvit_loads_neither_torch_nor_the_native_code() -> None:
+    assert (
+        _python("import sys, bhvit; print([m for m in ('torch', 'numpy', 'bhvit._native') if m in sys.modules])")
+        == "[]"
+    )
+
+
+def test_public_names_are_all_there() -> None:
+    _python("import bhvit; [getattr(bhvit, name) for name in bhvit.__all__]")
+
+
+def test_the_runtime_opens_without_torch() -> None:
+    _python(_WITHOUT_TORCH + "import bhvit, bhvit.runtime.reference; bhvit.Session")
+
+
+def test_a_missing_extra_is_reported_with_the_install_command() -> None:
+    code = _WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
+    assert _python(code) == "this needs timm, which is not installed: pip install 'bhvit[train]'"
+
+
+def test_native_files_include_only_what_lies_below_them() -> None:
+    """bindings -> program -> kernels.h <- kernels_*; and kernel files know no C++ library."""
+    for path in sorted((ROOT / "native").glob("*")):
+        included = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+        if path.name.startswith("kernels_"):
+            library = re.findall(r"^#include <([^>]+)>", path.read_text(), re.MULTILINE)
+            assert all(name.endswith(".h") for name in library), (path.name, library)
+        if not path.name.startswith("bindings"):
+            assert not any("nanobind" in name for name in included), path.name
+        if path.name.startswith(("kernels", "dispatch")) or path.name.endswith("_inl.h"):
+            assert not any(name.startswith(("program", "reader", "json", "pool")) for name in included), path.name
