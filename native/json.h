@@ -1,0 +1,43 @@
+// A small strict JSON reader for headers of files that nobody vouches for.
+//
+// Strict: RFC 8259 and nothing more, no repeated keys, numbers kept exactly where they are integers of 63
+// bits, nesting of at most kMaxJsonDepth, at most kMaxJsonValues values.
+
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace bhvit {
+
+constexpr int kMaxJsonDepth = 32;
+constexpr long kMaxJsonValues = 1 << 21;  // a name for each of the most classes fits
+
+struct JsonError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct Json {
+  enum class Kind { null, boolean, integer, real, string, array, object };
+
+  Kind kind = Kind::null;
+  bool boolean = false;
+  int64_t integer = 0;
+  double real = 0;
+  std::string string;
+  std::vector<Json> items;                            // of an array
+  std::vector<std::pair<std::string, Json>> members;  // of an object, in the order of the text
+
+  // The member of an object, or null where there is none or this is no object.
+  const Json* find(std::string_view key) const;
+  bool is(Kind other) const { return kind == other; }
+};
+
+// The value that `text` holds, with nothing but white space around it. Throws JsonError.
+Json parse_json(std::string_view text);
+
+}  // namespace bhvit

@@ -1,0 +1,140 @@
+// stem, norm, downsampling and head: see kernels.h for contracts.
+
+#pragma once
+
+#include "vectors_inl.h"
+
+namespace bhvit {
+namespace {
+
+void stem(const StemArgs& a, long begin, long end) {
+  const long inputs = a.in_chans * a.patch * a.patch;
+  const long image_width = a.width * a.patch, image_size = a.height * a.patch * image_width;
+  for (long row = begin; row < end; row++) {
+    for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+      const float* corner = a.image + row * a.patch * image_width + first * a.patch;
+      for (long c = 0; c < a.channels; c += kLanes) {
+        const float* weight = a.weight + c * inputs;
+        f32x16 y[T];
+        for (int t = 0; t < T; t++) y[t] = loadf(a.bias + c);
+        for (long channel = 0; channel < a.in_chans; channel++) {
+          for (long i = 0; i < a.patch; i++) {
+            const float* in = corner + channel * image_size + i * image_width;
+            for (long j = 0; j < a.patch; j++, weight += kLanes, in++) {
+              const f32x16 w = loadf(weight);
+              for (int t = 0; t < T; t++) y[t] = y[t] + splatf(in[t * a.patch]) * w;
+            }
+          }
+        }
+        for (int t = 0; t < T; t++) {
+          const long at = (row * a.width + first + t) * a.channels + c;
+          const f32x16 erf = erf32(y[t] * splatf(0.70710678f));
+          const f32x16 gelu = y[t] * (splatf(0.5f) * (splatf(1.0f) + erf));
+          store(a.x + at, gelu + loadf(a.position + at));
+        }
+      }
+    });
+  }
+}
+
+void norm(const NormArgs& a, long begin, long end) {
+  for (long c = 0; c < a.channels; c += kLanes) {
+    const f32x16 scale = loadf(a.scale + c), shift = loadf(a.shift + c);
+    for (long at = begin * a.channels + c; at < end * a.channels; at += a.channels) {
+      store(a.n + at, loadf(a.x + at) * scale + shift);
+    }
+  }
+}
+
+void downsample(const DownsampleArgs& a, long begin, long end, void* memory) {
+  const long width = a.width / 2, words = a.channels / kWordBits;
+  Scratch scratch{static_cast<char*>(memory)};
+  float* pool = scratch.take<float>(kMaxBlock * a.channels);
+  u32* bits = scratch.take<u32>(kMaxBlock * 4 * words);  // [position and word][token]
+  const f32x16 quarter = splatf(0.25f);
+
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    for (int t = 0; t < T; t++) {
+      const long row = (first + t) / width, column = (first + t) % width;
+      const float* corner = a.x + (2 * row * a.width + 2 * column) * a.channels;
+      const long steps[4] = {0, a.channels, a.width * a.channels, (a.width + 1) * a.channels};
+      for (long c = 0; c < a.channels; c += kLanes) {
+        const f32x16 scale = loadf(a.norm_scale + c), shift = loadf(a.norm_shift + c);
+        const f32x16 threshold = loadf(a.threshold + c);
+        f32x16 n[4];
+        for (int p = 0; p < 4; p++) {
+          n[p] = loadf(corner + steps[p] + c) * scale + shift;
+          u16* half = reinterpret_cast<u16*>(bits + (p * words + c / kWordBits) * T + t) + c / kLanes % 2;
+          *half = static_cast<uint16_t>(mask_ge(n[p], threshold));
+        }
+        store(pool + t * a.channels + c, ((n[0] + n[1]) + (n[2] + n[3])) * quarter);
+      }
+    }
+    for (long o = 0; o < a.out_channels; o += kLanes) {
+      const f32x16 scale = loadf(a.scale2 + o), shift = loadf(a.shift + o), slope = loadf(a.slope + o);
+      const f32x16 out_shift = loadf(a.out_shift + o);
+      i32x16 acc[T];
+      for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-2 * a.channels));
+      xor_count<T>(acc, bits, T, a.weight + o * 4 * words, 4 * words);
+      for (int t = 0; t < T; t++) {
+        const long at = (first + t) * a.out_channels + o;
+        const f32x16 residual = loadf(pool + t * a.channels + o % a.channels);
+        const f32x16 y = prelu((to_float(acc[t]) * scale + shift) + residual, slope);
+        store(a.out + at, (y + out_shift) + loadf(a.position + at));
+      }
+    }
+  });
+}
+
+void downsample_float(const DownsampleArgs& a, long begin, long end) {
+  const long width = a.width / 2;
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    const float* corner[T];
+    for (int t = 0; t < T; t++) {
+      corner[t] = a.x + (2 * ((first + t) / width) * a.width + 2 * ((first + t) % width)) * a.channels;
+    }
+    for (long o = 0; o < a.out_channels; o += kLanes) {
+      const float* weight = a.weight_float + o * 4 * a.channels;
+      f32x16 y[T];
+      for (int t = 0; t < T; t++) y[t] = loadf(a.bias + o);
+      for (long row = 0; row < 2; row++) {
+        const long offset = row * a.width * a.channels;  // both columns of a row lie side by side
+        for (long k = 0; k < 2 * a.channels; k++, weight += kLanes) {
+          const f32x16 w = loadf(weight);
+          for (int t = 0; t < T; t++) y[t] = y[t] + splatf(corner[t][offset + k]) * w;
+        }
+      }
+      for (int t = 0; t < T; t++) {
+        const long at = (first + t) * a.out_channels + o;
+        store(a.out + at, y[t] + loadf(a.position + at));
+      }
+    }
+  });
+}
+
+void head_features(const HeadArgs& a, long begin, long end) {
+  for (long c = begin * kLanes; c < end * kLanes; c += kLanes) {
+    f32x16 total = loadf(a.x + c);
+    for (long t = 1; t < a.tokens; t++) total = total + loadf(a.x + t * a.channels + c);
+    const f32x16 mean = total / splatf(static_cast<float>(a.tokens));
+    store(a.features + c, mean * loadf(a.norm_scale + c) + loadf(a.norm_shift + c));
+  }
+}
+
+void head_logits(const HeadArgs& a, long begin, long end) {
+  // Eight groups of classes at a time, so that their sums, each in a fixed order, overlap.
+  for_blocks<8>(begin, end, [&]<int T>(long first) {
+    f32x16 y[T];
+    for (int t = 0; t < T; t++) y[t] = loadf(a.bias + (first + t) * kLanes);
+    for (long c = 0; c < a.channels; c++) {
+      const f32x16 feature = splatf(a.features[c]);
+      for (int t = 0; t < T; t++) {
+        y[t] = y[t] + feature * loadf(a.weight + ((first + t) * a.channels + c) * kLanes);
+      }
+    }
+    for (int t = 0; t < T; t++) store(a.logits + (first + t) * kLanes, y[t]);
+  });
+}
+
+}  // namespace
+}  // namespace bhvit

@@ -1,0 +1,283 @@
+#include "reader.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdio>
+#include <cstring>
+
+namespace bhvit {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "files and bit planes are little-endian");
+
+constexpr uint64_t kMaxBytes = uint64_t{1} << 31;
+constexpr uint64_t kMaxHeader = uint64_t{1} << 24;
+constexpr size_t kMaxDims = 8;
+constexpr std::string_view kVersion = "1";
+constexpr std::string_view kNoChecksum = "00000000";
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw FormatError(message);
+}
+
+using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+
+// tables[k][b] is the CRC of byte b followed by k zero bytes, so that eight bytes take one step.
+constexpr CrcTables make_crc_tables() {
+  CrcTables tables{};
+  for (uint32_t b = 0; b < 256; b++) {
+    uint32_t crc = b;
+    for (int bit = 0; bit < 8; bit++) crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
+    tables[0][b] = crc;
+  }
+  for (size_t k = 1; k < 8; k++) {
+    for (size_t b = 0; b < 256; b++) tables[k][b] = tables[k - 1][b] >> 8 ^ tables[0][tables[k - 1][b] & 255];
+  }
+  return tables;
+}
+
+constexpr CrcTables kCrc = make_crc_tables();
+
+const std::string& text_of(const Json& metadata, const char* key) {
+  const Json* value = metadata.find(key);
+  require(value && value->is(Json::Kind::string), std::string("the header lacks ") + key);
+  return value->string;
+}
+
+Json parse_part(const std::string& text, const std::string& what) {
+  try {
+    return parse_json(text);
+  } catch (const JsonError& error) {
+    throw FormatError(what + " is damaged: " + error.what());
+  }
+}
+
+void check_checksum(std::string_view file, const std::string& stored) {
+  const bool well_formed = stored.size() == kNoChecksum.size() && std::all_of(stored.begin(), stored.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+  });
+  uint32_t crc = 0;
+  if (well_formed) {
+    const std::string_view prefix = "\"checksum\":\"";
+    const size_t at = file.find(std::string(prefix) + stored + "\"");
+    if (at == std::string_view::npos) {
+      crc = crc32(file);
+    } else {
+      const size_t digits = at + prefix.size();
+      crc = crc32(file.substr(0, digits));
+      crc = crc32(kNoChecksum, crc);
+      crc = crc32(file.substr(digits + kNoChecksum.size()), crc);
+    }
+  }
+  char computed[9];
+  std::snprintf(computed, sizeof computed, "%08x", static_cast<unsigned>(crc));
+  require(well_formed && stored == computed, "damaged: its checksum does not match; copy or pack it again");
+}
+
+// One entry of the header; its offsets are checked against `data` and must start where the last one ended.
+Tensor read_tensor(const std::string& name, const Json& entry, std::string_view data) {
+  const std::string where = "tensor " + name + ": ";
+  const Json *dtype = entry.find("dtype"), *shape = entry.find("shape"), *offsets = entry.find("data_offsets");
+  require(entry.is(Json::Kind::object) && entry.members.size() == 3 && dtype && shape && offsets &&
+              dtype->is(Json::Kind::string) && shape->is(Json::Kind::array) && offsets->is(Json::Kind::array),
+          where + "its entry in the header is damaged");
+  Tensor tensor;
+  if (dtype->string == "U32") {
+    tensor.type = Tensor::Type::u32;
+  } else if (dtype->string == "F32") {
+    tensor.type = Tensor::Type::f32;
+  } else if (dtype->string == "F16") {
+    tensor.type = Tensor::Type::f16;
+  } else {
+    throw FormatError(where + "type " + dtype->string + "; a model has U32, F32 and F16");
+  }
+  require(shape->items.size() <= kMaxDims, where + "too many dimensions");
+  uint64_t bytes = tensor.type == Tensor::Type::f16 ? 2 : 4;
+  for (const Json& dim : shape->items) {
+    require(dim.is(Json::Kind::integer) && dim.integer >= 1 && static_cast<uint64_t>(dim.integer) <= kMaxBytes,
+            where + "its shape is damaged");
+    bytes *= static_cast<uint64_t>(dim.integer);  // below 2^62: both factors are at most 2^31
+    require(bytes <= kMaxBytes, where + "its shape is over the limit");
+    tensor.shape.push_back(dim.integer);
+  }
+  require(offsets->items.size() == 2 && offsets->items[0].is(Json::Kind::integer) &&
+              offsets->items[1].is(Json::Kind::integer),
+          where + "its offsets are damaged");
+  const int64_t begin = offsets->items[0].integer, end = offsets->items[1].integer;
+  require(0 <= begin && begin <= end && static_cast<uint64_t>(end) <= data.size(),
+          where + "its offsets are outside the file, which may be cut short");
+  require(static_cast<uint64_t>(end - begin) == bytes, where + "its shape does not fit its offsets");
+  tensor.bytes = data.substr(static_cast<size_t>(begin), bytes);
+  return tensor;
+}
+
+bool all_finite(const Tensor& tensor) {
+  if (tensor.type == Tensor::Type::f16) {
+    for (size_t i = 0; i < tensor.bytes.size(); i += 2) {
+      uint16_t v;
+      std::memcpy(&v, tensor.bytes.data() + i, 2);
+      if ((v & 0x7c00) == 0x7c00) return false;
+    }
+  } else {
+    for (size_t i = 0; i < tensor.bytes.size(); i += 4) {
+      uint32_t v;
+      std::memcpy(&v, tensor.bytes.data() + i, 4);
+      if ((v & 0x7f800000) == 0x7f800000) return false;
+    }
+  }
+  return true;
+}
+
+std::string text_of_shape(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t dim : shape) text += (text.empty() ? "" : ", ") + std::to_string(dim);
+  return "[" + text + "]";
+}
+
+void check_tensors(const Model& model) {
+  size_t expected = 0;
+  for (const Op& op : model.ops) {
+    const Dims sizes = op.rule->derive(op.attributes);
+    for (const TensorRule& rule : op.rule->tensors) {
+      const std::string name = op.name + "." + rule.name;
+      const auto found = model.tensors.find(name);
+      require(found != model.tensors.end(), "tensor " + name + " is missing");
+      const Tensor& tensor = found->second;
+      const std::vector<int64_t> shape = op.shape(rule, sizes);
+      require(tensor.shape == shape, "tensor " + name + " has shape " + text_of_shape(tensor.shape) +
+                                         ", its op needs " + text_of_shape(shape));
+      require((tensor.type == Tensor::Type::u32) == rule.bits, "tensor " + name + " has the wrong type");
+      require(rule.bits || all_finite(tensor), "tensor " + name + " holds numbers that are not finite");
+      expected++;
+    }
+  }
+  if (expected == model.tensors.size()) return;
+  for (const auto& [name, tensor] : model.tensors) {
+    const bool known = std::any_of(model.ops.begin(), model.ops.end(), [&](const Op& op) {
+      return std::any_of(op.rule->tensors.begin(), op.rule->tensors.end(),
+                         [&](const TensorRule& rule) { return name == op.name + "." + rule.name; });
+    });
+    require(known, "tensor " + name + " belongs to no op");
+  }
+  throw FormatError("two ops name the same tensor");
+}
+
+// The parts of the spec that the program must agree with.
+void check_spec(const Json& spec, const Op& stem, const Op& head) {
+  const Json *size = spec.find("img_size"), *chans = spec.find("in_chans"), *classes = spec.find("num_classes");
+  const auto equals = [](const Json* value, int64_t wanted) {
+    return value && value->is(Json::Kind::integer) && value->integer == wanted;
+  };
+  require(equals(chans, stem["in_chans"]) && size && size->items.size() == 2 &&
+              equals(&size->items[0], stem["height"] * stem["patch"]) &&
+              equals(&size->items[1], stem["width"] * stem["patch"]),
+          "the program takes other images than the spec says");
+  require(equals(classes, head["classes"]), "the program has other classes than the spec says");
+}
+
+float half_to_float(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
+  const uint32_t magnitude = half & 0x7fff;
+  if (magnitude < 0x0400) {  // subnormal: magnitude * 2^-24, exactly
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    return sign ? -value : value;
+  }
+  return std::bit_cast<float>(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
+}
+
+}  // namespace
+
+uint32_t crc32(std::string_view bytes, uint32_t crc) {
+  crc = ~crc;
+  size_t i = 0;
+  for (; i + 8 <= bytes.size(); i += 8) {
+    uint32_t low, high;
+    std::memcpy(&low, bytes.data() + i, 4);
+    std::memcpy(&high, bytes.data() + i + 4, 4);
+    low ^= crc;
+    crc = kCrc[7][low & 255] ^ kCrc[6][low >> 8 & 255] ^ kCrc[5][low >> 16 & 255] ^ kCrc[4][low >> 24] ^
+          kCrc[3][high & 255] ^ kCrc[2][high >> 8 & 255] ^ kCrc[1][high >> 16 & 255] ^ kCrc[0][high >> 24];
+  }
+  for (; i < bytes.size(); i++) crc = crc >> 8 ^ kCrc[0][(crc ^ static_cast<unsigned char>(bytes[i])) & 255];
+  return ~crc;
+}
+
+int64_t Tensor::size() const { return static_cast<int64_t>(bytes.size()) / (type == Type::f16 ? 2 : 4); }
+
+std::vector<float> Tensor::floats() const {
+  std::vector<float> values(static_cast<size_t>(size()));
+  if (type == Type::f32) {
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+  } else {
+    for (size_t i = 0; i < values.size(); i++) {
+      uint16_t half;
+      std::memcpy(&half, bytes.data() + 2 * i, 2);
+      values[i] = half_to_float(half);
+    }
+  }
+  return values;
+}
+
+std::vector<uint32_t> Tensor::words() const {
+  std::vector<uint32_t> values(bytes.size() / 4);
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+Model read_model(std::string_view file) {
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), std::min<size_t>(file.size(), 8));
+  require(file.size() >= 8 && file.size() <= kMaxBytes && length >= 2 && length <= kMaxHeader &&
+              length <= file.size() - 8,
+          "not a .bhv file, or cut short: " + std::to_string(file.size()) + " bytes, of which the header claims " +
+              std::to_string(length));
+  Json header;
+  try {
+    header = parse_json(file.substr(8, length));
+  } catch (const JsonError& error) {
+    throw FormatError(std::string("not a .bhv file: its header is damaged: ") + error.what());
+  }
+  const Json* found = header.find("__metadata__");
+  require(found, "not a .bhv file: it has no bhvit header; `bhvit pack` makes one from a checkpoint");
+  const Json& metadata = *found;
+  const Json* format = metadata.find("format");
+  require(format && format->is(Json::Kind::string) && format->string == "bhvit",
+          "not a .bhv file: it has no bhvit header; `bhvit pack` makes one from a checkpoint");
+  const Json* version = metadata.find("version");
+  require(version && version->is(Json::Kind::string) && version->string == kVersion,
+          "another version; this bhvit reads version '1': pack it again");
+  check_checksum(file, text_of(metadata, "checksum"));
+
+  Model model;
+  model.ops = read_program(parse_part(text_of(metadata, "program"), "the header's program"));
+  const std::string_view data = file.substr(8 + length);
+  std::vector<std::pair<const char*, const char*>> parts;
+  for (const auto& [name, entry] : header.members) {
+    if (name == "__metadata__") continue;
+    const Tensor tensor = read_tensor(name, entry, data);
+    parts.emplace_back(tensor.bytes.data(), tensor.bytes.data() + tensor.bytes.size());
+    model.tensors.emplace(name, tensor);
+  }
+  std::sort(parts.begin(), parts.end());
+  const char* end = data.data();
+  for (const auto& part : parts) {
+    require(part.first == end, "the tensors overlap or leave gaps");
+    end = part.second;
+  }
+  require(end == data.data() + data.size(), "bytes after the last tensor");
+  check_tensors(model);
+
+  const Op &stem = model.ops.front(), &head = model.ops.back();
+  check_spec(parse_part(text_of(metadata, "spec"), "the model description"), stem, head);
+  const Json names = parse_part(text_of(metadata, "class_names"), "the header's class_names");
+  require(names.is(Json::Kind::array), "the header's class_names is not a list");
+  require(static_cast<int64_t>(names.items.size()) == head["classes"],
+          "the program has " + std::to_string(head["classes"]) + " classes, but " +
+              std::to_string(names.items.size()) + " names are given");
+  const Json preprocess = parse_part(text_of(metadata, "preprocess"), "the preprocessing description");
+  require(preprocess.is(Json::Kind::object), "the preprocessing description is damaged");
+  return model;
+}
+
+}  // namespace bhvit

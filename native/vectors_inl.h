@@ -1,0 +1,225 @@
+// Vectors of 16 floats or integers over whatever width the including file's instruction set has.
+//
+// Included by each kernels_*.cc after it defined BHVIT_NATIVE_LANES (4, 8 or 16). Everything lies in an
+// unnamed namespace: each instruction set has its own copy, and the linker cannot mix them up.
+// A vector wider than the registers is a pair of halves, not a longer GCC vector: those live in memory.
+
+#pragma once
+
+#include "kernels.h"
+
+#define BHVIT_INLINE __attribute__((always_inline)) inline
+
+namespace bhvit {
+namespace {
+
+typedef uint32_t u32;
+typedef uint16_t __attribute__((may_alias)) u16;
+typedef uint32_t __attribute__((may_alias)) u32_alias;
+
+typedef float NativeF __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
+typedef int32_t NativeI __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
+
+template <class V>
+struct Pair {
+  V lo, hi;
+};
+
+template <class V>
+constexpr bool is_pair = false;
+template <class V>
+constexpr bool is_pair<Pair<V>> = true;
+
+#if BHVIT_NATIVE_LANES == 16
+typedef NativeF f32x16;
+typedef NativeI i32x16;
+#elif BHVIT_NATIVE_LANES == 8
+typedef Pair<NativeF> f32x16;
+typedef Pair<NativeI> i32x16;
+#else
+typedef Pair<Pair<NativeF>> f32x16;
+typedef Pair<Pair<NativeI>> i32x16;
+#endif
+
+#define BHVIT_PAIRWISE(op)                                              \
+  template <class V>                                                    \
+  BHVIT_INLINE Pair<V> operator op(const Pair<V>& a, const Pair<V>& b) { \
+    return {a.lo op b.lo, a.hi op b.hi};                                \
+  }
+BHVIT_PAIRWISE(+)
+BHVIT_PAIRWISE(-)
+BHVIT_PAIRWISE(*)
+BHVIT_PAIRWISE(/)
+BHVIT_PAIRWISE(&)
+BHVIT_PAIRWISE(|)
+BHVIT_PAIRWISE(^)
+#undef BHVIT_PAIRWISE
+
+template <class V>
+BHVIT_INLINE Pair<V> operator<<(const Pair<V>& a, int count) {
+  return {a.lo << count, a.hi << count};
+}
+
+template <class V>
+BHVIT_INLINE V load(const void* from) {
+  if constexpr (is_pair<V>) {
+    using Half = decltype(V::lo);
+    return {load<Half>(from), load<Half>(static_cast<const char*>(from) + sizeof(Half))};
+  } else {
+    V v;
+    __builtin_memcpy(&v, from, sizeof v);
+    return v;
+  }
+}
+
+template <class V>
+BHVIT_INLINE void store(void* to, const V& v) {
+  if constexpr (is_pair<V>) {
+    store(to, v.lo);
+    store(static_cast<char*>(to) + sizeof v.lo, v.hi);
+  } else {
+    __builtin_memcpy(to, &v, sizeof v);
+  }
+}
+
+template <class V, class Scalar>
+BHVIT_INLINE V splat(Scalar s) {
+  if constexpr (is_pair<V>) {
+    using Half = decltype(V::lo);
+    const Half half = splat<Half>(s);
+    return {half, half};
+  } else {
+    return s - V{};
+  }
+}
+
+BHVIT_INLINE f32x16 loadf(const float* from) { return load<f32x16>(from); }
+BHVIT_INLINE i32x16 loadi(const void* from) { return load<i32x16>(from); }
+BHVIT_INLINE f32x16 splatf(float s) { return splat<f32x16>(s); }
+BHVIT_INLINE i32x16 splati(int32_t s) { return splat<i32x16>(s); }
+
+BHVIT_INLINE NativeF to_float(const NativeI& v) { return __builtin_convertvector(v, NativeF); }
+BHVIT_INLINE NativeF as_float(const NativeI& v) { return (NativeF)v; }
+BHVIT_INLINE NativeI as_int(const NativeF& v) { return (NativeI)v; }
+// a > b ? a : b, and a < b ? a : b: b where either is not a number.
+BHVIT_INLINE NativeF max(const NativeF& a, const NativeF& b) { return a > b ? a : b; }
+BHVIT_INLINE NativeF min(const NativeF& a, const NativeF& b) { return a < b ? a : b; }
+BHVIT_INLINE NativeI min(const NativeI& a, const NativeI& b) { return a < b ? a : b; }
+BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope) { return v > 0 ? v : v * slope; }
+
+template <class V>
+BHVIT_INLINE auto to_float(const Pair<V>& v) -> Pair<decltype(to_float(v.lo))> {
+  return {to_float(v.lo), to_float(v.hi)};
+}
+template <class V>
+BHVIT_INLINE auto as_float(const Pair<V>& v) -> Pair<decltype(as_float(v.lo))> {
+  return {as_float(v.lo), as_float(v.hi)};
+}
+template <class V>
+BHVIT_INLINE auto as_int(const Pair<V>& v) -> Pair<decltype(as_int(v.lo))> {
+  return {as_int(v.lo), as_int(v.hi)};
+}
+template <class V>
+BHVIT_INLINE Pair<V> max(const Pair<V>& a, const Pair<V>& b) {
+  return {max(a.lo, b.lo), max(a.hi, b.hi)};
+}
+template <class V>
+BHVIT_INLINE Pair<V> min(const Pair<V>& a, const Pair<V>& b) {
+  return {min(a.lo, b.lo), min(a.hi, b.hi)};
+}
+template <class V>
+BHVIT_INLINE Pair<V> prelu(const Pair<V>& v, const Pair<V>& slope) {
+  return {prelu(v.lo, slope.lo), prelu(v.hi, slope.hi)};
+}
+
+// The tree of `sum16`: lanes l and l+8, then l and l+4, l+2, l+1.
+BHVIT_INLINE float sum_lanes(const f32x16& v) {
+  float s[16];
+  store(s, v);
+  for (int half = 8; half; half /= 2) {
+    for (int l = 0; l < half; l++) s[l] = s[l] + s[l + half];
+  }
+  return s[0];
+}
+
+// Rounds to the nearest integer, ties to even, for |v| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
+constexpr float kRoundMagic = 12582912.0f;
+
+BHVIT_INLINE f32x16 round_even(const f32x16& v) { return (v + splatf(kRoundMagic)) - splatf(kRoundMagic); }
+
+// e^x for x <= 0, in the steps of `exp32` of runtime/reference.py.
+BHVIT_INLINE f32x16 exp32(f32x16 x) {
+  x = max(x, splatf(-87.0f));
+  const f32x16 shifted = x * splatf(1.44269504f) + splatf(kRoundMagic);
+  const f32x16 n = shifted - splatf(kRoundMagic);
+  const f32x16 r = (x - n * splatf(0.693359375f)) - n * splatf(-2.12194440e-4f);
+  f32x16 q = splatf(1.9875691500e-4f);
+  q = q * r + splatf(1.3981999507e-3f);
+  q = q * r + splatf(8.3334519073e-3f);
+  q = q * r + splatf(4.1665795894e-2f);
+  q = q * r + splatf(1.6666665459e-1f);
+  q = q * r + splatf(5.0000001201e-1f);
+  const f32x16 y = (q * (r * r) + r) + splatf(1.0f);
+  // The low bits of `shifted` are n in two's complement; shifted up they are 2^n's exponent less 127.
+  const i32x16 exponent = (as_int(shifted) << 23) + splati(127 << 23);
+  return y * as_float(exponent);
+}
+
+// erf in the steps of `erf32` of runtime/reference.py.
+BHVIT_INLINE f32x16 erf32(const f32x16& v) {
+  const i32x16 sign = as_int(v) & splati(INT32_MIN);
+  const f32x16 a = as_float(as_int(v) ^ sign);
+  const f32x16 t = splatf(1.0f) / (splatf(1.0f) + a * splatf(0.3275911f));
+  f32x16 p = splatf(1.061405429f);
+  p = p * t + splatf(-1.453152027f);
+  p = p * t + splatf(1.421413741f);
+  p = p * t + splatf(-0.284496736f);
+  p = p * t + splatf(0.254829592f);
+  const f32x16 r = splatf(1.0f) - (p * t) * exp32(splatf(0.0f) - a * a);
+  return as_float(as_int(r) ^ sign);
+}
+
+// Calls fn.operator()<T>(first) for blocks of T <= kBlock tokens that share [begin, end) evenly.
+template <int T, class Fn>
+BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
+  if (count == T) {
+    fn.template operator()<T>(first);
+  } else if constexpr (T > 1) {
+    call_block<T - 1>(count, first, fn);
+  }
+}
+
+template <int kBlock, class Fn>
+BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
+  while (begin < end) {
+    const long left = end - begin, blocks = (left + kBlock - 1) / kBlock, count = (left + blocks - 1) / blocks;
+    call_block<kBlock>(count, begin, fn);
+    begin += count;
+  }
+}
+
+// kFirstLanes[n]: all bits of the first n lanes, none of the others.
+struct LaneMasks {
+  int32_t lanes[17][16];
+  constexpr LaneMasks() : lanes() {
+    for (int n = 0; n <= 16; n++) {
+      for (int l = 0; l < n; l++) lanes[n][l] = -1;
+    }
+  }
+};
+constexpr LaneMasks kLaneMasks;
+constexpr const int32_t (&kFirstLanes)[17][16] = kLaneMasks.lanes;
+
+// Hands out parts of a thread's scratch, each on 64 bytes.
+struct Scratch {
+  char* next;
+  template <class T>
+  BHVIT_INLINE T* take(long count) {
+    T* part = reinterpret_cast<T*>(next);
+    next += (count * static_cast<long>(sizeof(T)) + 63) / 64 * 64;
+    return part;
+  }
+};
+
+}  // namespace
+}  // namespace bhvit

@@ -1,0 +1,54 @@
+"""Types of the native engine; `bhvit.Session` is its public face."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+class Program:
+    """A model that is ready to run. Calls from several threads take turns.
+
+    Raises bhvit.FormatError for a damaged file, ValueError for an unknown instruction set.
+    """
+
+    def __init__(self, file: bytes, threads: int = 1, isa: str = "auto") -> None: ...
+    def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(B, in_chans, H, W), C-contiguous -> logits (B, classes)."""
+
+    def trace(self, image: npt.NDArray[np.float32]) -> list[tuple[str, npt.NDArray[np.float32]]]:
+        """One image (in_chans, H, W) -> after each op its name and x, (H, W, C); the head gives (classes,)."""
+
+    def profile(self, image: npt.NDArray[np.float32], repeats: int = 1) -> list[tuple[str, str, float]]:
+        """Of each op: its name, its kind, the median of its nanoseconds over the repeats."""
+
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(in_chans, H, W)"""
+
+    @property
+    def classes(self) -> int: ...
+    @property
+    def memory_bytes(self) -> int:
+        """What the program holds: parameters, grids and scratch."""
+
+def available_isas() -> list[str]:
+    """Instruction sets that this machine can run, the fastest first."""
+
+def schema() -> str:
+    """The engine's op schema as JSON, to be compared with `bhvit.ops`."""
+
+def crc32(data: bytes) -> int: ...
+def peak_rate(isa: str = "auto", seconds: float = 0.2) -> float:
+    """Binary multiply-accumulates a second of XOR, population count and add on registers, one thread."""
+
+def binary_linear(
+    isa: str, activations: npt.NDArray[np.uint32], tiles: npt.NDArray[np.uint32], length: int
+) -> npt.NDArray[np.int32]:
+    """(T, W) words and (tiles, W, 16) weights of `length` signs each -> dot products (T, 16 * tiles)."""
+
+def common_bits(isa: str, activations: npt.NDArray[np.uint32], tiles: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+    """(T, W) words AND (tiles, W, 16) words -> common set bits (T, 16 * tiles)."""
