@@ -78,7 +78,7 @@ class Dataset:
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
         """The images with these positions, in this order."""
-        chosen = np.asarray(indices)
+        chosen = np.asarray(indices, dtype=np.int64)
         return Dataset(self.store, self.indices[chosen], self.labels[chosen], self.class_names)
 
 

@@ -99,7 +99,14 @@ class Preprocess:
         else:
             planes = [_convert(image if isinstance(image, Image.Image) else load_image(image), self.channels)]
         resized = [np.asarray(self._resize(plane)) for plane in planes]
-        return np.ascontiguousarray(np.stack(resized, axis=-1) if resized[0].ndim == 2 else resized[0])
+        return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
+
+    def stretched(self, image: Image.Image, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
+        """The part of an image in `box` (left, top, right, bottom), resized to `size` whatever its
+        aspect: uint8 (H, W, C). Training's random resized crop."""
+        part = _convert(image.crop(box), self.channels)
+        resized = np.asarray(part.resize(self.size[::-1], _RESAMPLING[self.interpolation]))
+        return resized.reshape(*self.size, self.channels)
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(x / 255 - mean) / std: uint8 (B, H, W, C) to float32 (B, C, H, W), C-contiguous."""

@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from posixpath import normpath
 from typing import IO, Any, Protocol
 
 import numpy as np
@@ -145,8 +146,9 @@ class TarStore(FileStore):
             except tarfile.ReadError as error:
                 reason = f"{path} is not an uncompressed tar archive ({error})"
                 raise UserError(f"{reason}; unpack it, or make a zip") from None
-        self._where = {info.name: (info.offset_data, info.size) for info in infos if info.isreg()}
-        folders = sorted(info.name for info in infos if info.isdir())
+        # Normalised: many archives call their files "./a/b".
+        self._where = {normpath(info.name): (info.offset_data, info.size) for info in infos if info.isreg()}
+        folders = sorted(normpath(info.name) for info in infos if info.isdir())
         super().__init__(path, _keep(sorted(self._where)), _keep(folders))
 
     def open(self, index: int) -> IO[bytes] | None:

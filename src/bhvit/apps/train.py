@@ -1,0 +1,103 @@
+"""`bhvit train`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+EXAMPLES = """\
+examples:
+  bhvit train --data digits --model bhvit_nano --out runs/digits
+  bhvit train --data photos/ --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
+  bhvit train --data cifar10/ --model bhvit_nano --out runs/cifar --recipe small --set epochs=30
+  bhvit train --out runs/cifar --resume
+"""
+
+# option, help, type; the destination is the setting of the same name
+_SETTINGS: tuple[tuple[str, str, type], ...] = (
+    ("epochs", "passes over the training images", int),
+    ("batch-size", "images a step", int),
+    ("lr", "peak learning rate", float),
+    ("img-size", "pixels: 224, or HEIGHTxWIDTH", str),
+    ("augment", "none, shift (small images) or resized-crop (photographs)", str),
+    ("teacher", "learn from this model's outputs: a .safetensors checkpoint or a timm name", str),
+    ("init", "start from the weights of this checkpoint", str),
+    ("device", "cpu, cuda, cuda:1, …; default: a GPU if there is one", str),
+    ("seed", "of weights, order and augmentation", int),
+    ("threads", "CPU threads; default: PyTorch's choice", int),
+    ("workers", "processes that decode images; default: one a core", int),
+    ("classes", "file of class names, a line each, for parquet labels without names", str),
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command to `bhvit`."""
+    parser = subparsers.add_parser(
+        "train",
+        help="train a model on your own images",
+        description="Train a model. The run's folder gets last.safetensors, best.safetensors and log.jsonl.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--data", help="digits, cifar10, cifar100, a folder of class folders, a parquet file or folder, a .zip or .tar"
+    )
+    parser.add_argument("--model", help="name of a model, such as bhvit_nano")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run")
+    parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
+    for option, text, kind in _SETTINGS:
+        parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of a recipe")
+    parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
+    parser.add_argument("--force", action="store_true", help="replace a run that is in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the arguments say; 0, or 130 after Ctrl-C. Raises UserError."""
+    from ..train import train
+
+    config = _config(args)
+    try:
+        result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; `bhvit train --out {args.out} --resume` continues from the newest checkpoint",
+              file=sys.stderr)  # fmt: skip
+        return 130
+    if args.json:
+        import json
+
+        summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
+        print(json.dumps({**summary, "validation": result.metrics.to_dict()}))
+    else:
+        print(f"validation accuracy {result.metrics.top1:.2%} ({len(result.metrics.labels)} images)")
+        print(f"weights of the last epoch: {result.last}\nweights of the best epoch: {result.best}")
+        print(f"next: bhvit pack {result.last} model.bhv")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    from ..errors import UserError
+    from ..train.config import TrainConfig, default_recipe, load_recipe, parse_setting
+    from ..train.run_folder import RunFolder
+
+    names = ["data", "model", "out", "strict", *(option.replace("-", "_") for option, _, _ in _SETTINGS)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given |= dict(parse_setting(text) for text in args.set)
+    if args.resume:
+        if args.force:
+            raise UserError("--resume continues a run and --force replaces it: give one of them")
+        saved = RunFolder(args.out).saved_config().to_dict()
+        recipe = load_recipe(args.recipe) if args.recipe else {}
+        return TrainConfig.from_dict({**saved, **recipe, **given})
+    for name in ("data", "model"):
+        if name not in given:
+            raise UserError(f"--{name} is missing (only --resume takes it from the run)")
+    return TrainConfig.from_dict({**load_recipe(args.recipe or default_recipe(given["data"])), **given})
