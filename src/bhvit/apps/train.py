@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .console import Subparsers, add_json, print_json, verb
 
 if TYPE_CHECKING:
     from ..train import TrainConfig
 
-EXAMPLES = """\
-examples:
-  bhvit train --data digits --model bhvit_nano --out runs/digits
-  bhvit train --data photos/ --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
-  bhvit train --data cifar10/ --model bhvit_nano --out runs/cifar --recipe small --set epochs=30
-  bhvit train --out runs/cifar --resume
-"""
+DEFAULT_MODEL = "bhvit_nano"
+
+_EXAMPLE = """\
+bhvit train --data digits --model bhvit_nano --out runs/digits
+bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
+bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
+bhvit train --out runs/cifar --resume"""
 
 # option, help, type; the destination is the setting of the same name
 _SETTINGS: tuple[tuple[str, str, type], ...] = (
@@ -34,19 +36,19 @@ _SETTINGS: tuple[tuple[str, str, type], ...] = (
 )
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the command to `bhvit`."""
-    parser = subparsers.add_parser(
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb to `bhvit`."""
+    parser = verb(
+        subparsers,
         "train",
-        help="train a model on your own images",
-        description="Train a model. The run's folder gets last.safetensors, best.safetensors and log.jsonl.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "train a model on your own images",
+        "Train a model. The run's folder gets last.safetensors, best.safetensors and log.jsonl.",
+        _EXAMPLE,
     )
     parser.add_argument(
         "--data", help="digits, cifar10, cifar100, a folder of class folders, a parquet file or folder, a .zip or .tar"
     )
-    parser.add_argument("--model", help="name of a model, such as bhvit_nano")
+    parser.add_argument("--model", help=f"default: {DEFAULT_MODEL}")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run")
     parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
     for option, text, kind in _SETTINGS:
@@ -56,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
     parser.add_argument("--force", action="store_true", help="replace a run that is in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_json(parser)
     parser.set_defaults(run=run)
 
 
@@ -68,14 +70,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)
     except KeyboardInterrupt:
-        print(f"\ninterrupted; `bhvit train --out {args.out} --resume` continues from the newest checkpoint",
-              file=sys.stderr)  # fmt: skip
+        mend = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
+        print(f"\nbhvit: interrupted; {mend}", file=sys.stderr)
         return 130
     if args.json:
-        import json
-
         summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
-        print(json.dumps({**summary, "validation": result.metrics.to_dict()}))
+        print_json({**summary, "validation": result.metrics.to_dict()})
     else:
         print(f"validation accuracy {result.metrics.top1:.2%} ({len(result.metrics.labels)} images)")
         print(f"weights of the last epoch: {result.last}\nweights of the best epoch: {result.best}")
@@ -97,7 +97,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         saved = RunFolder(args.out).saved_config().to_dict()
         recipe = load_recipe(args.recipe) if args.recipe else {}
         return TrainConfig.from_dict({**saved, **recipe, **given})
-    for name in ("data", "model"):
-        if name not in given:
-            raise UserError(f"--{name} is missing (only --resume takes it from the run)")
-    return TrainConfig.from_dict({**load_recipe(args.recipe or default_recipe(given["data"])), **given})
+    if "data" not in given:
+        raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
+    recipe = load_recipe(args.recipe or default_recipe(given["data"]))
+    return TrainConfig.from_dict({"model": DEFAULT_MODEL, **recipe, **given})
