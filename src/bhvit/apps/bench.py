@@ -1,0 +1,231 @@
+"""`bhvit bench`: milliseconds an image, by threads, batch and instruction set, beside PyTorch if wanted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from .console import Progress, Subparsers, add_json, count_text, describe, positives, print_json, size_text, table, verb
+
+if TYPE_CHECKING:
+    from ..evaluate import Floats
+    from ..format import PackedModel
+    from .timing import Run, Timing
+
+_DESCRIPTION = """\
+Measure a packed model on this machine. Every combination of --threads, --batch and --isa runs in turns of
+a twentieth of a second with all others, after a warm-up; the median, 10th and 90th percentile of all calls
+are shown, in milliseconds an image. The images are noise, already prepared: what is timed is the model.
+With --torch the checkpoint runs in PyTorch (float32, eager, inference mode) in the same turns, on the same
+images with the same number of threads.
+With --profile each op is timed: its share of the whole, and the binary and full-precision
+multiply-accumulates it does a second."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = verb(
+        subparsers,
+        "bench",
+        "milliseconds an image, beside PyTorch if wanted",
+        _DESCRIPTION,
+        "bhvit bench model.bhv --threads 1,2 --batch 1,8 --isa all\n"
+        "bhvit bench model.bhv --torch checkpoint.safetensors\nbhvit bench model.bhv --profile",
+    )
+    parser.add_argument("model", type=Path, help="packed model (.bhv)")
+    parser.add_argument("--threads", type=positives, default=[1], metavar="N,…", help="thread counts (default 1)")
+    parser.add_argument("--batch", type=positives, default=[1], metavar="N,…", help="batch sizes (default 1)")
+    parser.add_argument("--isa", default="auto", metavar="NAME,…",
+                        help="instruction sets: auto (default), all, or names")  # fmt: skip
+    parser.add_argument("--torch", type=Path, metavar="CHECKPOINT", help="compare with this checkpoint in PyTorch")
+    parser.add_argument("--seconds", type=_seconds, default=2.0, help="time for each combination (default 2)")
+    parser.add_argument("--profile", action="store_true", help="time each op (batch 1)")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from .. import format
+    from .timing import environment, measure
+
+    file = format.read(args.model)
+    isas = _isas(args.isa)
+    runs = native_runs(args.model, file, isas=isas, threads=args.threads, batches=args.batch)
+    if args.torch:
+        runs += torch_runs(args.torch, args.model, threads=args.threads, batches=args.batch)
+    progress = Progress("measuring")
+    timings = measure(runs, args.seconds, progress)
+    profiles = []
+    if args.profile:
+        profiles = [_profile(args.model, file, isa, n, args.seconds) for isa in isas for n in args.threads]
+    where = environment()
+    sizes = {"packed": args.model.stat().st_size}
+    if args.torch:
+        sizes["checkpoint"] = args.torch.stat().st_size
+    if args.json:
+        print_json({
+            "model": describe(file.spec), "environment": where, "bytes": sizes,
+            "milliseconds_per_image": [dataclasses.asdict(timing) for timing in timings], "profiles": profiles,
+        })  # fmt: skip
+        return 0
+    print(f"{describe(file.spec)}, {', '.join(f'{kind} {size_text(size)}' for kind, size in sizes.items())}")
+    print(f"on {where['processor']}, {where['cores']} cores; milliseconds an image")
+    print(timing_table(timings))
+    for line in comparisons(timings):
+        print(line)
+    for profile in profiles:
+        print(_profile_text(profile, timings))
+    return 0
+
+
+def noise(file: PackedModel, batch: int) -> Floats:
+    """Prepared images of noise, float32 (batch, C, H, W), always the same."""
+    import numpy as np
+
+    preprocess = file.preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *preprocess.size, preprocess.channels), dtype=np.uint8)
+    return preprocess.normalize(pixels)
+
+
+def native_runs(path: Path, file: PackedModel, *, isas: list[str], threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the packed file for every combination. Raises UserError for an unknown instruction set."""
+    from ..runtime import Session
+    from .timing import Run
+
+    runs = []
+    for isa in isas:
+        for count in threads:
+            session = Session(path, threads=count, isa=isa)
+            runs += [
+                Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
+                for batch in batches
+            ]
+    return runs
+
+
+def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the checkpoint in PyTorch for every combination, on the images of `native_runs`."""
+    import torch
+
+    from .compare import open_pair, torch_predict
+    from .timing import Run
+
+    model, file = open_pair(checkpoint, packed)
+    return [
+        Run(
+            name="PyTorch",
+            isa="float32",
+            threads=count,
+            batch=batch,
+            call=_bind(torch_predict(model), noise(file, batch)),
+            prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
+        )
+        for count in threads
+        for batch in batches
+    ]
+
+
+def _bind(predict: Any, images: Floats) -> Any:
+    return lambda: predict(images)
+
+
+def timing_table(timings: list[Timing]) -> str:
+    """The timings as aligned text."""
+    rows = [
+        [t.name, t.isa, str(t.threads), str(t.batch), f"{t.median:.3f}", f"{t.p10:.3f}", f"{t.p90:.3f}", str(t.calls)]
+        for t in timings
+    ]
+    return table(rows, ("", "arithmetic", "threads", "batch", "median", "p10", "p90", "calls"))
+
+
+def comparisons(timings: list[Timing]) -> list[str]:
+    """How many times faster than PyTorch each native run is at the same threads and batch."""
+    by_torch = {(t.threads, t.batch): t.median for t in timings if t.name == "PyTorch"}
+    return [
+        f"{t.isa}, {t.threads} thread{'s' * (t.threads > 1)}, batch {t.batch}: "
+        f"{by_torch[t.threads, t.batch] / t.median:.1f} times as fast as PyTorch"
+        for t in timings
+        if t.name == "bhvit" and (t.threads, t.batch) in by_torch
+    ]
+
+
+def _isas(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        from .. import _native
+
+        return list(_native.available_isas())
+    if not names:
+        raise UserError("--isa needs a name, auto or all")
+    return names
+
+
+def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
+    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used."""
+    from .. import _native
+    from ..costs import op_costs
+    from ..runtime import Session
+
+    session = Session(path, threads=threads, isa=isa)
+    images = noise(file, 1)
+    begin = time.perf_counter()
+    session(images)
+    session(images)
+    once = (time.perf_counter() - begin) / 2
+    timed = session.program.profile(images[0], max(5, round(seconds / max(once, 1e-6))))
+    costs = {cost.name: cost for cost in op_costs(file.spec)}
+    whole = sum(nanoseconds for _, _, nanoseconds in timed)
+    peak = _native.peak_rate(isa)
+    return {
+        "isa": session.isa,
+        "threads": threads,
+        "microseconds": whole / 1000,
+        "peak_binary_macs_per_second_and_core": peak,
+        "ops": [
+            {
+                "name": name,
+                "kind": kind,
+                "microseconds": nanoseconds / 1000,
+                "share": nanoseconds / whole,
+                "binary_macs_per_second": costs[name].executed_binary_macs / nanoseconds * 1e9,
+                "float_macs_per_second": costs[name].float_macs / nanoseconds * 1e9,
+            }
+            for name, kind, nanoseconds in timed
+        ],
+    }
+
+
+def _profile_text(profile: dict[str, Any], timings: list[Timing]) -> str:
+    peak = profile["peak_binary_macs_per_second_and_core"]
+    rows = [
+        [
+            op["name"], op["kind"], f"{op['microseconds']:.1f}", f"{op['share']:.1%}",
+            *(count_text(op[rate]) if op[rate] else "" for rate in ("binary_macs_per_second", "float_macs_per_second")),
+            f"{op['binary_macs_per_second'] / peak:.0%}" if op["binary_macs_per_second"] else "",
+        ]
+        for op in profile["ops"]
+    ]  # fmt: skip
+    rows.append(["sum", "", f"{profile['microseconds']:.1f}", "100.0%", "", "", ""])
+    lines = [
+        f"\n{profile['isa']}, {profile['threads']} thread{'s' * (profile['threads'] > 1)}, batch 1, median of each op:",
+        table(rows, ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of peak")),
+        f"  peak: {count_text(peak)} binary MAC/s of one core, by a loop of XOR, population count and add on registers",
+    ]
+    same = [t.median for t in timings if (t.name, t.isa, t.threads, t.batch) ==
+            ("bhvit", profile["isa"], profile["threads"], 1)]  # fmt: skip
+    if same:
+        lines.append(f"  the whole, timed on its own: {1000 * same[0]:.1f} µs")
+    return "\n".join(lines)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 3600 seconds")
+    return value

@@ -1,0 +1,97 @@
+"""`bhvit classify`: what is in these images? Needs neither PyTorch nor the training set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .console import Progress, Subparsers, add_engine, add_json, positive, print_json, verb
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = verb(
+        subparsers,
+        "classify",
+        "name what is in images, with a packed model",
+        "Classify images with a .bhv file. A damaged image is named and the others are still answered;\n"
+        "the exit status is then 2.",
+        "bhvit classify model.bhv cat.jpg --top 3\nbhvit classify model.bhv holiday/ --json > answers.json",
+    )
+    parser.add_argument("model", type=Path, help="packed model (.bhv)")
+    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
+    add_engine(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..runtime import Session
+
+    paths = find_images(args.images)
+    session = Session(args.model, threads=args.threads, isa=args.isa)
+    progress = Progress("classifying")
+    answers: list[dict[str, Any]] = []
+    damaged = 0
+    for done, path in enumerate(paths):
+        if len(paths) > 1:
+            progress(done, len(paths))
+        try:
+            classes = session.classify(path, top=args.top)
+        except UserError as error:
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            if args.strict:
+                raise UserError(message) from None
+            damaged += 1
+            progress.clear()
+            print(f"bhvit: {message}", file=sys.stderr)
+            answers.append({"image": str(path), "error": message})
+            continue
+        answers.append({
+            "image": str(path),
+            "classes": [{"name": name, "probability": float(probability)} for name, probability in classes],
+        })  # fmt: skip
+        if not args.json:
+            progress.clear()
+            _show(path, classes)
+    progress.clear()
+    if args.json:
+        print_json(answers)
+    if damaged:
+        if len(paths) > 1:
+            print(f"bhvit: {damaged} of {len(paths)} images could not be read", file=sys.stderr)
+        return 2
+    return 0
+
+
+def find_images(named: Sequence[Path]) -> list[Path]:
+    """Files as they are named; folders as the image files in them, at any depth, sorted.
+
+    Raises UserError for what does not exist and for a folder without images.
+    """
+    from PIL import Image
+
+    paths: list[Path] = []
+    for path in named:
+        if not path.exists():
+            raise UserError(f"there is no image or folder {path}")
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        known = Image.registered_extensions()
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and not p.name.startswith("."))
+        if not inside:
+            raise UserError(f"the folder {path} holds no images")
+        paths += inside
+    return paths
+
+
+def _show(path: Path, classes: Sequence[tuple[str, float]]) -> None:
+    print(path)
+    for name, probability in classes:
+        print(f"  {100 * probability:5.1f} %  {name}")

@@ -1,0 +1,96 @@
+"""`bhvit`: the command line. Each verb is a module of this folder with `add_parser(subparsers)`.
+
+Exit status: 0 done; 1 the answer is no (verification or the demo failed); 2 a bad argument or file,
+with one line on standard error; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import UserError, require_extra
+
+VERBS = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
+_EXTRAS = {"torch": "train", "timm": "train", "torchvision": "train", "sklearn": "train", "pyarrow": "train",
+           "tqdm": "train"}  # fmt: skip
+"""Optional packages, and the extra of ours that installs each."""
+
+_DESCRIPTION = """\
+Train a binary vision transformer on your own images, pack it into a file of a few megabytes whose
+weights are single bits, and run that file on any CPU."""
+_EXAMPLE = """\
+first steps:
+  bhvit demo                                            the whole way on handwritten digits, minutes
+  bhvit train --data photos --out runs/photos           photos/cat/*.jpg, photos/dog/*.jpg, …
+  bhvit pack runs/photos/best.safetensors model.bhv     weights become bits
+  bhvit classify model.bhv cat.jpg                      needs neither PyTorch nor a GPU
+
+`bhvit VERB --help` explains each verb and shows an example."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and return its exit status."""
+    try:
+        args = build_parser().parse_args(argv)
+        status: int = args.run(args)
+        sys.stdout.flush()
+        return status
+    except SystemExit as error:  # argparse: --help, --version and bad arguments
+        return error.code if isinstance(error.code, int) else 2
+    except UserError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        return _fail(str(require_extra(package, _EXTRAS[package])))
+    except BrokenPipeError:
+        # The reader (head, less) has gone: nobody is left to tell. Keep the interpreter's own flush quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("\nbhvit: interrupted", file=sys.stderr)
+        return 130
+    except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+        return _fail(f"cannot use {error.filename}: {error.strerror}")
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        return _fail(" ".join(filter(None, (error.filename and f"{error.filename}:", error.strerror))))
+    except MemoryError as error:
+        return _fail(f"not enough memory{f': {error}' if str(error) else ''}; smaller batches or images need less")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs; each sets `run`, a function of the parsed arguments."""
+    parser = argparse.ArgumentParser(
+        prog="bhvit", description=_DESCRIPTION, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action=_Version)
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for verb in VERBS:
+        importlib.import_module(f".{verb}", __package__).add_parser(subparsers)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, help="show the version and leave")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from .. import __version__
+
+        parser.exit(message=f"bhvit {__version__}\n")
+
+
+def _fail(message: str) -> int:
+    print(f"bhvit: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Charts as inline SVG, coloured by the page's style sheet. All text from outside is escaped here."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+import numpy.typing as npt
+
+WIDTH, HEIGHT = 380, 240
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 42
+"""Margins of a chart in its own units: tick labels to the left and below."""
+LABELLED_CLASSES = 24
+"""Confusion matrices of more classes are drawn without counts and names."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """A line: its name, its colour's number in the style sheet, and its points."""
+
+    name: str
+    colour: int
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+def line_chart(title: str, series: Sequence[Series], x_label: str, show: Callable[[float], str]) -> str:
+    """Lines over a common grid, with a legend if there are several. `show` writes values of y.
+
+    Points that are not finite are left out; without any point the chart says so.
+    """
+    lines = [
+        (line, [(float(x), float(y)) for x, y in zip(line.x, line.y) if math.isfinite(x) and math.isfinite(y)])
+        for line in series
+    ]
+    points = [point for _, line in lines for point in line]
+    if not points:
+        return f"<p>{escape(title)}: nothing was logged.</p>"
+    x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
+    y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points))
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
+        up = (y - y_low) / (y_high - y_low)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in y_ticks:
+        _, y = place(x_low, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(show(tick))}</text>')
+    for tick in _whole_ticks(x_low, x_high):
+        x, _ = place(tick, y_low)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    for line, its in lines:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in its))
+        parts.append(f'<polyline class="line c{line.colour}" points="{path}"/>')
+        radius = 3 if len(its) <= 60 else 1.5
+        for x, y in its:
+            across, up = place(x, y)
+            hint = escape(f"{line.name}, {x_label} {x:g}: {show(y)}")
+            parts.append(
+                f'<circle class="dot c{line.colour}" cx="{across:.1f}" cy="{up:.1f}" r="{radius}">'
+                f"<title>{hint}</title></circle>"
+            )
+    ends = "; ".join(f"{line.name} ends at {show(its[-1][1])}" for line, its in lines if its)
+    legend = ""
+    if len(series) > 1:
+        keys = "".join(f'<li><span class="key k{line.colour}"></span>{escape(line.name)}</li>' for line in series)
+        legend = f'<ul class="legend">{keys}</ul>'
+    return (
+        f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{legend}'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {ends}")}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+    """Images by true class (rows) and answer (columns); right answers and mistakes have two colours.
+
+    Cells are shaded by their share of the row. With many classes names and counts are left out.
+    """
+    count = len(names)
+    labelled = count <= LABELLED_CLASSES
+    cell = 38 if labelled else max(3, 640 // count)
+    short = [name if len(name) <= 14 else name[:13] + "…" for name in names]
+    # 7.4: the width of a letter of the page's tick labels
+    longest = max(len(name) for name in short)
+    left = 34 + 7.4 * longest if labelled else 28
+    turned = longest > 3  # names above the columns stand upright
+    top = (left if turned else 46) if labelled else 28
+    width, height = left + count * cell + 4, top + count * cell + 4
+    totals = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    shares = confusion / totals
+    parts = []
+    for row in range(count):
+        for column in range(count):
+            number, share = int(confusion[row, column]), float(shares[row, column])
+            if number == 0 and not labelled:
+                continue
+            x, y = left + column * cell, top + row * cell
+            kind = "right" if row == column else "wrong"
+            # A single mistake among many must still be seen: start at a quarter.
+            opacity = 0.0 if number == 0 else 0.25 + 0.75 * share
+            hint = escape(f"{names[row]} taken for {names[column]}: {number} ({share:.1%})")
+            parts.append(
+                f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{cell - 1}" height="{cell - 1}"/>'
+                if labelled else ""
+            )  # fmt: skip
+            if number:
+                parts.append(
+                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{cell - 1}" height="{cell - 1}" '
+                    f'fill-opacity="{opacity:.2f}"><title>{hint}</title></rect>'
+                )
+            if labelled and number:
+                strong = " strong" if opacity > 0.6 else ""
+                parts.append(
+                    f'<text class="count{strong}" x="{x + cell / 2 - 0.5:.1f}" y="{y + cell / 2 + 4:.1f}" '
+                    f'text-anchor="middle">{number}</text>'
+                )
+    if labelled:
+        for index, name in enumerate(short):
+            middle = index * cell + cell / 2
+            parts.append(f'<text x="{left - 8:.1f}" y="{top + middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+            x, y = left + middle + 4, top - 8
+            parts.append(
+                f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)">{escape(name)}</text>'
+                if turned else f'<text x="{x - 4:.1f}" y="{y:.1f}" text-anchor="middle">{escape(name)}</text>'
+            )  # fmt: skip
+    side = top + count * cell / 2
+    parts.append(f'<text class="axis" x="{left + count * cell / 2:.1f}" y="12" text-anchor="middle">answer</text>')
+    parts.append(
+        f'<text class="axis" transform="translate(12 {side:.1f}) rotate(-90)" text-anchor="middle">true class</text>'
+    )
+    right = int(confusion.diagonal().sum())
+    label = escape(f"Confusion matrix: {right} of {int(confusion.sum())} images right; the table below lists mistakes")
+    return (
+        f'<div class="scroll"><svg class="matrix" style="width:{width:.0f}px" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg></div>'
+    )
+
+
+def bar(share: float, colour: int) -> str:
+    """A bar of `share` of the full length, for a table's cell; the number stands beside it."""
+    width = max(0.5, 100 * min(share, 1.0))
+    return f'<span class="bar" aria-hidden="true"><span class="k{colour}" style="width:{width:.2f}%"></span></span>'
+
+
+def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round numbers that enclose low..high, about `count` of them."""
+    if high <= low:
+        spread = abs(low) * 0.1 or 1.0
+        low, high = low - spread, high + spread
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _whole_ticks(low: float, high: float) -> list[float]:
+    """Whole numbers within low..high, at most about eight."""
+    step = max(1, math.ceil((high - low) / 8))
+    step = next((nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000) if nice >= step), step)
+    ticks = [float(tick) for tick in range(math.ceil(low), math.floor(high) + 1) if tick % step == 0]
+    return ticks or [low]

@@ -1,0 +1,122 @@
+"""Timing executions side by side: in turns, so that whatever else the machine does falls on all alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLOCK_SECONDS = 0.05
+"""A turn's length: long enough that a thread pool left by the run before has gone to sleep."""
+LEAST_BLOCKS = 5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Something to time: `call` classifies `batch` images."""
+
+    name: str
+    isa: str
+    threads: int
+    batch: int
+    call: Callable[[], Any]
+    prepare: Callable[[], Any] = lambda: None
+    """Called at the start of every turn, not timed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Milliseconds an image of one `Run`, over all its timed calls."""
+
+    name: str
+    isa: str
+    threads: int
+    batch: int
+    calls: int
+    median: float
+    p10: float
+    p90: float
+
+
+def measure(
+    runs: Sequence[Run], seconds: float = 2.0, progress: Callable[[int, int], None] | None = None
+) -> list[Timing]:
+    """Time each run for about `seconds`, in turns of BLOCK_SECONDS, after a warm-up.
+
+    The first call of a turn is not counted: it finds caches and threads as another run left them.
+    """
+    calls = []
+    for run in runs:
+        run.prepare()
+        run.call()
+        begin = time.perf_counter()
+        run.call()
+        once = time.perf_counter() - begin
+        calls.append(max(2, round(BLOCK_SECONDS / max(once, 1e-6))))
+    blocks = max(LEAST_BLOCKS, round(seconds / BLOCK_SECONDS))
+    samples: list[list[float]] = [[] for _ in runs]
+    for block in range(blocks):
+        for run, count, times in zip(runs, calls, samples, strict=True):
+            spent = sum(times)
+            if block >= LEAST_BLOCKS and spent > seconds:  # slow runs need fewer turns
+                continue
+            run.prepare()
+            run.call()
+            for _ in range(count):
+                begin = time.perf_counter()
+                run.call()
+                times.append(time.perf_counter() - begin)
+        if progress is not None:
+            progress(block + 1, blocks)
+    return [_timing(run, times) for run, times in zip(runs, samples, strict=True)]
+
+
+def _timing(run: Run, times: list[float]) -> Timing:
+    p10, median, p90 = np.percentile(np.array(times) * 1000 / run.batch, (10, 50, 90))
+    return Timing(
+        name=run.name, isa=run.isa, threads=run.threads, batch=run.batch,
+        calls=len(times), median=float(median), p10=float(p10), p90=float(p90),
+    )  # fmt: skip
+
+
+def processor() -> str:
+    """The processor's name as the system has it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.lower().startswith(("model name", "hardware", "cpu model")):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment() -> dict[str, str]:
+    """What a measurement was made on: processor, cores, system, versions."""
+    from .. import __version__
+
+    found = {
+        "processor": processor(),
+        "cores": str(cores()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "bhvit": __version__,
+    }
+    try:
+        import torch
+
+        found["PyTorch"] = str(torch.__version__)
+    except ModuleNotFoundError:
+        pass
+    return found
