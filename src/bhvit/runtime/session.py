@@ -13,7 +13,7 @@ from .. import format
 from .._native import Program, available_isas
 from ..bits import Floats
 from ..errors import FormatError, UserError
-from ..image import ImageLike, Preprocess
+from ..image import ImageLike
 from ..spec import ModelSpec
 
 MAX_THREADS = 256
