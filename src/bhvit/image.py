@@ -105,7 +105,7 @@ class Preprocess:
         """The part of an image in `box` (left, top, right, bottom), resized to `size` whatever its
         aspect: uint8 (H, W, C). Training's random resized crop."""
         part = _convert(image.crop(box), self.channels)
-        resized = np.asarray(part.resize(self.size[::-1], _RESAMPLING[self.interpolation]))
+        resized = np.array(part.resize(self.size[::-1], _RESAMPLING[self.interpolation]))
         return resized.reshape(*self.size, self.channels)
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

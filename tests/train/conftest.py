@@ -1,0 +1,102 @@
+"""A set of 8x8 images in two easy classes, and a run on it that takes a second."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+pytest.importorskip("timm")
+
+from bhvit.train import TrainConfig
+
+SMALL_MODEL = """
+from bhvit.models import registry
+from bhvit.spec import StageSpec
+registry._MODELS["small"] = (
+    (
+        StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),
+        StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2),
+    ),
+    "binary",
+    8,
+)
+"""
+"""Registers a model of every kind of layer that trains in no time, here and in processes of their own."""
+exec(SMALL_MODEL)
+
+BATCHES = 5
+BATCH = 8
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Class folders: images bright on top, images bright below."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    for part, count in (("train", BATCHES * BATCH // 2), ("val", 8)):
+        for label, name in enumerate(("above", "below")):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 120, (8, 8, 3), dtype=np.uint8)
+                pixels[4 * label : 4 * label + 4] += 120
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    return root
+
+
+@pytest.fixture
+def settings(images, tmp_path):
+    """Settings of a small run as a dictionary."""
+    return {
+        "data": str(images), "model": "small", "out": str(tmp_path / "run"), "epochs": 3, "batch_size": BATCH,
+        "img_size": 8, "patch": 2, "shift": 0.125, "drop_path": 0.1, "threads": 1, "device": "cpu",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def config(settings):
+    return lambda **changes: TrainConfig.from_dict({**settings, **changes})
+
+
+@pytest.fixture
+def arguments(settings, tmp_path):
+    """The same settings as arguments of the command line, with no recipe behind them."""
+    recipe = tmp_path / "none.toml"
+    recipe.touch()
+
+    def arguments(**changes):
+        values = {**settings, **changes}
+        given = [f"--set={key}={value}" for key, value in values.items()]
+        return ["train", "--quiet", f"--recipe={recipe}", *given, "--out", str(values["out"])]
+
+    return arguments
+
+
+@pytest.fixture
+def start():
+    """Starts the command line in a process of its own."""
+    processes = []
+    program = f"{SMALL_MODEL}\nfrom bhvit.apps.cli import main\nraise SystemExit(main())"
+
+    def start(arguments):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

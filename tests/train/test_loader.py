@@ -1,0 +1,93 @@
+"""Batches: augmentation, and that they depend on nothing but seed, epoch and step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bhvit.data import open_dataset
+from bhvit.errors import UserError
+from bhvit.image import Preprocess
+from bhvit.train.loader import Batches, moved, normalized, seed_for, turned
+
+CPU = torch.device("cpu")
+PREPROCESS = Preprocess(size=(8, 8), crop=1.0)
+PIXELS = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
+
+
+def batches_of(config, **changes):
+    config = config(**changes)
+    return Batches(open_dataset(config.data), PREPROCESS, config, CPU)
+
+
+def same(first, second):
+    return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
+
+
+def test_normalising_is_the_evaluations():
+    np.testing.assert_array_equal(normalized(PIXELS, PREPROCESS).numpy(), PREPROCESS.normalize(PIXELS.numpy()))
+
+
+def test_moves_stay_within_their_bounds_and_repeat_the_border():
+    assert torch.equal(moved(PIXELS, 0, False, seed=1), PIXELS)
+    wide = PIXELS.repeat(100, 1, 1, 1)
+    seen = set()
+    for before, after in zip(wide, moved(wide, 0.125, False, seed=1)):
+        found = [
+            (dy, dx)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+            if torch.equal(after[1:-1, 1:-1], before[1 + dy : 7 + dy, 1 + dx : 7 + dx])
+        ]
+        assert len(found) == 1
+        seen.add(found[0])
+    assert len(seen) == 9
+
+
+def test_half_of_the_images_are_mirrored():
+    wide = PIXELS.repeat(100, 1, 1, 1)
+    flipped = [torch.equal(a, b.flip(1)) for a, b in zip(moved(wide, 0, True, seed=1), wide)]
+    kept = [torch.equal(a, b) for a, b in zip(moved(wide, 0, True, seed=1), wide)]
+    assert all(a != b for a, b in zip(flipped, kept))
+    assert 200 < sum(flipped) < 300
+
+
+def test_turning_by_nothing_changes_nothing(config):
+    settings = config(shift=0.0, flip=False)
+    assert torch.equal(turned(PIXELS, settings, seed=1), PIXELS)
+    assert not torch.equal(turned(PIXELS, config(rotate=20, flip=False), seed=1), PIXELS)
+
+
+@pytest.mark.parametrize("changes", [{}, {"augment": "none"}, {"rotate": 10, "zoom": 0.1}])
+def test_an_epoch_can_be_entered_anywhere(config, changes):
+    batches = batches_of(config, **changes)
+    whole = list(batches.epoch(1))
+    assert len(whole) == batches.steps == 5
+    assert whole[0][0].shape == (8, 3, 8, 8)
+    assert same(whole[3:], batches.epoch(1, 3))
+    assert not same(whole, batches.epoch(2))
+
+
+def test_images_that_do_not_fit_in_memory_give_the_same_batches(config):
+    cached, streamed = batches_of(config), batches_of(config, cache_mb=0, workers=0)
+    assert cached.pixels is not None
+    assert streamed.pixels is None
+    assert same(cached.epoch(0), streamed.epoch(0))
+
+
+def test_worker_processes_give_the_same_batches(config):
+    changes = {"augment": "resized-crop", "cache_mb": 0}
+    alone, helped = batches_of(config, **changes, workers=0), batches_of(config, **changes, workers=2)
+    first = list(alone.epoch(3))
+    assert same(first, helped.epoch(3))
+    assert same(first[2:], helped.epoch(3, 2))
+
+
+def test_too_few_images_for_a_batch_are_refused(config):
+    with pytest.raises(UserError, match="40 training images do not fill a batch of 64"):
+        batches_of(config, batch_size=64)
+
+
+def test_seeds_differ():
+    assert len({seed_for(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125

@@ -1,0 +1,177 @@
+"""Runs: what they leave, that they learn, what they refuse, and how they end badly."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+import bhvit.train.loop as loop
+from bhvit.apps.cli import main
+from bhvit.errors import UserError
+from bhvit.image import Preprocess
+from bhvit.models import create_model, load_checkpoint, save_checkpoint
+from bhvit.train import train
+from bhvit.train.config import TrainConfig
+from bhvit.train.optim import learning_rate
+from bhvit.train.run_folder import FILES
+
+
+def refused(config, **options):
+    with pytest.raises(UserError) as caught:
+        train(config, quiet=True, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_run_learns_and_leaves_its_files(config, tmp_path):
+    result = train(config(epochs=6, lr=5e-3), quiet=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(FILES)
+    assert [entry["epoch"] for entry in result.log] == [1, 2, 3, 4, 5, 6]
+    assert result.log[-1]["train_loss"] < result.log[0]["train_loss"]
+    assert result.metrics.top1 > 0.8
+    model = load_checkpoint(result.last)
+    assert model.class_names == ("above", "below")
+    assert model.preprocess is not None
+    assert model.preprocess.size == (8, 8)
+    assert load_checkpoint(result.best).spec == model.spec
+    assert TrainConfig.from_dict(json.loads((tmp_path / "run" / "config.json").read_text())).epochs == 6
+
+
+def test_progress_is_printed_a_line_an_epoch(config, capsys):
+    train(config(epochs=1))
+    error = capsys.readouterr().err
+    assert "epoch 1/1" in error
+    assert "images/s" in error
+
+
+def test_other_losses_and_options(config, tmp_path, images):
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    changes = {"teacher": str(teacher), "init": str(teacher), "regularisation": 0.1, "clip_grad": 1.0}
+    result = train(config(epochs=1, label_smoothing=0.1, weight_decay=0.05, **changes), quiet=True)
+    assert math.isfinite(result.log[0]["train_loss"])
+    grey = config(epochs=1, channels=1, augment="resized-crop", workers=0, precision="bfloat16")
+    assert train(grey, quiet=True, force=True).metrics.top1 >= 0
+
+
+def test_timm_teachers_are_fed_in_their_own_size_and_scale(config):
+    timm = pytest.importorskip("timm")
+    from bhvit.train.teacher import Teacher
+
+    student = Preprocess(size=(8, 8), crop=1.0)
+    own = Preprocess(size=(32, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.mean(dim=(2, 3))
+
+    grey = torch.full((1, 8, 8, 3), 100, dtype=torch.uint8).numpy()
+    Teacher(Spy(), student, own)(torch.from_numpy(student.normalize(grey)))
+    expected = torch.from_numpy(own.normalize(grey)).mean(dim=(2, 3))
+    assert seen[0].shape == (1, 3, 32, 32)
+    torch.testing.assert_close(seen[0].mean(dim=(2, 3)), expected)
+    assert timm.is_model("deit_small_patch16_224")
+
+
+def test_the_schedule_warms_up_and_ends_at_the_minimum(config):
+    settings = config(epochs=10, warmup_epochs=2, lr=1.0, min_lr=0.1)
+    rates = [learning_rate(settings, step, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == pytest.approx(1.0)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:]))
+    assert rates[-1] == pytest.approx(0.1, abs=0.01)
+
+
+def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path):
+    wrong = create_model("small", num_classes=3, img_size=8, patch=2)
+    save_checkpoint(wrong, tmp_path / "three.safetensors")
+    cases = [
+        ({"model": "bhvit_nani"}, "bhvit_nano"),
+        ({"img_size": 13}, "nearest that can work"),
+        ({"device": "cuda:77"}, "no device"),
+        ({"device": "toaster"}, "no device"),
+        ({"batch_size": 64}, "do not fill a batch"),
+        ({"data": str(tmp_path / "absent")}, "there is no"),
+        ({"teacher": str(tmp_path / "three.safetensors")}, "3 classes, the data has 2"),
+        ({"teacher": "deit_smal_patch16_224"}, "no teacher"),
+        ({"teacher": str(tmp_path / "absent.safetensors")}, "absent"),
+        ({"init": str(tmp_path / "three.safetensors")}, "num_classes 3 (now 2)"),
+    ]
+    for changes, message in cases:
+        assert message in refused(config(**changes))
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_replaced_only_when_forced(config, tmp_path):
+    train(config(epochs=1), quiet=True)
+    assert "--force" in refused(config())
+    train(config(epochs=1), quiet=True, force=True)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(config(out=str(tmp_path / "file")))
+    assert "cannot write" in refused(config(out=str(tmp_path / "file" / "below")))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(config, tmp_path, monkeypatch):
+    real = loop.total_loss
+    calls = []
+
+    def sick(*arguments):
+        calls.append(1)
+        return real(*arguments) * (math.nan if len(calls) == 8 else 1.0)
+
+    monkeypatch.setattr(loop, "total_loss", sick)
+    message = refused(config())
+    assert "epoch 2, step 3" in message
+    assert "last.safetensors" in message
+    kept = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in kept.parameters())
+    assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1
+    monkeypatch.setattr(loop, "total_loss", real)
+    assert len(train(config(), resume=True, quiet=True).log) == 3
+
+
+def test_weights_that_are_not_finite_are_never_saved(config, tmp_path):
+    assert "not finite" in refused(config(epochs=1, lr=1e38))
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+
+
+def test_the_command_line(settings, arguments, capsys):
+    assert main([*arguments(epochs=1), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(["eval", result["last"], "--data", settings["data"], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == result["validation"]["top1"]
+    assert main(["eval", result["last"], "--data", settings["data"]]) == 0
+    assert "top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["train", "--data", "/absent", "--out", "x"],
+        ["train", "--out", "x"],
+        ["train", "--data", "digits", "--out", "x", "--set", "epcohs=1"],
+        ["train", "--data", "digits", "--out", "x", "--recipe", "none"],
+        ["train", "--data", "digits", "--out", "x", "--epochs", "0"],
+        ["train", "--data", "digits", "--out", "x", "--img-size", "big"],
+        ["train", "--out", "/absent", "--resume"],
+        ["eval", "absent.safetensors", "--data", "digits"],
+        ["eval", "absent.bhv", "--data", "digits"],
+        ["eval", "pyproject.toml", "--data", "digits"],
+    ],
+)
+def test_mistakes_end_with_status_2_and_one_line(wrong, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(wrong) == 2
+    output = capsys.readouterr()
+    assert len(output.err.strip().splitlines()) == 1
+    assert not output.out
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_diverging_run_ends_with_status_2(arguments, capsys):
+    assert main(arguments(epochs=1, lr=1e38)) == 2
+    assert "not finite" in capsys.readouterr().err

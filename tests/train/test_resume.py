@@ -1,0 +1,156 @@
+"""Interruption at any moment: the newest complete checkpoint stays, and resuming changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+import bhvit.train.loop as loop
+from bhvit.apps.cli import main
+from bhvit.errors import UserError
+from bhvit.models import load_checkpoint
+from bhvit.train import train
+
+TIMES = ("seconds", "images_per_second")
+
+
+def outcome(folder):
+    """Weights, and the log without its times."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for entry in log:
+        for key in TIMES:
+            del entry[key]
+    weights = {name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("last", "best")}
+    return weights, log
+
+
+def assert_same(first, second):
+    (weights, log), (other_weights, other_log) = outcome(first), outcome(second)
+    assert log == other_log
+    for name, tensors in weights.items():
+        assert tensors.keys() == other_weights[name].keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other_weights[name][key]), f"{name}: {key}"
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, tmp_path_factory):
+    """The folder of a run of 4 epochs that nothing disturbed, and its settings."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    settings = {
+        "data": str(images), "model": "small", "epochs": 4, "batch_size": 8, "img_size": 8, "patch": 2,
+        "drop_path": 0.1, "threads": 1, "device": "cpu", "warmup_epochs": 1,
+    }  # fmt: skip
+    train(loop.TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
+    return out, settings
+
+
+class Killed(BaseException):
+    """Ends a run as abruptly as a signal, within the process."""
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("_step", 3), ("_step", 12), ("_step", 14), ("append_log", 2), ("save_checkpoint", 4), ("save", 7), ("save", 9)],
+)
+def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, monkeypatch, where, call):
+    whole, settings = uninterrupted
+    # A checkpoint every step, so that most interruptions lie within an epoch.
+    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
+    owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
+    real = getattr(owner, where)
+    calls = []
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, where, deadly)
+    with pytest.raises(Killed):
+        train(config, quiet=True)
+    monkeypatch.setattr(owner, where, real)
+    train(config, resume=True, quiet=True)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_killed_by_signal_9_in_mid_epoch(uninterrupted, arguments, start, tmp_path):
+    whole, settings = uninterrupted
+    out = tmp_path / "killed"
+    command = arguments(**settings, out=out, save_minutes=1e-9)
+    for patience in range(2):
+        process = start([*command, *(["--resume"] if patience else [])])
+        stamp = _stamp(out)
+        deadline = time.monotonic() + 60
+        while _stamp(out) == stamp and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.15 * patience)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (out / "last.safetensors").exists():
+            load_checkpoint(out / "last.safetensors")
+    assert main([*command, "--resume"]) == 0
+    assert_same(whole, out)
+
+
+def _stamp(out):
+    path = out / "resume.safetensors"
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def test_ctrl_c_ends_with_status_130_and_one_line(arguments, start, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(arguments(out=out, epochs=1000))
+    deadline = time.monotonic() + 60
+    while not (out / "resume.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert len(error.strip().splitlines()) == 1
+    assert "--resume" in error
+    load_checkpoint(out / "last.safetensors")
+
+
+def test_a_finished_run_resumes_to_itself(uninterrupted, tmp_path):
+    whole, settings = uninterrupted
+    shutil.copytree(whole, tmp_path / "copy")
+    result = train(loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "copy")}), resume=True, quiet=True)
+    assert len(result.log) == 4
+    assert_same(whole, tmp_path / "copy")
+
+
+def test_the_command_line_takes_the_settings_from_the_run(uninterrupted, tmp_path, capsys):
+    shutil.copytree(uninterrupted[0], tmp_path / "copy")
+    settings = json.loads((tmp_path / "copy" / "config.json").read_text())
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({**settings, "out": str(tmp_path / "copy")}))
+    assert main(["train", "--out", str(tmp_path / "copy"), "--resume", "--quiet"]) == 0
+    assert main(["train", "--out", str(tmp_path / "copy"), "--resume", "--lr", "0.5", "--img-size", "16"]) == 2
+    error = capsys.readouterr().err
+    assert "lr 0.001 (now 0.5)" in error
+    assert "img_size [8, 8] (now [16, 16])" in error
+    assert main(["train", "--out", str(tmp_path / "copy"), "--resume", "--force"]) == 2
+
+
+def test_damaged_runs_are_refused(uninterrupted, tmp_path):
+    whole, settings = uninterrupted
+    out = tmp_path / "copy"
+    shutil.copytree(whole, out)
+    config = loop.TrainConfig.from_dict({**settings, "out": str(out)})
+    data = (out / "resume.safetensors").read_bytes()
+    for damage in (data[:1000], b"", data[: len(data) // 2]):
+        (out / "resume.safetensors").write_bytes(damage)
+        with pytest.raises(UserError, match=r"resume\.safetensors"):
+            train(config, resume=True, quiet=True)
+    (out / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        train(config, resume=True, quiet=True)
+    with pytest.raises(UserError, match="no run to resume"):
+        train(loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "absent")}), resume=True, quiet=True)
