@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from ..format import PackedModel
     from .timing import Run, Timing
 
+PROFILE_TURNS = 20
+"""Calls, then profiled calls, in a turn of --profile."""
+
 _DESCRIPTION = """\
 Measure a packed model on this machine. Every combination of --threads, --batch and --isa runs in turns of
 a twentieth of a second with all others, after a warm-up; the median, 10th and 90th percentile of all calls
 are shown, in milliseconds an image. The images are noise, already prepared: what is timed is the model.
 With --torch the checkpoint runs in PyTorch (float32, eager, inference mode) in the same turns, on the same
 images with the same number of threads.
-With --profile each op is timed: its share of the whole, and the binary and full-precision
-multiply-accumulates it does a second."""
+With --profile each op is timed: its share of the whole call, the binary and full-precision
+multiply-accumulates it does a second (global tokens of attention counted once, as the engine projects
+them), and the share of the peak that a loop on registers alone reaches."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -49,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from .. import format
-    from .timing import environment, measure
+    from .timing import BUSY, busy, environment, measure
 
     file = format.read(args.model)
     isas = _isas(args.isa)
@@ -76,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     print(timing_table(timings))
     for line in comparisons(timings):
         print(line)
+    if busy(timings):
+        print(BUSY)
     for profile in profiles:
-        print(_profile_text(profile, timings))
+        print(_profile_text(profile))
     return 0
 
 
@@ -164,61 +170,68 @@ def _isas(text: str) -> list[str]:
 
 
 def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
-    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used."""
+    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
+
+    "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
+    """
+    import numpy as np
+
     from .. import _native
     from ..costs import op_costs
     from ..runtime import Session
 
     session = Session(path, threads=threads, isa=isa)
     images = noise(file, 1)
-    begin = time.perf_counter()
+    calls: list[float] = []
+    parts: list[list[float]] = []
     session(images)
-    session(images)
-    once = (time.perf_counter() - begin) / 2
-    timed = session.program.profile(images[0], max(5, round(seconds / max(once, 1e-6))))
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(calls) < PROFILE_TURNS:
+        for _ in range(PROFILE_TURNS):  # in turns, so that the parts and the whole see the same machine
+            begin = time.perf_counter()
+            session(images)
+            calls.append((time.perf_counter() - begin) * 1e6)
+        timed = session.program.profile(images[0], PROFILE_TURNS)
+        parts.append([nanoseconds / 1000 for _, _, nanoseconds in timed])
+    whole = float(np.median(calls))
+    microseconds = np.median(np.array(parts), axis=0)
     costs = {cost.name: cost for cost in op_costs(file.spec)}
-    whole = sum(nanoseconds for _, _, nanoseconds in timed)
-    peak = _native.peak_rate(isa)
     return {
         "isa": session.isa,
         "threads": threads,
-        "microseconds": whole / 1000,
-        "peak_binary_macs_per_second_and_core": peak,
+        "microseconds": whole,
+        "outside": whole - float(microseconds.sum()),
+        "peak_binary_macs_per_second": _native.peak_rate(isa) * threads,
         "ops": [
             {
                 "name": name,
                 "kind": kind,
-                "microseconds": nanoseconds / 1000,
-                "share": nanoseconds / whole,
-                "binary_macs_per_second": costs[name].executed_binary_macs / nanoseconds * 1e9,
-                "float_macs_per_second": costs[name].float_macs / nanoseconds * 1e9,
+                "microseconds": float(took),
+                "share": float(took) / whole,
+                "binary_macs_per_second": costs[name].executed_binary_macs / float(took) * 1e6,
+                "float_macs_per_second": costs[name].float_macs / float(took) * 1e6,
             }
-            for name, kind, nanoseconds in timed
+            for (name, kind, _), took in zip(timed, microseconds, strict=True)
         ],
     }
 
 
-def _profile_text(profile: dict[str, Any], timings: list[Timing]) -> str:
-    peak = profile["peak_binary_macs_per_second_and_core"]
-    rows = [
-        [
-            op["name"], op["kind"], f"{op['microseconds']:.1f}", f"{op['share']:.1%}",
-            *(count_text(op[rate]) if op[rate] else "" for rate in ("binary_macs_per_second", "float_macs_per_second")),
-            f"{op['binary_macs_per_second'] / peak:.0%}" if op["binary_macs_per_second"] else "",
-        ]
-        for op in profile["ops"]
-    ]  # fmt: skip
-    rows.append(["sum", "", f"{profile['microseconds']:.1f}", "100.0%", "", "", ""])
-    lines = [
-        f"\n{profile['isa']}, {profile['threads']} thread{'s' * (profile['threads'] > 1)}, batch 1, median of each op:",
-        table(rows, ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of peak")),
-        f"  peak: {count_text(peak)} binary MAC/s of one core, by a loop of XOR, population count and add on registers",
-    ]
-    same = [t.median for t in timings if (t.name, t.isa, t.threads, t.batch) ==
-            ("bhvit", profile["isa"], profile["threads"], 1)]  # fmt: skip
-    if same:
-        lines.append(f"  the whole, timed on its own: {1000 * same[0]:.1f} µs")
-    return "\n".join(lines)
+def _profile_text(profile: dict[str, Any]) -> str:
+    peak, whole, threads = profile["peak_binary_macs_per_second"], profile["microseconds"], profile["threads"]
+    rows = []
+    for op in profile["ops"]:
+        binary, full = op["binary_macs_per_second"], op["float_macs_per_second"]
+        row = [op["name"], op["kind"], f"{op['microseconds']:.1f}", f"{op['share']:.1%}"]
+        row += [count_text(binary) if binary else "", count_text(full) if full else ""]
+        rows.append([*row, f"{binary / peak:.0%}" if binary else ""])
+    rows.append(["outside the ops", "", f"{profile['outside']:.1f}", f"{profile['outside'] / whole:.1%}", "", "", ""])
+    rows.append(["the whole call", "", f"{whole:.1f}", "100.0%", "", "", ""])
+    heading = f"\n{profile['isa']}, {threads} thread{'s' * (threads > 1)}, batch 1, medians:"
+    limit = f"  peak: {count_text(peak)} binary MAC/s, by a loop of XOR, population count and add on registers"
+    if threads > 1:
+        limit += f", {threads} times that of one core"
+    header = ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of peak")
+    return "\n".join([heading, table(rows, header), limit])
 
 
 def _seconds(text: str) -> float:

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     _step(3, "Verifying every held-out image, and measuring")
     from .bench import comparisons, timing_table
     from .report import measure_run, run_settings, write_report
+    from .timing import BUSY, busy
     from .verify import findings
 
     found = measure_run(out, checkpoint, packed, run_settings(out))
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
     print(timing_table(list(found.timings)))
     for line in comparisons(list(found.timings)):
         print(f"  {line}")
+    if busy(found.timings):
+        print(f"  {BUSY}")
 
     _step(4, "Classifying a few images from PNG files")
     pictures = _classify_some(found, packed, out / "samples")

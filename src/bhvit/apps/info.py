@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
         names = file["classes"]
         print("  classes: " + ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else ""))
     if "preprocess" in file:
-        print(f"  images: {file['preprocess']}")
+        print(f"  images: {_preprocess_text(file['preprocess'])}")
     rows = [
         ["parameters", count_text(whole.parameters), ""],
         ["  binary (a bit each)", count_text(whole.binary_parameters), size_text(-(-whole.binary_parameters // 8))],
         ["  full precision", count_text(whole.float_parameters), ""],
         ["binary multiply-accumulates", count_text(whole.binary_macs), ""],
-        ["full-precision ones", count_text(whole.float_macs), ""],
+        ["full-precision multiply-accumulates", count_text(whole.float_macs), ""],
         ["OPs (binary / 64 + full precision)", f"{whole.ops:.3g}", ""],
     ]
     if "bytes" in file:
@@ -111,8 +112,18 @@ def _open(args: argparse.Namespace) -> tuple[ModelSpec, dict[str, Any]]:
         "bytes": size,
         "bytes_by_kind": {**sizes, "header": size - sum(sizes.values())},
         "classes": list(packed.class_names),
-        "preprocess": packed.preprocess.to_json(),
+        "preprocess": json.loads(packed.preprocess.to_json()),
     }
+
+
+def _preprocess_text(settings: dict[str, Any]) -> str:
+    height, width = settings["size"]
+    colours = {1: "greyscale", 3: "RGB"}.get(settings["channels"], f"{settings['channels']} channels")
+    return (
+        f"{height}x{width} {colours}, resized ({settings['interpolation']}), centre crop {settings['crop']:g}, "
+        f"mean {', '.join(f'{value:g}' for value in settings['mean'])}, "
+        f"std {', '.join(f'{value:g}' for value in settings['std'])}"
+    )
 
 
 def _parse_size(text: str) -> tuple[int, int]:

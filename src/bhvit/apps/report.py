@@ -161,6 +161,7 @@ def write_report(found: Findings, out: Path) -> None:
     from ..files import write_atomically
     from .report_page import Page
     from .timing import environment
+    from .verify import findings
 
     costs = total(op_costs(found.file.spec))
     right, wrong = _samples(found)
@@ -175,7 +176,7 @@ def write_report(found: Findings, out: Path) -> None:
         wrong=wrong,
         sizes=found.sizes,
         timings=found.timings,
-        fidelity=_fidelity(found.comparison),
+        fidelity=findings(found.comparison),
         model=[
             ("architecture", describe(found.file.spec)),
             (
@@ -183,7 +184,7 @@ def write_report(found: Findings, out: Path) -> None:
                 f"{count_text(costs.parameters)}, of which {count_text(costs.binary_parameters)} are one bit",
             ),
             ("binary multiply-accumulates", count_text(costs.binary_macs)),
-            ("full-precision ones", count_text(costs.float_macs)),
+            ("full-precision multiply-accumulates", count_text(costs.float_macs)),
             ("OPs (binary / 64 + full precision)", count_text(costs.ops)),
             ("checkpoint", f"{found.checkpoint.name} of {found.folder}"),
         ],
@@ -209,12 +210,6 @@ def _tiles(found: Findings) -> list[tuple[str, str, str]]:
     if native and by_torch:
         tiles.append((f"{native:.2f} ms", "an image, one thread", f"PyTorch: {by_torch:.2f} ms"))
     return tiles
-
-
-def _fidelity(comparison: Comparison) -> list[tuple[str, str]]:
-    from .verify import findings
-
-    return findings(comparison)
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from .console import size_text
 from .report_svg import Series, bar, confusion_matrix, line_chart
-from .timing import Timing
+from .timing import BUSY, Timing, busy
 
 THUMBNAIL = 96
 """Longer edge of a sample's picture in pixels."""
@@ -164,7 +164,8 @@ class Page:
             '<h3>Milliseconds an image</h3><div class="scroll"><table class="bars">'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
             '<p class="note">All rows were measured in turns on this machine, on the same prepared images;'
-            " shorter bars are better.</p>"
+            " shorter bars are better. PyTorch runs the checkpoint as it was trained, in float32.</p>"
+            + (f'<p class="note">{escape(BUSY)}.</p>' if busy(self.timings) else "")
         )
 
     def _settings(self) -> str:

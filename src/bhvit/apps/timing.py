@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import platform
 import time
@@ -15,6 +16,8 @@ import numpy as np
 BLOCK_SECONDS = 0.05
 """A turn's length: long enough that a thread pool left by the run before has gone to sleep."""
 LEAST_BLOCKS = 5
+LEAST_CALLS = 2
+"""Timed calls of a turn, however slow."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,25 +54,22 @@ def measure(
 
     The first call of a turn is not counted: it finds caches and threads as another run left them.
     """
-    calls = []
-    for run in runs:
+    for run in runs:  # warm-up: memory, code paths, libraries that tune themselves
         run.prepare()
         run.call()
-        begin = time.perf_counter()
-        run.call()
-        once = time.perf_counter() - begin
-        calls.append(max(2, round(BLOCK_SECONDS / max(once, 1e-6))))
     blocks = max(LEAST_BLOCKS, round(seconds / BLOCK_SECONDS))
     samples: list[list[float]] = [[] for _ in runs]
     for block in range(blocks):
-        for run, count, times in zip(runs, calls, samples, strict=True):
-            spent = sum(times)
-            if block >= LEAST_BLOCKS and spent > seconds:  # slow runs need fewer turns
+        for run, times in zip(runs, samples, strict=True):
+            if block >= LEAST_BLOCKS and sum(times) > seconds:  # slow runs need fewer turns
                 continue
             run.prepare()
             run.call()
-            for _ in range(count):
+            turn = time.perf_counter() + BLOCK_SECONDS
+            for call in itertools.count():
                 begin = time.perf_counter()
+                if call >= LEAST_CALLS and begin >= turn:
+                    break
                 run.call()
                 times.append(time.perf_counter() - begin)
         if progress is not None:
@@ -83,6 +83,14 @@ def _timing(run: Run, times: list[float]) -> Timing:
         name=run.name, isa=run.isa, threads=run.threads, batch=run.batch,
         calls=len(times), median=float(median), p10=float(p10), p90=float(p90),
     )  # fmt: skip
+
+
+BUSY = "note: some times vary more than threefold, so the machine was busy with other work; run it again when idle"
+
+
+def busy(timings: Sequence[Timing]) -> bool:
+    """Whether other work on the machine shows in the timings."""
+    return any(timing.p90 > 3 * timing.p10 for timing in timings)
 
 
 def processor() -> str:
