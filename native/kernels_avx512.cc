@@ -22,7 +22,7 @@ BHVIT_INLINE u32 mask_bit(const i32x16& v) {
 }
 
 BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
-  return _mm512_i32gather_ps((__m512i)index, from, 4);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)index, from, 4);
 }
 
 template <int T>

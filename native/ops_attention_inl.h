@@ -52,7 +52,8 @@ BHVIT_INLINE void token_norm(const AttentionArgs& a, const float* n, float* t) {
   }
 }
 
-void attention_project(const AttentionArgs& a, long begin, long end, void* memory) {
+void attention_project(const AttentionArgs& args, long begin, long end, void* memory) {
+  const AttentionArgs a = args;
   const long channels = a.channels, words = channels / kWordBits, tiles = channels / kLanes;
   const long rows = a.height * a.width + a.windows;
   Scratch scratch{static_cast<char*>(memory)};
@@ -153,7 +154,8 @@ BHVIT_INLINE void softmax_levels(const AttentionArgs& a, long head, int32_t* dis
   }
 }
 
-void attention_heads(const AttentionArgs& a, long begin, long end, void* memory) {
+void attention_heads(const AttentionArgs& args, long begin, long end, void* memory) {
+  const AttentionArgs a = args;
   const long depth = a.channels / a.heads, depth_words = depth / kWordBits, row_words = a.channels / kWordBits;
   const long tokens = a.height * a.width, rows = tokens + a.windows, length = a.window_h * a.window_w;
   const long across = a.width / a.window_w;
@@ -254,7 +256,8 @@ void attention_heads(const AttentionArgs& a, long begin, long end, void* memory)
   }
 }
 
-void attention_output(const AttentionArgs& a, long begin, long end, void* memory) {
+void attention_output(const AttentionArgs& args, long begin, long end, void* memory) {
+  const AttentionArgs a = args;
   const long channels = a.channels, words = channels / kWordBits, across = a.width / a.window_w;
   Scratch scratch{static_cast<char*>(memory)};
   float* mixed = scratch.take<float>(kMaxBlock * channels);  // [token][channel]

@@ -7,22 +7,25 @@
 namespace bhvit {
 namespace {
 
-void stem(const StemArgs& a, long begin, long end) {
-  const long inputs = a.in_chans * a.patch * a.patch;
-  const long image_width = a.width * a.patch, image_size = a.height * a.patch * image_width;
+// `fixed_patch` is a patch edge that the compiler may count on, or 0.
+template <long fixed_patch>
+BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
+  const StemArgs a = args;
+  const long patch = fixed_patch ? fixed_patch : a.patch, inputs = a.in_chans * patch * patch;
+  const long image_width = a.width * patch, image_size = a.height * patch * image_width;
   for (long row = begin; row < end; row++) {
     for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
-      const float* corner = a.image + row * a.patch * image_width + first * a.patch;
+      const float* corner = a.image + row * patch * image_width + first * patch;
       for (long c = 0; c < a.channels; c += kLanes) {
         const float* weight = a.weight + c * inputs;
         f32x16 y[T];
         for (int t = 0; t < T; t++) y[t] = loadf(a.bias + c);
         for (long channel = 0; channel < a.in_chans; channel++) {
-          for (long i = 0; i < a.patch; i++) {
+          for (long i = 0; i < patch; i++) {
             const float* in = corner + channel * image_size + i * image_width;
-            for (long j = 0; j < a.patch; j++, weight += kLanes, in++) {
+            for (long j = 0; j < patch; j++, weight += kLanes, in++) {
               const f32x16 w = loadf(weight);
-              for (int t = 0; t < T; t++) y[t] = y[t] + splatf(in[t * a.patch]) * w;
+              for (int t = 0; t < T; t++) y[t] = y[t] + splatf(in[t * patch]) * w;
             }
           }
         }
@@ -37,7 +40,16 @@ void stem(const StemArgs& a, long begin, long end) {
   }
 }
 
-void norm(const NormArgs& a, long begin, long end) {
+void stem(const StemArgs& a, long begin, long end) {
+  switch (a.patch) {
+    case 2: return stem_rows<2>(a, begin, end);
+    case 4: return stem_rows<4>(a, begin, end);
+    default: return stem_rows<0>(a, begin, end);
+  }
+}
+
+void norm(const NormArgs& args, long begin, long end) {
+  const NormArgs a = args;
   for (long c = 0; c < a.channels; c += kLanes) {
     const f32x16 scale = loadf(a.scale + c), shift = loadf(a.shift + c);
     for (long at = begin * a.channels + c; at < end * a.channels; at += a.channels) {
@@ -46,7 +58,8 @@ void norm(const NormArgs& a, long begin, long end) {
   }
 }
 
-void downsample(const DownsampleArgs& a, long begin, long end, void* memory) {
+void downsample(const DownsampleArgs& args, long begin, long end, void* memory) {
+  const DownsampleArgs a = args;
   const long width = a.width / 2, words = a.channels / kWordBits;
   Scratch scratch{static_cast<char*>(memory)};
   float* pool = scratch.take<float>(kMaxBlock * a.channels);
@@ -86,7 +99,8 @@ void downsample(const DownsampleArgs& a, long begin, long end, void* memory) {
   });
 }
 
-void downsample_float(const DownsampleArgs& a, long begin, long end) {
+void downsample_float(const DownsampleArgs& args, long begin, long end) {
+  const DownsampleArgs a = args;
   const long width = a.width / 2;
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     const float* corner[T];

@@ -7,7 +7,8 @@
 namespace bhvit {
 namespace {
 
-void mixer_bits(const MixerArgs& a, long begin, long end) {
+void mixer_bits(const MixerArgs& args, long begin, long end) {
+  const MixerArgs a = args;
   const f32x16 zero = splatf(0.0f);
   for (long c = 0; c < a.channels; c += kLanes) {
     const f32x16 scale = loadf(a.norm_scale + c), shift = loadf(a.norm_shift + c);
@@ -50,7 +51,8 @@ BHVIT_INLINE long border_class(long i, long edge, long dilation) {
   return (i < dilation ? 1 : 0) + (i + dilation >= edge ? 2 : 0);
 }
 
-void mixer_conv(const MixerArgs& a, long begin, long end, void* memory) {
+void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
+  const MixerArgs a = args;
   u32* const words = static_cast<u32*>(memory);
   const long dilation_words = a.groups * a.words * a.row_stride;
   const long tiles = a.channels / kLanes, tiles_of_group = tiles / a.groups;
@@ -69,8 +71,13 @@ void mixer_conv(const MixerArgs& a, long begin, long end, void* memory) {
           const int32_t* start =
               a.start + (d * kBorderClasses + 4 * border_class(row, a.height, dilation)) * a.channels + c;
           i32x16 acc[T];
-          for (int t = 0; t < T; t++) {
-            acc[t] = loadi(start + border_class(first + t, a.width, dilation) * a.channels);
+          if (first >= dilation && first + T + dilation <= a.width) {  // all taps of the block's rows inside
+            acc[0] = loadi(start);
+            for (int t = 1; t < T; t++) acc[t] = acc[0];
+          } else {
+            for (int t = 0; t < T; t++) {
+              acc[t] = loadi(start + border_class(first + t, a.width, dilation) * a.channels);
+            }
           }
           xor_count<T>(acc, inputs + d * dilation_words + first, a.row_stride,
                        a.weight + (d * tiles + tile) * a.words * kLanes, a.words);

@@ -10,37 +10,63 @@
 namespace bhvit {
 namespace {
 
-// out[i*period + p] = n[(r*p + i) mod channels]: every r-th channel, starting at i.
-BHVIT_INLINE void deinterleave(const float* n, long channels, long r, long period, float* out) {
-  if (r == 1) {
-    for (long c = 0; c < channels; c += kLanes) store(out + c, loadf(n + c));
-    return;
-  }
-  const long share = channels / r;
-  if (r <= kLanes && (r & (r - 1)) == 0 && share % 8 == 0) {
-    // r scalars a row of `share`: columns of a table, which is what strided loads read best.
-    for (long i = 0; i < r; i++) {
-      for (long p = 0; p < share; p++) out[i * period + p] = n[r * p + i];
-      for (long p = share; p < period; p++) out[i * period + p] = out[i * period + p - share];
+// Splits R vectors, whose lanes are channels in order, by channel mod R; group i goes to out + i*step.
+// Of each half the even channels come first, so the recursion meets the bits of i from the lowest up.
+template <int R, int i, int stride>
+BHVIT_INLINE void split(const f32x16 (&v)[R], float* out, long step) {
+  if constexpr (R == 1) {
+    store(out + i * step, v[0]);
+  } else {
+    f32x16 even[R / 2], odd[R / 2];
+    for (int k = 0; k < R / 2; k++) {
+      even[k] = evens(v[2 * k], v[2 * k + 1]);
+      odd[k] = odds(v[2 * k], v[2 * k + 1]);
     }
-    return;
+    split<R / 2, i, 2 * stride>(even, out, step);
+    split<R / 2, i + stride, 2 * stride>(odd, out, step);
+  }
+}
+
+template <int R>
+BHVIT_INLINE void split_all(const float* n, long channels, long period, long block, float* out) {
+  long from = 0;
+  for (long p = 0; p < period; p += kLanes) {
+    f32x16 v[R];
+    for (int k = 0; k < R; k++) {
+      v[k] = loadf(n + from);
+      from += kLanes;
+      if (from == channels) from = 0;
+    }
+    split<R, 0, 1>(v, out + p * block, period * block);
+  }
+}
+
+// The residual of hidden group i at channel p is n[(r*p + i) mod channels], of period `period` in p.
+// Written for one token of a block to out[(i*period + p)/16][token][16].
+BHVIT_INLINE void deinterleave(const float* n, long channels, long r, long period, long block, float* out) {
+  switch (r) {
+    case 1: return split_all<1>(n, channels, period, block, out);
+    case 2: return split_all<2>(n, channels, period, block, out);
+    case 4: return split_all<4>(n, channels, period, block, out);
+    case 8: return split_all<8>(n, channels, period, block, out);
   }
   for (long i = 0; i < r; i++) {
     long from = i;
     for (long p = 0; p < period; p++) {
-      out[i * period + p] = n[from];
+      out[(i * period + p) / kLanes * kLanes * block + p % kLanes] = n[from];
       from += r;
       if (from >= channels) from -= channels;
     }
   }
 }
 
-void mlp(const MlpArgs& a, long begin, long end, void* memory) {
+void mlp(const MlpArgs& args, long begin, long end, void* memory) {
+  const MlpArgs a = args;
   const long channels = a.channels, r = a.hidden / channels;
   const long words = channels / kWordBits, hidden_words = a.hidden / kWordBits;
   Scratch scratch{static_cast<char*>(memory)};
-  float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [token][i][period]
-  float* mean = scratch.take<float>(kMaxBlock * channels);          // [token][channel]
+  float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [i][period/16][token][16]
+  float* mean = scratch.take<float>(kMaxBlock * channels);          // [channel/16][token][16]
   u32* bits = scratch.take<u32>(kMaxBlock * words);                 // [word][token]
   u32* hidden_bits = scratch.take<u32>(kMaxBlock * hidden_words);   // [word][token]
   const f32x16 share = splatf(1.0f / static_cast<float>(r));
@@ -48,7 +74,7 @@ void mlp(const MlpArgs& a, long begin, long end, void* memory) {
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     for (int t = 0; t < T; t++) {
       const float* n = a.n + (first + t) * channels;
-      deinterleave(n, channels, r, a.period, residual + t * r * a.period);
+      deinterleave(n, channels, r, a.period, T, residual + t * kLanes);
       for (long w = 0; w < words; w++) {
         const long c = w * kWordBits;
         const u32 low = mask_ge(loadf(n + c), loadf(a.threshold1 + c));
@@ -57,6 +83,7 @@ void mlp(const MlpArgs& a, long begin, long end, void* memory) {
       }
     }
 
+    long phase = 0;  // c mod period
     for (long c = 0; c < channels; c += kLanes) {
       f32x16 sum[T];
       for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
@@ -67,15 +94,17 @@ void mlp(const MlpArgs& a, long begin, long end, void* memory) {
         xor_count<T>(acc, bits, T, a.weight1 + h * words, words);
         const f32x16 scale = loadf(a.scale2_1 + h), shift = loadf(a.shift1 + h), slope = loadf(a.slope1 + h);
         const f32x16 threshold = loadf(a.threshold2 + h);
-        const float* rest = residual + i * a.period + c % a.period;
-        u16* halves = reinterpret_cast<u16*>(hidden_bits + h / kWordBits * T) + h / kLanes % 2;
+        const float* rest = residual + (i * a.period + phase) * T;
+        u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) + static_cast<u32>(h) / kLanes % 2;
         for (int t = 0; t < T; t++) {
-          const f32x16 z = prelu((to_float(acc[t]) * scale + shift) + loadf(rest + t * r * a.period), slope);
+          const f32x16 z = prelu((to_float(acc[t]) * scale + shift) + loadf(rest + t * kLanes), slope);
           halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
           sum[t] = sum[t] + z;
         }
       }
-      for (int t = 0; t < T; t++) store(mean + t * channels + c, sum[t] * share);
+      for (int t = 0; t < T; t++) store(mean + c * T + t * kLanes, sum[t] * share);
+      phase += kLanes;
+      if (phase == a.period) phase = 0;
     }
 
     const float* taps[T][kTaps];  // the tokens that each token's cross reads, in the order of ops.TAPS
@@ -94,7 +123,7 @@ void mlp(const MlpArgs& a, long begin, long end, void* memory) {
       const f32x16 scale = loadf(a.scale2_2 + c), shift = loadf(a.shift2 + c), slope = loadf(a.slope2 + c);
       const f32x16 out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
       for (int t = 0; t < T; t++) {
-        const f32x16 y = prelu((to_float(acc[t]) * scale + shift) + loadf(mean + t * channels + c), slope);
+        const f32x16 y = prelu((to_float(acc[t]) * scale + shift) + loadf(mean + c * T + t * kLanes), slope);
         f32x16 cross = loadf(taps[t][0] + c) * loadf(a.taps + c);
         for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * loadf(a.taps + k * channels + c);
         float* x = a.x + (first + t) * channels + c;

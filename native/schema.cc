@@ -173,7 +173,10 @@ Op read_op(const Json& fields) {
 
 std::string join(const std::vector<int64_t>& dims) {
   std::string text;
-  for (const int64_t dim : dims) text += (text.empty() ? "" : "x") + std::to_string(dim);
+  for (const int64_t dim : dims) {
+    if (!text.empty()) text += 'x';
+    text += std::to_string(dim);
+  }
   return text;
 }
 

@@ -132,6 +132,34 @@ BHVIT_INLINE Pair<V> prelu(const Pair<V>& v, const Pair<V>& slope) {
   return {prelu(v.lo, slope.lo), prelu(v.hi, slope.hi)};
 }
 
+// The even lanes of a, then those of b; and the odd ones.
+#if BHVIT_NATIVE_LANES == 16
+BHVIT_INLINE NativeF evens(const NativeF& a, const NativeF& b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+BHVIT_INLINE NativeF odds(const NativeF& a, const NativeF& b) {
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+#elif BHVIT_NATIVE_LANES == 8
+BHVIT_INLINE NativeF evens(const NativeF& a, const NativeF& b) {
+  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14);
+}
+BHVIT_INLINE NativeF odds(const NativeF& a, const NativeF& b) {
+  return __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15);
+}
+#else
+BHVIT_INLINE NativeF evens(const NativeF& a, const NativeF& b) { return __builtin_shufflevector(a, b, 0, 2, 4, 6); }
+BHVIT_INLINE NativeF odds(const NativeF& a, const NativeF& b) { return __builtin_shufflevector(a, b, 1, 3, 5, 7); }
+#endif
+template <class V>
+BHVIT_INLINE Pair<V> evens(const Pair<V>& a, const Pair<V>& b) {
+  return {evens(a.lo, a.hi), evens(b.lo, b.hi)};
+}
+template <class V>
+BHVIT_INLINE Pair<V> odds(const Pair<V>& a, const Pair<V>& b) {
+  return {odds(a.lo, a.hi), odds(b.lo, b.hi)};
+}
+
 // The tree of `sum16`: lanes l and l+8, then l and l+4, l+2, l+1.
 BHVIT_INLINE float sum_lanes(const f32x16& v) {
   float s[16];
@@ -209,6 +237,9 @@ struct LaneMasks {
 };
 constexpr LaneMasks kLaneMasks;
 constexpr const int32_t (&kFirstLanes)[17][16] = kLaneMasks.lanes;
+
+// Kernels take a local copy of their arguments (`a = args`): stores of bits may alias anything whose
+// address others have, and would have the compiler read every argument again after each of them.
 
 // Hands out parts of a thread's scratch, each on 64 bytes.
 struct Scratch {
