@@ -197,7 +197,7 @@ def load_recipe(name: str) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """"key=value" to its parts; the value as TOML has it, or else a string. Raises UserError."""
+    """Split "key=value": the value is what TOML makes of it, or else a string. Raises UserError."""
     name, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set takes key=value, not {text!r}")
@@ -209,7 +209,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """"224" or "192x256" to (H, W). Raises UserError."""
+    """A size, "224" or "192x256", as (H, W). Raises UserError."""
     parts = text.lower().split("x")
     if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
         raise UserError(f"a size is a number of pixels or HEIGHTxWIDTH, not {text!r}")

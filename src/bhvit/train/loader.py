@@ -114,9 +114,7 @@ class _Decoder:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # torchvision draws from the global generator
-            top, left, height, width = RandomResizedCrop.get_params(
-                image, [self.config.scale_min, 1.0], [3 / 4, 4 / 3]
-            )
+            top, left, height, width = RandomResizedCrop.get_params(image, [self.config.scale_min, 1.0], [3 / 4, 4 / 3])
             mirror = self.config.flip and bool(torch.rand(()) < 0.5)
         pixels = self.preprocess.stretched(image, (left, top, left + width, top + height))
         return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels

@@ -90,9 +90,7 @@ class _Run:
         while self.progress.epoch < self.config.epochs:
             metrics = self._epoch()
         metrics = metrics or self._validate()
-        return Result(
-            last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics
-        )
+        return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
 
     def _epoch(self) -> Metrics:
         progress = self.progress
