@@ -18,8 +18,7 @@ void pause_briefly() {
 #endif
 }
 
-template <class T>
-void wait_while_equal(const std::atomic<T>& value, T old) {
+void wait_while_equal(const std::atomic<unsigned>& value, unsigned old) {
   for (int i = 0; i < kSpins; i++) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause_briefly();
@@ -33,31 +32,31 @@ ThreadPool::ThreadPool(int threads) {
   try {
     for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker_loop(i); });
   } catch (...) {
-    stop_.store(true, std::memory_order_relaxed);
-    epoch_.fetch_add(1, std::memory_order_release);
-    epoch_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
+    stop_workers();
     throw;
   }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { stop_workers(); }
+
+void ThreadPool::stop_workers() {
   stop_.store(true, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  state_.fetch_add(kTask, std::memory_order_release);
+  state_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-void ThreadPool::start(Task task) {
-  task.ranges = std::min(task.ranges, threads() * kRangesPerThread);
+void ThreadPool::start(const Task& task) {
   task_ = task;
+  task_.ranges = std::min(task.ranges, threads() * kRangesPerThread);
   next_.store(0, std::memory_order_relaxed);
-  busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
+  state_.fetch_add(kTask + kOpen, std::memory_order_release);
+  state_.notify_all();
   work(0);
-  for (int left = busy_.load(std::memory_order_acquire); left; left = busy_.load(std::memory_order_acquire)) {
-    wait_while_equal(busy_, left);
+  unsigned state = state_.fetch_sub(kOpen, std::memory_order_acq_rel) - kOpen;
+  while (state % kTask) {
+    wait_while_equal(state_, state);
+    state = state_.load(std::memory_order_acquire);
   }
 }
 
@@ -69,14 +68,30 @@ void ThreadPool::work(int thread) {
   }
 }
 
+// Takes part in the open task if there is one of which `seen` does not know yet.
+bool ThreadPool::join(unsigned& seen) {
+  unsigned state = state_.load(std::memory_order_acquire);
+  while (state & kOpen && state / kTask != seen) {
+    if (state_.compare_exchange_weak(state, state + kWorker, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      seen = state / kTask;
+      return true;
+    }
+  }
+  return false;
+}
+
 void ThreadPool::worker_loop(int thread) {
   unsigned seen = 0;
   for (;;) {
-    wait_while_equal(epoch_, seen);
-    seen = epoch_.load(std::memory_order_acquire);
+    const unsigned state = state_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
-    work(thread);
-    if (busy_.fetch_sub(1, std::memory_order_release) == 1) busy_.notify_all();
+    if (join(seen)) {
+      work(thread);
+      // Only the last to leave a closed task is waited for.
+      if (state_.fetch_sub(kWorker, std::memory_order_acq_rel) % kTask == kWorker) state_.notify_all();
+    } else {
+      wait_while_equal(state_, state);
+    }
   }
 }
 

@@ -39,15 +39,21 @@ class ThreadPool {
     long count = 0, ranges = 1;
   };
 
-  void start(Task task);
+  // state_: kOpen while ranges are handed out, the workers that joined times kWorker, and above them a
+  // counter of tasks. Only who joined is waited for: a worker whose core is busy elsewhere wakes to a
+  // closed task and costs nothing.
+  static constexpr unsigned kOpen = 1, kWorker = 2, kTask = 1u << 12;
+
+  void start(const Task& task);
   void work(int thread);
   void worker_loop(int thread);
+  bool join(unsigned& seen);
+  void stop_workers();
 
   std::vector<std::thread> workers_;
-  Task task_;
-  std::atomic<unsigned> epoch_{0};   // counts tasks; a change wakes the workers
-  std::atomic<int> busy_{0};         // workers that have not finished the current task
-  std::atomic<long> next_{0};        // first range that nobody took
+  Task task_;                      // written by `start` only while the task is closed and nobody joined
+  std::atomic<unsigned> state_{0};
+  std::atomic<long> next_{0};      // first range that nobody took
   std::atomic<bool> stop_{false};
 };
 
