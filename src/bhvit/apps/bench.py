@@ -120,6 +120,7 @@ def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: l
     from .timing import Run
 
     model, file = open_pair(checkpoint, packed)
+    before = torch.get_num_threads()
     return [
         Run(
             name="PyTorch",
@@ -128,6 +129,7 @@ def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: l
             batch=batch,
             call=_bind(torch_predict(model), noise(file, batch)),
             prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
+            restore=lambda: torch.set_num_threads(before),
         )
         for count in threads
         for batch in batches

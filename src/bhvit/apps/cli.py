@@ -84,7 +84,8 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from .. import __version__
 
-        parser.exit(message=f"bhvit {__version__}\n")
+        print(f"bhvit {__version__}")
+        parser.exit()
 
 
 def _fail(message: str) -> int:

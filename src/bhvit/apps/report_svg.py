@@ -99,31 +99,22 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> 
     totals = np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     shares = confusion / totals
     parts = []
-    for row in range(count):
-        for column in range(count):
-            number, share = int(confusion[row, column]), float(shares[row, column])
-            if number == 0 and not labelled:
-                continue
-            x, y = left + column * cell, top + row * cell
-            kind = "right" if row == column else "wrong"
-            # A single mistake among many must still be seen: start at a quarter.
-            opacity = 0.0 if number == 0 else 0.25 + 0.75 * share
-            hint = escape(f"{names[row]} taken for {names[column]}: {number} ({share:.1%})")
-            parts.append(
-                f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{cell - 1}" height="{cell - 1}"/>'
-                if labelled else ""
-            )  # fmt: skip
-            if number:
-                parts.append(
-                    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{cell - 1}" height="{cell - 1}" '
-                    f'fill-opacity="{opacity:.2f}"><title>{hint}</title></rect>'
-                )
-            if labelled and number:
-                strong = " strong" if opacity > 0.6 else ""
-                parts.append(
-                    f'<text class="count{strong}" x="{x + cell / 2 - 0.5:.1f}" y="{y + cell / 2 + 4:.1f}" '
-                    f'text-anchor="middle">{number}</text>'
-                )
+    box = f'width="{cell - 1}" height="{cell - 1}"'
+    for row, column in np.ndindex(count, count) if labelled else map(tuple, np.argwhere(confusion)):
+        number, share = int(confusion[row, column]), float(shares[row, column])
+        place = f'x="{left + column * cell:.1f}" y="{top + row * cell:.1f}" {box}'
+        if labelled:
+            parts.append(f'<rect class="cell" {place}/>')
+        if number == 0:
+            continue
+        kind = "right" if row == column else "wrong"
+        opacity = 0.25 + 0.75 * share  # a single mistake among many must still be seen
+        hint = escape(f"{names[row]} taken for {names[column]}: {number} ({share:.1%})")
+        parts.append(f'<rect class="{kind}" {place} fill-opacity="{opacity:.2f}"><title>{hint}</title></rect>')
+        if labelled:
+            strong = " strong" if opacity > 0.6 else ""
+            x, y = left + (column + 0.5) * cell - 0.5, top + (row + 0.5) * cell + 4
+            parts.append(f'<text class="count{strong}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{number}</text>')
     if labelled:
         for index, name in enumerate(short):
             middle = index * cell + cell / 2

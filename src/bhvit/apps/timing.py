@@ -31,6 +31,8 @@ class Run:
     call: Callable[[], Any]
     prepare: Callable[[], Any] = lambda: None
     """Called at the start of every turn, not timed."""
+    restore: Callable[[], Any] = lambda: None
+    """Called when all is measured; undoes what `prepare` changed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ def measure(
     samples: list[list[float]] = [[] for _ in runs]
     for block in range(blocks):
         for run, times in zip(runs, samples, strict=True):
-            if block >= LEAST_BLOCKS and sum(times) > seconds:  # slow runs need fewer turns
+            if sum(times) > max(seconds, LEAST_BLOCKS * BLOCK_SECONDS):  # slow runs need fewer turns
                 continue
             run.prepare()
             run.call()
@@ -74,6 +76,8 @@ def measure(
                 times.append(time.perf_counter() - begin)
         if progress is not None:
             progress(block + 1, blocks)
+    for run in runs:
+        run.restore()
     return [_timing(run, times) for run, times in zip(runs, samples, strict=True)]
 
 

@@ -1,0 +1,133 @@
+"""The command line itself: help, errors, exit statuses, and what it must not load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bhvit as package
+from bhvit.apps import cli
+from bhvit.errors import UserError
+
+_WITHOUT_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Refuse())
+from bhvit.apps.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def _python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_with_an_example(bhvit, verb):
+    answer = bhvit(verb, "--help")
+    assert answer.status == 0
+    assert "example:" in answer.out
+    assert f"bhvit {verb}" in answer.out.partition("example:")[2]
+
+
+def test_help_lists_every_verb_and_loads_no_torch():
+    result = _python(
+        "import sys\nfrom bhvit.apps.cli import main\nmain(['--help'])\n"
+        "print([m for m in ('torch', 'timm', 'bhvit._native') if m in sys.modules])"
+    )
+    assert all(f"    {verb} " in result.stdout for verb in cli.VERBS)
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_version(bhvit):
+    assert bhvit("--version") == (0, f"bhvit {package.__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [[], ["nonsense"], ["pack"], ["bench", "m.bhv", "--threads", "0"],
+                                   ["bench", "m.bhv", "--seconds", "-1"], ["classify", "m.bhv", "i", "--top", "x"],
+                                   ["verify", "c", "m", "--data", "d", "--threshold", "101"]])  # fmt: skip
+def test_bad_arguments_are_status_2(bhvit, words):
+    answer = bhvit(*words)
+    assert answer.status == 2
+    assert "error:" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_classify_info_pack_help_and_bench_work_without_torch(material):
+    picture = next(material.images.rglob("*.png"))
+    for words in (["classify", material.model, picture], ["info", material.model], ["info", material.checkpoint],
+                  ["bench", material.model, "--seconds", "0.01", "--profile"]):  # fmt: skip
+        result = _python(_WITHOUT_TORCH, *words)
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("words", [["pack", "{checkpoint}", "{out}"], ["info", "bhvit_nano"], ["report", "{run}"],
+                                   ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
+                                   ["demo", "--out", "{out}"]])  # fmt: skip
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(material, tmp_path, words):
+    out = tmp_path / "out"
+    known = {**material._asdict(), "out": out}
+    result = _python(_WITHOUT_TORCH, *(word.format(**known) for word in words))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "pip install 'bhvit[train]'" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("error", "status", "said"), [
+    (UserError("two\nlines"), 2, "bhvit: two lines\n"),
+    (KeyboardInterrupt(), 130, "\nbhvit: interrupted\n"),
+    (PermissionError(13, "Permission denied", "x.bhv"), 2, "bhvit: cannot use x.bhv: Permission denied\n"),
+    (OSError(28, "No space left on device"), 2, "bhvit: No space left on device\n"),
+    (MemoryError(), 2, "bhvit: not enough memory; smaller batches or images need less\n"),
+])  # fmt: skip
+def test_errors_become_one_line_and_a_status(bhvit, monkeypatch, error, status, said):
+    def fail(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr("bhvit.apps.info.run", fail)
+    answer = bhvit("info", "x")
+    assert (answer.status, answer.err) == (status, said)
+
+
+def test_our_own_faults_are_not_hidden(bhvit, monkeypatch):
+    monkeypatch.setattr("bhvit.apps.info.run", lambda args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        bhvit("info", "x")
+
+
+def test_a_reader_that_goes_away_is_no_traceback(material):
+    command = f"'{sys.executable}' -m bhvit.apps.cli classify '{material.model}' '{material.images}' | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_an_interruption_is_status_130(material):
+    words = [sys.executable, "-m", "bhvit.apps.cli", "bench", str(material.model), "--seconds", "60"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip().endswith("bhvit: interrupted")
+    assert "Traceback" not in err
+
+
+def test_verbs_match_their_modules():
+    for verb in cli.VERBS:
+        assert (Path(package.__file__).parent / "apps" / f"{verb}.py").is_file()

@@ -1,0 +1,91 @@
+"""Costs and `bhvit info`: the published columns come out, and parameters are those of the real models."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bhvit import format
+from bhvit.costs import bytes_by_kind, op_costs, total
+from bhvit.models import create_model, list_models, model_spec
+
+# model: binary multiply-accumulates (1e9), full-precision ones (1e6), OPs (1e8), parameters (1e6),
+# as published for BHViT at 224x224 with 1000 classes
+PUBLISHED = {
+    "bhvit_tiny": (2.54, 10.1, 0.50, 13.78),
+    "bhvit_small": (4.06, 10.1, 0.74, 22.65),
+    "bhvit_tiny_fp": (None, None, 1.26, 13.78),
+    "bhvit_small_fp": (None, None, 1.49, 22.64),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_costs_come_out(bhvit, name):
+    binary, full, ops, parameters = PUBLISHED[name]
+    found = json.loads(bhvit("info", name, "--json").out)
+    assert round(found["ops"] / 1e8, 2) == ops
+    assert round(found["parameters"] / 1e6, 2) == parameters
+    if binary is not None:
+        assert round(found["binary_macs"] / 1e9, 2) == binary
+        assert round(found["float_macs"] / 1e6, 1) == full
+
+
+@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("settings", [{}, {"shifts": (), "num_classes": 7}, {"shifts": (3,), "in_chans": 1}])
+def test_parameters_are_those_of_the_model(name, settings):
+    model = create_model(name, **settings)
+    cost = total(op_costs(model.spec))
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_the_engine_projects_global_tokens_once():
+    counted = total(op_costs(model_spec("bhvit_tiny")))
+    # 6 blocks of 4 windows with 4 global tokens of 256 channels: 3 of 4 copies saved in q, k and v.
+    # The two blocks on 7x7 tokens have one window.
+    assert counted.binary_macs - counted.executed_binary_macs == 6 * 3 * (4 - 1) * 4 * 256 * 256
+
+
+def test_ops_add_up_to_the_whole(bhvit, material):
+    found = json.loads(bhvit("info", material.model, "--json").out)
+    for key in ("binary_macs", "float_macs", "ops", "binary_parameters", "float_parameters"):
+        assert sum(op[key] for op in found["program"]) == pytest.approx(found[key])
+
+
+def test_bytes_of_a_file_add_up(bhvit, material):
+    file = json.loads(bhvit("info", material.model, "--json").out)["file"]
+    assert sum(file["bytes_by_kind"].values()) == file["bytes"] == material.model.stat().st_size
+    assert bytes_by_kind(format.read(material.model))["float16"] == 0
+
+
+def test_text_shows_classes_sizes_and_ops(bhvit, material):
+    answer = bhvit("info", material.model, "--ops")
+    assert answer.status == 0
+    for text in ("bhvit_nano, 32x32x3, 3 classes", "plain", "OPs (binary / 64 + full precision)", "stages.0.0.mixer"):
+        assert text in answer.out
+
+
+def test_sizes_of_a_named_model(bhvit):
+    found = json.loads(bhvit("info", "bhvit_tiny", "--img-size", "192x256", "--num-classes", "10", "--json").out)
+    assert (found["img_size"], found["num_classes"]) == ([192, 256], 10)
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["bhvit_huge"], "did you mean"),
+    (["missing.bhv"], "missing.bhv"),
+    (["bhvit_tiny", "--img-size", "100"], "96x96 or 128x128"),
+    (["bhvit_tiny", "--img-size", "big"], "HEIGHTxWIDTH"),
+])  # fmt: skip
+def test_what_cannot_be_described_is_refused(refused, words, said):
+    assert said in refused("info", *words)
+
+
+def test_foreign_and_damaged_files_are_refused(refused, material, tmp_path):
+    foreign = tmp_path / "notes.bhv"
+    foreign.write_text("these are notes, not a model")
+    assert "notes.bhv" in refused("info", foreign)
+    cut = tmp_path / "cut.bhv"
+    cut.write_bytes(material.model.read_bytes()[:-100])
+    assert "cut.bhv" in refused("info", cut)
+    assert "is a folder" in refused("info", tmp_path)
+    assert "go with a model's name" in refused("info", material.model, "--img-size", "64")
