@@ -119,6 +119,24 @@ def test_ctrl_c_ends_with_status_130_and_one_line(arguments, start, tmp_path):
     load_checkpoint(out / "last.safetensors")
 
 
+def test_ctrl_c_is_not_lost_where_python_loses_it(config, monkeypatch):
+    real = loop._Run._step
+
+    class Finaliser:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    def step(*arguments):
+        Finaliser()  # an exception raised in here would be printed and dropped
+        return real(*arguments)
+
+    monkeypatch.setattr(loop._Run, "_step", step)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), quiet=True)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_a_finished_run_resumes_to_itself(uninterrupted, tmp_path):
     whole, settings = uninterrupted
     shutil.copytree(whole, tmp_path / "copy")

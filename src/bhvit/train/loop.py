@@ -20,6 +20,7 @@ from ..evaluate import Floats, Metrics, evaluate
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import BHViT, create_model, load_checkpoint, save_checkpoint
 from .config import TrainConfig
+from .interrupt import Interruptible
 from .loader import Batches, cached, seed_for
 from .losses import total_loss
 from .optim import learning_rate, make_optimizer
@@ -59,6 +60,7 @@ class _Run:
 
     def __init__(self, config: TrainConfig, *, resume: bool, force: bool, quiet: bool) -> None:
         self.config, self.resume, self.quiet = config, resume, quiet
+        self.interruptible = Interruptible()
         self.folder = RunFolder(config.out)
         if resume:
             self.folder.refuse_other(config)
@@ -87,9 +89,10 @@ class _Run:
         else:
             self.folder.create(self.config)
         metrics = None
-        while self.progress.epoch < self.config.epochs:
-            metrics = self._epoch()
-        metrics = metrics or self._validate()
+        with self.interruptible:
+            while self.progress.epoch < self.config.epochs:
+                metrics = self._epoch()
+            metrics = metrics or self._validate()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
 
     def _epoch(self) -> Metrics:
@@ -103,6 +106,7 @@ class _Run:
         with self._bar(number) as bar:
             for step, (images, labels) in enumerate(self.batches.epoch(number, progress.step), progress.step):
                 rate = learning_rate(self.config, number * self.batches.steps + step, self.batches.steps)
+                self.interruptible.check()
                 loss, right = self._step(images, labels, rate, seed_for(self.config.seed, number, step, 2))
                 loss_sum += loss
                 correct += right
@@ -198,6 +202,7 @@ class _Run:
             self.preprocess,
             batch_size=EVALUATION_BATCH,
             pixels=self.validation_pixels,
+            progress=self.interruptible.check,
         )
 
     def _refuse_diverged(self, loss_sum: Tensor, epoch: int, step: int) -> None:
