@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from bhvit.models import BHViT
 
@@ -21,25 +20,24 @@ def randomise(model: BHViT, seed: int = 0) -> BHViT:
 
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         leaf = name.rsplit(".", 1)[-1]
-        if leaf in ("num_batches_tracked", "initialised"):
+        if leaf == "num_batches_tracked":
             continue
-        if leaf == "running_var":
+        if leaf == "initialised":
+            tensor.fill_(1)
+        elif leaf == "running_var":
             uniform(tensor, 0.5, 2.0)
         elif leaf == "slope":
             uniform(tensor, -0.2, 0.5)
         elif leaf in ("pool_mix", "local_mix"):
             uniform(tensor, 0.2, 0.8)
-        elif leaf == "step":
-            uniform(tensor, 0.02, 0.2)
-        elif leaf == "offset":
+        elif "quantizer" in name and leaf == "offset":
             normal(tensor, 0.0, 0.02)
+        elif "quantizer" in name:  # steps: positive, spread over the softmax's range
+            uniform(tensor, 0.02, 0.2)
         elif "norm" in name and leaf == "weight":
             uniform(tensor, 0.5, 1.5)
         elif leaf == "weight":
             normal(tensor, 0.0, 0.05)
         else:  # biases, moves, shifts, layer scales, position maps, running means
             normal(tensor, 0.0, 0.2)
-    for module in model.modules():
-        if isinstance(module, nn.Module) and hasattr(module, "quantizer"):
-            module.quantizer.initialised.fill_(1)
     return model.eval()

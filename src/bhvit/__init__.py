@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import FormatError, MissingExtraError, UserError
-    from .models import create_model, list_models, load_checkpoint, save_checkpoint
+    from .models import (
+        create_model,
+        from_published,
+        list_models,
+        load_checkpoint,
+        save_checkpoint,
+        to_published,
+    )
     from .pack import pack
     from .runtime import Session
 
@@ -19,6 +26,8 @@ __version__ = _version("bhvit")
 
 _HOMES = {
     "create_model": "models",
+    "from_published": "models",
+    "to_published": "models",
     "list_models": "models",
     "load_checkpoint": "models",
     "save_checkpoint": "models",
@@ -36,10 +45,12 @@ __all__ = [
     "UserError",
     "__version__",
     "create_model",
+    "from_published",
     "list_models",
     "load_checkpoint",
     "pack",
     "save_checkpoint",
+    "to_published",
 ]
 
 

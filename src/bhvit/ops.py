@@ -56,7 +56,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from .bits import words_for
-from .errors import FormatError
+from .errors import FormatError, UserError
 from .spec import LANES, MIXER_GROUPS, ModelSpec
 
 TAPS = ((0, 0), (-1, 0), (1, 0), (-2, 0), (2, 0), (0, -1), (0, 1), (0, -2), (0, 2))
@@ -277,8 +277,26 @@ def check_chain(ops: list[Op]) -> None:
                      + "x".join(map(str, ops[index - 1].output())))  # fmt: skip
 
 
+def _require_packable(spec: ModelSpec) -> None:
+    wanted = {
+        "layer normalisation (norm=layer)": spec.norm != "batch",
+        f"the attention quantiser {spec.attention}": spec.attention != "decomposition",
+        "pooled attention (BinaryViT)": any(stage.mixer == "pooled_attention" for stage in spec.stages),
+        "pooling branches": spec.branches == "pool" and bool(spec.shifts),
+        "a stem without GELU": spec.stem_activation != "gelu",
+        "full-precision stages": any((s.weight_bits, s.activation_bits) != (1, 1) for s in spec.stages),
+    }
+    missing = [what for what, needed in wanted.items() if needed]
+    if missing:
+        raise UserError(f"{spec.name} cannot be packed by this version, which has no ops for {', '.join(missing)}")
+
+
 def program(spec: ModelSpec) -> list[Op]:
-    """The ops of an architecture, in order; their tensors come from a trained model (`pack`)."""
+    """The ops of an architecture, in order; their tensors come from a trained model (`pack`).
+
+    Raises UserError for what no op computes yet.
+    """
+    _require_packable(spec)
     height, width = spec.grid(0)
     channels = spec.stages[0].channels
     ops = [Op("stem", "stem", {"height": height, "width": width, "in_chans": spec.in_chans,

@@ -8,12 +8,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import typing
 from typing import Any, Literal
 
 from .errors import UserError
 
-Mixer = Literal["conv", "attention"]
+Mixer = Literal["conv", "attention", "pooled_attention"]
 Downsampling = Literal["binary", "float"]
+Norm = Literal["batch", "layer"]
+AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
+Branches = Literal["shift", "pool"]
+StemActivation = Literal["gelu", "none"]
 
 DILATIONS = (1, 3, 5)
 """Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
@@ -36,10 +41,17 @@ class StageSpec:
     hidden: int
     """Channels between the two layers of the MLP; a multiple of `channels`."""
     mixer: Mixer
-    """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention."""
+    """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention;
+    "pooled_attention": attention over the whole grid to keys and values from a pooled one (BinaryViT)."""
     heads: int = 1
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses the divisors of the grid nearest to 7."""
+    key_pool: int = 1
+    """Edge and stride, in tokens, of the pooling before keys and values ("pooled_attention")."""
+    weight_bits: int = 1
+    """1, or 32 for full-precision weights in this stage and in the downsampling that leads into it."""
+    activation_bits: int = 1
+    """1, or 32 for full-precision activations, likewise; the attention matrix is then not quantised."""
 
     def __post_init__(self) -> None:
         _require(self.depth >= 1, f"depth must be at least 1, not {self.depth}")
@@ -55,7 +67,10 @@ class StageSpec:
             self.channels % self.expansion == 0,
             f"hidden/channels ({self.expansion}) must divide channels ({self.channels})",
         )
-        _require(self.mixer in ("conv", "attention"), f"mixer must be conv or attention: {self.mixer!r}")
+        _one_of("mixer", self.mixer, typing.get_args(Mixer))
+        _one_of("weight_bits", self.weight_bits, (1, 32))
+        _one_of("activation_bits", self.activation_bits, (1, 32))
+        _require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
         if self.mixer == "conv":
             _require(
                 self.channels % (LANES * MIXER_GROUPS) == 0,
@@ -89,15 +104,31 @@ class ModelSpec:
     downsample: Downsampling = "binary"
     """"float" is the published † variant: full-precision downsampling layers."""
     shifts: tuple[int, ...] = (3, 5)
-    """Widths of the shift branches: each w adds the means over w tokens along H and along W,
-    and the channel shift by w // 2."""
+    """Widths of the branches beside the MLP: each w adds the means over w tokens along H and along W,
+    and with "shift" branches the channel shift by w // 2."""
+    branches: Branches = "shift"
+    """"shift": cyclic means and channel shifts (BHViT); "pool": means with zeros outside (BinaryViT)."""
+    norm: Norm = "batch"
+    """Batch normalisation, or layer normalisation over the channels of each token."""
+    attention: AttentionQuantizer = "decomposition"
+    """Quantiser of the attention matrix."""
+    stem_activation: StemActivation = "gelu"
+    """What follows the stem's norm."""
+    centre_conv_weights: bool = True
+    """Take the mean off the latent weights of convolutions before their sign, as linear layers always do;
+    BinaryViT does not."""
+    recu: bool = False
+    """Divide centred latent weights of linear layers by their deviation before their gradient's window
+    (ReCU); forward values are unchanged."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) >= 1, "a model needs at least one stage")
         _require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
         _require(self.num_classes >= 1, f"num_classes must be at least 1, not {self.num_classes}")
         _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
-        _require(self.downsample in ("binary", "float"), f"downsample must be binary or float: {self.downsample!r}")
+        for name, kind in (("downsample", Downsampling), ("branches", Branches), ("norm", Norm),
+                           ("attention", AttentionQuantizer), ("stem_activation", StemActivation)):  # fmt: skip
+            _one_of(name, getattr(self, name), typing.get_args(kind))
         _require(set(self.shifts) <= {3, 5}, f"shifts may hold 3 and 5, not {self.shifts}")
         for edge in self.img_size:
             if edge < self.stride or edge % self.stride:
@@ -112,8 +143,13 @@ class ModelSpec:
                 f"channels of a stage must be a multiple of the stage before: {before.channels}, {after.channels}",
             )
         for index, stage in enumerate(self.stages):
+            height, width = self.grid(index)
+            if stage.mixer == "pooled_attention":
+                _require(
+                    height % stage.key_pool == 0 and width % stage.key_pool == 0,
+                    f"key_pool {stage.key_pool} does not divide the {height}x{width} tokens of stage {index}",
+                )
             if stage.mixer == "attention":
-                height, width = self.grid(index)
                 window = self.window(index)
                 _require(
                     height % window[0] == 0 and width % window[1] == 0,
@@ -168,6 +204,10 @@ def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
     """The divisor of `edge` whose ratio to `target` is nearest to one, the smaller on a tie."""
     divisors = [d for d in range(1, edge + 1) if edge % d == 0]
     return min(divisors, key=lambda d: (abs(math.log(d / target)), d))
+
+
+def _one_of(name: str, value: object, options: tuple[object, ...]) -> None:
+    _require(value in options, f"{name} must be {' or '.join(map(str, options))}, not {value!r}")
 
 
 def _require(condition: bool, message: str) -> None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models, load_checkpoint, regularisation_loss, save_checkpoint, trace
-from bhvit.models.layers import TAPS, BinaryConv2d, BinaryLinear, ShiftBranches
+from bhvit.models.layers import TAPS, QuantConv2d, QuantLinear, ShiftBranches, Style
 from bhvit.ops import program
 from randomise import randomise
 
@@ -38,7 +38,7 @@ def test_images_of_another_size_are_refused_with_the_mend() -> None:
 
 
 def test_shift_branches_are_the_sum_of_means_and_channel_shifts() -> None:
-    branches = ShiftBranches(8, (3, 5)).double()
+    branches = ShiftBranches(8, (3, 5), "shift").double()
     with torch.no_grad():
         for parameter in branches.parameters():
             parameter.normal_()
@@ -62,7 +62,7 @@ def test_shift_branches_are_the_sum_of_means_and_channel_shifts() -> None:
 
 
 def test_a_tap_outside_the_grid_adds_nothing() -> None:
-    conv = BinaryConv2d(64, 64, 3, padding=5, dilation=5, groups=4)
+    conv = QuantConv2d(64, 64, 3, Style(), padding=5, dilation=5, groups=4)
     x = torch.randn(1, 4, 4, 64)
     centre = conv.weight[:, :, 1:2, 1:2]
     weight = conv.weight - conv.weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -78,7 +78,7 @@ def test_a_tap_outside_the_grid_adds_nothing() -> None:
 def test_the_regularisation_loss_covers_exactly_the_layers_it_should() -> None:
     model = create_model("bhvit_tiny", img_size=32)
     spec = model.spec
-    layers = [m for m in model.modules() if isinstance(m, BinaryLinear | BinaryConv2d)]
+    layers = [m for m in model.modules() if isinstance(m, QuantLinear | QuantConv2d)]
     with torch.no_grad():
         for module in layers:
             module.weight.fill_(1.0)
@@ -89,7 +89,7 @@ def test_the_regularisation_loss_covers_exactly_the_layers_it_should() -> None:
         # 3 convolutions and 2 MLP layers a conv block; q, k, v, output and 2 MLP layers an attention block
         count = 5 * (spec.stages[0].depth + spec.stages[1].depth) + 6 * (spec.stages[2].depth + spec.stages[3].depth)
         assert len(layers) == count + len(model.downsamples)
-        model.stages[2][0].mixer.query.linear.weight.fill_(-3.0)  # type: ignore[index, union-attr]
+        model.stages[2][0].mixer.attention.query.linear.weight.fill_(-3.0)  # type: ignore[index, union-attr]
         torch.testing.assert_close(regularisation_loss(model).item(), 2 / count)
 
 

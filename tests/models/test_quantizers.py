@@ -4,7 +4,8 @@ import math
 
 import torch
 
-from bhvit.models.quantizers import DecomposedAttention, binarize_weight, centre, sign, weight_scale
+from bhvit.models.attention_quantizers import DecomposedAttention
+from bhvit.models.quantizers import binarize_weight, centre, sign, weight_scale
 
 
 def test_sign_gives_plus_one_at_zero_and_the_bi_real_gradient() -> None:

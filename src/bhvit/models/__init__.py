@@ -10,16 +10,19 @@ except ModuleNotFoundError as error:
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .network import BHViT, regularisation_loss
+from .published import from_published, to_published
 from .registry import create_model, list_models, model_spec
 from .trace import trace
 
 __all__ = [
     "BHViT",
     "create_model",
+    "from_published",
     "list_models",
     "load_checkpoint",
     "model_spec",
     "regularisation_loss",
     "save_checkpoint",
+    "to_published",
     "trace",
 ]

@@ -6,12 +6,48 @@ and convolutions see the same memory as a channels-last (B, C, H, W) view.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import TAPS
+from ..spec import Branches, ModelSpec, Norm
 from .quantizers import binarize_weight, sign
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How the layers of one stage compute: kind of norm, and what is quantised."""
+
+    norm: Norm = "batch"
+    weight_bits: int = 1
+    activation_bits: int = 1
+    recu: bool = False
+    centre_convs: bool = True
+
+    @classmethod
+    def of(cls, spec: ModelSpec, stage: int) -> Style:
+        """The style of a stage, and of the downsampling that leads into it."""
+        bits = spec.stages[stage]
+        return cls(spec.norm, bits.weight_bits, bits.activation_bits, spec.recu, spec.centre_conv_weights)
+
+    def make_norm(self, channels: int) -> nn.Module:
+        """A norm of tokens (..., channels)."""
+        return BatchNorm(channels) if self.norm == "batch" else nn.LayerNorm(channels)
+
+    def activations(self, x: Tensor) -> Tensor:
+        """`x`, or its signs."""
+        return sign(x) if self.activation_bits == 1 else x
+
+    def linear_weight(self, latent: Tensor) -> Tensor:
+        """Latent weights (O, K) of a linear layer, binarised if they are to be."""
+        return binarize_weight(latent, self.recu) if self.weight_bits == 1 else latent
+
+    def conv_weight(self, latent: Tensor) -> Tensor:
+        """Latent weights (O, I, h, w) of a convolution, likewise; ReCU is for linear layers, as published."""
+        return binarize_weight(latent, centred=self.centre_convs) if self.weight_bits == 1 else latent
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -58,25 +94,33 @@ class LayerScale(nn.Module):
         return x * self.scale + self.shift
 
 
-class BinaryLinear(nn.Linear):
-    """Linear layer on signs: (..., K) -> (..., O); weights and activations are one bit, no bias."""
+class QuantLinear(nn.Linear):
+    """Linear layer without bias, (..., K) -> (..., O); weights and activations are one bit if `style` has it so."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, style: Style) -> None:
         super().__init__(inputs, outputs, bias=False)
+        self.style = style
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(sign(x), binarize_weight(self.weight))
+        return F.linear(self.style.activations(x), self.style.linear_weight(self.weight))
 
 
-class BinaryConv2d(nn.Conv2d):
-    """Convolution on signs: (B, H, W, C) -> (B, H', W', O); weights and activations are one bit.
+class QuantConv2d(nn.Conv2d):
+    """Convolution (B, H, W, C) -> (B, H', W', O); weights and activations are one bit if `style` has it so.
 
     Zeros pad the grid after the sign, so taps outside it add nothing.
     """
 
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, style: Style, *, stride: int = 1, dilation: int = 1,
+        groups: int = 1, padding: int = 0, bias: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+        self.style = style
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self._conv_forward(sign(x).permute(0, 3, 1, 2), binarize_weight(self.weight), self.bias)
-        return y.permute(0, 2, 3, 1)
+        signs = self.style.activations(x).permute(0, 3, 1, 2)
+        return self._conv_forward(signs, self.style.conv_weight(self.weight), self.bias).permute(0, 2, 3, 1)
 
 
 def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -86,18 +130,22 @@ def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 class ShiftBranches(nn.Module):
-    """The shift branches of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
+    """The branches beside the MLP of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
 
-    For each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
+    Of kind "shift", for each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
     channel shift by w // 2 (the channels in four equal parts, moved down, up, right and left), each
     with its own LayerScale. All are linear in n and shift whole channels, so their sum is a depthwise
     convolution with nine taps.
+
+    Branches of kind "pool" (BinaryViT) have no channel shifts and take zeros for tokens outside the grid.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, widths: tuple[int, ...], kind: Branches) -> None:
         super().__init__()
         self.widths = widths
-        self.scales = nn.ModuleDict({f"{kind}{w}": LayerScale(channels, 0.0) for w in widths for kind in "hwc"})
+        self.kind = kind
+        parts = "hwc" if kind == "shift" else "hw"
+        self.scales = nn.ModuleDict({f"{part}{w}": LayerScale(channels, 0.0) for w in widths for part in parts})
 
     def taps(self) -> tuple[Tensor, Tensor]:
         """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
@@ -109,6 +157,8 @@ class ShiftBranches(nn.Module):
             for offset in range(-reach, reach + 1):
                 rows[index[offset, 0]] = rows[index[offset, 0]] + scale[f"h{w}"] / w
                 rows[index[0, offset]] = rows[index[0, offset]] + scale[f"w{w}"] / w
+            if self.kind == "pool":
+                continue
             # Moving channels by +s along an axis reads the token at offset -s.
             quarters = scale[f"c{w}"].view(4, -1)
             for part, tap in enumerate(((-reach, 0), (reach, 0), (0, -reach), (0, reach))):
@@ -124,7 +174,9 @@ class ShiftBranches(nn.Module):
         kernel = torch.zeros(channels, 1, 5, 5, dtype=n.dtype, device=n.device)
         for k, (row, column) in enumerate(TAPS):
             kernel[:, 0, 2 + row, 2 + column] = taps[k].to(n.dtype)
-        if height >= 2 and width >= 2:
+        if self.kind == "pool":
+            padded = F.pad(n.permute(0, 3, 1, 2), (2, 2, 2, 2))
+        elif height >= 2 and width >= 2:
             padded = F.pad(n.permute(0, 3, 1, 2), (2, 2, 2, 2), mode="circular")
         else:  # circular padding refuses to wrap around more than once
             rows = torch.arange(-2, height + 2, device=n.device) % height

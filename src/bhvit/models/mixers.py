@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..spec import DILATIONS, MIXER_GROUPS
-from .layers import BatchNorm, BinaryConv2d, BinaryLinear, LayerScale, Move, RPReLU
-from .quantizers import DecomposedAttention, sign
+from ..spec import DILATIONS, MIXER_GROUPS, AttentionQuantizer
+from .attention_quantizers import make_attention_quantizer
+from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, Style
 
 
 class ConvMixer(nn.Module):
@@ -19,14 +20,14 @@ class ConvMixer(nn.Module):
     y_d = RPReLU(binary 3x3 convolution of n + bias, dilation d), d = 1, 3, 5; norm(y_1 + y_3 + y_5).
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
         self.move = Move(channels)
         self.convs = nn.ModuleList(
-            BinaryConv2d(channels, channels, 3, padding=d, dilation=d, groups=MIXER_GROUPS) for d in DILATIONS
+            QuantConv2d(channels, channels, 3, style, padding=d, dilation=d, groups=MIXER_GROUPS) for d in DILATIONS
         )
         self.activations = nn.ModuleList(RPReLU(channels) for _ in DILATIONS)
-        self.norm = BatchNorm(channels)
+        self.norm = style.make_norm(channels)
 
     def forward(self, n: Tensor) -> Tensor:
         m = self.move(n)
@@ -37,27 +38,56 @@ class ConvMixer(nn.Module):
 class Projection(nn.Module):
     """One of q, k, v: z = RPReLU(norm(binary linear(t + move)) + t), and its signs."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
         self.move = Move(channels)
-        self.linear = BinaryLinear(channels, channels)
-        self.norm = BatchNorm(channels)
+        self.linear = QuantLinear(channels, channels, style)
+        self.norm = style.make_norm(channels)
         self.activation = RPReLU(channels)
         self.threshold = Move(channels)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         z = self.activation(self.norm(self.linear(self.move(t))) + t)
-        return z, sign(self.threshold(z))
+        return z, self.linear.style.activations(self.threshold(z))
+
+
+class QuantAttention(nn.Module):
+    """RPReLU(norm(P v) + z_q + z_k + z_v): q, k and v are signs, the attention matrix P is quantised."""
+
+    def __init__(self, channels: int, heads: int, quantizer: AttentionQuantizer, style: Style) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = Projection(channels, style)
+        self.key = Projection(channels, style)
+        self.value = Projection(channels, style)
+        self.quantizer = make_attention_quantizer(quantizer, heads) if style.activation_bits == 1 else nn.Identity()
+        self.norm = style.make_norm(channels)
+        self.activation = RPReLU(channels)
+
+    def forward(self, queries: Tensor, keys: Tensor, spread: Callable[[Tensor], Tensor] = lambda z: z) -> Tensor:
+        """Tokens (..., T, C) and (..., S, C) -> contexts (..., T, C).
+
+        `spread` brings what belongs to the keys, (..., S, C), to the queries' tokens for the residual.
+        """
+        (z_q, q), (z_k, k), (z_v, v) = self.query(queries), self.key(keys), self.value(keys)
+        q, k, v = (self._heads(signs) for signs in (q, k, v))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
+        probabilities = self.quantizer(scores.softmax(dim=-1))
+        context = (probabilities @ v).transpose(-2, -3).flatten(-2)
+        return self.activation(self.norm(context) + z_q + spread(z_k) + spread(z_v))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)
 
 
 class AttentionOutput(nn.Module):
     """LayerScale(RPReLU(norm(binary linear(c + move)) + c))."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
         self.move = Move(channels)
-        self.linear = BinaryLinear(channels, channels)
-        self.norm = BatchNorm(channels)
+        self.linear = QuantLinear(channels, channels, style)
+        self.norm = style.make_norm(channels)
         self.activation = RPReLU(channels)
         self.scale = LayerScale(channels, 0.1)
 
@@ -73,20 +103,16 @@ class WindowAttention(nn.Module):
     Shapes: nW windows, L tokens in each, G = nW global tokens, T = L + G, d channels a head.
     """
 
-    def __init__(self, channels: int, heads: int, window: tuple[int, int]) -> None:
+    def __init__(
+        self, channels: int, heads: int, window: tuple[int, int], quantizer: AttentionQuantizer, style: Style
+    ) -> None:
         super().__init__()
-        self.heads = heads
         self.window = window
         self.pool_mix = nn.Parameter(torch.full((channels,), 0.5))
         self.token_norm = nn.LayerNorm(channels)
-        self.query = Projection(channels)
-        self.key = Projection(channels)
-        self.value = Projection(channels)
-        self.quantizer = DecomposedAttention(heads)
-        self.norm = BatchNorm(channels)
-        self.activation = RPReLU(channels)
+        self.attention = QuantAttention(channels, heads, quantizer, style)
         self.local_mix = nn.Parameter(torch.full((channels,), 0.5))
-        self.output = AttentionOutput(channels)
+        self.output = AttentionOutput(channels, style)
 
     def tokens(self, n: Tensor) -> Tensor:
         """n (B, H, W, C) -> normalised tokens of each window and the global ones, (B, nW, T, C)."""
@@ -100,27 +126,16 @@ class WindowAttention(nn.Module):
         everywhere = pooled.unsqueeze(1).expand(-1, local.shape[1], -1, -1)
         return self.token_norm(torch.cat([local, everywhere], dim=2))
 
-    def attend(self, t: Tensor) -> Tensor:
-        """Tokens (B, nW, T, C) -> their contexts, the same shape."""
-        (z_q, q), (z_k, k), (z_v, v) = self.query(t), self.key(t), self.value(t)
-        q, k, v = (self._heads(signs) for signs in (q, k, v))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (B, nW, heads, T, T)
-        probabilities = self.quantizer(scores.softmax(dim=-1))
-        context = (probabilities @ v).transpose(2, 3).flatten(3)
-        return self.activation(self.norm(context) + z_q + z_k + z_v)
-
     def forward(self, n: Tensor) -> Tensor:
         length = self.window[0] * self.window[1]
-        contexts = self.attend(self.tokens(n))
+        t = self.tokens(n)
+        contexts = self.attention(t, t)
         local, pooled = contexts[:, :, :length], contexts[:, :, length:]
         local = self._merge(local, n.shape)
         # Token g of the global ones stands for window g: nearest upsampling spreads it over that window.
         spread = pooled.mean(dim=1).unsqueeze(2).expand(-1, -1, length, -1)
         spread = self._merge(spread, n.shape)
         return self.output(self.local_mix * local + (1 - self.local_mix) * spread)
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(2, 3)  # (B, nW, heads, T, d)
 
     def _split(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, nW, L, C)."""
@@ -135,3 +150,44 @@ class WindowAttention(nn.Module):
         rows, columns = self.window
         x = x.reshape(batch, height // rows, width // columns, rows, columns, channels)
         return x.transpose(2, 3).reshape(shape)
+
+
+class PooledAttention(nn.Module):
+    """Attention over the whole grid to pooled keys and values (BinaryViT, Le and Li, 2023): (B, H, W, C) -> the same.
+
+    With pooling, keys and values come from RPReLU(norm(binary linear(p + move)) + p), p the grid's means
+    over `key_pool` x `key_pool` tokens; their residuals go back to every token of their patch.
+    """
+
+    def __init__(self, channels: int, heads: int, key_pool: int, quantizer: AttentionQuantizer, style: Style) -> None:
+        super().__init__()
+        self.key_pool = key_pool
+        self.reduction = Reduction(channels, style) if key_pool > 1 else nn.Identity()
+        self.attention = QuantAttention(channels, heads, quantizer, style)
+        self.output = AttentionOutput(channels, style)
+
+    def forward(self, n: Tensor) -> Tensor:
+        batch, height, width, channels = n.shape
+        pool = self.key_pool
+        pooled = F.avg_pool2d(n.permute(0, 3, 1, 2), pool).permute(0, 2, 3, 1) if pool > 1 else n
+
+        def spread(z: Tensor) -> Tensor:
+            grid = z.view(batch, height // pool, 1, width // pool, 1, channels)
+            return grid.expand(-1, -1, pool, -1, pool, -1).reshape(batch, height * width, channels)
+
+        context = self.attention(n.flatten(1, 2), self.reduction(pooled.flatten(1, 2)), spread)
+        return self.output(context.view(n.shape))
+
+
+class Reduction(nn.Module):
+    """RPReLU(norm(binary linear(p + move)) + p)."""
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__()
+        self.move = Move(channels)
+        self.linear = QuantLinear(channels, channels, style)
+        self.norm = style.make_norm(channels)
+        self.activation = RPReLU(channels)
+
+    def forward(self, p: Tensor) -> Tensor:
+        return self.activation(self.norm(self.linear(self.move(p))) + p)

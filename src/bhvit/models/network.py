@@ -10,18 +10,18 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..image import Preprocess
-from ..spec import ModelSpec, StageSpec
+from ..spec import ModelSpec
 from .layers import (
-    BatchNorm,
-    BinaryConv2d,
-    BinaryLinear,
     LayerScale,
     Move,
+    QuantConv2d,
+    QuantLinear,
     RPReLU,
     ShiftBranches,
+    Style,
     float_conv,
 )
-from .mixers import ConvMixer, WindowAttention
+from .mixers import ConvMixer, PooledAttention, WindowAttention
 
 POSITION_STD = 0.02
 
@@ -37,28 +37,29 @@ class Stem(nn.Module):
         super().__init__()
         channels = spec.stages[0].channels
         self.conv = nn.Conv2d(spec.in_chans, channels, spec.patch, spec.patch)
-        self.norm = BatchNorm(channels)
+        self.norm = Style.of(spec, 0).make_norm(channels)
+        self.activation = nn.GELU() if spec.stem_activation == "gelu" else nn.Identity()
         self.position = _position_map(spec.grid(0), channels)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images).permute(0, 2, 3, 1)
-        return F.gelu(self.norm(x)) + self.position
+        return self.activation(self.norm(x)) + self.position
 
 
 class Mlp(nn.Module):
     """n (B, H, W, C) -> LayerScale(RPReLU(norm(binary linear(u + move)) + mean_r(u))), with
     u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels (BHViT, Gao et al., CVPR 2025)."""
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, style: Style) -> None:
         super().__init__()
         self.expansion = hidden // channels
         self.move1 = Move(channels)
-        self.linear1 = BinaryLinear(channels, hidden)
-        self.norm1 = BatchNorm(hidden)
+        self.linear1 = QuantLinear(channels, hidden, style)
+        self.norm1 = style.make_norm(hidden)
         self.activation1 = RPReLU(hidden)
         self.move2 = Move(hidden)
-        self.linear2 = BinaryLinear(hidden, channels)
-        self.norm2 = BatchNorm(channels)
+        self.linear2 = QuantLinear(hidden, channels, style)
+        self.norm2 = style.make_norm(channels)
         self.activation2 = RPReLU(channels)
         self.scale = LayerScale(channels, 0.1)
 
@@ -73,17 +74,15 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + mixer(norm(x)), then x + MLP(norm(x)) + the shift branches of norm(x)."""
 
-    def __init__(self, stage: StageSpec, window: tuple[int, int], shifts: tuple[int, ...], drop_path: float) -> None:
+    def __init__(self, spec: ModelSpec, stage: int, drop_path: float) -> None:
         super().__init__()
-        channels = stage.channels
-        self.mixer_norm = BatchNorm(channels)
-        self.mixer: ConvMixer | WindowAttention = (
-            ConvMixer(channels) if stage.mixer == "conv" else WindowAttention(channels, stage.heads, window)
-        )
-        self.mlp_norm = BatchNorm(channels)
-        self.mlp = Mlp(channels, stage.hidden)
+        style, channels = Style.of(spec, stage), spec.stages[stage].channels
+        self.mixer_norm = style.make_norm(channels)
+        self.mixer = _make_mixer(spec, stage)
+        self.mlp_norm = style.make_norm(channels)
+        self.mlp = Mlp(channels, spec.stages[stage].hidden, style)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.shift = ShiftBranches(channels, shifts) if shifts else None
+        self.shift = ShiftBranches(channels, spec.shifts, spec.branches) if spec.shifts else None
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.mixer(self.mixer_norm(x))
@@ -92,18 +91,30 @@ class Block(nn.Module):
         return x if self.shift is None else x + self.shift(n)
 
 
+def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | PooledAttention:
+    settings, style = spec.stages[stage], Style.of(spec, stage)
+    channels, heads = settings.channels, settings.heads
+    if settings.mixer == "conv":
+        return ConvMixer(channels, style)
+    if settings.mixer == "attention":
+        return WindowAttention(channels, heads, spec.window(stage), spec.attention, style)
+    return PooledAttention(channels, heads, settings.key_pool, spec.attention, style)
+
+
 class BinaryDownsample(nn.Module):
     """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution beside average pooling."""
 
-    def __init__(self, channels: int, outputs: int, grid: tuple[int, int]) -> None:
+    def __init__(self, spec: ModelSpec, stage: int) -> None:
         super().__init__()
+        channels, outputs = spec.stages[stage - 1].channels, spec.stages[stage].channels
+        style = Style.of(spec, stage)
         self.repeats = outputs // channels
-        self.norm_in = BatchNorm(channels)
+        self.norm_in = style.make_norm(channels)
         self.move = Move(channels)
-        self.conv = BinaryConv2d(channels, outputs, 2, stride=2, bias=False)
-        self.norm = BatchNorm(outputs)
+        self.conv = QuantConv2d(channels, outputs, 2, style, stride=2, bias=False)
+        self.norm = style.make_norm(outputs)
         self.activation = RPReLU(outputs)
-        self.position = _position_map(grid, outputs)
+        self.position = _position_map(spec.grid(stage), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         n = self.norm_in(x)
@@ -115,12 +126,14 @@ class BinaryDownsample(nn.Module):
 class FloatDownsample(nn.Module):
     """(B, H, W, C) -> (B, H/2, W/2, O) in full precision: the † variants."""
 
-    def __init__(self, channels: int, outputs: int, grid: tuple[int, int]) -> None:
+    def __init__(self, spec: ModelSpec, stage: int) -> None:
         super().__init__()
-        self.norm_in = BatchNorm(channels)
+        channels, outputs = spec.stages[stage - 1].channels, spec.stages[stage].channels
+        style = Style.of(spec, stage)
+        self.norm_in = style.make_norm(channels)
         self.conv = nn.Conv2d(channels, outputs, 2, stride=2, bias=False)
-        self.norm = BatchNorm(outputs)
-        self.position = _position_map(grid, outputs)
+        self.norm = style.make_norm(outputs)
+        self.position = _position_map(spec.grid(stage), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(float_conv(self.conv, self.norm_in(x))) + self.position
@@ -129,10 +142,11 @@ class FloatDownsample(nn.Module):
 class Head(nn.Module):
     """(B, H, W, C) -> logits (B, classes): norm, mean over tokens, linear."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.norm = BatchNorm(channels)
-        self.linear = nn.Linear(channels, classes)
+        channels = spec.stages[-1].channels
+        self.norm = Style.of(spec, len(spec.stages) - 1).make_norm(channels)
+        self.linear = nn.Linear(channels, spec.num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.linear(self.norm(x).mean(dim=(1, 2)))
@@ -156,20 +170,12 @@ class BHViT(nn.Module):
         rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth).tolist())
         self.stem = Stem(spec)
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    Block(stage, spec.window(index) if stage.mixer == "attention" else (1, 1), spec.shifts, next(rates))
-                    for _ in range(stage.depth)
-                )
-            )
+            nn.Sequential(*(Block(spec, index, next(rates)) for _ in range(stage.depth)))
             for index, stage in enumerate(spec.stages)
         )
         downsample = BinaryDownsample if spec.downsample == "binary" else FloatDownsample
-        self.downsamples = nn.ModuleList(
-            downsample(before.channels, after.channels, spec.grid(index + 1))
-            for index, (before, after) in enumerate(zip(spec.stages, spec.stages[1:]))
-        )
-        self.head = Head(spec.stages[-1].channels, spec.num_classes)
+        self.downsamples = nn.ModuleList(downsample(spec, stage) for stage in range(1, len(spec.stages)))
+        self.head = Head(spec)
         self.apply(_initialise)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -201,7 +207,7 @@ def _initialise(module: nn.Module) -> None:
     The latent weights of binary layers keep the framework's fan-in scaling: their scale does not reach
     the forward pass (a norm follows), only how fast signs flip for a given learning rate.
     """
-    if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, BinaryConv2d | BinaryLinear):
+    if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, QuantConv2d | QuantLinear):
         nn.init.trunc_normal_(module.weight, std=0.02)
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
@@ -216,6 +222,6 @@ def regularisation_loss(model: nn.Module) -> Tensor:
     terms = [
         (module.weight.abs() - 1).abs().mean()
         for name, module in model.named_modules()
-        if isinstance(module, BinaryConv2d | BinaryLinear) and not name.startswith("downsamples.")
+        if isinstance(module, QuantConv2d | QuantLinear) and not name.startswith("downsamples.")
     ]
     return torch.stack(terms).mean()

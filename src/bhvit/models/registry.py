@@ -7,7 +7,7 @@ import difflib
 from typing import Any
 
 from ..errors import UserError
-from ..spec import Downsampling, ModelSpec, StageSpec
+from ..spec import ModelSpec, StageSpec
 from .network import BHViT
 
 
@@ -26,13 +26,26 @@ _NANO = (
     StageSpec(depth=2, channels=256, hidden=1024, mixer="attention", heads=4),
 )
 
-# name: stages, downsampling, input edge in pixels
-_MODELS: dict[str, tuple[tuple[StageSpec, ...], Downsampling, int]] = {
-    "bhvit_nano": (_NANO, "binary", 32),
-    "bhvit_tiny": (_TINY, "binary", 224),
-    "bhvit_tiny_fp": (_TINY, "float", 224),
-    "bhvit_small": (_SMALL, "binary", 224),
-    "bhvit_small_fp": (_SMALL, "float", 224),
+_BINARYVIT_SMALL = tuple(
+    StageSpec(depth=d, channels=c, hidden=f, mixer="pooled_attention", heads=c // 64, key_pool=pool)
+    for d, c, f, pool in zip((3, 4, 8, 4), (64, 128, 256, 512), (512, 1024, 1024, 2048), (8, 4, 1, 1))
+)
+_BINARYVIT: dict[str, Any] = {
+    "branches": "pool",
+    "stem_activation": "none",
+    "attention": "one_bit",
+    "centre_conv_weights": False,
+}
+
+# name: input edge in pixels, and the fields of the spec that make the model
+_MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+    "bhvit_nano": (32, {"stages": _NANO}),
+    "bhvit_tiny": (224, {"stages": _TINY}),
+    "bhvit_tiny_fp": (224, {"stages": _TINY, "downsample": "float"}),
+    "bhvit_small": (224, {"stages": _SMALL}),
+    "bhvit_small_fp": (224, {"stages": _SMALL, "downsample": "float"}),
+    "binaryvit_small": (224, {"stages": _BINARYVIT_SMALL, **_BINARYVIT}),
+    "binaryvit_small_fp": (224, {"stages": _BINARYVIT_SMALL, **_BINARYVIT, "downsample": "float"}),
 }
 
 
@@ -49,23 +62,26 @@ def model_spec(
     in_chans: int = 3,
     patch: int = 4,
     window: int | tuple[int, int] | None = None,
-    shifts: tuple[int, ...] = (3, 5),
+    **fields: Any,
 ) -> ModelSpec:
     """The spec of a model by name, with the given settings.
 
     img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. window, in
-    tokens, is used by every attention stage; None lets each stage take the one that fits it best.
+    tokens, is used by every window attention stage; None lets each stage take the one that fits it best.
+    Further fields are those of `ModelSpec`.
     Raises UserError for an unknown name (with the nearest right one) or a size that cannot work.
     """
     if name not in _MODELS:
         near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(list_models())}"
         raise UserError(f"no model is called {name!r}{hint}")
-    stages, downsample, usual = _MODELS[name]
+    usual, made = _MODELS[name]
+    fields = {**made, **fields}
     if window is not None:
         pair = (window, window) if isinstance(window, int) else window
-        stages = tuple(
-            dataclasses.replace(stage, window=pair) if stage.mixer == "attention" else stage for stage in stages
+        fields["stages"] = tuple(
+            dataclasses.replace(stage, window=pair) if stage.mixer == "attention" else stage
+            for stage in fields["stages"]
         )
     size = usual if img_size is None else img_size
     return ModelSpec(
@@ -74,9 +90,7 @@ def model_spec(
         in_chans=in_chans,
         num_classes=num_classes,
         patch=patch,
-        stages=stages,
-        downsample=downsample,
-        shifts=shifts,
+        **fields,
     )
 
 

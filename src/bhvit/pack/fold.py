@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import LayerScale
+from ..models.layers import LayerScale, QuantConv2d, QuantLinear
 from ..models.quantizers import centre, weight_scale
 
 F64 = npt.NDArray[np.float64]
@@ -36,10 +36,10 @@ def array(tensor: Tensor) -> F64:
     return tensor.detach().to(torch.float64).cpu().numpy()
 
 
-def norm(module: nn.BatchNorm1d) -> Affine:
+def norm(module: nn.Module) -> Affine:
     """Batch normalisation with its running statistics."""
-    if module.running_mean is None or module.running_var is None:
-        raise TypeError("a norm without running statistics cannot be folded")
+    if not isinstance(module, nn.BatchNorm1d) or module.running_mean is None or module.running_var is None:
+        raise TypeError("only batch normalisation with running statistics can be folded")
     scale = array(module.weight) / np.sqrt(array(module.running_var) + module.eps)
     return Affine(scale, array(module.bias) - array(module.running_mean) * scale)
 
@@ -49,9 +49,11 @@ def layer_scale(module: LayerScale) -> Affine:
     return Affine(array(module.scale), array(module.shift))
 
 
-def binary_weight(weight: Tensor) -> tuple[F64, F64]:
-    """Latent weights (O, ...) -> their centred values, whose signs are the bits, and scales (O,).
+def binary_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
+    """The latent weights (O, ...) whose signs are the bits, and their scales (O,).
 
     Centring is done in the weights' own precision, so that no sign differs from the model's.
     """
-    return array(centre(weight)), array(weight_scale(weight)).reshape(-1)
+    centred = isinstance(layer, QuantLinear) or layer.style.centre_convs
+    latent = centre(layer.weight) if centred else layer.weight
+    return array(latent), array(weight_scale(layer.weight)).reshape(-1)

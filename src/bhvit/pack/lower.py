@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bits import tile_floats, tile_weights
-from ..models.layers import BinaryConv2d, RPReLU, ShiftBranches
+from ..models.attention_quantizers import DecomposedAttention
+from ..models.layers import QuantConv2d, RPReLU, ShiftBranches
 from ..models.mixers import ConvMixer, Projection, WindowAttention
 from ..models.network import BHViT, BinaryDownsample, Block, FloatDownsample, Head, Stem
 from ..ops import TAPS
@@ -38,10 +39,10 @@ def _lower(model: BHViT) -> Iterator[tuple[str, Tensors]]:
             assert isinstance(block, Block)
             name = f"stages.{index}.{number}"
             mixer = block.mixer
-            yield (
-                f"{name}.mixer",
-                _mixer(block, mixer) if isinstance(mixer, ConvMixer) else _attention(block, mixer),
-            )
+            if isinstance(mixer, ConvMixer):
+                yield f"{name}.mixer", _mixer(block, mixer)
+            elif isinstance(mixer, WindowAttention):
+                yield f"{name}.mixer", _attention(block, mixer)
             yield f"{name}.mlp", _mlp(block)
     yield "head", _head(model.head)
 
@@ -62,9 +63,9 @@ def _mixer(block: Block, mixer: ConvMixer) -> Tensors:
     tensors: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("weight", "scale", "shift", "slope")}
     constant: Any = 0.0
     for conv, activation in zip(mixer.convs, mixer.activations, strict=True):
-        assert isinstance(conv, BinaryConv2d)
+        assert isinstance(conv, QuantConv2d)
         assert isinstance(activation, RPReLU)
-        weight, scale = binary_weight(conv.weight)
+        weight, scale = binary_weight(conv)
         tensors["weight"].append(tile_weights(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)))
         tensors["scale"].append(scale)
         tensors["shift"].append(array(conv.get_parameter("bias")) - array(activation.shift_in))
@@ -86,8 +87,8 @@ def _mlp(block: Block) -> Tensors:
     r, channels = mlp.expansion, len(before.scale)
     # Stored hidden (i, c) is published hidden r*c + i (see `ops`).
     order = np.arange(r * channels).reshape(channels, r).T.reshape(-1)
-    weight1, scale1 = binary_weight(mlp.linear1.weight)
-    weight2, scale2 = binary_weight(mlp.linear2.weight)
+    weight1, scale1 = binary_weight(mlp.linear1)
+    weight2, scale2 = binary_weight(mlp.linear2)
     first = Affine(scale1, np.zeros_like(scale1)).then(norm(mlp.norm1)).plus(-array(mlp.activation1.shift_in))
     second = Affine(scale2, np.zeros_like(scale2)).then(norm(mlp.norm2)).plus(-array(mlp.activation2.shift_in))
     hidden_shift = array(mlp.activation1.shift_out)
@@ -123,16 +124,20 @@ def _taps(shift: ShiftBranches | None, channels: int) -> tuple[F64, F64]:
 
 def _attention(block: Block, mixer: WindowAttention) -> Tensors:
     before = norm(block.mixer_norm)
-    depth = len(before.scale) // mixer.heads
+    depth = len(before.scale) // mixer.attention.heads
     pool_mix, local_mix = array(mixer.pool_mix), array(mixer.local_mix)
-    projections = [_projection(p) for p in (mixer.query, mixer.key, mixer.value)]
+    attention = mixer.attention
+    roles = (attention.query, attention.key, attention.value)
+    projections = [_projection(p) for p in roles]
     # The contexts' residual is z_q + z_k + z_v, each of which lacks its activation's shift_out here.
-    residual_shift = sum(array(p.activation.shift_out) for p in (mixer.query, mixer.key, mixer.value))
-    step = array(mixer.quantizer.step)
-    context = Affine(np.repeat(step, depth), np.zeros(len(before.scale))).then(norm(mixer.norm))
-    context = context.plus(residual_shift - array(mixer.activation.shift_in))
+    residual_shift = sum(array(p.activation.shift_out) for p in roles)
+    quantizer = attention.quantizer
+    assert isinstance(quantizer, DecomposedAttention)  # others have no op: `program` refuses them
+    step = array(quantizer.step)
+    context = Affine(np.repeat(step, depth), np.zeros(len(before.scale))).then(norm(attention.norm))
+    context = context.plus(residual_shift - array(attention.activation.shift_in))
     output = mixer.output
-    weight, scale = binary_weight(output.linear.weight)
+    weight, scale = binary_weight(output.linear)
     projected = Affine(scale, np.zeros_like(scale)).then(norm(output.norm)).plus(-array(output.activation.shift_in))
     after = layer_scale(output.scale)
     return {
@@ -146,13 +151,13 @@ def _attention(block: Block, mixer: WindowAttention) -> Tensors:
         # Scores are (d - 2m)/sqrt(d) for m differing bits: e^(score - best) depends on m - min m alone.
         "exp_table": np.exp(-2 * np.arange(depth + 1) / math.sqrt(depth)),
         "level_scale": ATTENTION_LEVELS / step,
-        "level_shift": array(mixer.quantizer.offset),
+        "level_shift": array(quantizer.offset),
         "ctx_scale": context.scale,
         "ctx_shift": context.shift,
-        "ctx_slope": array(mixer.activation.slope),
+        "ctx_slope": array(attention.activation.slope),
         "mix_local": local_mix,
         "mix_global": 1 - local_mix,
-        "mix_shift": array(mixer.activation.shift_out),  # its two shares add up to the whole
+        "mix_shift": array(attention.activation.shift_out),  # its two shares add up to the whole
         "proj_threshold": -array(output.move.bias),
         "proj_weight": tile_weights(weight),
         "proj_scale": projected.scale,
@@ -164,7 +169,7 @@ def _attention(block: Block, mixer: WindowAttention) -> Tensors:
 
 
 def _projection(projection: Projection) -> Tensors:
-    weight, scale = binary_weight(projection.linear.weight)
+    weight, scale = binary_weight(projection.linear)
     activation = projection.activation
     folded = Affine(scale, np.zeros_like(scale)).then(norm(projection.norm)).plus(-array(activation.shift_in))
     return {
@@ -180,7 +185,7 @@ def _projection(projection: Projection) -> Tensors:
 
 def _downsample(module: BinaryDownsample) -> Tensors:
     before = norm(module.norm_in)
-    weight, scale = binary_weight(module.conv.weight)
+    weight, scale = binary_weight(module.conv)
     after = Affine(scale, np.zeros_like(scale)).then(norm(module.norm)).plus(-array(module.activation.shift_in))
     return {
         "norm_scale": before.scale,

@@ -39,8 +39,8 @@ def packed_model(
     names = tuple(class_names or model.class_names or map(str, range(model.spec.num_classes)))
     if len(names) != model.spec.num_classes:
         raise UserError(f"{len(names)} class names given for a model of {model.spec.num_classes} classes")
-    lowered = lower(model)
     ops = tuple(program(model.spec))
+    lowered = lower(model)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for op in ops:
         for name, value in lowered[op.name].items():

@@ -1,0 +1,141 @@
+"""Quantisers of the attention matrix: probabilities become few levels, so that P v is AND and popcount.
+
+All take and give P of shape (..., heads, T, keys), rows summing to one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..spec import ATTENTION_LEVELS, AttentionQuantizer
+
+LEAST_SCALE = 1e-5
+"""The scales of `GroupSuperpositionAttention` are kept at least this large in the forward pass."""
+
+
+class DecomposedAttention(nn.Module):
+    """Quantisation decomposition (BHViT, Gao et al., CVPR 2025): levels 0..3 of each head.
+
+    P -> level * step with level = clamp(round(3P/step + offset), 0, 3). A level is a sum of two bit
+    planes. `step` and `offset` learn as in LSQ (Esser et al., ICLR 2020), their gradients scaled by
+    heads/sqrt(3 * numel). The first batch in training mode sets them from the data, once.
+    """
+
+    initialised: Tensor
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.ones(heads))
+        self.offset = nn.Parameter(torch.zeros(heads))
+        self.register_buffer("initialised", torch.zeros(1))
+
+    @torch.no_grad()
+    def _initialise(self, scaled: Tensor) -> None:
+        per_head = scaled.transpose(0, -3).flatten(1)  # (heads, everything else)
+        self.step.copy_(2 * per_head.abs().mean(dim=1) / math.sqrt(ATTENTION_LEVELS))
+        self.offset.copy_(0.9 * self.offset + 0.1 * per_head.amin(dim=1))
+        self.initialised.fill_(1)
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        scaled = ATTENTION_LEVELS * probabilities
+        if self.training and self.initialised == 0:
+            self._initialise(scaled)
+        gradient_scale = len(self.step) / math.sqrt(ATTENTION_LEVELS * scaled.numel())
+        step = _scale_gradient(self.step, gradient_scale).view(-1, 1, 1)
+        offset = _scale_gradient(self.offset, gradient_scale).view(-1, 1, 1)
+        return _round_through(scaled / step + offset).clamp(0, ATTENTION_LEVELS) * step
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    scaled = x * scale
+    return x.detach() - scaled.detach() + scaled
+
+
+def _round_through(x: Tensor) -> Tensor:
+    # In this order, as published: the sum may miss a level by one rounding, and the highest level's
+    # gradient is then clamped away. Recorded gradients hold that too.
+    return x.round().detach() - x.detach() + x
+
+
+class GroupSuperpositionAttention(nn.Module):
+    """Group superposition binarisation, GSB: P -> scale * (T0 + scale2 * T1 + scale3 * T2).
+
+    With q = P/scale: T2 marks q > 0.9 of the row's largest, T1 those above 0.7 of it that T2 does not
+    mark, and T0 = clamp(round(q), 0, 1) - (T1 + T2), which may be -1.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.005))
+        self.scale2 = nn.Parameter(torch.tensor(1.0))
+        self.scale3 = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        quantised: Tensor = _Gsb.apply(probabilities, self.scale, self.scale2, self.scale3)
+        return quantised
+
+
+class _Gsb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, scale: Tensor, scale2: Tensor, scale3: Tensor) -> Tensor:
+        scale, scale2, scale3 = (s.clamp(min=LEAST_SCALE) for s in (scale, scale2, scale3))
+        q = p / scale
+        largest = q.amax(dim=-1, keepdim=True)
+        # float32, as published: in float64, the scales that these multiply are rounded to it.
+        high = (q > 0.9 * largest).float()
+        upper = (q > 0.7 * largest).float()
+        base = q.round().clamp(0, 1) - upper
+        middle = upper - high
+        ctx.save_for_backward(q, base, middle, high, scale, scale2, scale3)
+        return (base + middle * scale2 + high * scale3) * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # As published, which is not the derivative of the forward pass.
+        q, base, middle, high, scale, scale2, scale3 = ctx.saved_tensors
+        levels = base + scale2 * middle + scale3 * high
+        inside = ((q >= 0) & (q <= 1)).to(q.dtype)
+        return (
+            scale * levels * grad,
+            (levels * (1 - inside * q) * grad).sum(),
+            (scale * middle * grad).sum(),
+            (scale * high * grad).sum(),
+        )
+
+
+class OneBitAttention(nn.Module):
+    """One bit (BinaryViT, Le and Li, CVPR Workshops 2023; BiT): P -> scale * clamp(round(P/scale), 0, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.005))
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        quantised: Tensor = _OneBit.apply(probabilities, self.scale)
+        return quantised
+
+
+class _OneBit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, scale: Tensor) -> Tensor:
+        q = p / scale
+        ctx.save_for_backward(q)
+        return q.round().clamp(0, 1) * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (q,) = ctx.saved_tensors
+        inside = ((q >= 0) & (q <= 1)).to(q.dtype)
+        above = (q > 1).to(q.dtype)
+        return inside * grad, ((inside * (q.round() - q) + above) * grad).sum()
+
+
+def make_attention_quantizer(kind: AttentionQuantizer, heads: int) -> nn.Module:
+    """The quantiser of a kind of attention, for `heads` heads."""
+    if kind == "decomposition":
+        return DecomposedAttention(heads)
+    return GroupSuperpositionAttention() if kind == "gsb" else OneBitAttention()
