@@ -114,6 +114,7 @@ def test_turns_alternate_and_discard_the_first_call():
 
 
 def test_a_busy_machine_is_noticed():
-    row = timing.Timing(name="", isa="", threads=1, batch=1, calls=9, median=2.0, p10=1.0, p90=2.9)
+    row = timing.Timing(name="", isa="", threads=1, batch=1, calls=9, median=2.0, p10=1.0, p90=2.9, cpu=1.0)
     assert not timing.busy([row])
     assert timing.busy([row, timing.Timing(**{**vars(row), "p90": 3.1})])
+    assert timing.busy([row, timing.Timing(**{**vars(row), "cpu": 0.6})])

@@ -47,6 +47,8 @@ class Timing:
     median: float
     p10: float
     p90: float
+    cpu: float
+    """Processor time over elapsed time; one thread that has a core for itself has 1."""
 
 
 def measure(
@@ -61,40 +63,45 @@ def measure(
         run.call()
     blocks = max(LEAST_BLOCKS, round(seconds / BLOCK_SECONDS))
     samples: list[list[float]] = [[] for _ in runs]
+    cpu = [0.0] * len(runs)
+    elapsed = [0.0] * len(runs)
     for block in range(blocks):
-        for run, times in zip(runs, samples, strict=True):
+        for number, (run, times) in enumerate(zip(runs, samples, strict=True)):
             if sum(times) > max(seconds, LEAST_BLOCKS * BLOCK_SECONDS):  # slow runs need fewer turns
                 continue
             run.prepare()
             run.call()
-            turn = time.perf_counter() + BLOCK_SECONDS
+            first, cpu_first = time.perf_counter(), time.process_time()
             for call in itertools.count():
                 begin = time.perf_counter()
-                if call >= LEAST_CALLS and begin >= turn:
+                if call >= LEAST_CALLS and begin >= first + BLOCK_SECONDS:
                     break
                 run.call()
                 times.append(time.perf_counter() - begin)
+            elapsed[number] += time.perf_counter() - first
+            cpu[number] += time.process_time() - cpu_first
         if progress is not None:
             progress(block + 1, blocks)
     for run in runs:
         run.restore()
-    return [_timing(run, times) for run, times in zip(runs, samples, strict=True)]
+    shares = [used / max(passed, 1e-9) for used, passed in zip(cpu, elapsed, strict=True)]
+    return [_timing(run, times, share) for run, times, share in zip(runs, samples, shares, strict=True)]
 
 
-def _timing(run: Run, times: list[float]) -> Timing:
+def _timing(run: Run, times: list[float], cpu: float) -> Timing:
     p10, median, p90 = np.percentile(np.array(times) * 1000 / run.batch, (10, 50, 90))
     return Timing(
         name=run.name, isa=run.isa, threads=run.threads, batch=run.batch,
-        calls=len(times), median=float(median), p10=float(p10), p90=float(p90),
+        calls=len(times), median=float(median), p10=float(p10), p90=float(p90), cpu=cpu,
     )  # fmt: skip
 
 
-BUSY = "note: some times vary more than threefold, so the machine was busy with other work; run it again when idle"
+BUSY = "note: the machine was busy with other work, which slows long calls more than short ones; run it again when idle"
 
 
 def busy(timings: Sequence[Timing]) -> bool:
     """Whether other work on the machine shows in the timings."""
-    return any(timing.p90 > 3 * timing.p10 for timing in timings)
+    return any(t.p90 > 3 * t.p10 or (t.threads == 1 and t.cpu < 0.9) for t in timings)
 
 
 def processor() -> str:
