@@ -112,7 +112,9 @@ Tensor read_tensor(const std::string& name, const Json& entry, std::string_view 
   return tensor;
 }
 
-bool all_finite(const Tensor& tensor) {
+// Finite and below 2^100 in magnitude: the engine folds small factors into them and must not overflow.
+bool in_range(const Tensor& tensor) {
+  constexpr uint32_t kExponent = 0x7f800000, kLimit = (127u + 100u) << 23;
   if (tensor.type == Tensor::Type::f16) {
     for (size_t i = 0; i < tensor.bytes.size(); i += 2) {
       uint16_t v;
@@ -123,8 +125,21 @@ bool all_finite(const Tensor& tensor) {
     for (size_t i = 0; i < tensor.bytes.size(); i += 4) {
       uint32_t v;
       std::memcpy(&v, tensor.bytes.data() + i, 4);
-      if ((v & 0x7f800000) == 0x7f800000) return false;
+      if ((v & kExponent) >= kLimit) return false;
     }
+  }
+  return true;
+}
+
+// The softmax of the engine divides by a sum of these that always has the first in it.
+bool positive_weights(const Tensor& tensor) {
+  const bool half = tensor.type == Tensor::Type::f16;
+  const size_t step = half ? 2 : 4;
+  for (size_t i = 0; i < tensor.bytes.size(); i += step) {
+    uint32_t v = 0;  // little-endian: a float16 fills the low half
+    std::memcpy(&v, tensor.bytes.data() + i, step);
+    const uint32_t sign = half ? 0x8000 : 0x80000000;
+    if (v > sign || (i == 0 && (v & ~sign) == 0)) return false;
   }
   return true;
 }
@@ -148,7 +163,9 @@ void check_tensors(const Model& model) {
       require(tensor.shape == shape, "tensor " + name + " has shape " + text_of_shape(tensor.shape) +
                                          ", its op needs " + text_of_shape(shape));
       require((tensor.type == Tensor::Type::u32) == rule.bits, "tensor " + name + " has the wrong type");
-      require(rule.bits || all_finite(tensor), "tensor " + name + " holds numbers that are not finite");
+      require(rule.bits || in_range(tensor), "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
+      if (rule.name == std::string_view("exp_table"))
+        require(positive_weights(tensor), "tensor " + name + " is no table of weights: the first must be positive");
       expected++;
     }
   }

@@ -138,6 +138,9 @@ def test_tensors_of_the_wrong_type_or_shape_are_named(model: format.PackedModel)
         ("head.bias", np.zeros(3, np.float64), r"head\.bias has type float64"),
         ("stages.0.0.mlp.weight1", np.zeros((16, 2, 16), np.float32), "its op needs bits"),
         ("head.bias", np.full(3, np.inf, np.float32), "not finite"),
+        ("head.bias", np.full(3, 2.0**100, np.float32), "or of 2"),
+        ("stages.1.0.mixer.exp_table", np.zeros(65, np.float32), "the first must be positive"),
+        ("stages.1.0.mixer.exp_table", np.full(65, -1.0, np.float32), "the first must be positive"),
     ]:
         with pytest.raises(FormatError, match=message):
             format.check(dataclasses.replace(model, tensors={**model.tensors, name: tensor}))

@@ -12,7 +12,8 @@ data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `
     preprocess    `image.Preprocess` as JSON
 
 A file MUST have these keys and exactly the tensors that its ops name; bit tensors are U32, others
-F32 or F16 and hold finite numbers. Whatever breaks a rule is refused with a FormatError that says
+F32 or F16 and hold finite numbers below 2^100; an `exp_table` has no negative entry and a positive
+first one, so that no softmax divides by zero. Whatever breaks a rule is refused with a FormatError that says
 which. The same model always gives the same bytes.
 """
 
@@ -40,6 +41,8 @@ VERSION = "1"
 ALIGNMENT = 64
 MAX_BYTES = 1 << 31
 MAX_HEADER = 1 << 24
+LARGEST = 2.0**100
+"""Numbers are smaller than this in magnitude: the engine folds small factors into them and must not overflow."""
 METADATA = ("format", "version", "checksum", "spec", "program", "class_names", "preprocess")
 
 Array = npt.NDArray[Any]
@@ -81,8 +84,10 @@ def check(model: PackedModel) -> None:
             raise FormatError(f"tensor {name} has shape {list(stored.shape)}, its op needs {list(shape)}")
         if (stored.dtype == np.uint32) != (kind == "bits") or stored.dtype not in _DTYPES:
             raise FormatError(f"tensor {name} has type {stored.dtype}, its op needs {kind}")
-        if kind == "float" and not np.isfinite(stored).all():
-            raise FormatError(f"tensor {name} holds numbers that are not finite")
+        if kind == "float" and not (np.abs(stored.astype(np.float32)) < LARGEST).all():
+            raise FormatError(f"tensor {name} holds numbers that are not finite, or of 2^100 or more")
+        if name.endswith(".exp_table") and (stored[0] <= 0 or (stored < 0).any()):
+            raise FormatError(f"tensor {name} is no table of weights: the first must be positive")
     stem, head = model.ops[0].attributes, model.ops[-1].attributes
     image = (stem["in_chans"], stem["height"] * stem["patch"], stem["width"] * stem["patch"])
     if (model.spec.in_chans, *model.spec.img_size) != image:

@@ -114,18 +114,29 @@ def test_random_headers_with_right_checksums(data: bytes) -> None:
         program.run(np.zeros((1, *program.input_shape), np.float32))
 
 
-def test_numbers_that_are_not_finite(data: bytes) -> None:
-    model = random_model(SPEC)
-    whole = format.to_bytes(model)
+def test_numbers_that_are_not_finite_or_too_large() -> None:
+    whole = format.to_bytes(random_model(SPEC))
+    for value in (float("nan"), float("inf"), -float("inf"), 2.0**100, -(2.0**100)):
+        refused(_with_float(whole, "head.bias", 1, value), "head.bias holds numbers that are not finite")
+
+
+def test_a_softmax_that_would_divide_by_zero() -> None:
+    whole = format.to_bytes(random_model(SPEC))
+    name = next(key for key in random_model(SPEC).tensors if key.endswith(".exp_table"))
+    for index, value in ((0, 0.0), (0, -0.0), (0, -1.0), (5, -1e-30)):
+        refused(_with_float(whole, name, index, value), "the first must be positive")
+    _native.Program(_with_float(whole, name, 5, -0.0))
+
+
+def _with_float(whole: bytes, tensor: str, index: int, value: float) -> bytes:
+    """The file with one float32 of a tensor changed and the checksum made right again."""
     length = int.from_bytes(whole[:8], "little")
-    entry = json.loads(whole[8 : 8 + length])["head.bias"]
-    for value in (float("nan"), float("inf"), -float("inf")):
-        tensors = bytearray(whole[8 + length :])
-        struct.pack_into("<f", tensors, entry["data_offsets"][0] + 4, value)
-        text = whole[8 : 8 + length].rstrip()
-        checksum = text.index(b'"checksum":"') + 12
-        text = text[:checksum] + b"00000000" + text[checksum + 8 :]
-        refused(resealed(text, bytes(tensors)), "head.bias holds numbers that are not finite")
+    entry = json.loads(whole[8 : 8 + length])[tensor]
+    tensors = bytearray(whole[8 + length :])
+    struct.pack_into("<f", tensors, entry["data_offsets"][0] + 4 * index, value)
+    text = whole[8 : 8 + length].rstrip()
+    checksum = text.index(b'"checksum":"') + 12
+    return resealed(text[:checksum] + b"00000000" + text[checksum + 8 :], bytes(tensors))
 
 
 def _tensor(name: str, **fields: Any) -> Callable[[dict[str, Any]], None]:
