@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bits and multiply-accumulates, counted from its op program.
+"""What a model costs: parameters, bits and multiply-accumulates, counted from its spec.
 
 The counting is the one that gives the published columns (BHViT, Gao et al., CVPR 2025), at 224x224:
 
@@ -9,7 +9,7 @@ The counting is the one that gives the published columns (BHViT, Gao et al., CVP
   is projected to q, k and v once a window. (The engine projects it once; `executed_binary_macs` says
   what it really does.)
 * A full-precision multiply-accumulate (one FLOP) is one in the stem, in the classifier and, in the †
-  (`_fp`) variants, in the downsampling layers.
+  (`_fp`) variants, in the downsampling layers; and in stages that are not binary.
 * OPs = BOPs / 64 + FLOPs. Norms, activations, scales, shifts and pooling are left out, as published.
 * Parameters are what training learns: weights, biases, norms' scales and shifts, activations, position
   maps. Those of binary layers become one bit each.
@@ -18,13 +18,11 @@ The counting is the one that gives the published columns (BHViT, Gao et al., CVP
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+import math
+from collections.abc import Iterator
 
-from .errors import UserError
 from .format import PackedModel
-from .ops import Op, program
-from .spec import DILATIONS, ModelSpec
+from .spec import DILATIONS, MIXER_GROUPS, ModelSpec, StageSpec
 
 BINARY_PER_FLOAT = 64
 """Binary multiply-accumulates that count as one operation: the width of a word."""
@@ -55,8 +53,8 @@ class OpCost:
 
 
 def op_costs(spec: ModelSpec) -> list[OpCost]:
-    """The cost of each op of `spec`'s program, in order. Raises UserError for an op without a count."""
-    return [_count(op, spec) for op in program(spec)]
+    """The cost of each part of `spec`, in order; parts that a packed program has are named as its ops."""
+    return list(_parts(spec))
 
 
 def total(costs: list[OpCost]) -> OpCost:
@@ -75,82 +73,113 @@ def bytes_by_kind(model: PackedModel) -> dict[str, int]:
     return sizes
 
 
-def _stem(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    tokens, channels = a["height"] * a["width"], a["channels"]
-    weights = a["in_chans"] * a["patch"] ** 2 * channels
+def _parts(spec: ModelSpec) -> Iterator[OpCost]:
+    height, width = spec.grid(0)
+    channels = spec.stages[0].channels
+    weights = spec.in_chans * spec.patch**2 * channels
     # convolution and its bias, norm, position map
-    return {"float_macs": tokens * weights, "float_parameters": weights + 3 * channels + tokens * channels}
+    yield OpCost(name="stem", kind="stem", float_macs=height * width * weights,
+                 float_parameters=weights + (1 + _NORM + height * width) * channels)  # fmt: skip
+    for index, stage in enumerate(spec.stages):
+        tokens = math.prod(spec.grid(index))
+        if index:
+            yield _downsample(spec, index, tokens)
+        for block in range(stage.depth):
+            name = f"stages.{index}.{block}"
+            if stage.mixer == "conv":
+                yield _mixer(stage, f"{name}.mixer", tokens)
+            elif stage.mixer == "attention":
+                yield _window_attention(spec, index, f"{name}.mixer", tokens)
+            else:
+                yield _pooled_attention(spec, stage, f"{name}.mixer", tokens)
+            yield _mlp(spec, stage, f"{name}.mlp", tokens)
+    channels = spec.stages[-1].channels
+    yield OpCost(name="head", kind="head", float_macs=channels * spec.num_classes,
+                 float_parameters=(channels + 1) * spec.num_classes + _NORM * channels)  # fmt: skip
 
 
-def _mixer(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    channels, branches = a["channels"], len(DILATIONS)
-    weights = branches * channels * 9 * (channels // a["groups"])
-    macs = a["height"] * a["width"] * weights
-    # norm before, move; a bias and an RPReLU a branch; norm after
-    return {"binary_macs": macs, "executed_binary_macs": macs, "binary_parameters": weights,
-            "float_parameters": (2 + 1 + branches * 4 + 2) * channels}  # fmt: skip
+# Learned numbers a channel of the parts that blocks are made of.
+_NORM, _MOVE, _RPRELU, _LAYER_SCALE, _BIAS, _MIX = 2, 1, 3, 2, 1, 1
+_QUANTIZER = {"decomposition": (2, 0), "gsb": (0, 3), "one_bit": (0, 1)}
+"""Learned numbers of each quantiser of the attention matrix: a head, and a layer."""
 
 
-def _mlp(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    channels, hidden = a["channels"], a["hidden"]
+def _part(
+    stage: StageSpec, name: str, kind: str, *, weights: int, floats: int, macs: int, executed: int | None = None
+) -> OpCost:
+    """A part whose `weights` and `macs` are binary if the stage has it so."""
+    binary = (stage.weight_bits, stage.activation_bits) == (1, 1)
+    return OpCost(
+        name=name,
+        kind=kind,
+        binary_macs=macs if binary else 0,
+        executed_binary_macs=(macs if executed is None else executed) if binary else 0,
+        float_macs=0 if binary else macs,
+        binary_parameters=weights if stage.weight_bits == 1 else 0,
+        float_parameters=floats + (0 if stage.weight_bits == 1 else weights),
+    )
+
+
+def _mixer(stage: StageSpec, name: str, tokens: int) -> OpCost:
+    channels, branches = stage.channels, len(DILATIONS)
+    weights = branches * channels * 9 * (channels // MIXER_GROUPS)
+    floats = (_NORM + _MOVE + branches * (_BIAS + _RPRELU) + _NORM) * channels
+    return _part(stage, name, "mixer", weights=weights, floats=floats, macs=tokens * weights)
+
+
+def _mlp(spec: ModelSpec, stage: StageSpec, name: str, tokens: int) -> OpCost:
+    channels, hidden = stage.channels, stage.hidden
     weights = 2 * channels * hidden
-    macs = a["height"] * a["width"] * weights
-    # norm, move, second norm, RPReLU, LayerScale; of the hidden channels norm, RPReLU, move;
-    # shift branches: three a width, each a LayerScale
-    return {"binary_macs": macs, "executed_binary_macs": macs, "binary_parameters": weights,
-            "float_parameters": (10 + 6 * len(spec.shifts)) * channels + 6 * hidden}  # fmt: skip
+    floats = (_NORM + _MOVE + _NORM + _RPRELU + _LAYER_SCALE) * channels + (_NORM + _RPRELU + _MOVE) * hidden
+    # Beside it: means along H and along W and, of shift branches, a channel shift for each width.
+    floats += len(spec.shifts) * (3 if spec.branches == "shift" else 2) * _LAYER_SCALE * channels
+    return _part(stage, name, "mlp", weights=weights, floats=floats, macs=tokens * weights)
 
 
-def _attention(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    channels, tokens = a["channels"], a["height"] * a["width"]
-    windows = tokens // (a["window_h"] * a["window_w"])
-    keys = a["window_h"] * a["window_w"] + windows
-    square = channels * channels
-    products = 2 * windows * keys * keys * channels  # q k^T and P v
-    return {
-        "binary_macs": 3 * windows * keys * square + products + tokens * square,
-        "executed_binary_macs": 3 * (tokens + windows) * square + products + tokens * square,
-        "binary_parameters": 4 * square,
-        # norm, pooling mix, LayerNorm; q, k, v: two moves, norm, RPReLU each; norm, RPReLU, mix;
-        # output: move, norm, RPReLU, LayerScale; step and offset a head
-        "float_parameters": (2 + 1 + 2 + 3 * 7 + 2 + 3 + 1 + 8) * channels + 2 * a["heads"],
-    }
+def _attention_floats(spec: ModelSpec, stage: StageSpec) -> int:
+    """Of the norm before, q, k and v, the matrix's quantiser, the norm and activation after, and the output."""
+    projection = _MOVE + _NORM + _RPRELU + _MOVE
+    output = _MOVE + _NORM + _RPRELU + _LAYER_SCALE
+    a_head, a_layer = _QUANTIZER[spec.attention] if stage.activation_bits == 1 else (0, 0)
+    quantizer = a_head * stage.heads + a_layer
+    return (_NORM + 3 * projection + _NORM + _RPRELU + output) * stage.channels + quantizer
 
 
-def _downsample(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    channels, outputs, tokens = a["channels"], a["out_channels"], a["height"] * a["width"] // 4
+def _window_attention(spec: ModelSpec, index: int, name: str, tokens: int) -> OpCost:
+    stage = spec.stages[index]
+    square = stage.channels**2
+    length = math.prod(spec.window(index))
+    windows = tokens // length
+    keys = length + windows
+    products = 2 * windows * keys * keys * stage.channels  # q k^T and P v
+    # Also: the mixes of the two poolings and of local and global, the layer norm of the tokens.
+    return _part(
+        stage, name, "attention",
+        weights=4 * square,
+        floats=_attention_floats(spec, stage) + (_MIX + _NORM + _MIX) * stage.channels,
+        macs=3 * windows * keys * square + products + tokens * square,
+        executed=3 * (tokens + windows) * square + products + tokens * square,
+    )  # fmt: skip
+
+
+def _pooled_attention(spec: ModelSpec, stage: StageSpec, name: str, tokens: int) -> OpCost:
+    square, pooled = stage.channels**2, stage.key_pool > 1
+    keys = tokens // stage.key_pool**2
+    macs = (2 * tokens + (3 if pooled else 2) * keys) * square + 2 * tokens * keys * stage.channels
+    reduction = (_MOVE + _NORM + _RPRELU) * stage.channels if pooled else 0
+    return _part(
+        stage, name, "pooled_attention",
+        weights=(5 if pooled else 4) * square, floats=_attention_floats(spec, stage) + reduction, macs=macs,
+    )  # fmt: skip
+
+
+def _downsample(spec: ModelSpec, index: int, tokens: int) -> OpCost:
+    name, stage = f"downsamples.{index - 1}", spec.stages[index]
+    channels, outputs = spec.stages[index - 1].channels, stage.channels
     weights = 4 * channels * outputs
-    # norm before, move; norm, RPReLU; position map
-    return {"binary_macs": tokens * weights, "executed_binary_macs": tokens * weights, "binary_parameters": weights,
-            "float_parameters": 3 * channels + 5 * outputs + tokens * outputs}  # fmt: skip
-
-
-def _downsample_float(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    channels, outputs, tokens = a["channels"], a["out_channels"], a["height"] * a["width"] // 4
-    weights = 4 * channels * outputs
-    # norm before; norm after; position map
-    return {"float_macs": tokens * weights,
-            "float_parameters": weights + 2 * channels + 2 * outputs + tokens * outputs}  # fmt: skip
-
-
-def _head(a: Mapping[str, int], spec: ModelSpec) -> dict[str, int]:
-    weights = a["channels"] * a["classes"]
-    return {"float_macs": weights, "float_parameters": weights + a["classes"] + 2 * a["channels"]}
-
-
-_COUNTS: Mapping[str, Callable[[Mapping[str, int], ModelSpec], dict[str, int]]] = {
-    "stem": _stem,
-    "mixer": _mixer,
-    "mlp": _mlp,
-    "attention": _attention,
-    "downsample": _downsample,
-    "downsample_float": _downsample_float,
-    "head": _head,
-}
-
-
-def _count(op: Op, spec: ModelSpec) -> OpCost:
-    if op.kind not in _COUNTS:
-        raise UserError(f"op {op.name}: the cost of a {op.kind} is not known")
-    counts: dict[str, Any] = _COUNTS[op.kind](op.attributes, spec)
-    return OpCost(name=op.name, kind=op.kind, **counts)
+    floats = _NORM * channels + (_NORM + tokens) * outputs  # a norm before and after, position map
+    if spec.downsample == "float":
+        return OpCost(name=name, kind="downsample_float", float_macs=tokens * weights,
+                      float_parameters=weights + floats)  # fmt: skip
+    floats += _MOVE * channels + _RPRELU * outputs
+    return _part(stage, name, "downsample", weights=weights, floats=floats, macs=tokens * weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from bhvit import format
 from bhvit.costs import bytes_by_kind, op_costs, total
 from bhvit.models import create_model, list_models, model_spec
+from bhvit.ops import program
 
 # model: binary multiply-accumulates (1e9), full-precision ones (1e6), OPs (1e8), parameters (1e6),
 # as published for BHViT at 224x224 with 1000 classes
@@ -37,6 +39,41 @@ def test_parameters_are_those_of_the_model(name, settings):
     model = create_model(name, **settings)
     cost = total(op_costs(model.spec))
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+VARIANTS = {
+    "gsb": {"attention": "gsb"},
+    "layer norm": {"norm": "layer"},
+    "pooling branches": {"branches": "pool", "shifts": (3,)},
+    "full-precision attention": {"stages": [(1, 1), (1, 1), (32, 32)]},
+    "binary weights": {"stages": [(1, 32), (1, 1), (1, 1)]},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_parameters_of_variants(variant):
+    fields = dict(VARIANTS[variant])
+    if "stages" in fields:
+        fields["stages"] = tuple(
+            dataclasses.replace(stage, weight_bits=weight, activation_bits=activation)
+            for stage, (weight, activation) in zip(model_spec("bhvit_nano").stages, fields["stages"], strict=True)
+        )
+    model = create_model("bhvit_nano", **fields)
+    cost = total(op_costs(model.spec))
+    assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert cost.binary_macs + cost.float_macs == sum(
+        getattr(total(op_costs(model_spec("bhvit_nano"))), kind) for kind in ("binary_macs", "float_macs")
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("bhvit")])
+def test_parts_are_named_as_the_ops_of_the_packed_program(name):
+    spec = model_spec(name)
+    assert [(cost.name, cost.kind) for cost in op_costs(spec)] == [(op.name, op.kind) for op in program(spec)]
+
+
+def test_binaryvit_small_has_as_many_parameters_as_published():
+    assert round(total(op_costs(model_spec("binaryvit_small"))).parameters / 1e6, 1) == 22.5
 
 
 def test_the_engine_projects_global_tokens_once():
