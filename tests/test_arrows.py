@@ -34,8 +34,11 @@ def test_importing_bhvit_loads_neither_torch_nor_the_native_code() -> None:
     )
 
 
-def test_public_names_are_all_there() -> None:
-    _python("import bhvit; [getattr(bhvit, name) for name in bhvit.__all__]")
+def test_public_names_are_all_there_and_stay_what_they_are() -> None:
+    """No room has the name of a public function: importing the room would put it in the function's place."""
+    code = "import bhvit, bhvit.packing\nfor _ in range(2):\n    assert all(map(callable, map({get}, names))), names"
+    get = "lambda name: getattr(bhvit, name)"
+    _python("import bhvit; names = [name for name in bhvit.__all__ if name[0] != '_']\n" + code.format(get=get))
 
 
 def test_the_runtime_opens_without_torch() -> None:

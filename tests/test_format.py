@@ -16,7 +16,7 @@ from bhvit import format
 from bhvit.errors import FormatError, UserError
 from bhvit.models import create_model
 from bhvit.ops import Op
-from bhvit.pack import packed_model
+from bhvit.packing import packed_model
 from randomise import randomise
 
 

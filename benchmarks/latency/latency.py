@@ -23,7 +23,7 @@ from bhvit._native import available_isas, peak_rate
 from bhvit.apps.timing import Run, measure
 from bhvit.costs import op_costs, total
 from bhvit.models import create_model
-from bhvit.pack import pack
+from bhvit.packing import pack
 
 MODELS = ("bhvit_tiny", "bhvit_small", "bhvit_tiny_fp", "bhvit_small_fp", "bhvit_nano")
 

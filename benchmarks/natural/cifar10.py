@@ -1,6 +1,6 @@
 """Natural images end to end: train on CIFAR-10, pack, and measure both models on the 10,000 test images.
 
-    python -m benchmarks.natural.cifar10 --data ../shared/data/cifar10 --out runs/cifar10 --epochs 14
+    python -m benchmarks.natural.cifar10 --data ../shared/data/cifar10 --out runs/cifar10 --epochs 8
 
 Writes `results.md` beside this file. --resume continues an interrupted training; `--data cifar10`
 downloads the original images instead of reading parquet files.
@@ -12,12 +12,13 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 from benchmarks.common import markdown, write_results
 
 from bhvit.apps.compare import compare
 from bhvit.data import open_dataset
 from bhvit.models import load_checkpoint
-from bhvit.pack import pack
+from bhvit.packing import pack
 from bhvit.train import TrainConfig, load_recipe, train
 
 
@@ -27,12 +28,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10"), help="run folder")
     parser.add_argument("--model", default="bhvit_nano")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--epochs", type=int, default=14)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of training; 0: PyTorch's choice")
     parser.add_argument("--resume", action="store_true")
     args = parser.parse_args()
 
     settings = load_recipe(args.recipe) | {"data": args.data, "model": args.model, "out": str(args.out)}
-    config = TrainConfig.from_dict(settings | {"epochs": args.epochs})
+    config = TrainConfig.from_dict(settings | {"epochs": args.epochs, "threads": args.threads})
     result = train(config, resume=args.resume)
 
     # The last epoch's model: nothing was chosen by looking at the test images.
@@ -60,8 +62,9 @@ def main() -> None:
         "Largest logit difference",
         "Equals NumPy reference",
     ]
-    text = f"""{args.model}, {config.epochs} epochs of the recipe `{args.recipe}` in {minutes:.1f} minutes, \
-seed {config.seed}; {len(test)} test images, measured once, with the last epoch's weights.
+    text = f"""{args.model}, {config.epochs} epochs of the recipe `{args.recipe}` in {minutes:.1f} minutes \
+on {torch.get_num_threads()} CPU thread(s), seed {config.seed}; {len(test)} test images, measured once, \
+with the last epoch's weights.
 
 {markdown(header, rows)}
 

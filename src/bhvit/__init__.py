@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         save_checkpoint,
         to_published,
     )
-    from .pack import pack
+    from .packing import pack
     from .runtime import Session
 
 __version__ = _version("bhvit")
@@ -31,7 +31,7 @@ _HOMES = {
     "list_models": "models",
     "load_checkpoint": "models",
     "save_checkpoint": "models",
-    "pack": "pack",
+    "pack": "packing",
     "Session": "runtime",
     "UserError": "errors",
     "FormatError": "errors",
@@ -57,7 +57,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bhvit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value  # found without this function from now on
+    return value
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from PIL import Image
 from bhvit.apps.cli import main
 from bhvit.image import Preprocess
 from bhvit.models import create_model, save_checkpoint
-from bhvit.pack import pack
+from bhvit.packing import pack
 from randomise import randomise
 
 # The slash of an end tag cannot stand in the name of a folder; a sign that looks like it does.

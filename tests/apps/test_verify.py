@@ -57,7 +57,7 @@ def test_an_engine_that_differs_from_the_reference_is_status_1(bhvit, material, 
 
 def test_files_that_do_not_belong_together_are_refused(refused, material, tmp_path):
     from bhvit.models import create_model
-    from bhvit.pack import pack
+    from bhvit.packing import pack
     from randomise import randomise
 
     target = tmp_path / "wide.bhv"

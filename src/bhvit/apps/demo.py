@@ -47,7 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
     out: Path = args.out
-    from ..pack import pack  # a missing extra is found before anything is touched
+    from ..packing import pack  # a missing extra is found before anything is touched
     from ..train import TrainConfig, load_recipe, train
 
     _clear(out, args.force)

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from ..costs import bytes_by_kind
     from ..files import refuse_existing
     from ..models import load_checkpoint
-    from ..pack import pack
+    from ..packing import pack
 
     target = args.model or args.checkpoint.with_suffix(".bhv")
     refuse_existing(target, args.force)  # before the work, too

@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         packed = args.model or folder / "model.bhv"
         if not args.model and not packed.exists():
             from ..models import load_checkpoint
-            from ..pack import pack
+            from ..packing import pack
 
             packed = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.bhv"
             pack(load_checkpoint(checkpoint), packed)

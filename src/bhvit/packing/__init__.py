@@ -1,5 +1,5 @@
 """Packing: a trained model -> a `.bhv` file of bits."""
 
-from .packing import pack, packed_model
+from .packed import pack, packed_model
 
 __all__ = ["pack", "packed_model"]

@@ -11,7 +11,7 @@ import torch
 from bhvit import format
 from bhvit.errors import UserError
 from bhvit.models import create_model, trace
-from bhvit.pack import pack, packed_model
+from bhvit.packing import pack, packed_model
 from bhvit.runtime import reference
 from randomise import randomise
 
