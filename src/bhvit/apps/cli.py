@@ -14,7 +14,9 @@ from collections.abc import Sequence
 
 from ..errors import UserError, require_extra
 
-VERBS = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
+_SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
+VERBS = {verb: verb for verb in _SAME} | {"import": "import_weights"}
+"""Verbs and their modules in this folder; `import` is no name for a module."""
 _EXTRAS = {"torch": "train", "timm": "train", "torchvision": "train", "sklearn": "train", "pyarrow": "train",
            "tqdm": "train"}  # fmt: skip
 """Optional packages, and the extra of ours that installs each."""
@@ -72,8 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for verb in VERBS:
-        importlib.import_module(f".{verb}", __package__).add_parser(subparsers)
+    for module in VERBS.values():
+        importlib.import_module(f".{module}", __package__).add_parser(subparsers)
     return parser
 
 
