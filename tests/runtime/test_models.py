@@ -1,4 +1,4 @@
-"""Every packable model at its own size: 224x224 and 1000 classes for the published ones."""
+"""Every packable model at its own size, and sizes that the published code cannot take."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ def _torch_op(model: BHViT, name: str, x: Tensor) -> Tensor:
     return model.get_submodule(name)(x)
 
 
-@pytest.mark.parametrize("name", PACKABLE)
-def test_a_model_of_full_size_runs_natively_as_in_torch(name: str, tmp_path: Path) -> None:
-    model = randomise(create_model(name), seed=5)
+SIZES = (32, 64, 96, 160, 192, 256, 320, 384, (160, 96), (32, 384))
+
+
+@pytest.mark.parametrize(("name", "size"), [(n, None) for n in PACKABLE] + [("bhvit_tiny", size) for size in SIZES])
+def test_a_model_runs_natively_as_in_torch(name: str, size: int | tuple[int, int] | None, tmp_path: Path) -> None:
+    model = randomise(create_model(name, img_size=size), seed=5)
     path = tmp_path / "model.bhv"
     pack(model, path, leftovers="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(6))
@@ -49,11 +52,14 @@ def test_a_model_of_full_size_runs_natively_as_in_torch(name: str, tmp_path: Pat
     assert session(image.numpy()).shape == (1, 1000)
 
 
-@pytest.mark.parametrize("name", [name for name in PACKABLE if not name.endswith("_fp")])
-def test_a_model_of_full_size_gives_the_bits_of_the_reference(name: str, tmp_path: Path) -> None:
-    # Not the † variants: the reference takes minutes over their full-precision convolutions.
+# Not the † variants at full size: the reference takes minutes over their full-precision convolutions.
+REFERENCE = [("bhvit_nano", None), ("bhvit_tiny", None), ("bhvit_small", None), ("bhvit_tiny_fp", 32)]
+
+
+@pytest.mark.parametrize(("name", "size"), REFERENCE + [("bhvit_tiny", size) for size in (160, (96, 64), (32, 384))])
+def test_a_model_gives_the_bits_of_the_reference(name: str, size: int | tuple[int, int] | None, tmp_path: Path) -> None:
     path = tmp_path / "model.bhv"
-    pack(randomise(create_model(name), seed=7), path)
+    pack(randomise(create_model(name, img_size=size), seed=7), path)
     packed = format.read(path)
     images = np.random.default_rng(8).normal(size=(2, 3, *packed.spec.img_size)).astype(np.float32)
     np.testing.assert_array_equal(Session(path)(images), reference.run(packed, images))
