@@ -18,14 +18,11 @@ from bhvit.train import TrainConfig
 SMALL_MODEL = """
 from bhvit.models import registry
 from bhvit.spec import StageSpec
-registry._MODELS["small"] = (
-    (
-        StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),
-        StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2),
-    ),
-    "binary",
-    8,
+stages = (
+    StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),
+    StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2),
 )
+registry._MODELS["small"] = (8, {"stages": stages})
 """
 """Registers a model of every kind of layer that trains in no time, here and in processes of their own."""
 exec(SMALL_MODEL)
