@@ -35,8 +35,8 @@ class ConvMixer(nn.Module):
         return self.norm(y_1 + y_3 + y_5)
 
 
-class Projection(nn.Module):
-    """One of q, k, v: z = RPReLU(norm(binary linear(t + move)) + t), and its signs."""
+class ResidualUnit(nn.Module):
+    """RPReLU(norm(binary linear(x + move)) + x): (..., C) -> the same."""
 
     def __init__(self, channels: int, style: Style) -> None:
         super().__init__()
@@ -44,11 +44,32 @@ class Projection(nn.Module):
         self.linear = QuantLinear(channels, channels, style)
         self.norm = style.make_norm(channels)
         self.activation = RPReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation(self.norm(self.linear(self.move(x))) + x)
+
+
+class Projection(ResidualUnit):
+    """One of q, k, v: z, a residual unit of the tokens, is what `forward` gives; `signs` makes its bits."""
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__(channels, style)
         self.threshold = Move(channels)
 
-    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.activation(self.norm(self.linear(self.move(t))) + t)
-        return z, self.linear.style.activations(self.threshold(z))
+    def signs(self, z: Tensor) -> Tensor:
+        """Signs of z + threshold, or that itself where activations are full precision."""
+        return self.linear.style.activations(self.threshold(z))
+
+
+class AttentionOutput(ResidualUnit):
+    """LayerScale of a residual unit."""
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__(channels, style)
+        self.scale = LayerScale(channels, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale(super().forward(x))
 
 
 class QuantAttention(nn.Module):
@@ -69,8 +90,9 @@ class QuantAttention(nn.Module):
 
         `spread` brings what belongs to the keys, (..., S, C), to the queries' tokens for the residual.
         """
-        (z_q, q), (z_k, k), (z_v, v) = self.query(queries), self.key(keys), self.value(keys)
-        q, k, v = (self._heads(signs) for signs in (q, k, v))
+        z_q, z_k, z_v = self.query(queries), self.key(keys), self.value(keys)
+        signs = self.query.signs(z_q), self.key.signs(z_k), self.value.signs(z_v)
+        q, k, v = map(self._heads, signs)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
         probabilities = self.quantizer(scores.softmax(dim=-1))
         context = (probabilities @ v).transpose(-2, -3).flatten(-2)
@@ -80,27 +102,12 @@ class QuantAttention(nn.Module):
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)
 
 
-class AttentionOutput(nn.Module):
-    """LayerScale(RPReLU(norm(binary linear(c + move)) + c))."""
-
-    def __init__(self, channels: int, style: Style) -> None:
-        super().__init__()
-        self.move = Move(channels)
-        self.linear = QuantLinear(channels, channels, style)
-        self.norm = style.make_norm(channels)
-        self.activation = RPReLU(channels)
-        self.scale = LayerScale(channels, 0.1)
-
-    def forward(self, c: Tensor) -> Tensor:
-        return self.scale(self.activation(self.norm(self.linear(self.move(c))) + c))
-
-
 class WindowAttention(nn.Module):
     """Multi-scale window attention (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
 
     Windows of tokens attend to themselves and to global tokens, one pooled from around each window's
-    corner; the probabilities are quantised by decomposition, q, k and v are signs.
-    Shapes: nW windows, L tokens in each, G = nW global tokens, T = L + G, d channels a head.
+    corner.
+    Shapes: nW windows, L tokens in each, G = nW global tokens, T = L + G.
     """
 
     def __init__(
@@ -162,7 +169,7 @@ class PooledAttention(nn.Module):
     def __init__(self, channels: int, heads: int, key_pool: int, quantizer: AttentionQuantizer, style: Style) -> None:
         super().__init__()
         self.key_pool = key_pool
-        self.reduction = Reduction(channels, style) if key_pool > 1 else nn.Identity()
+        self.reduction = ResidualUnit(channels, style) if key_pool > 1 else nn.Identity()
         self.attention = QuantAttention(channels, heads, quantizer, style)
         self.output = AttentionOutput(channels, style)
 
@@ -177,17 +184,3 @@ class PooledAttention(nn.Module):
 
         context = self.attention(n.flatten(1, 2), self.reduction(pooled.flatten(1, 2)), spread)
         return self.output(context.view(n.shape))
-
-
-class Reduction(nn.Module):
-    """RPReLU(norm(binary linear(p + move)) + p)."""
-
-    def __init__(self, channels: int, style: Style) -> None:
-        super().__init__()
-        self.move = Move(channels)
-        self.linear = QuantLinear(channels, channels, style)
-        self.norm = style.make_norm(channels)
-        self.activation = RPReLU(channels)
-
-    def forward(self, p: Tensor) -> Tensor:
-        return self.activation(self.norm(self.linear(self.move(p))) + p)
