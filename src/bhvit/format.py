@@ -50,15 +50,33 @@ _DTYPES = {np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.
 _NO_CHECKSUM = b'"checksum":"00000000"'
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedModel:
-    """The contents of a `.bhv` file. Tensors are keyed "op name.tensor name"."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a `.bhv` file says of itself beside its program."""
 
     spec: ModelSpec
-    ops: tuple[Op, ...]
-    tensors: Mapping[str, Array]
     class_names: tuple[str, ...]
     preprocess: Preprocess
+
+    def check(self, image: tuple[int, int, int], classes: int) -> None:
+        """Raises FormatError unless a program of images (C, H, W) and that many classes fits."""
+        if (self.spec.in_chans, *self.spec.img_size) != image:
+            raise FormatError(f"the program takes images of {image}, the spec says otherwise")
+        if (self.preprocess.channels, *self.preprocess.size) != image:
+            raise FormatError(f"the program takes images of {image}, the preprocessing gives others")
+        if not classes == self.spec.num_classes == len(self.class_names):
+            raise FormatError(
+                f"the program has {classes} classes, the spec {self.spec.num_classes}, "
+                f"and {len(self.class_names)} names are given"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PackedModel(Description):
+    """The contents of a `.bhv` file. Tensors are keyed "op name.tensor name"."""
+
+    ops: tuple[Op, ...]
+    tensors: Mapping[str, Array]
 
     def tensor(self, op: Op, name: str) -> Array:
         """A tensor of an op: words as they are, numbers as float32."""
@@ -90,15 +108,7 @@ def check(model: PackedModel) -> None:
             raise FormatError(f"tensor {name} is no table of weights: the first must be positive")
     stem, head = model.ops[0].attributes, model.ops[-1].attributes
     image = (stem["in_chans"], stem["height"] * stem["patch"], stem["width"] * stem["patch"])
-    if (model.spec.in_chans, *model.spec.img_size) != image:
-        raise FormatError(f"the program takes images of {image}, the spec says otherwise")
-    if (model.preprocess.channels, *model.preprocess.size) != image:
-        raise FormatError(f"the program takes images of {image}, the preprocessing gives others")
-    if not head["classes"] == model.spec.num_classes == len(model.class_names):
-        raise FormatError(
-            f"the program has {head['classes']} classes, the spec {model.spec.num_classes}, "
-            f"and {len(model.class_names)} names are given"
-        )
+    model.check(image, head["classes"])
 
 
 def to_bytes(model: PackedModel) -> bytes:
@@ -153,23 +163,37 @@ def read(path: str | Path) -> PackedModel:
 def from_bytes(data: bytes) -> PackedModel:
     """The model in the bytes of a `.bhv` file. Raises FormatError saying what is wrong."""
     metadata = _read_metadata(data)
+    stored = b'"checksum":"%s"' % metadata["checksum"].encode()
+    if f"{zlib.crc32(data.replace(stored, _NO_CHECKSUM, 1)):08x}" != metadata["checksum"]:
+        raise FormatError("damaged: its checksum does not match; copy or pack it again")
     try:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"not a whole safetensors file: {error}") from error
-    model = PackedModel(
-        spec=ModelSpec.from_json(metadata["spec"]),
-        ops=tuple(Op.from_json(fields) for fields in _list(metadata, "program")),
-        tensors=tensors,
-        class_names=tuple(str(name) for name in _list(metadata, "class_names")),
-        preprocess=Preprocess.from_json(metadata["preprocess"]),
-    )
+    ops = tuple(Op.from_json(fields) for fields in _list(metadata, "program"))
+    model = PackedModel(**_description(metadata), ops=ops, tensors=tensors)
     check(model)
     return model
 
 
+def describe(data: bytes) -> Description:
+    """What the bytes of a file say of it, for a caller whose native program has checked them.
+
+    Raises FormatError or UserError if the header or a description in it is damaged.
+    """
+    return Description(**_description(_read_metadata(data)))
+
+
+def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "spec": ModelSpec.from_json(metadata["spec"]),
+        "class_names": tuple(str(name) for name in _list(metadata, "class_names")),
+        "preprocess": Preprocess.from_json(metadata["preprocess"]),
+    }
+
+
 def _read_metadata(data: bytes) -> dict[str, str]:
-    """The checked `__metadata__` of a file: format, version and checksum hold."""
+    """The `__metadata__` of a file, its format and version checked."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or len(data) > MAX_BYTES or not 2 <= length <= min(MAX_HEADER, len(data) - 8):
         raise FormatError(f"not a .bhv file, or cut short: {len(data)} bytes, of which the header claims {length}")
@@ -184,9 +208,6 @@ def _read_metadata(data: bytes) -> dict[str, str]:
     for key in METADATA:
         if not isinstance(metadata.get(key), str):
             raise FormatError(f"the header lacks {key}")
-    stored = b'"checksum":"%s"' % metadata["checksum"].encode()
-    if f"{zlib.crc32(data.replace(stored, _NO_CHECKSUM, 1)):08x}" != metadata["checksum"]:
-        raise FormatError("damaged: its checksum does not match; copy or pack it again")
     return metadata
 
 

@@ -40,14 +40,17 @@ class Session:
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
         try:
-            model = format.from_bytes(data)
-            self._program: Program | None = Program(data, threads, isa)
+            program = Program(data, threads, isa)  # checks the whole file
+            described = format.describe(data)
+            described.check(program.input_shape, program.classes)
         except UserError as error:
             raise FormatError(f"{path}: {error}") from error
         except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
             raise UserError(str(error)) from error
-        self._spec, self._class_names, self._preprocess = model.spec, model.class_names, model.preprocess
-        self._isa, self._threads = self._program.isa, self._program.threads
+        self._program: Program | None = program
+        self._spec, self._class_names = described.spec, described.class_names
+        self._preprocess = described.preprocess
+        self._isa, self._threads = program.isa, program.threads
 
     @property
     def spec(self) -> ModelSpec:
