@@ -1,5 +1,6 @@
 # make demo   set up, then train, pack, verify and report on the digits (needs Python 3.10+, a C++20 compiler)
 # make test   set up, then linters, type checks, the layer check and all tests
+# make check-slow   kernels, damaged files and whole programs under sanitizers
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -32,8 +33,15 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS)
 
-check-slow: setup
-	$(BIN)/python -m pytest -n $(JOBS) -m "slow or not slow"
+# The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
+# kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
+SANITIZED := build/sanitized
+check-slow:
+	$(PYTHON) -m venv $(SANITIZED)
+	$(SANITIZED)/bin/python -m pip install --quiet . pytest hypothesis \
+	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/native tests/runtime/test_session.py
 
 clean:
 	rm -rf $(VENV) build demo
