@@ -42,7 +42,7 @@ def main() -> None:
     model = load_checkpoint(result.last)
     test = open_dataset(args.data, split="test")
     rows, ops = [], []
-    for leftovers in ("float32", "float16"):
+    for leftovers in ("float32", "mixed", "float16"):
         pack(model, packed, leftovers=leftovers, force=True)  # type: ignore[arg-type]
         found = compare(result.last, packed, test, threads=2)
         rows.append([
@@ -69,7 +69,7 @@ with the last epoch's weights.
 {markdown(header, rows)}
 
 First op after which PyTorch and the packed file differ beyond rounding on four traced images: \
-{ops[0]} (float32 leftovers), {ops[1]} (float16).
+{ops[0]} (float32 leftovers), {ops[1]} (mixed, the default), {ops[2]} (float16).
 
 Validation accuracy by epoch: {", ".join(f"{line['val_top1']:.2%}" for line in result.log)}.
 

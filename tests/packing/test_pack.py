@@ -40,7 +40,9 @@ def test_the_packed_program_computes_the_model_op_by_op(name: str, size: int | t
 def test_half_precision_is_for_position_maps_and_the_classifier_alone() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=10), seed=3)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    whole, halved = (packed_model(model, leftovers=kind) for kind in ("float32", "float16"))
+    whole, mixed, halved = (packed_model(model, leftovers=kind) for kind in ("float32", "mixed", "float16"))
+    assert {n for n, tensor in mixed.tensors.items() if tensor.dtype == np.float16} == {"head.weight"}
+    assert packed_model(model).tensors.keys() == mixed.tensors.keys()
     halves = {name for name, tensor in halved.tensors.items() if tensor.dtype == np.float16}
     assert halves == {"stem.position", "downsamples.0.position", "downsamples.1.position", "head.weight"}
     for name in halves:

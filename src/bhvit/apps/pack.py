@@ -24,9 +24,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--leftovers",
-        choices=("float16", "float32"),
-        default="float16",
-        help="type of position maps and of the classifier's weights (default float16)",
+        choices=("mixed", "float16", "float32"),
+        default="mixed",
+        help="mixed (default): the classifier in float16; float16: position maps too, smaller and less exact; "
+        "float32: neither",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -57,8 +58,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"  {describe(packed.spec)}, {len(packed.ops)} ops")
     rows = [
         [f"{count_text(weights)} binary weights", size_text(sizes["bits"])],
-        ["float32: scales, shifts, thresholds", size_text(sizes["float32"])],
-        ["float16: position maps, classifier", size_text(sizes["float16"])],
+        ["float32: scales, shifts, thresholds, leftovers", size_text(sizes["float32"])],
+        ["float16: leftovers", size_text(sizes["float16"])],
         ["header", size_text(size - sum(sizes.values()))],
     ]
     print(table([row for row in rows if row[1] != "0 B"]))

@@ -18,19 +18,21 @@ from ..models import BHViT
 from ..ops import program
 from .lower import lower
 
-Leftovers = Literal["float16", "float32"]
+Leftovers = Literal["mixed", "float16", "float32"]
+"""What stays full precision: "mixed" halves the classifier's weights, which changes next to no answer;
+"float16" the position maps as well, which flips signs all the way down; "float32" halves nothing."""
 
 
 def packed_model(
     model: BHViT,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers = "float16",
+    leftovers: Leftovers = "mixed",
 ) -> PackedModel:
     """The op program of `model` with its tensors.
 
     class_names and preprocess default to the model's own, else to numbers and ImageNet's usual
-    preprocessing at the model's size. leftovers: type of position maps and of the classifier's weights.
+    preprocessing at the model's size. leftovers: see `Leftovers`.
     Raises UserError if the model is in training mode, holds numbers that are not finite, or the names
     do not match its classes.
     """
@@ -63,7 +65,7 @@ def pack(
     path: str | Path,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers = "float16",
+    leftovers: Leftovers = "mixed",
     force: bool = False,
 ) -> None:
     """Write `model`, in evaluation mode, to a `.bhv` file; the arguments are those of `packed_model`.
@@ -83,7 +85,8 @@ def default_preprocess(model: BHViT) -> Preprocess:
 
 
 def _stored(key: str, value: npt.NDArray[np.float64], leftovers: Leftovers) -> npt.NDArray[Any]:
-    # Large, and of order one: these may be halved. Per-channel constants stay float32: they place thresholds.
-    half = leftovers == "float16" and (key.endswith(".position") or key == "head.weight")
+    # Per-channel constants stay float32: they are few, and place thresholds.
+    classifier, position = key == "head.weight", key.endswith(".position")
+    half = (classifier and leftovers != "float32") or (position and leftovers == "float16")
     with np.errstate(over="ignore"):  # what overflows is found and named by `format.check`
         return value.astype(np.float16 if half else np.float32)
