@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.common import markdown, write_results
+
 from bhvit.apps.cli import main as bhvit
 
 

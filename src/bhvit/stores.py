@@ -6,6 +6,7 @@ so that every worker process opens its own.
 
 from __future__ import annotations
 
+import abc
 import bisect
 import io
 import itertools
@@ -64,14 +65,14 @@ class ArrayStore:
         return Image.fromarray(self.pixels[index])
 
 
-class _EncodedStore:
+class _EncodedStore(abc.ABC):
     """What stores of encoded images share."""
 
-    def name(self, index: int) -> str:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def name(self, index: int) -> str: ...
 
-    def open(self, index: int) -> IO[bytes] | None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def open(self, index: int) -> IO[bytes] | None: ...
 
     def image(self, index: int) -> Image.Image:
         file = self.open(index)
