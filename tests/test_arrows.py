@@ -47,7 +47,7 @@ def test_the_runtime_opens_without_torch() -> None:
 
 def test_a_missing_extra_is_reported_with_the_install_command() -> None:
     code = _WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
-    assert _python(code) == "this needs timm, which is not installed: pip install 'bhvit[train]'"
+    assert _python(code) == "this needs torch, which is not installed: pip install 'bhvit[train]'"
 
 
 def test_native_files_include_only_what_lies_below_them() -> None:

@@ -46,6 +46,11 @@ def test_a_size_that_cannot_work_is_refused_with_the_nearest_that_can(size: int,
         model_spec("bhvit_tiny", img_size=size)
 
 
+def test_a_size_beyond_any_machine_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="is too large for bhvit_nano: stage 0 would have 250000x250000 tokens"):
+        model_spec("bhvit_nano", img_size=1000000)
+
+
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="no model is called 'bhvit_smal'; did you mean bhvit_small"):
         model_spec("bhvit_smal")

@@ -57,7 +57,7 @@ from typing import Any, Literal
 
 from .bits import words_for
 from .errors import FormatError, UserError
-from .spec import LANES, MIXER_GROUPS, ModelSpec
+from .spec import LANES, MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
 
 TAPS = ((0, 0), (-1, 0), (1, 0), (-2, 0), (2, 0), (0, -1), (0, 1), (0, -2), (0, 2))
 """(rows, columns) of the 9-tap cross: tap k reads the token at that offset, cyclically."""
@@ -72,8 +72,6 @@ LIMITS: Mapping[str, int] = {
     "hidden": 65536, "groups": 64, "heads": 256, "window_h": 64, "window_w": 64, "classes": 1 << 20,
 }  # fmt: skip
 MAX_OPS = 1024
-MAX_GRID_FLOATS = 1 << 26
-"""Floats in one grid of tokens (H * W * C)."""
 
 
 @dataclasses.dataclass(frozen=True)

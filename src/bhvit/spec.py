@@ -28,6 +28,8 @@ ATTENTION_LEVELS = 3
 """Highest level of the decomposed attention matrix: levels 0..3, two bit planes."""
 NOMINAL_WINDOW = 7
 """The published window edge; other grids take the divisor that is nearest to it."""
+MAX_GRID_FLOATS = 1 << 26
+"""Floats in one grid of tokens (H * W * C): 1024 x 1024 tokens of 64 channels."""
 LANES = 16
 """Output channels of one weight tile (see `bits`); channel counts are multiples of it."""
 
@@ -137,6 +139,13 @@ class ModelSpec:
                     f"multiples of {self.stride}; nearest that can work: "
                     + " or ".join(f"{h}x{w}" for h, w in self._nearest_sizes())
                 )
+        for index, stage in enumerate(self.stages):
+            height, width = self.grid(index)
+            _require(
+                height * width * stage.channels <= MAX_GRID_FLOATS and max(height, width) <= 2048,
+                f"img_size {self.img_size[0]}x{self.img_size[1]} is too large for {self.name}: stage {index} would "
+                f"have {height}x{width} tokens; smaller images or a larger patch have fewer",
+            )
         for before, after in zip(self.stages, self.stages[1:]):
             _require(
                 after.channels % before.channels == 0,

@@ -114,6 +114,8 @@ def test_checkpoints_round_trip_weights_names_and_preprocessing(tmp_path) -> Non
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(images), model(images))
     assert not loaded.training
+    save_checkpoint(model, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
@@ -133,3 +135,12 @@ def test_absent_and_foreign_checkpoints_are_refused(tmp_path) -> None:  # type: 
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="not a checkpoint of bhvit"):
         load_checkpoint(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("text", ["[", "3", "{}", '{"version": "9"}', '{"version": "1"}'])
+def test_a_checkpoint_with_a_damaged_description_is_refused(tmp_path, text: str) -> None:  # type: ignore[no-untyped-def]
+    import safetensors.torch
+
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "m.safetensors", {"bhvit-checkpoint": text})
+    with pytest.raises(UserError):
+        load_checkpoint(tmp_path / "m.safetensors")

@@ -100,8 +100,12 @@ def _open(args: argparse.Namespace) -> tuple[ModelSpec, dict[str, Any]]:
     if args.img_size or args.num_classes:
         raise UserError(f"--img-size and --num-classes go with a model's name; {path} has its own")
     metadata = safetensors_metadata(path)
-    if metadata.get("format") == "bhvit-checkpoint":
-        return ModelSpec.from_json(metadata.get("spec", "")), {"bytes": path.stat().st_size}
+    if "bhvit-checkpoint" in metadata:
+        try:
+            spec = ModelSpec.from_json(json.loads(metadata["bhvit-checkpoint"])["spec"])
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path} is damaged: its description cannot be read") from None
+        return spec, {"bytes": path.stat().st_size}
     from .. import format
     from ..costs import bytes_by_kind
 

@@ -77,9 +77,11 @@ def run(args: argparse.Namespace) -> int:
         summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
         print_json({**summary, "validation": result.metrics.to_dict()})
     else:
-        print(f"validation accuracy {result.metrics.top1:.2%} ({len(result.metrics.labels)} images)")
-        print(f"weights of the last epoch: {result.last}\nweights of the best epoch: {result.best}")
-        print(f"next: bhvit pack {result.last} model.bhv")
+        best = max(result.log, key=lambda line: line["val_top1"])
+        print(f"validation accuracy on {len(result.metrics.labels)} images:")
+        print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
+        print(f"  {best['val_top1']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
+        print(f"next: bhvit pack {result.best} model.bhv")
     return 0
 
 
@@ -100,4 +102,6 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     if "data" not in given:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     recipe = load_recipe(args.recipe or default_recipe(given["data"]))
+    if "warmup_epochs" in recipe and "epochs" in given:  # a recipe's warm-up fits the recipe's length
+        recipe["warmup_epochs"] = min(recipe["warmup_epochs"], given["epochs"] / 2)
     return TrainConfig.from_dict({"model": DEFAULT_MODEL, **recipe, **given})

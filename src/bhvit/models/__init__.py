@@ -1,10 +1,12 @@
 """The models, in PyTorch."""
 
+import importlib
+
 from ..errors import require_extra
 
 try:
-    import timm  # noqa: F401
-    import torch  # noqa: F401
+    importlib.import_module("torch")
+    importlib.import_module("timm")
 except ModuleNotFoundError as error:
     raise require_extra(error.name or "torch", "train") from None
 

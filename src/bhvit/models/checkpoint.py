@@ -21,12 +21,14 @@ VERSION = "1"
 
 def save_checkpoint(model: BHViT, path: str | Path) -> None:
     """Write `model` to a safetensors file, whole or not at all. Raises UserError if that fails."""
-    metadata = {"format": FORMAT, "version": VERSION, "spec": model.spec.to_json()}
+    described = {"version": VERSION, "spec": model.spec.to_json()}
     if model.class_names is not None:
-        metadata["class_names"] = json.dumps(model.class_names)
+        described["class_names"] = json.dumps(model.class_names)
     if model.preprocess is not None:
-        metadata["preprocess"] = model.preprocess.to_json()
+        described["preprocess"] = model.preprocess.to_json()
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
+    # One key: the library writes several in random order, and equal models should give equal files.
+    metadata = {FORMAT: json.dumps(described, sort_keys=True)}
     write_atomically(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -45,12 +47,16 @@ def load_checkpoint(path: str | Path) -> BHViT:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
+    if FORMAT not in metadata:
         found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
         raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
-    if metadata.get("version") != VERSION:
-        raise UserError(f"{path} has version {metadata.get('version')}; this bhvit reads version {VERSION}")
-    model = BHViT(ModelSpec.from_json(metadata["spec"]))
+    try:
+        described = dict(json.loads(metadata[FORMAT]))
+    except (ValueError, TypeError):
+        raise UserError(f"{path} is damaged: its description cannot be read") from None
+    if described.get("version") != VERSION:
+        raise UserError(f"{path} has version {described.get('version')}; this bhvit reads version {VERSION}")
+    model = BHViT(ModelSpec.from_json(described.get("spec", "")))
     expected = model.state_dict()
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
@@ -60,8 +66,8 @@ def load_checkpoint(path: str | Path) -> BHViT:
                 f"{path}: tensor {name} has shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
             )
     model.load_state_dict(tensors)
-    if "class_names" in metadata:
-        model.class_names = tuple(json.loads(metadata["class_names"]))
-    if "preprocess" in metadata:
-        model.preprocess = Preprocess.from_json(metadata["preprocess"])
+    if "class_names" in described:
+        model.class_names = tuple(json.loads(described["class_names"]))
+    if "preprocess" in described:
+        model.preprocess = Preprocess.from_json(described["preprocess"])
     return model.eval()
