@@ -7,18 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from without_torch import WITHOUT_TORCH
+
 ROOT = Path(__file__).resolve().parents[1]
-
-_WITHOUT_TORCH = """
-import sys
-
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Refuse())
-"""
 
 
 def _python(code: str) -> str:
@@ -42,11 +33,11 @@ def test_public_names_are_all_there_and_stay_what_they_are() -> None:
 
 
 def test_the_runtime_opens_without_torch() -> None:
-    _python(_WITHOUT_TORCH + "import bhvit, bhvit.runtime.reference; bhvit.Session")
+    _python(WITHOUT_TORCH + "import bhvit, bhvit.runtime.reference; bhvit.Session")
 
 
 def test_a_missing_extra_is_reported_with_the_install_command() -> None:
-    code = _WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
+    code = WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
     assert _python(code) == "this needs torch, which is not installed: pip install 'bhvit[train]'"
 
 

@@ -8,7 +8,6 @@ import pickle
 import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,7 @@ from PIL import Image
 
 from bhvit.data import open_dataset
 from bhvit.errors import UserError
-
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+from shared import shared
 
 
 def encoded(shade=0, size=(8, 8), kind="PNG"):
@@ -216,9 +214,7 @@ def test_large_sets_are_only_looked_at(tmp_path, monkeypatch):
 
 
 def test_real_parquet():
-    if not (SHARED / "cifar10").is_dir():
-        pytest.skip(f"{SHARED} is not there")
-    dataset = open_dataset(SHARED / "cifar10" / "test_lossless-00000-of-00001.parquet", "test")
+    dataset = open_dataset(shared("data", "cifar10", "test_lossless-00000-of-00001.parquet"), "test")
     assert len(dataset) == 1017
     assert dataset.class_names[:2] == ("airplane", "automobile")
     assert dataset.image(1016).size == (32, 32)

@@ -14,17 +14,15 @@ import pytest
 import bhvit as package
 from bhvit.apps import cli
 from bhvit.errors import UserError
+from without_torch import WITHOUT_TORCH
 
-_WITHOUT_TORCH = """
-import sys
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Refuse())
+_BARE_COMMAND = (
+    WITHOUT_TORCH
+    + """
 from bhvit.apps.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+)
 
 
 def _python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
@@ -68,7 +66,7 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
     picture = next(material.images.rglob("*.png"))
     for words in (["classify", material.model, picture], ["info", material.model], ["info", material.checkpoint],
                   ["bench", material.model, "--seconds", "0.01", "--profile"]):  # fmt: skip
-        result = _python(_WITHOUT_TORCH, *words)
+        result = _python(_BARE_COMMAND, *words)
         assert result.returncode == 0, result.stderr
 
 
@@ -78,7 +76,7 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(material, tmp_path, words):
     out = tmp_path / "out"
     known = {**material._asdict(), "out": out}
-    result = _python(_WITHOUT_TORCH, *(word.format(**known) for word in words))
+    result = _python(_BARE_COMMAND, *(word.format(**known) for word in words))
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert "pip install 'bhvit[train]'" in result.stderr
