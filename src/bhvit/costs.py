@@ -88,6 +88,8 @@ def _parts(spec: ModelSpec) -> Iterator[OpCost]:
             name = f"stages.{index}.{block}"
             if stage.mixer == "conv":
                 yield _mixer(stage, f"{name}.mixer", tokens)
+            elif stage.mixer == "pooling":
+                yield OpCost(name=f"{name}.mixer", kind="pooling", float_parameters=2 * _NORM * stage.channels)
             elif stage.mixer == "attention":
                 yield _window_attention(spec, index, f"{name}.mixer", tokens)
             else:

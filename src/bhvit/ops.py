@@ -280,6 +280,7 @@ def _require_packable(spec: ModelSpec) -> None:
         "layer normalisation (norm=layer)": spec.norm != "batch",
         f"the attention quantiser {spec.attention}": spec.attention != "decomposition",
         "pooled attention (BinaryViT)": any(stage.mixer == "pooled_attention" for stage in spec.stages),
+        "the pooling mixer": any(stage.mixer == "pooling" for stage in spec.stages),
         "pooling branches": spec.branches == "pool" and bool(spec.shifts),
         "a stem without GELU": spec.stem_activation != "gelu",
         "full-precision stages": any((s.weight_bits, s.activation_bits) != (1, 1) for s in spec.stages),

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from .errors import UserError
 
-Mixer = Literal["conv", "attention", "pooled_attention"]
+Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
 Downsampling = Literal["binary", "float"]
 Norm = Literal["batch", "layer"]
 AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
@@ -44,7 +44,8 @@ class StageSpec:
     """Channels between the two layers of the MLP; a multiple of `channels`."""
     mixer: Mixer
     """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention;
-    "pooled_attention": attention over the whole grid to keys and values from a pooled one (BinaryViT)."""
+    "pooled_attention": attention over the whole grid to keys and values from a pooled one (BinaryViT);
+    "pooling": the mean of 3x3 tokens, an ablation."""
     heads: int = 1
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses the divisors of the grid nearest to 7."""
@@ -79,7 +80,7 @@ class StageSpec:
                 f"channels of a stage with the conv mixer must be a multiple of {LANES * MIXER_GROUPS}, "
                 f"not {self.channels}",
             )
-        else:
+        elif self.mixer != "pooling":
             _require(
                 self.heads >= 1 and self.channels % (32 * self.heads) == 0,
                 f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",

@@ -35,6 +35,20 @@ class ConvMixer(nn.Module):
         return self.norm(y_1 + y_3 + y_5)
 
 
+class PoolMixer(nn.Module):
+    """norm(mean of 3x3 tokens, zeros outside the grid): (B, H, W, C) -> the same.
+
+    The plain mixer that ablations compare with (MetaFormer, Yu et al., CVPR 2022): it learns nothing of space.
+    """
+
+    def __init__(self, channels: int, style: Style) -> None:
+        super().__init__()
+        self.norm = style.make_norm(channels)
+
+    def forward(self, n: Tensor) -> Tensor:
+        return self.norm(F.avg_pool2d(n.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1))
+
+
 class ResidualUnit(nn.Module):
     """RPReLU(norm(binary linear(x + move)) + x): (..., C) -> the same."""
 

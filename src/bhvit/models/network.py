@@ -21,7 +21,7 @@ from .layers import (
     Style,
     float_conv,
 )
-from .mixers import ConvMixer, PooledAttention, WindowAttention
+from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
 
 POSITION_STD = 0.02
 
@@ -91,11 +91,13 @@ class Block(nn.Module):
         return x if self.shift is None else x + self.shift(n)
 
 
-def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | PooledAttention:
+def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | PooledAttention | PoolMixer:
     settings, style = spec.stages[stage], Style.of(spec, stage)
     channels, heads = settings.channels, settings.heads
     if settings.mixer == "conv":
         return ConvMixer(channels, style)
+    if settings.mixer == "pooling":
+        return PoolMixer(channels, style)
     if settings.mixer == "attention":
         return WindowAttention(channels, heads, spec.window(stage), spec.attention, style)
     return PooledAttention(channels, heads, settings.key_pool, spec.attention, style)
