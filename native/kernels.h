@@ -34,103 +34,176 @@ constexpr long kTaps = 9;          // ops.TAPS
 constexpr long kProjections = 3;   // q, k, v
 constexpr long kMaxBlock = 8;      // tokens that any kernel takes at a time, at most
 
+// A linear layer and the norm after it, `linear` in ops.py.
+struct Linear {
+  long inputs, outputs;
+  const float* threshold;      // [inputs]
+  const uint32_t* bits;        // [outputs/16][inputs/32][16], if activations and weights are both signs; else null
+  const float* weight;         // [outputs/16][inputs][16], if not
+  bool signs;                  // whether activations are signs
+  const float* weight_scale;   // [outputs], with layer norm; null with batch norm
+  const float *scale, *shift;  // [outputs]
+  // Of products of bits, the first of weight_scale and scale holds the factor -2 of `scale2` above.
+  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (inputs/8 + 4*inputs + 4*outputs).
+};
+
 // stem: items are rows of tokens.
 struct StemArgs {
   long height, width, in_chans, patch, channels;
-  const float* weight;    // [channels/16][in_chans*patch*patch][16]
-  const float* bias;      // [channels]
-  const float* position;  // [height*width][channels]
-  const float* image;     // (in_chans, height*patch, width*patch)
-  float* x;               // [height*width][channels]
+  const float* weight;                   // [channels/16][in_chans*patch*patch][16]
+  const float* bias;                     // [channels]
+  const float *norm_scale, *norm_shift;  // [channels], of layer norm; null with batch norm, which is in the weights
+  bool gelu;
+  const float* position;                 // [height*width][channels]
+  const float* image;                    // (in_chans, height*patch, width*patch)
+  float* x;                              // [height*width][channels]
 };
 
-// n = x*scale + shift: items are tokens.
+// n = norm(x): items are tokens.
 struct NormArgs {
   long channels;
+  bool layer;
   const float *scale, *shift;  // [channels]
   const float* x;
   float* n;
 };
 
-// mixer: `mixer_bits` (items are rows) fills the planes, then `mixer_conv` (items are rows) adds to x.
+// mixer: `mixer_bits` (items are rows) fills the planes, then `mixer_conv` (items are rows) adds to x. Where activations
+// or weights are numbers, `mixer_values` fills `values` from n, and `mixer_conv_float` adds.
 //
 // planes: [channels/16][plane] of 16-bit halves: bit i of half h at (row, column) is channel 16h + i of
 // the token; kBorder zeros lie around the grid and plane_stride is the length of a bordered row.
 // Zero bits of taps outside the grid would count as -1; `start` takes that back: it holds -K/2 less half
 // of the sum over absent taps of (2*popcount(tap's weight bits) - inputs), for each of 16 border
 // classes 4*(row class) + column class, a class being 1 if the tap before is absent + 2 if the one after.
+// values: [bordered token][channels], zeros around the grid, so that absent taps add zero.
 struct MixerArgs {
   long height, width, channels, groups;
   long words;         // of one output's weights: words_for(9 * channels / groups)
-  long plane_stride;  // in halves
-  long plane_size;    // in halves
-  const float *norm_scale, *norm_shift, *out_scale, *out_shift;  // [channels]
-  const uint32_t* weight;                                        // [3][channels/16][words][16]
-  const float *scale2, *shift, *slope;                           // [3][channels]
-  const int32_t* start;                                          // [3][16 classes][channels]
+  long plane_stride;  // in halves, or in tokens of `values`
+  long plane_size;    // the same
+  const float *norm_scale, *norm_shift;  // [channels]: bits are those of x*norm_scale + norm_shift
+  const float *out_scale, *out_shift;    // [channels]
+  const float* sum_shift;                // [channels], with layer norm; null with batch norm
+  const uint32_t* weight;                // [3][channels/16][words][16]
+  const float* weight_float;             // [3][channels/16][inputs][16]
+  bool signs;
+  const float *scale2, *shift, *slope;   // [3][channels]; scale2 is the scale itself for numbers
+  const int32_t* start;                  // [3][16 classes][channels]
   uint16_t* planes;
+  float* values;
+  const float* source;                   // x, or n where `values` are made or layer norm came first
   float* x;
-  // Scratch of one thread, in words: 3 * groups * words * row_stride.
+  // Scratch of one thread, bytes, each part rounded up to 64: 4 * 3 * groups * words * row_stride, and with layer norm
+  // 4 * width * channels.
   long row_stride;  // tokens of a row rounded up to 16
 };
 
-// mlp: items are tokens; n is whole before it starts, x is changed in place.
+// pooling: items are tokens; n is whole before it starts. Scratch of one thread: channels floats.
+struct PoolingArgs {
+  long height, width, channels;
+  bool layer;
+  const float *out_scale, *out_shift;  // [channels]
+  const float* n;
+  float* x;
+};
+
+// mlp: items are tokens; n is whole before it starts, x is changed in place. `mlp` takes bits and batch norm,
+// `mlp_general` any layers.
 struct MlpArgs {
   long height, width, channels, hidden;
   long period;  // after which the residual of a hidden group i repeats: lcm(channels/r, 16)
-  const float *threshold1, *scale2_2, *shift2, *slope2, *out_scale, *out_shift;  // [channels]
-  const uint32_t *weight1, *weight2;
-  const float *scale2_1, *shift1, *slope1, *threshold2;  // [hidden]
-  const float* taps;                                     // [9][channels]
-  const int32_t *wrap_rows, *wrap_columns;  // [4][edge]: cyclic index of i-1, i+1, i-2, i+2
+  Linear first, second;
+  const float *slope1, *slope2, *out_scale, *out_shift;
+  const float* taps;                        // [9][channels]
+  const int32_t *wrap_rows, *wrap_columns;  // [4][edge]: index of i-1, i+1, i-2, i+2, or -1 for zeros
+  const float* zeros;                       // [channels]
   const float* n;
   float* x;
-  // Scratch of one thread, bytes, each part rounded up to 64:
-  // kMaxBlock * (4*r*period + 4*channels + channels/8 + hidden/8).
+  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*r*period + 4*channels), then of `mlp`
+  // kMaxBlock * (channels/8 + hidden/8), of `mlp_general` kMaxBlock*4*hidden and what `Linear` needs of
+  // hidden inputs and hidden outputs.
+};
+
+// The heads of an attention: `attend` in ops.py.
+struct Heads {
+  long heads, depth;  // depth: channels of a head
+  long keys, key_words;  // key_words = words_for(keys)
+  int planes;  // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are numbers
+  const float* exp_table;                  // [depth + 1]
+  const float *level_scale, *level_shift;  // [heads]
+  const float* plane_scale;                // [2], gsb
+  // Scratch of one thread, bytes, each part rounded up to 64, with keys16 = keys rounded up to 16, keys32 to 32:
+  // keys: keys16*depth/8 + depth*key_words*4, or keys16*depth*4 if planes is 0;
+  // queries: kMaxBlock*(depth/8 + 4*keys16 + 12*key_words).
 };
 
 // attention: norm into `n`, then `attention_pool` (items are global tokens), `attention_project` (items
 // are tokens, the global ones last), `attention_heads` (items are heads), `attention_output` (tokens).
+// With layer norm or numbers: `attention_project_general`, then `attention_heads` leaves I in `products`, which
+// `attention_context` (items are windows * keys) and `attention_average` (global tokens) turn into c and cg.
 struct AttentionArgs {
-  long height, width, channels, heads, window_h, window_w;
-  long windows, keys;  // keys = window_h * window_w + windows
-  long key_words;      // words_for(keys)
-  const float *pool_max, *pool_avg, *token_scale, *token_shift;             // [channels]
-  const float *in_threshold, *qkv_scale2, *qkv_shift, *qkv_slope, *qkv_threshold;  // [3][channels]
-  const uint32_t *qkv_weight, *proj_weight;
-  const float* exp_table;  // [channels/heads + 1]
-  const float *level_scale, *level_shift;  // [heads]
-  const float *ctx_scale, *ctx_shift, *ctx_slope, *mix_local, *mix_global, *mix_shift;   // [channels]
-  const float *proj_threshold, *proj_scale2, *proj_shift, *proj_slope, *out_scale, *out_shift;
+  long height, width, channels, window_h, window_w, windows;
+  Heads heads;
+  Linear qkv[3], proj;
+  const float *pool_max, *pool_avg, *token_scale, *token_shift;  // [channels]
+  const float *qkv_slope, *qkv_threshold;                        // [3][channels]
+  const float *ctx_scale, *ctx_shift, *ctx_slope;                // [channels]
+  const float* ctx_weight_scale;                                 // [channels], with layer norm; null with batch norm
+  const float *mix_local, *mix_global, *mix_shift, *proj_slope, *out_scale, *out_shift;
   float* n;         // [height*width + windows][channels]: the grid, then the global tokens
-  float* context;   // same shape: zs, which `attention_heads` turns into c for the grid's tokens
+  float* context;   // same shape: zs, which is turned into c for the grid's tokens
   float* pooled;    // [windows][channels]: cg
   uint16_t* signs;  // [3][height*width + windows][channels/16]
+  float* values;    // [3][height*width + windows][channels]: q, k and v that are numbers
+  float* products;  // [windows][keys][channels], or null
   float* x;
-  // Scratch of one thread, bytes, each part rounded up to 64:
-  // project, output: kMaxBlock * (4*channels + 3*channels/8);
-  // heads, with depth = channels/heads, keys16 = keys rounded up to 16, keys32 to 32:
-  //   keys16*depth/8 + depth*key_words*4 + kMaxBlock*(depth/8 + 4*keys16 + 8*key_words) + 4*keys32.
+  // Scratch of one thread, bytes, each part rounded up to 64: of `project` kMaxBlock * (4*channels + 3*channels/8), or
+  // kMaxBlock*4*channels and a Linear; of `output` the latter; of `heads` that of Heads, and 4*keys32.
 };
 
-// downsample and downsample_float: items are tokens of the result.
+// pooled_attention: norm into `n`, `pooled_keys` (items are keys), `pooled_tiles` (heads), `pooled_queries` (tokens).
+struct PooledArgs {
+  long height, width, channels, key_pool;
+  Heads heads;
+  Linear reduce, qkv[3], proj;
+  const float *reduce_slope, *reduce_shift;        // [channels]
+  const float *qkv_slope, *qkv_threshold;          // [3][channels]
+  const float *ctx_scale, *ctx_shift, *ctx_slope;  // [channels]
+  const float* ctx_weight_scale;                   // [channels], with layer norm; null with batch norm
+  const float *mix_shift, *proj_slope, *out_scale, *out_shift;
+  const float* n;                    // [height*width][channels]
+  float *key_rest, *value_rest;      // [keys][channels]: z_k, z_v
+  uint16_t *key_signs, *value_signs; // [keys][channels/16]
+  float *key_values, *value_values;  // [keys][channels]: k and v that are numbers
+  uint32_t *key_tiles, *value_tiles; // of each head as Heads has them
+  float* key_tiles_float;
+  float* x;
+  // Scratch of one thread, bytes, each part rounded up to 64: of `keys` kMaxBlock*8*channels and a Linear; of `queries`
+  // kMaxBlock*(12*channels + channels/8), the queries' part of Heads and a Linear.
+};
+
+// downsample, downsample_general and downsample_float: items are tokens of the result. The first takes bits and batch
+// norm and reads x; downsample_general reads n.
 struct DownsampleArgs {
   long height, width, channels, out_channels;  // of the input grid
-  const float *norm_scale, *norm_shift, *threshold;  // [channels]; binary only
-  const uint32_t* weight;                            // [out_channels/16][4*channels/32][16]; binary only
+  const float *norm_scale, *norm_shift;              // [channels]; downsample only
+  Linear conv;                                       // inputs in the order (row, column, channel); not float
   const float* weight_float;                         // [out_channels/16][4*channels][16]; float only
-  const float* bias;                                 // [out_channels]; float only
-  const float *scale2, *shift, *slope, *out_shift;   // [out_channels]; binary only
+  const float* bias;                                 // [out_channels]; float with batch norm
+  const float *scale, *shift;                        // [out_channels]; float with layer norm
+  const float *slope, *out_shift;                    // [out_channels]; not float
   const float* position;                             // [height/2*width/2][out_channels]
   const float* x;
   float* out;
-  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*channels + channels/2).
+  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*channels + channels/2), or
+  // kMaxBlock * 20*channels and a Linear.
 };
 
 // head: `head_features` (items are groups of 16 channels), then `head_logits` (groups of 16 classes).
 struct HeadArgs {
   long tokens, channels, classes;
-  const float *norm_scale, *norm_shift;  // [channels]
+  const float *norm_scale, *norm_shift;  // [channels]; null if x is normalised already
   const float* weight;                   // [ceil(classes/16)][channels][16]
   const float* bias;                     // [classes rounded up to 16]
   const float* x;
@@ -144,12 +217,23 @@ struct KernelTable {
   void (*norm)(const NormArgs&, long begin, long end);
   void (*mixer_bits)(const MixerArgs&, long begin, long end);
   void (*mixer_conv)(const MixerArgs&, long begin, long end, void* scratch);
+  void (*mixer_values)(const MixerArgs&, long begin, long end);
+  void (*mixer_conv_float)(const MixerArgs&, long begin, long end, void* scratch);
+  void (*pooling)(const PoolingArgs&, long begin, long end, void* scratch);
   void (*mlp)(const MlpArgs&, long begin, long end, void* scratch);
+  void (*mlp_general)(const MlpArgs&, long begin, long end, void* scratch);
   void (*attention_pool)(const AttentionArgs&, long begin, long end);
   void (*attention_project)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*attention_project_general)(const AttentionArgs&, long begin, long end, void* scratch);
   void (*attention_heads)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*attention_context)(const AttentionArgs&, long begin, long end);
+  void (*attention_average)(const AttentionArgs&, long begin, long end);
   void (*attention_output)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*pooled_keys)(const PooledArgs&, long begin, long end, void* scratch);
+  void (*pooled_tiles)(const PooledArgs&, long begin, long end);
+  void (*pooled_queries)(const PooledArgs&, long begin, long end, void* scratch);
   void (*downsample)(const DownsampleArgs&, long begin, long end, void* scratch);
+  void (*downsample_general)(const DownsampleArgs&, long begin, long end, void* scratch);
   void (*downsample_float)(const DownsampleArgs&, long begin, long end);
   void (*head_features)(const HeadArgs&, long begin, long end);
   void (*head_logits)(const HeadArgs&, long begin, long end);

@@ -2,10 +2,16 @@
 
 #pragma once
 
-#include "vectors_inl.h"
+#include "linear_inl.h"
 
 namespace bhvit {
 namespace {
+
+BHVIT_INLINE f32x16 activate(const f32x16& y, bool gelu) {
+  if (!gelu) return y;
+  const f32x16 erf = erf32(y * splatf(0.70710678f));
+  return y * (splatf(0.5f) * (splatf(1.0f) + erf));
+}
 
 // `fixed_patch` is a patch edge that the compiler may count on, or 0.
 template <long fixed_patch>
@@ -31,9 +37,15 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
         }
         for (int t = 0; t < T; t++) {
           const long at = (row * a.width + first + t) * a.channels + c;
-          const f32x16 erf = erf32(y[t] * splatf(0.70710678f));
-          const f32x16 gelu = y[t] * (splatf(0.5f) * (splatf(1.0f) + erf));
-          store(a.x + at, gelu + loadf(a.position + at));
+          store(a.x + at, a.norm_scale ? y[t] : activate(y[t], a.gelu) + loadf(a.position + at));
+        }
+      }
+      if (!a.norm_scale) return;
+      for (int t = 0; t < T; t++) {
+        const long token = (row * a.width + first + t) * a.channels;
+        layer_norm(a.x + token, a.channels, a.norm_scale, a.norm_shift, a.x + token);
+        for (long at = token; at < token + a.channels; at += kLanes) {
+          store(a.x + at, activate(loadf(a.x + at), a.gelu) + loadf(a.position + at));
         }
       }
     });
@@ -50,6 +62,12 @@ void stem(const StemArgs& a, long begin, long end) {
 
 void norm(const NormArgs& args, long begin, long end) {
   const NormArgs a = args;
+  if (a.layer) {
+    for (long t = begin; t < end; t++) {
+      layer_norm(a.x + t * a.channels, a.channels, a.scale, a.shift, a.n + t * a.channels);
+    }
+    return;
+  }
   for (long c = 0; c < a.channels; c += kLanes) {
     const f32x16 scale = loadf(a.scale + c), shift = loadf(a.shift + c);
     for (long at = begin * a.channels + c; at < end * a.channels; at += a.channels) {
@@ -73,22 +91,21 @@ void downsample(const DownsampleArgs& args, long begin, long end, void* memory) 
       const long steps[4] = {0, a.channels, a.width * a.channels, (a.width + 1) * a.channels};
       for (long c = 0; c < a.channels; c += kLanes) {
         const f32x16 scale = loadf(a.norm_scale + c), shift = loadf(a.norm_shift + c);
-        const f32x16 threshold = loadf(a.threshold + c);
+        const f32x16 threshold = loadf(a.conv.threshold + c);
         f32x16 n[4];
         for (int p = 0; p < 4; p++) {
           n[p] = loadf(corner + steps[p] + c) * scale + shift;
-          u16* half = reinterpret_cast<u16*>(bits + (p * words + c / kWordBits) * T + t) + c / kLanes % 2;
-          *half = static_cast<uint16_t>(mask_ge(n[p], threshold));
+          set_bits<T>(bits + p * words * T, t, c, mask_ge(n[p], threshold));
         }
         store(pool + t * a.channels + c, ((n[0] + n[1]) + (n[2] + n[3])) * quarter);
       }
     }
     for (long o = 0; o < a.out_channels; o += kLanes) {
-      const f32x16 scale = loadf(a.scale2 + o), shift = loadf(a.shift + o), slope = loadf(a.slope + o);
+      const f32x16 scale = loadf(a.conv.scale + o), shift = loadf(a.conv.shift + o), slope = loadf(a.slope + o);
       const f32x16 out_shift = loadf(a.out_shift + o);
       i32x16 acc[T];
       for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-2 * a.channels));
-      xor_count<T>(acc, bits, T, a.weight + o * 4 * words, 4 * words);
+      xor_count<T>(acc, bits, T, a.conv.bits + o * 4 * words, 4 * words);
       for (int t = 0; t < T; t++) {
         const long at = (first + t) * a.out_channels + o;
         const f32x16 residual = loadf(pool + t * a.channels + o % a.channels);
@@ -96,6 +113,39 @@ void downsample(const DownsampleArgs& args, long begin, long end, void* memory) 
         store(a.out + at, (y + out_shift) + loadf(a.position + at));
       }
     }
+  });
+}
+
+void downsample_general(const DownsampleArgs& args, long begin, long end, void* memory) {
+  const DownsampleArgs a = args;
+  const long width = a.width / 2, channels = a.channels;
+  Scratch scratch{static_cast<char*>(memory)};
+  float* patches = scratch.take<float>(kMaxBlock * 4 * channels);  // [token][row, column, channel]
+  float* pool = scratch.take<float>(kMaxBlock * channels);
+  const LinearScratch s(scratch, a.conv.inputs, a.conv.outputs);
+
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    for (int t = 0; t < T; t++) {
+      const long row = (first + t) / width, column = (first + t) % width;
+      const float* corner = a.x + (2 * row * a.width + 2 * column) * channels;
+      const long steps[4] = {0, channels, a.width * channels, (a.width + 1) * channels};
+      for (long c = 0; c < channels; c += kLanes) {
+        f32x16 n[4];
+        for (int p = 0; p < 4; p++) {
+          n[p] = loadf(corner + steps[p] + c);
+          store(patches + (4 * t + p) * channels + c, n[p]);
+        }
+        store(pool + t * channels + c, ((n[0] + n[1]) + (n[2] + n[3])) * splatf(0.25f));
+      }
+    }
+    linear<T>(a.conv, patches, s, [&](long o, const f32x16(&y)[T]) {
+      const f32x16 slope = loadf(a.slope + o), out_shift = loadf(a.out_shift + o);
+      for (int t = 0; t < T; t++) {
+        const long at = (first + t) * a.out_channels + o;
+        const f32x16 z = prelu(y[t] + loadf(pool + t * channels + o % channels), slope);
+        store(a.out + at, (z + out_shift) + loadf(a.position + at));
+      }
+    });
   });
 }
 
@@ -110,7 +160,7 @@ void downsample_float(const DownsampleArgs& args, long begin, long end) {
     for (long o = 0; o < a.out_channels; o += kLanes) {
       const float* weight = a.weight_float + o * 4 * a.channels;
       f32x16 y[T];
-      for (int t = 0; t < T; t++) y[t] = loadf(a.bias + o);
+      for (int t = 0; t < T; t++) y[t] = a.bias ? loadf(a.bias + o) : splatf(0.0f);
       for (long row = 0; row < 2; row++) {
         const long offset = row * a.width * a.channels;  // both columns of a row lie side by side
         for (long k = 0; k < 2 * a.channels; k++, weight += kLanes) {
@@ -120,7 +170,14 @@ void downsample_float(const DownsampleArgs& args, long begin, long end) {
       }
       for (int t = 0; t < T; t++) {
         const long at = (first + t) * a.out_channels + o;
-        store(a.out + at, y[t] + loadf(a.position + at));
+        store(a.out + at, a.bias ? y[t] + loadf(a.position + at) : y[t]);
+      }
+    }
+    if (a.bias) return;
+    for (long at = first * a.out_channels; at < (first + T) * a.out_channels; at += a.out_channels) {
+      layer_norm(a.out + at, a.out_channels, a.scale, a.shift, a.out + at);
+      for (long o = 0; o < a.out_channels; o += kLanes) {
+        store(a.out + at + o, loadf(a.out + at + o) + loadf(a.position + at + o));
       }
     }
   });
@@ -131,7 +188,7 @@ void head_features(const HeadArgs& a, long begin, long end) {
     f32x16 total = loadf(a.x + c);
     for (long t = 1; t < a.tokens; t++) total = total + loadf(a.x + t * a.channels + c);
     const f32x16 mean = total / splatf(static_cast<float>(a.tokens));
-    store(a.features + c, mean * loadf(a.norm_scale + c) + loadf(a.norm_shift + c));
+    store(a.features + c, a.norm_scale ? mean * loadf(a.norm_scale + c) + loadf(a.norm_shift + c) : mean);
   }
 }
 

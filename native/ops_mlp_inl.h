@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "vectors_inl.h"
+#include "linear_inl.h"
 
 namespace bhvit {
 namespace {
@@ -60,6 +60,34 @@ BHVIT_INLINE void deinterleave(const float* n, long channels, long r, long perio
   }
 }
 
+// What follows the second layer: y (its normed products at channels c to c + 15) and the mean give x its due.
+template <int T>
+BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&y)[T], const float* mean,
+                           const float* const (&taps)[T][kTaps]) {
+  const f32x16 slope = loadf(a.slope2 + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+  for (int t = 0; t < T; t++) {
+    const f32x16 z = prelu(y[t] + loadf(mean + c * T + t * kLanes), slope);
+    f32x16 cross = loadf(taps[t][0] + c) * loadf(a.taps + c);
+    for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * loadf(a.taps + k * a.channels + c);
+    float* x = a.x + (first + t) * a.channels + c;
+    store(x, (loadf(x) + (z * out_scale + out_shift)) + cross);
+  }
+}
+
+// The tokens that the cross of each of T tokens reads, in the order of ops.TAPS.
+template <int T>
+BHVIT_INLINE void find_taps(const MlpArgs& a, long first, const float* (&taps)[T][kTaps]) {
+  for (int t = 0; t < T; t++) {
+    const long row = (first + t) / a.width, column = (first + t) % a.width;
+    taps[t][0] = a.n + (first + t) * a.channels;
+    for (long k = 0; k < 4; k++) {
+      const long tap_row = a.wrap_rows[k * a.height + row], tap_column = a.wrap_columns[k * a.width + column];
+      taps[t][1 + k] = tap_row < 0 ? a.zeros : a.n + (tap_row * a.width + column) * a.channels;
+      taps[t][5 + k] = tap_column < 0 ? a.zeros : a.n + (row * a.width + tap_column) * a.channels;
+    }
+  }
+}
+
 void mlp(const MlpArgs& args, long begin, long end, void* memory) {
   const MlpArgs a = args;
   const long channels = a.channels, r = a.hidden / channels;
@@ -77,8 +105,8 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
       deinterleave(n, channels, r, a.period, T, residual + t * kLanes);
       for (long w = 0; w < words; w++) {
         const long c = w * kWordBits;
-        const u32 low = mask_ge(loadf(n + c), loadf(a.threshold1 + c));
-        const u32 high = mask_ge(loadf(n + c + kLanes), loadf(a.threshold1 + c + kLanes));
+        const u32 low = mask_ge(loadf(n + c), loadf(a.first.threshold + c));
+        const u32 high = mask_ge(loadf(n + c + kLanes), loadf(a.first.threshold + c + kLanes));
         bits[w * T + t] = low | high << 16;
       }
     }
@@ -91,9 +119,9 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
         const long h = i * channels + c;
         i32x16 acc[T];
         for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-channels / 2));
-        xor_count<T>(acc, bits, T, a.weight1 + h * words, words);
-        const f32x16 scale = loadf(a.scale2_1 + h), shift = loadf(a.shift1 + h), slope = loadf(a.slope1 + h);
-        const f32x16 threshold = loadf(a.threshold2 + h);
+        xor_count<T>(acc, bits, T, a.first.bits + h * words, words);
+        const f32x16 scale = loadf(a.first.scale + h), shift = loadf(a.first.shift + h), slope = loadf(a.slope1 + h);
+        const f32x16 threshold = loadf(a.second.threshold + h);
         const float* rest = residual + (i * a.period + phase) * T;
         u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) + static_cast<u32>(h) / kLanes % 2;
         for (int t = 0; t < T; t++) {
@@ -107,29 +135,48 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
       if (phase == a.period) phase = 0;
     }
 
-    const float* taps[T][kTaps];  // the tokens that each token's cross reads, in the order of ops.TAPS
-    for (int t = 0; t < T; t++) {
-      const long row = (first + t) / a.width, column = (first + t) % a.width;
-      taps[t][0] = a.n + (first + t) * channels;
-      for (long k = 0; k < 4; k++) {
-        taps[t][1 + k] = a.n + (a.wrap_rows[k * a.height + row] * a.width + column) * channels;
-        taps[t][5 + k] = a.n + (row * a.width + a.wrap_columns[k * a.width + column]) * channels;
-      }
-    }
+    const float* taps[T][kTaps];
+    find_taps<T>(a, first, taps);
     for (long c = 0; c < channels; c += kLanes) {
       i32x16 acc[T];
       for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-a.hidden / 2));
-      xor_count<T>(acc, hidden_bits, T, a.weight2 + c * hidden_words, hidden_words);
-      const f32x16 scale = loadf(a.scale2_2 + c), shift = loadf(a.shift2 + c), slope = loadf(a.slope2 + c);
-      const f32x16 out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+      xor_count<T>(acc, hidden_bits, T, a.second.bits + c * hidden_words, hidden_words);
+      const f32x16 scale = loadf(a.second.scale + c), shift = loadf(a.second.shift + c);
+      f32x16 y[T];
+      for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;
+      mlp_tail<T>(a, first, c, y, mean, taps);
+    }
+  });
+}
+
+void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
+  const MlpArgs a = args;
+  const long channels = a.channels, r = a.hidden / channels;
+  Scratch scratch{static_cast<char*>(memory)};
+  float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [i][period/16][token][16]
+  float* mean = scratch.take<float>(kMaxBlock * channels);          // [channel/16][token][16]
+  float* hidden = scratch.take<float>(kMaxBlock * a.hidden);        // [token][hidden]
+  const LinearScratch s(scratch, a.hidden, a.hidden);
+  const f32x16 share = splatf(1.0f / static_cast<float>(r));
+
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    const float* n = a.n + first * channels;
+    for (int t = 0; t < T; t++) deinterleave(n + t * channels, channels, r, a.period, T, residual + t * kLanes);
+    linear<T>(a.first, n, s, [&](long h, const f32x16(&y)[T]) {
+      const f32x16 slope = loadf(a.slope1 + h);
+      const float* rest = residual + (h / channels * a.period + h % channels % a.period) * T;
+      for (int t = 0; t < T; t++) store(hidden + t * a.hidden + h, prelu(y[t] + loadf(rest + t * kLanes), slope));
+    });
+    for (long c = 0; c < channels; c += kLanes) {
       for (int t = 0; t < T; t++) {
-        const f32x16 y = prelu((to_float(acc[t]) * scale + shift) + loadf(mean + c * T + t * kLanes), slope);
-        f32x16 cross = loadf(taps[t][0] + c) * loadf(a.taps + c);
-        for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * loadf(a.taps + k * channels + c);
-        float* x = a.x + (first + t) * channels + c;
-        store(x, (loadf(x) + (y * out_scale + out_shift)) + cross);
+        f32x16 sum = splatf(0.0f);
+        for (long h = c; h < a.hidden; h += channels) sum = sum + loadf(hidden + t * a.hidden + h);
+        store(mean + c * T + t * kLanes, sum * share);
       }
     }
+    const float* taps[T][kTaps];
+    find_taps<T>(a, first, taps);
+    linear<T>(a.second, hidden, s, [&](long c, const f32x16(&y)[T]) { mlp_tail<T>(a, first, c, y, mean, taps); });
   });
 }
 

@@ -155,6 +155,7 @@ void check_tensors(const Model& model) {
   for (const Op& op : model.ops) {
     const Dims sizes = op.rule->derive(op.attributes);
     for (const TensorRule& rule : op.rule->tensors) {
+      if (!op.has(rule)) continue;
       const std::string name = op.name + "." + rule.name;
       const auto found = model.tensors.find(name);
       require(found != model.tensors.end(), "tensor " + name + " is missing");
@@ -162,8 +163,8 @@ void check_tensors(const Model& model) {
       const std::vector<int64_t> shape = op.shape(rule, sizes);
       require(tensor.shape == shape, "tensor " + name + " has shape " + text_of_shape(tensor.shape) +
                                          ", its op needs " + text_of_shape(shape));
-      require((tensor.type == Tensor::Type::u32) == rule.bits, "tensor " + name + " has the wrong type");
-      require(rule.bits || in_range(tensor), "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
+      require((tensor.type == Tensor::Type::u32) == op.bits(rule), "tensor " + name + " has the wrong type");
+      require(op.bits(rule) || in_range(tensor), "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
       if (rule.name == std::string_view("exp_table"))
         require(positive_weights(tensor), "tensor " + name + " is no table of weights: the first must be positive");
       expected++;
@@ -173,7 +174,7 @@ void check_tensors(const Model& model) {
   for (const auto& [name, tensor] : model.tensors) {
     const bool known = std::any_of(model.ops.begin(), model.ops.end(), [&](const Op& op) {
       return std::any_of(op.rule->tensors.begin(), op.rule->tensors.end(),
-                         [&](const TensorRule& rule) { return name == op.name + "." + rule.name; });
+                         [&](const TensorRule& rule) { return op.has(rule) && name == op.name + "." + rule.name; });
     });
     require(known, "tensor " + name + " belongs to no op");
   }

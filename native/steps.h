@@ -32,6 +32,7 @@ struct Plan {
   char* shared = nullptr;     // for what an op needs across threads while it runs
   size_t shared_bytes = 0, scratch_bytes = 0;  // largest needs of any op
   std::map<std::tuple<long, long, long>, uint16_t*> planes;  // bordered bit grids by (H, W, C)
+  std::map<std::tuple<long, long, long>, float*> values;     // the same of numbers
 
   float* x() const { return grids[current]; }
 };

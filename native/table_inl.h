@@ -17,6 +17,7 @@
 #include "ops_dense_inl.h"
 #include "ops_mixer_inl.h"
 #include "ops_mlp_inl.h"
+#include "ops_pooled_inl.h"
 
 namespace bhvit {
 namespace {
@@ -60,12 +61,23 @@ constexpr KernelTable table(const char* name) {
           norm,
           mixer_bits,
           mixer_conv,
+          mixer_values,
+          mixer_conv_float,
+          pooling,
           mlp,
+          mlp_general,
           attention_pool,
           attention_project,
+          attention_project_general,
           attention_heads,
+          attention_context,
+          attention_average,
           attention_output,
+          pooled_keys,
+          pooled_tiles,
+          pooled_queries,
           downsample,
+          downsample_general,
           downsample_float,
           head_features,
           head_logits,

@@ -106,6 +106,9 @@ BHVIT_INLINE NativeF max(const NativeF& a, const NativeF& b) { return a > b ? a 
 BHVIT_INLINE NativeF min(const NativeF& a, const NativeF& b) { return a < b ? a : b; }
 BHVIT_INLINE NativeI min(const NativeI& a, const NativeI& b) { return a < b ? a : b; }
 BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope) { return v > 0 ? v : v * slope; }
+BHVIT_INLINE NativeF sign_ge(const NativeF& a, const NativeF& b) {
+  return a >= b ? splat<NativeF>(1.0f) : splat<NativeF>(-1.0f);
+}
 
 template <class V>
 BHVIT_INLINE auto to_float(const Pair<V>& v) -> Pair<decltype(to_float(v.lo))> {
@@ -130,6 +133,10 @@ BHVIT_INLINE Pair<V> min(const Pair<V>& a, const Pair<V>& b) {
 template <class V>
 BHVIT_INLINE Pair<V> prelu(const Pair<V>& v, const Pair<V>& slope) {
   return {prelu(v.lo, slope.lo), prelu(v.hi, slope.hi)};
+}
+template <class V>
+BHVIT_INLINE Pair<V> sign_ge(const Pair<V>& a, const Pair<V>& b) {
+  return {sign_ge(a.lo, b.lo), sign_ge(a.hi, b.hi)};
 }
 
 // The even lanes of a, then those of b; and the odd ones.

@@ -24,7 +24,7 @@ def random_model(spec: ModelSpec, seed: int = 0, half: bool = False) -> PackedMo
             if kind == "bits":
                 tensor = rng.integers(0, 1 << 32, shape, np.uint32)
                 if op.kind == "mixer":
-                    _clear_tail(tensor, 9 * op.attributes["channels"] // op.attributes["groups"])
+                    _clear_tail(tensor, _inputs(op, name))
             else:
                 tensor = _numbers(op, name, shape, rng).astype(np.float16 if half else np.float32)
             tensors[f"{op.name}.{name}"] = tensor
@@ -69,8 +69,8 @@ def _numbers(op: ops.Op, name: str, shape: tuple[int, ...], rng: np.random.Gener
         return rng.uniform(2, 20, shape)
     if name == "level_shift":
         return rng.uniform(-0.3, 0.3, shape)
-    if name == "weight":
-        return normal / math.sqrt(shape[-2])
+    if "weight" in name and "scale" not in name:
+        return normal / math.sqrt(_inputs(op, name) if op.kind in ("mixer", "downsample") else shape[-2])
     if name == "taps":
         return normal * 0.1
     if name in ("pool_max", "pool_avg", "mix_local", "mix_global"):
@@ -83,6 +83,12 @@ def _numbers(op: ops.Op, name: str, shape: tuple[int, ...], rng: np.random.Gener
         return normal + np.sign(normal) * 0.3
     if name == "out_scale":
         return normal * 0.3
+    if "weight_scale" in name:
+        return rng.uniform(0.5, 1.5, shape)
+    if name == "plane_scale":
+        return normal * 0.1
+    if "scale" in name and op.option("norm") == "layer" and op.kind != "mixer":
+        return normal
     # Scales of binary products: about 1/sqrt(inputs), so that the products are of the order of one.
     return (normal + np.sign(normal) * 0.3) / math.sqrt(_inputs(op, name))
 
@@ -93,10 +99,10 @@ def _inputs(op: ops.Op, name: str) -> int:
         return 9 * a["channels"] // a["groups"]
     if op.kind == "downsample":
         return 4 * a["channels"]
-    if name == "scale2":
+    if name in ("scale2", "weight2"):
         return a["hidden"]
     if name == "ctx_scale":
-        return 4 * (a["window_h"] * a["window_w"])
+        return 4 * (a["window_h"] * a["window_w"] if op.kind == "attention" else a["height"] // a["key_pool"])
     return a["channels"]
 
 

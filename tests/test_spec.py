@@ -56,19 +56,6 @@ def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
         model_spec("bhvit_smal")
 
 
-@pytest.mark.parametrize(
-    ("name", "fields", "what"),
-    [
-        ("bhvit_nano", {"norm": "layer"}, "layer normalisation"),
-        ("bhvit_nano", {"attention": "gsb"}, "the attention quantiser gsb"),
-        ("binaryvit_small", {}, "pooled attention"),
-    ],
-)
-def test_what_cannot_be_packed_yet_is_said(name: str, fields: dict[str, str], what: str) -> None:
-    with pytest.raises(UserError, match=f"{name} cannot be packed by this version.*{what}"):
-        program(model_spec(name, **fields))
-
-
 def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
     with pytest.raises(UserError, match="window 5x5 does not divide the 14x14 tokens of stage 2"):
         model_spec("bhvit_tiny", window=5)

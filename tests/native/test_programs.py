@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bhvit import _native, format, ops
+from bhvit import _native, format, op_rules
 from bhvit.runtime import reference
-from bhvit.spec import ModelSpec, StageSpec
+from bhvit.spec import MAX_GRID_FLOATS, ModelSpec, StageSpec
 from random_model import bhvit, random_images, random_model
 
 ISAS = _native.available_isas()
@@ -38,6 +38,20 @@ SPECS = [
               stages=(_stage("attention", 96, 6, heads=3, window=(7, 5)), )),
     ModelSpec(name="one-token", img_size=(4, 4), patch=4, num_classes=2,
               stages=(_stage("conv", 64, 1), )),
+    ModelSpec(name="one-bit-pooled", img_size=(24, 40), patch=2, num_classes=7, attention="one_bit", branches="pool",
+              stem_activation="none",
+              stages=(_stage("pooled_attention", 64, 4, key_pool=4), _stage("pooled_attention", 128, 2, heads=2))),
+    ModelSpec(name="layer-gsb", img_size=(24, 16), patch=2, num_classes=7, attention="gsb", norm="layer",
+              stages=(_stage("conv", 128, 8), _stage("attention", 256, 2, heads=4, window=(3, 2)))),
+    ModelSpec(name="numbers", img_size=(12, 20), patch=2, num_classes=7, norm="layer", downsample="float",
+              stages=(_stage("conv", 64, 4, activation_bits=32), _stage("attention", 64, 2, activation_bits=32),
+                      )),
+    ModelSpec(name="float-weights-odd", img_size=(28, 28), patch=4, num_classes=7, branches="pool", shifts=(5, ),
+              stages=(_stage("conv", 192, 6, weight_bits=32), )),
+    ModelSpec(name="all-numbers-pooled", img_size=(18, 12), patch=1, num_classes=7,
+              stages=(_stage("pooled_attention", 96, 3, heads=3, key_pool=3, weight_bits=32, activation_bits=32), )),
+    ModelSpec(name="pooling", img_size=(10, 2), patch=2, num_classes=7, norm="layer",
+              stages=(_stage("pooling", 96, 1), )),
 ]  # fmt: skip
 
 
@@ -99,16 +113,20 @@ def test_profile_names_every_op() -> None:
     assert all(nanoseconds > 0 for *_, nanoseconds in timings)
 
 
-def test_schema_mirrors_ops() -> None:
+def test_schema_mirrors_the_rules() -> None:
     schema = json.loads(_native.schema())
-    assert schema["limits"] == dict(ops.LIMITS)
-    assert (schema["max_ops"], schema["max_grid_floats"]) == (ops.MAX_OPS, ops.MAX_GRID_FLOATS)
+    assert schema["limits"] == dict(op_rules.LIMITS)
+    assert schema["options"] == {name: list(values) for name, values in op_rules.OPTIONS.items()}
+    assert (schema["max_ops"], schema["max_grid_floats"]) == (op_rules.MAX_OPS, MAX_GRID_FLOATS)
     assert schema["ops"] == {
         kind: {
             "attributes": list(rule.attributes),
-            "tensors": {name: [form, list(shape)] for name, (form, shape) in rule.tensors.items()},
+            "options": list(rule.options),
+            "tensors": {
+                name: [list(tensor.shape), tensor.weights, tensor.when] for name, tensor in rule.tensors.items()
+            },
         }
-        for kind, rule in ops.OPS.items()
+        for kind, rule in op_rules.OPS.items()
     }
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..bits import tile_floats, tile_weights
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
 from ..models.quantizers import centre, weight_scale
+from ..ops import NORM_EPS
 
 F64 = npt.NDArray[np.float64]
 
@@ -37,11 +40,24 @@ def array(tensor: Tensor) -> F64:
 
 
 def norm(module: nn.Module) -> Affine:
-    """Batch normalisation with its running statistics."""
+    """The multiply-add of a norm: all of batch normalisation with its running statistics, and of layer
+    normalisation what follows once a token's mean and deviation are taken out."""
+    if isinstance(module, nn.LayerNorm):
+        if module.eps != NORM_EPS:
+            raise TypeError(f"layer normalisation runs with eps {NORM_EPS}, not {module.eps}")
+        return Affine(array(module.weight), array(module.bias))
     if not isinstance(module, nn.BatchNorm1d) or module.running_mean is None or module.running_var is None:
         raise TypeError("only batch normalisation with running statistics can be folded")
     scale = array(module.weight) / np.sqrt(array(module.running_var) + module.eps)
     return Affine(scale, array(module.bias) - array(module.running_mean) * scale)
+
+
+def normed(scale: F64, module: nn.Module) -> tuple[Affine, dict[str, F64]]:
+    """Channels multiplied by `scale`, then a norm: one multiply-add of the channels, or of what layer
+    normalisation makes of them, which then needs the tensor "weight_scale"."""
+    if isinstance(module, nn.LayerNorm):
+        return norm(module), {"weight_scale": scale}
+    return Affine(scale, np.zeros_like(scale)).then(norm(module)), {}
 
 
 def layer_scale(module: LayerScale) -> Affine:
@@ -49,11 +65,23 @@ def layer_scale(module: LayerScale) -> Affine:
     return Affine(array(module.scale), array(module.shift))
 
 
-def binary_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
-    """The latent weights (O, ...) whose signs are the bits, and their scales (O,).
+def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
+    """Weights (O, K) as `tile` takes them, and what the product is to be multiplied by, (O,).
 
-    Centring is done in the weights' own precision, so that no sign differs from the model's.
+    Binary weights are latent ones, whose signs count; centring is done in the weights' own precision, so that no sign
+    differs from the model's. A convolution's inputs come in the order (row, column, channel).
     """
-    centred = isinstance(layer, QuantLinear) or layer.style.centre_convs
-    latent = centre(layer.weight) if centred else layer.weight
-    return array(latent), array(weight_scale(layer.weight)).reshape(-1)
+    if layer.style.weight_bits == 1:
+        centred = isinstance(layer, QuantLinear) or layer.style.centre_convs
+        weight = array(centre(layer.weight) if centred else layer.weight)
+        scale = array(weight_scale(layer.weight)).reshape(-1)
+    else:
+        weight, scale = array(layer.weight), np.ones(len(layer.weight))
+    if weight.ndim == 4:
+        weight = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    return weight, scale
+
+
+def tile(layer: QuantLinear | QuantConv2d, weight: F64) -> npt.NDArray[Any]:
+    """Weights (O, K) of a layer in the tiles of the file: bits, or numbers where its weights are full precision."""
+    return tile_weights(weight) if layer.style.weight_bits == 1 else tile_floats(weight)

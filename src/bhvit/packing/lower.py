@@ -9,15 +9,29 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
-from ..bits import tile_floats, tile_weights
-from ..models.attention_quantizers import DecomposedAttention
-from ..models.layers import QuantConv2d, RPReLU, ShiftBranches
-from ..models.mixers import ConvMixer, Projection, WindowAttention
+from ..bits import tile_floats
+from ..models.attention_quantizers import (
+    LEAST_SCALE,
+    DecomposedAttention,
+    GroupSuperpositionAttention,
+    OneBitAttention,
+)
+from ..models.layers import QuantConv2d, QuantLinear, RPReLU, ShiftBranches
+from ..models.mixers import (
+    AttentionOutput,
+    ConvMixer,
+    PooledAttention,
+    PoolMixer,
+    QuantAttention,
+    ResidualUnit,
+    WindowAttention,
+)
 from ..models.network import BHViT, BinaryDownsample, Block, FloatDownsample, Head, Stem
 from ..ops import TAPS
 from ..spec import ATTENTION_LEVELS
-from .fold import F64, Affine, array, binary_weight, layer_scale, norm
+from .fold import F64, Affine, array, layer_scale, norm, normed, stored_weight, tile
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -43,76 +57,94 @@ def _lower(model: BHViT) -> Iterator[tuple[str, Tensors]]:
                 yield f"{name}.mixer", _mixer(block, mixer)
             elif isinstance(mixer, WindowAttention):
                 yield f"{name}.mixer", _attention(block, mixer)
+            elif isinstance(mixer, PooledAttention):
+                yield f"{name}.mixer", _pooled_attention(block, mixer)
+            else:
+                assert isinstance(mixer, PoolMixer)
+                yield f"{name}.mixer", _pooling(block, mixer)
             yield f"{name}.mlp", _mlp(block)
     yield "head", _head(model.head)
 
 
 def _stem(stem: Stem) -> Tensors:
-    bias = array(stem.conv.bias) if stem.conv.bias is not None else 0.0
+    weight = array(stem.conv.weight).reshape(stem.conv.out_channels, -1)
+    bias = array(stem.conv.bias) if stem.conv.bias is not None else np.zeros(len(weight))
     folded = norm(stem.norm)
-    weight = array(stem.conv.weight).reshape(len(folded.scale), -1)
+    position = {"position": _rows(array(stem.position))}
+    if isinstance(stem.norm, nn.LayerNorm):
+        return {"weight": tile_floats(weight), "bias": bias, **_affine("norm", folded), **position}
     return {
         "weight": tile_floats(weight * folded.scale[:, None]),
         "bias": bias * folded.scale + folded.shift,
-        "position": _rows(array(stem.position)),
+        **position,
     }
 
 
 def _mixer(block: Block, mixer: ConvMixer) -> Tensors:
-    before = norm(block.mixer_norm).plus(array(mixer.move.bias))
     tensors: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in ("weight", "scale", "shift", "slope")}
     constant: Any = 0.0
     for conv, activation in zip(mixer.convs, mixer.activations, strict=True):
         assert isinstance(conv, QuantConv2d)
         assert isinstance(activation, RPReLU)
-        weight, scale = binary_weight(conv)
-        tensors["weight"].append(tile_weights(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)))
+        weight, scale = stored_weight(conv)
+        tensors["weight"].append(tile(conv, weight))
         tensors["scale"].append(scale)
         tensors["shift"].append(array(conv.get_parameter("bias")) - array(activation.shift_in))
         tensors["slope"].append(array(activation.slope))
         constant = constant + array(activation.shift_out)
-    after = Affine(np.ones_like(constant), constant).then(norm(mixer.norm))
+    after = norm(mixer.norm)
+    layer = isinstance(mixer.norm, nn.LayerNorm)
     return {
-        "norm_scale": before.scale,
-        "norm_shift": before.shift,
+        **_affine("norm", norm(block.mixer_norm).plus(array(mixer.move.bias))),
         **{name: np.stack(parts) for name, parts in tensors.items()},
-        "out_scale": after.scale,
-        "out_shift": after.shift,
+        **({"sum_shift": constant} if layer else {}),
+        **_affine("out", after if layer else Affine(np.ones_like(constant), constant).then(after)),
     }
+
+
+def _pooling(block: Block, mixer: PoolMixer) -> Tensors:
+    return {**_affine("norm", norm(block.mixer_norm)), **_affine("out", norm(mixer.norm))}
 
 
 def _mlp(block: Block) -> Tensors:
     mlp = block.mlp
-    before = norm(block.mlp_norm)
-    r, channels = mlp.expansion, len(before.scale)
+    r, channels = mlp.expansion, mlp.linear2.out_features
     # Stored hidden (i, c) is published hidden r*c + i (see `ops`).
     order = np.arange(r * channels).reshape(channels, r).T.reshape(-1)
-    weight1, scale1 = binary_weight(mlp.linear1)
-    weight2, scale2 = binary_weight(mlp.linear2)
-    first = Affine(scale1, np.zeros_like(scale1)).then(norm(mlp.norm1)).plus(-array(mlp.activation1.shift_in))
-    second = Affine(scale2, np.zeros_like(scale2)).then(norm(mlp.norm2)).plus(-array(mlp.activation2.shift_in))
     hidden_shift = array(mlp.activation1.shift_out)
     # u = z + hidden_shift: its mean over each run of r channels joins the second layer's constant.
-    second = second.plus(hidden_shift.reshape(channels, r).mean(axis=1))
-    scale = layer_scale(mlp.scale)
+    means = hidden_shift.reshape(channels, r).mean(axis=1)
+    first = _linear(mlp.linear1, mlp.norm1, "1", outputs=order, plus=-array(mlp.activation1.shift_in))
+    second = _linear(mlp.linear2, mlp.norm2, "2", inputs=order, plus=means - array(mlp.activation2.shift_in))
     taps, tap_shift = _taps(block.shift, channels)
     return {
-        "norm_scale": before.scale,
-        "norm_shift": before.shift,
+        **_affine("norm", norm(block.mlp_norm)),
         "threshold1": -array(mlp.move1.bias),
-        "weight1": tile_weights(weight1[order]),
-        "scale1": first.scale[order],
-        "shift1": first.shift[order],
+        **first,
         "slope1": array(mlp.activation1.slope)[order],
         "threshold2": -(array(mlp.move2.bias) + hidden_shift)[order],
-        "weight2": tile_weights(weight2[:, order]),
-        "scale2": second.scale,
-        "shift2": second.shift,
+        **second,
         "slope2": array(mlp.activation2.slope),
-        "out_scale": scale.scale,
-        "out_shift": array(mlp.activation2.shift_out) * scale.scale + scale.shift + tap_shift,
+        **_affine("out", _after(mlp.activation2, layer_scale(mlp.scale)).plus(tap_shift)),
         "taps": taps,
     }
+
+
+def _linear(
+    layer: QuantLinear | QuantConv2d,
+    after: nn.Module,
+    suffix: str = "",
+    *,
+    plus: F64,
+    outputs: npt.NDArray[Any] | slice = slice(None),
+    inputs: npt.NDArray[Any] | slice = slice(None),
+) -> Tensors:
+    """Weight, scale and shift of a layer, the norm after it and a constant `plus`, its channels put in order."""
+    weight, scale = stored_weight(layer)
+    folded, tensors = normed(scale, after)
+    tensors |= {"scale": folded.scale, "shift": folded.shift + plus}
+    ordered = {f"{name}{suffix}": value[outputs] for name, value in tensors.items()}
+    return {f"weight{suffix}": tile(layer, weight[outputs][:, inputs]), **ordered}
 
 
 def _taps(shift: ShiftBranches | None, channels: int) -> tuple[F64, F64]:
@@ -123,77 +155,103 @@ def _taps(shift: ShiftBranches | None, channels: int) -> tuple[F64, F64]:
 
 
 def _attention(block: Block, mixer: WindowAttention) -> Tensors:
-    before = norm(block.mixer_norm)
-    depth = len(before.scale) // mixer.attention.heads
     pool_mix, local_mix = array(mixer.pool_mix), array(mixer.local_mix)
-    attention = mixer.attention
-    roles = (attention.query, attention.key, attention.value)
-    projections = [_projection(p) for p in roles]
-    # The contexts' residual is z_q + z_k + z_v, each of which lacks its activation's shift_out here.
-    residual_shift = sum(array(p.activation.shift_out) for p in roles)
-    quantizer = attention.quantizer
-    assert isinstance(quantizer, DecomposedAttention)  # others have no op: `program` refuses them
-    step = array(quantizer.step)
-    context = Affine(np.repeat(step, depth), np.zeros(len(before.scale))).then(norm(attention.norm))
-    context = context.plus(residual_shift - array(attention.activation.shift_in))
-    output = mixer.output
-    weight, scale = binary_weight(output.linear)
-    projected = Affine(scale, np.zeros_like(scale)).then(norm(output.norm)).plus(-array(output.activation.shift_in))
-    after = layer_scale(output.scale)
     return {
-        "norm_scale": before.scale,
-        "norm_shift": before.shift,
+        **_affine("norm", norm(block.mixer_norm)),
         "pool_max": pool_mix,
         "pool_avg": 1 - pool_mix,
-        "token_scale": array(mixer.token_norm.weight),
-        "token_shift": array(mixer.token_norm.bias),
-        **{name: np.stack([tensors[name] for tensors in projections]) for name in projections[0]},
-        # Scores are (d - 2m)/sqrt(d) for m differing bits: e^(score - best) depends on m - min m alone.
-        "exp_table": np.exp(-2 * np.arange(depth + 1) / math.sqrt(depth)),
-        "level_scale": ATTENTION_LEVELS / step,
-        "level_shift": array(quantizer.offset),
-        "ctx_scale": context.scale,
-        "ctx_shift": context.shift,
-        "ctx_slope": array(attention.activation.slope),
+        **_affine("token", norm(mixer.token_norm)),
+        **_attend(mixer.attention),
         "mix_local": local_mix,
         "mix_global": 1 - local_mix,
-        "mix_shift": array(attention.activation.shift_out),  # its two shares add up to the whole
-        "proj_threshold": -array(output.move.bias),
-        "proj_weight": tile_weights(weight),
-        "proj_scale": projected.scale,
-        "proj_shift": projected.shift,
-        "proj_slope": array(output.activation.slope),
-        "out_scale": after.scale,
-        "out_shift": array(output.activation.shift_out) * after.scale + after.shift,
+        **_output(mixer.output),
     }
 
 
-def _projection(projection: Projection) -> Tensors:
-    weight, scale = binary_weight(projection.linear)
-    activation = projection.activation
-    folded = Affine(scale, np.zeros_like(scale)).then(norm(projection.norm)).plus(-array(activation.shift_in))
+def _pooled_attention(block: Block, mixer: PooledAttention) -> Tensors:
+    reduction: Tensors = {}
+    if isinstance(mixer.reduction, ResidualUnit):
+        unit = _unit(mixer.reduction)
+        unit["shift_in"] = unit.pop("shift")  # `reduce_shift` follows the activation
+        unit["shift"] = array(mixer.reduction.activation.shift_out)
+        reduction = {f"reduce_{name}": tensor for name, tensor in unit.items()}
     return {
-        "in_threshold": -array(projection.move.bias),
-        "qkv_weight": tile_weights(weight),
-        # z lacks shift_out; the residual t is added after shift_in was taken from the norm's constant
-        "qkv_scale": folded.scale,
-        "qkv_shift": folded.shift,
-        "qkv_slope": array(activation.slope),
-        "qkv_threshold": -(array(activation.shift_out) + array(projection.threshold.bias)),
+        **_affine("norm", norm(block.mixer_norm)),
+        **reduction,
+        **_attend(mixer.attention),
+        **_output(mixer.output),
+    }
+
+
+def _attend(attention: QuantAttention) -> Tensors:
+    """Projections, matrix and context of an attention."""
+    roles = (attention.query, attention.key, attention.value)
+    projections = [_unit(p) for p in roles]
+    channels, heads = attention.query.linear.out_features, attention.heads
+    depth = channels // heads
+    step, matrix = _matrix(attention.quantizer, heads, depth)
+    context, tensors = normed(np.repeat(step, depth), attention.norm)
+    # The contexts' residual is z_q + z_k + z_v, each of which lacks its activation's shift_out here.
+    residual_shift = sum(array(p.activation.shift_out) for p in roles)
+    return {
+        **{f"qkv_{name}": np.stack([p[name] for p in projections]) for name in projections[0] if name != "threshold"},
+        "in_threshold": np.stack([p["threshold"] for p in projections]),
+        "qkv_threshold": np.stack([-(array(p.activation.shift_out) + array(p.threshold.bias)) for p in roles]),
+        **matrix,
+        **{f"ctx_{name}": tensor for name, tensor in tensors.items()},
+        **_affine("ctx", context.plus(residual_shift - array(attention.activation.shift_in))),
+        "ctx_slope": array(attention.activation.slope),
+        "mix_shift": array(attention.activation.shift_out),  # the shares of local and global add up to the whole
+    }
+
+
+def _matrix(quantizer: nn.Module, heads: int, depth: int) -> tuple[F64, Tensors]:
+    """What a level of the attention matrix is worth, a head, and the tensors that make the levels."""
+    if isinstance(quantizer, nn.Identity):
+        return np.ones(heads), {}
+    tensors: Tensors = {
+        # Scores are (d - 2m)/sqrt(d) for m differing bits: e^(score - best) depends on m - min m alone.
+        "exp_table": np.exp(-2 * np.arange(depth + 1) / math.sqrt(depth)),
+        "level_shift": np.zeros(heads),
+    }
+    if isinstance(quantizer, DecomposedAttention):
+        step = array(quantizer.step)
+        return step, {**tensors, "level_scale": ATTENTION_LEVELS / step, "level_shift": array(quantizer.offset)}
+    assert isinstance(quantizer, OneBitAttention | GroupSuperpositionAttention)
+    if isinstance(quantizer, GroupSuperpositionAttention):
+        scale, second, third = (
+            max(array(s).item(), LEAST_SCALE) for s in (quantizer.scale, quantizer.scale2, quantizer.scale3)
+        )
+        # T0 + T1*second + T2*third, of masks that include each other: level, upper (T1 + T2), high (T2).
+        tensors["plane_scale"] = np.array([second - 1, third - second])
+    else:
+        scale = array(quantizer.scale).item()
+    step = np.full(heads, scale)
+    return step, {**tensors, "level_scale": 1 / step}
+
+
+def _unit(unit: ResidualUnit) -> Tensors:
+    """A residual unit but for its activation's shift_out."""
+    return {
+        "threshold": -array(unit.move.bias),
+        # The residual is added after shift_in was taken from the norm's constant.
+        **_linear(unit.linear, unit.norm, plus=-array(unit.activation.shift_in)),
+        "slope": array(unit.activation.slope),
+    }
+
+
+def _output(output: AttentionOutput) -> Tensors:
+    return {
+        **{f"proj_{name}": tensor for name, tensor in _unit(output).items()},
+        **_affine("out", _after(output.activation, layer_scale(output.scale))),
     }
 
 
 def _downsample(module: BinaryDownsample) -> Tensors:
-    before = norm(module.norm_in)
-    weight, scale = binary_weight(module.conv)
-    after = Affine(scale, np.zeros_like(scale)).then(norm(module.norm)).plus(-array(module.activation.shift_in))
     return {
-        "norm_scale": before.scale,
-        "norm_shift": before.shift,
+        **_affine("norm", norm(module.norm_in)),
         "threshold": -array(module.move.bias),
-        "weight": tile_weights(weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)),
-        "scale": after.scale,
-        "shift": after.shift,
+        **_linear(module.conv, module.norm, plus=-array(module.activation.shift_in)),
         "slope": array(module.activation.slope),
         "out_shift": array(module.activation.shift_out),
         "position": _rows(array(module.position)),
@@ -203,22 +261,33 @@ def _downsample(module: BinaryDownsample) -> Tensors:
 def _downsample_float(module: FloatDownsample) -> Tensors:
     before, after = norm(module.norm_in), norm(module.norm)
     weight = array(module.conv.weight).transpose(0, 2, 3, 1)  # (O, 2, 2, C)
+    position = {"position": _rows(array(module.position))}
+    if isinstance(module.norm, nn.LayerNorm):
+        tiles = tile_floats(weight.reshape(len(weight), -1))
+        return {"weight": tiles, **_affine("norm", before), "scale": after.scale, "shift": after.shift, **position}
     flat = (weight * before.scale).reshape(len(weight), -1)
     return {
         "weight": tile_floats(flat * after.scale[:, None]),
         "bias": (weight * before.shift).sum(axis=(1, 2, 3)) * after.scale + after.shift,
-        "position": _rows(array(module.position)),
+        **position,
     }
 
 
 def _head(head: Head) -> Tensors:
-    before = norm(head.norm)
     return {
-        "norm_scale": before.scale,
-        "norm_shift": before.shift,
+        **_affine("norm", norm(head.norm)),
         "weight": tile_floats(array(head.linear.weight)),
         "bias": array(head.linear.bias),
     }
+
+
+def _affine(name: str, folded: Affine) -> Tensors:
+    return {f"{name}_scale": folded.scale, f"{name}_shift": folded.shift}
+
+
+def _after(activation: RPReLU, after: Affine) -> Affine:
+    """`after` with the activation's shift_out before it, which the ops leave out of the activation."""
+    return Affine(after.scale, array(activation.shift_out) * after.scale + after.shift)
 
 
 def _rows(position: F64) -> F64:

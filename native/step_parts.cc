@@ -1,0 +1,70 @@
+#include "step_parts.h"
+
+namespace bhvit {
+
+const float* Parameters::constant(long count, float value) {
+  float* values = plan_.arena->take<float>(static_cast<size_t>(count));
+  std::fill_n(values, count, value);
+  return values;
+}
+
+uint32_t* Parameters::mutable_bits(const char* name) {
+  const std::vector<uint32_t> words = tensor(name).words();
+  uint32_t* copy = plan_.arena->take<uint32_t>(words.size());
+  std::copy(words.begin(), words.end(), copy);
+  return copy;
+}
+
+float* Parameters::scaled(const char* name, float factor) {
+  const std::vector<float> values = tensor(name).floats();
+  float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(static_cast<long>(values.size()), kLanes)));
+  std::transform(values.begin(), values.end(), copy, [factor](float v) { return v * factor; });
+  return copy;
+}
+
+const float* Parameters::numbers(const char* name, long inputs) {
+  if (!op_.is("weights", "binary")) return floats(name);
+  const std::vector<uint32_t> words = tensor(name).words();
+  const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = static_cast<long>(words.size()) / words_each;
+  float* numbers = plan_.arena->take<float>(static_cast<size_t>(tiles * inputs * kLanes));
+  for (long tile = 0; tile < tiles; tile++) {
+    for (long k = 0; k < inputs; k++) {
+      for (long l = 0; l < kLanes; l++) {
+        const uint32_t word = words[static_cast<size_t>(tile * words_each + k / kWordBits * kLanes + l)];
+        numbers[(tile * inputs + k) * kLanes + l] = word >> k % kWordBits & 1 ? 1.0f : -1.0f;
+      }
+    }
+  }
+  return numbers;
+}
+
+void Parameters::linear(Linear* layers, long count, const LinearNames& names, long inputs, long outputs) {
+  const bool layer = layer_norm(op_);
+  const uint32_t* words = binary(op_) ? bits(names.weight) : nullptr;
+  const float* weight = binary(op_) ? nullptr : numbers(names.weight, inputs);
+  const float* threshold = floats(names.threshold);
+  const float* weight_scale = layer ? scale2(names.weight_scale) : nullptr;
+  const float* scale = layer ? floats(names.scale) : scale2(names.scale);
+  const float* shift = floats(names.shift);
+  for (long i = 0; i < count; i++) {
+    layers[i] = {inputs,
+                 outputs,
+                 threshold + i * inputs,
+                 words ? words + i * outputs * inputs / kWordBits : nullptr,
+                 weight ? weight + i * outputs * inputs : nullptr,
+                 signs(op_),
+                 weight_scale ? weight_scale + i * outputs : nullptr,
+                 scale + i * outputs,
+                 shift + i * outputs};
+  }
+}
+
+void run_norm(const Machine& m, const NormArgs& args, long tokens) {
+  m.pool->run(tokens, kTokenGrain, [&](long begin, long end, int) { m.kernels->norm(args, begin, end); });
+}
+
+NormArgs norm_args(const Op& op, Parameters& p, const float* x, float* n) {
+  return {op["channels"], layer_norm(op), p.floats("norm_scale"), p.floats("norm_shift"), x, n};
+}
+
+}  // namespace bhvit
