@@ -4,7 +4,7 @@ Native and reference run the same file and must be equal bit for bit. PyTorch ru
 float sums are rounded in another order and the packed file stores a few numbers in float16, so values
 differ by rounding; where such a value lies at the threshold of a sign, a bit flips and whatever follows
 differs by more. Each execution is fed by its own stream, so what is listed for an op includes all that
-came before it.
+came before it; `flips` feeds both the same input and counts.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..evaluate import Floats, Metrics, Progress, agreement, decode, evaluate
 from ..models import BHViT, load_checkpoint, trace
 from ..runtime import Session, reference
+from .flips import OpFlips, count_flips, total
 
 BEYOND_ROUNDING = 2e-3
 """Values differ beyond rounding when they are further apart than this fraction of the value or of the
@@ -51,6 +52,8 @@ class Comparison:
     reference_parts_at: str | None
     """The first op after which native and reference are not equal, None if they always are."""
     ops: tuple[OpDifference, ...]
+    flips: tuple[OpFlips, ...]
+    """Of each op, over all traced images: what PyTorch chose otherwise on the same input."""
     traced: int
     """Images that were followed op by op."""
 
@@ -69,6 +72,11 @@ class Comparison:
         """The first op after which PyTorch and native differ beyond rounding somewhere."""
         return next((op for op in self.ops if op.fraction > 0), None)
 
+    @property
+    def unexplained(self) -> OpFlips | None:
+        """The first op that differs on the same input although no decision at rounding distance did."""
+        return next((op for op in self.flips if not op.explained), None)
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers for a JSON file."""
         return {
@@ -82,6 +90,7 @@ class Comparison:
             "reference_parts_at": self.reference_parts_at,
             "parts_at": self.parts_at.name if self.parts_at else None,
             "ops": [dataclasses.asdict(op) for op in self.ops],
+            "flips": [dataclasses.asdict(op) for op in self.flips],
         }
 
 
@@ -131,7 +140,9 @@ def compare(
     traced = min(traced, len(dataset))
     images = file.preprocess.normalize(decode(dataset, file.preprocess, range(traced)))
     parts_at, ops = _by_op(model, file, session, images)
-    return Comparison(torch=by_torch, native=native, reference_parts_at=parts_at, ops=ops, traced=traced)
+    by_image = [count_flips(model, file, image) for image in images]
+    flips = tuple(total(of_op, of_op[0].name) for of_op in zip(*by_image, strict=True))
+    return Comparison(torch=by_torch, native=native, reference_parts_at=parts_at, ops=ops, flips=flips, traced=traced)
 
 
 def _by_op(

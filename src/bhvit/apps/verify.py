@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import Progress, Subparsers, add_engine, add_json, positive, print_json, table, verb
+from .console import Progress, Subparsers, add_engine, add_json, count_text, positive, print_json, table, verb
 
 if TYPE_CHECKING:
     from .compare import Comparison
@@ -17,8 +17,10 @@ _DESCRIPTION = f"""\
 Run real images through the checkpoint in PyTorch and through the packed file natively, and compare:
 top-1 agreement, accuracy of each, the largest difference of a logit. A few images are followed op by op:
 native and the NumPy reference must be equal bit for bit; PyTorch and native differ by rounding, and,
-where a value lies at a threshold, by a flipped sign and what follows from it.
-The exit status is 1 if agreement is below --threshold ({THRESHOLD} %) or native and reference differ."""
+where a value lies at a threshold, by a flipped sign and what follows from it. Each op is also run by both on
+the same input, and the flipped signs (and levels of attention) are counted.
+The exit status is 1 if agreement is below --threshold ({THRESHOLD} %), native and reference differ, or an op
+differs where no sign at rounding distance flipped."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -62,15 +64,20 @@ def run(args: argparse.Namespace) -> int:
         args.checkpoint, args.model, dataset,
         threads=args.threads, isa=args.isa, traced=args.trace, progress=Progress,
     )  # fmt: skip
-    passed = found.agreement * 100 >= args.threshold and found.reference_parts_at is None
+    sound = found.reference_parts_at is None and found.unexplained is None
+    passed = sound and found.agreement * 100 >= args.threshold
     if args.json:
         print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
     else:
         print(table(findings(found), right=False))
         if args.ops:
-            rows = [[op.name, f"{op.fraction:.2e}", f"{op.largest:.2e}", f"{op.relative:.2e}"] for op in found.ops]
-            print(table(rows, ("after op", "beyond rounding", "largest", "relative rms")))
-        print("passed" if passed else f"FAILED (wanted: {args.threshold} % agreement, native equal to the reference)")
+            rows = [
+                [op.name, f"{op.fraction:.2e}", f"{op.largest:.2e}", f"{op.relative:.2e}", str(flips.flipped)]
+                for op, flips in zip(found.ops, found.flips, strict=True)
+            ]
+            print(table(rows, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
+        wanted = f"{args.threshold} % agreement, native equal to the reference, no difference without a flipped sign"
+        print("passed" if passed else f"FAILED (wanted: {wanted})")
     return 0 if passed else 1
 
 
@@ -85,6 +92,7 @@ def findings(found: Comparison) -> list[tuple[str, str]]:
         ("largest logit difference", f"{found.logit_difference:.3g}"),
         ("native and NumPy reference", _reference_text(found)),
         ("PyTorch and native", _parts_text(found)),
+        ("on the same input, op by op", _flips_text(found)),
     ]
 
 
@@ -102,6 +110,16 @@ def _parts_text(found: Comparison) -> str:
         f"equal to rounding up to op {parted.name}, where {parted.fraction:.1e} of the elements differ by more "
         "(flipped signs)"
     )
+
+
+def _flips_text(found: Comparison) -> str:
+    from .flips import total
+
+    whole, unexplained = total(found.flips), found.unexplained
+    if unexplained is not None:
+        return f"DIFFER in {unexplained.name} by more than flipped signs explain: packed from other weights?"
+    text = f"{whole.flipped} of {count_text(whole.decisions)} signs and levels flipped"
+    return text + (f", at most {whole.farthest:.0e} of the rms from their threshold" if whole.flipped else "")
 
 
 def _percent(text: str) -> float:
