@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bhvit import format
-from bhvit.costs import OpCost, bytes_by_kind, packed_bytes
+from bhvit.costs import OpCost, bytes_by_kind, op_costs, packed_bytes, total
 from bhvit.energy import BINARY_WORD, FLOAT_MAC, binary_energy, float32_energy
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models
@@ -92,3 +92,20 @@ def test_switches_of_a_named_model(bhvit, refused, material):
     assert "did you mean norm" in refused("info", "bhvit_nano", "--set", "nrom=layer")
     assert "key=value" in refused("info", "bhvit_nano", "--set", "norm")
     assert "go with a model's name" in refused("info", material.checkpoint, "--set", "norm=layer")
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"mixer": "attention"},
+        {"mixer": "pooling"},
+        {"mixer": "pooled_attention", "attention": "one_bit"},
+        {"mixer": "pooled_attention", "key_pool": 2},
+        {"weight_bits": 32},
+        {"activation_bits": 32, "norm": "layer"},
+        {"stages.0.weight_bits": 32, "stages.2.activation_bits": 32, "shifts": "none", "downsample": "float"},
+    ],
+)
+def test_parameters_of_ablations_are_those_of_the_model(switches):
+    model = create_model("bhvit_nano", **switches)
+    assert total(op_costs(model.spec)).parameters == sum(parameter.numel() for parameter in model.parameters())
