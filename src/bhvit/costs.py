@@ -21,7 +21,8 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-from .format import PackedModel
+from .format import Description, Layout, Leftovers, PackedModel, header, stored_dtype
+from .ops import program
 from .spec import DILATIONS, MIXER_GROUPS, ModelSpec, StageSpec
 
 BINARY_PER_FLOAT = 64
@@ -67,9 +68,27 @@ def total(costs: list[OpCost]) -> OpCost:
 
 def bytes_by_kind(model: PackedModel) -> dict[str, int]:
     """Bytes of a packed model's tensors: "bits", "float32", "float16"."""
+    return _bytes_by_kind({name: (tensor.dtype, tensor.shape) for name, tensor in model.tensors.items()})
+
+
+def packed_bytes(described: Description, leftovers: Leftovers = "mixed") -> dict[str, int]:
+    """Bytes of the file that a model so described would be packed into, by kind as above, and "header".
+
+    Raises UserError for what cannot be packed.
+    """
+    ops = program(described.spec)
+    layout = {
+        f"{op.name}.{name}": (stored_dtype(f"{op.name}.{name}", kind, leftovers), shape)
+        for op in ops
+        for name, (kind, shape) in op.shapes().items()
+    }
+    return {**_bytes_by_kind(layout), "header": len(header(described, ops, layout)[1])}
+
+
+def _bytes_by_kind(layout: Layout) -> dict[str, int]:
     sizes = {"bits": 0, "float32": 0, "float16": 0}
-    for tensor in model.tensors.values():
-        sizes["bits" if tensor.dtype.kind == "u" else tensor.dtype.name] += tensor.nbytes
+    for dtype, shape in layout.values():
+        sizes["bits" if dtype.kind == "u" else dtype.name] += dtype.itemsize * math.prod(shape)
     return sizes
 
 

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ from safetensors import SafetensorError
 from .errors import FormatError, UserError
 from .files import write_atomically
 from .image import Preprocess
+from .op_rules import Kind
 from .ops import Op, check_chain
 from .spec import ModelSpec
 
@@ -45,7 +47,12 @@ LARGEST = 2.0**100
 """Numbers are smaller than this in magnitude: the engine folds small factors into them and must not overflow."""
 METADATA = ("format", "version", "checksum", "spec", "program", "class_names", "preprocess")
 
+Leftovers = Literal["mixed", "float16", "float32"]
+"""What stays full precision: "mixed" halves the classifier's weights, which changes next to no answer;
+"float16" the position maps as well, which flips signs all the way down; "float32" halves nothing."""
 Array = npt.NDArray[Any]
+Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+"""Type and shape of each tensor in a file."""
 _DTYPES = {np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
 _NO_CHECKSUM = b'"checksum":"00000000"'
 
@@ -69,6 +76,19 @@ class Description:
                 f"the program has {classes} classes, the spec {self.spec.num_classes}, "
                 f"and {len(self.class_names)} names are given"
             )
+
+
+def describe_spec(
+    spec: ModelSpec, class_names: Sequence[str] | None = None, preprocess: Preprocess | None = None
+) -> Description:
+    """A description that names the classes by number and takes ImageNet's usual preprocessing where none is given."""
+    if preprocess is None:
+        preprocess = Preprocess(size=spec.img_size)
+        if spec.in_chans != 3:
+            half = (0.5,) * spec.in_chans
+            preprocess = Preprocess(size=spec.img_size, channels=spec.in_chans, mean=half, std=half)
+    names = tuple(class_names or map(str, range(spec.num_classes)))
+    return Description(spec=spec, class_names=names, preprocess=preprocess)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,33 +134,50 @@ def check(model: PackedModel) -> None:
 def to_bytes(model: PackedModel) -> bytes:
     """The file as bytes. Raises FormatError if the parts of `model` do not agree."""
     check(model)
+    layout = {name: (tensor.dtype, tensor.shape) for name, tensor in model.tensors.items()}
+    names, head = header(model, model.ops, layout)
+    data = head + b"".join(np.ascontiguousarray(model.tensors[name]).tobytes() for name in names)
+    return data.replace(_NO_CHECKSUM, b'"checksum":"%08x"' % zlib.crc32(data), 1)
+
+
+def stored_dtype(key: str, kind: Kind, leftovers: Leftovers) -> np.dtype[Any]:
+    """The type in a packed file of the tensor `key`, "op name.tensor name"."""
+    if kind == "bits":
+        return np.dtype(np.uint32)
+    # Constants a channel stay float32: they are few, and place thresholds.
+    classifier, position = key == "head.weight", key.endswith(".position")
+    half = (classifier and leftovers != "float32") or (position and leftovers == "float16")
+    return np.dtype(np.float16 if half else np.float32)
+
+
+def header(model: Description, ops: Sequence[Op], layout: Layout) -> tuple[list[str], bytes]:
+    """The order of the tensors in a file, and the bytes before them, the checksum not yet filled in."""
+    sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in layout.items()}
     # Tensors of a whole number of cache lines first: then each of them starts on one.
-    names = sorted(model.tensors, key=lambda name: (model.tensors[name].nbytes % ALIGNMENT != 0, name))
-    header: dict[str, Any] = {
+    names = sorted(layout, key=lambda name: (sizes[name] % ALIGNMENT != 0, name))
+    fields: dict[str, Any] = {
         "__metadata__": {
             "format": "bhvit",
             "version": VERSION,
             "checksum": "00000000",
             "spec": model.spec.to_json(),
-            "program": json.dumps([op.to_json() for op in model.ops], separators=(",", ":")),
+            "program": json.dumps([op.to_json() for op in ops], separators=(",", ":")),
             "class_names": json.dumps(model.class_names),
             "preprocess": model.preprocess.to_json(),
         }
     }
     offset = 0
     for name in names:
-        tensor = model.tensors[name]
-        header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + tensor.nbytes],
+        dtype, shape = layout[name]
+        fields[name] = {
+            "dtype": _DTYPES[dtype],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + sizes[name]],
         }
-        offset += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":")).encode()
+        offset += sizes[name]
+    text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
-    data = len(text).to_bytes(8, "little") + text
-    data += b"".join(np.ascontiguousarray(model.tensors[name]).tobytes() for name in names)
-    return data.replace(_NO_CHECKSUM, b'"checksum":"%08x"' % zlib.crc32(data), 1)
+    return names, len(text).to_bytes(8, "little") + text
 
 
 def write(model: PackedModel, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Gradients and one-time initialisation of the quantisers, derived by hand."""
+"""Values and gradients of the quantisers, derived by hand; `test_training_mode` computes them at length."""
 
 import math
 
@@ -59,21 +59,3 @@ def test_attention_quantiser_gradients_are_those_of_lsq() -> None:
     assert quantizer.offset.grad is not None
     torch.testing.assert_close(quantizer.step.grad.item(), scale * expected_step)
     torch.testing.assert_close(quantizer.offset.grad.item(), scale * 0.5 * (1 + 2 + 3))
-
-
-def test_attention_quantiser_initialises_once_and_only_in_training() -> None:
-    quantizer = DecomposedAttention(2).double()
-    probabilities = torch.rand(3, 5, 2, 4, 4, dtype=torch.float64)
-    quantizer.eval()
-    quantizer(probabilities)
-    assert quantizer.initialised == 0
-    assert quantizer.step.tolist() == [1, 1]
-    quantizer.train()
-    quantizer(probabilities)
-    for head in range(2):
-        scaled = 3 * probabilities[:, :, head]
-        torch.testing.assert_close(quantizer.step[head].item(), 2 * scaled.mean().item() / math.sqrt(3))
-        torch.testing.assert_close(quantizer.offset[head].item(), 0.1 * scaled.min().item())
-    before = quantizer.step.detach().clone()
-    quantizer(torch.rand_like(probabilities))
-    assert torch.equal(before, quantizer.step)

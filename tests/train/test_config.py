@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from bhvit.errors import UserError
+from bhvit.settings import parse_size
 from bhvit.train import TrainConfig, load_recipe, recipe_names
-from bhvit.train.config import parse_setting, parse_size
+from bhvit.train.config import parse_setting
 
 NEEDED = {"data": "digits", "model": "bhvit_nano", "out": "run"}
 

@@ -41,6 +41,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
+def add_set(parser: argparse.ArgumentParser, text: str) -> None:
+    """--set KEY=VALUE, as often as wanted."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
@@ -84,6 +89,11 @@ def count_text(count: float) -> str:
         if count >= limit:
             return f"{count / limit:.2f} {unit}"
     return f"{count:.0f}"
+
+
+def joules_text(joules: float) -> str:
+    """An energy for people: 69.7 µJ, 20.5 mJ."""
+    return f"{1e6 * joules:.3g} µJ" if joules < 1e-3 else f"{1e3 * joules:.3g} mJ"
 
 
 class Progress:

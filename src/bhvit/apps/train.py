@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from .console import Subparsers, add_json, print_json, verb
+from .console import Subparsers, add_json, add_set, print_json, verb
 
 if TYPE_CHECKING:
     from ..train import TrainConfig
@@ -17,6 +17,7 @@ _EXAMPLE = """\
 bhvit train --data digits --model bhvit_nano --out runs/digits
 bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
 bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
+bhvit train --data cifar10 --out runs/gsb --set attention=gsb --set stages.0.mixer=pooling
 bhvit train --out runs/cifar --resume"""
 
 # option, help, type; the destination is the setting of the same name
@@ -53,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
     for option, text, kind in _SETTINGS:
         parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of a recipe")
+    add_set(parser, "any setting of a recipe, or a switch of the model: norm=layer, stages.0.mixer=pooling")
     parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
     parser.add_argument("--force", action="store_true", help="replace a run that is in --out")

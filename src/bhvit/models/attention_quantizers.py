@@ -47,7 +47,8 @@ class DecomposedAttention(nn.Module):
         gradient_scale = len(self.step) / math.sqrt(ATTENTION_LEVELS * scaled.numel())
         step = _scale_gradient(self.step, gradient_scale).view(-1, 1, 1)
         offset = _scale_gradient(self.offset, gradient_scale).view(-1, 1, 1)
-        return _round_through(scaled / step + offset).clamp(0, ATTENTION_LEVELS) * step
+        levels: Tensor = _Levels.apply(scaled / step + offset)
+        return levels * step
 
 
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:
@@ -55,10 +56,23 @@ def _scale_gradient(x: Tensor, scale: float) -> Tensor:
     return x.detach() - scaled.detach() + scaled
 
 
-def _round_through(x: Tensor) -> Tensor:
-    # In this order, as published: the sum may miss a level by one rounding, and the highest level's
-    # gradient is then clamped away. Recorded gradients hold that too.
-    return x.round().detach() - x.detach() + x
+class _Levels(torch.autograd.Function):
+    """clamp(round(x), 0, 3); gradients pass where the level lies between the ends, not at them.
+
+    Written out because `torch.clamp` is no contract there: until 2026 it passed gradients at its ends, now
+    it does not. Gradients recorded from the published code are of the latter kind.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        level = x.round()
+        ctx.save_for_backward((level > 0) & (level < ATTENTION_LEVELS))
+        return level.clamp_(0, ATTENTION_LEVELS)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (between,) = ctx.saved_tensors
+        return grad * between
 
 
 class GroupSuperpositionAttention(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..image import Preprocess
 from ..spec import ModelSpec
 from .layers import (
@@ -218,12 +219,18 @@ def _initialise(module: nn.Module) -> None:
 def regularisation_loss(model: nn.Module) -> Tensor:
     """R = mean over binary layers of mean ||w| - 1| of their latent weights (BHViT, Gao et al., CVPR 2025).
 
-    The layers are the mixers' convolutions, both MLP layers, q, k, v and the attention's output;
-    downsampling is left out, as published. A scalar.
+    The layers are the mixers' convolutions, both MLP layers, q, k, v and the attention's output, and the layer that
+    pooled keys and values come from in BinaryViT, which the paper does not know; downsampling is left out, as
+    published. Layers with full-precision weights are left out too: nothing draws those to -1 and +1. A scalar.
+    Raises UserError if that leaves no layer.
     """
     terms = [
         (module.weight.abs() - 1).abs().mean()
         for name, module in model.named_modules()
-        if isinstance(module, QuantConv2d | QuantLinear) and not name.startswith("downsamples.")
+        if isinstance(module, QuantConv2d | QuantLinear)
+        and module.style.weight_bits == 1
+        and not name.startswith("downsamples.")
     ]
+    if not terms:
+        raise UserError("no layer has binary weights, so there is nothing to regularise: set regularisation=0")
     return torch.stack(terms).mean()

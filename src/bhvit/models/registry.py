@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
+from ..settings import nearest
 from ..spec import ModelSpec, StageSpec
+from ..switches import apply, flatten
 from .network import BHViT
 
 
@@ -61,30 +62,27 @@ def model_spec(
     img_size: int | tuple[int, int] | None = None,
     in_chans: int = 3,
     patch: int = 4,
-    window: int | tuple[int, int] | None = None,
-    **fields: Any,
+    stages: tuple[StageSpec, ...] | Mapping[Any, Mapping[str, Any]] | None = None,
+    **switches: Any,
 ) -> ModelSpec:
     """The spec of a model by name, with the given settings.
 
-    img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. window, in
-    tokens, is used by every window attention stage; None lets each stage take the one that fits it best.
-    Further fields are those of `ModelSpec`.
-    Raises UserError for an unknown name (with the nearest right one) or a size that cannot work.
+    img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. Switches are
+    those of `bhvit.switches`: fields of `ModelSpec`, or of `StageSpec` for every stage that heeds them, such
+    as window (None: each stage takes what fits it best). stages={2: {"mixer": "pooling"}}, or the switch
+    "stages.2.mixer", changes one stage; a tuple of `StageSpec` replaces them all.
+    Raises UserError for an unknown name (with the nearest right one), a size that cannot work, or switches
+    that do not go together.
     """
     if name not in _MODELS:
-        near = difflib.get_close_matches(name, _MODELS, n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(list_models())}"
-        raise UserError(f"no model is called {name!r}{hint}")
-    usual, made = _MODELS[name]
-    fields = {**made, **fields}
-    if window is not None:
-        pair = (window, window) if isinstance(window, int) else window
-        fields["stages"] = tuple(
-            dataclasses.replace(stage, window=pair) if stage.mixer == "attention" else stage
-            for stage in fields["stages"]
-        )
+        raise UserError(f"no model is called {name!r}{nearest(name, list_models())}")
+    usual, fields = _MODELS[name]
+    if isinstance(stages, Mapping):
+        switches = {**switches, **flatten({"stages": stages})}
+    elif stages is not None:
+        fields = {**fields, "stages": stages}
     size = usual if img_size is None else img_size
-    return ModelSpec(
+    spec = ModelSpec(
         name=name,
         img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
         in_chans=in_chans,
@@ -92,6 +90,7 @@ def model_spec(
         patch=patch,
         **fields,
     )
+    return apply(spec, {switch: value for switch, value in switches.items() if (switch, value) != ("window", None)})
 
 
 def create_model(name: str, *, drop_path: float = 0.0, **settings: Any) -> BHViT:

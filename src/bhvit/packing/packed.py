@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,15 +12,11 @@ import numpy.typing as npt
 from .. import format
 from ..errors import UserError
 from ..files import refuse_existing
-from ..format import PackedModel
+from ..format import Leftovers, PackedModel, stored_dtype
 from ..image import Preprocess
 from ..models import BHViT
 from ..ops import program
 from .lower import lower
-
-Leftovers = Literal["mixed", "float16", "float32"]
-"""What stays full precision: "mixed" halves the classifier's weights, which changes next to no answer;
-"float16" the position maps as well, which flips signs all the way down; "float32" halves nothing."""
 
 
 def packed_model(
@@ -38,24 +34,20 @@ def packed_model(
     """
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
-    names = tuple(class_names or model.class_names or map(str, range(model.spec.num_classes)))
-    if len(names) != model.spec.num_classes:
-        raise UserError(f"{len(names)} class names given for a model of {model.spec.num_classes} classes")
+    described = format.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
+    if len(described.class_names) != model.spec.num_classes:
+        given = len(described.class_names)
+        raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
     ops = tuple(program(model.spec))
     lowered = lower(model)
     tensors: dict[str, npt.NDArray[Any]] = {}
     for op in ops:
+        kinds = op.shapes()
         for name, value in lowered[op.name].items():
             key = f"{op.name}.{name}"
-            stored = value if value.dtype == np.uint32 else _stored(key, value, leftovers)
-            tensors[key] = stored
-    packed = PackedModel(
-        spec=model.spec,
-        ops=ops,
-        tensors=tensors,
-        class_names=names,
-        preprocess=preprocess or model.preprocess or default_preprocess(model),
-    )
+            with np.errstate(over="ignore"):  # what overflows is found and named by `format.check`
+                tensors[key] = value.astype(stored_dtype(key, kinds[name][0], leftovers), copy=False)
+    packed = PackedModel(**vars(described), ops=ops, tensors=tensors)
     format.check(packed)
     return packed
 
@@ -74,19 +66,3 @@ def pack(
     """
     refuse_existing(path, force)
     format.write(packed_model(model, class_names, preprocess, leftovers), path)
-
-
-def default_preprocess(model: BHViT) -> Preprocess:
-    """ImageNet's usual mean and deviation at the model's input size."""
-    channels = model.spec.in_chans
-    if channels == 3:
-        return Preprocess(size=model.spec.img_size, channels=3)
-    return Preprocess(size=model.spec.img_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
-
-
-def _stored(key: str, value: npt.NDArray[np.float64], leftovers: Leftovers) -> npt.NDArray[Any]:
-    # Per-channel constants stay float32: they are few, and place thresholds.
-    classifier, position = key == "head.weight", key.endswith(".position")
-    half = (classifier and leftovers != "float32") or (position and leftovers == "float16")
-    with np.errstate(over="ignore"):  # what overflows is found and named by `format.check`
-        return value.astype(np.float16 if half else np.float32)

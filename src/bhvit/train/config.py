@@ -1,28 +1,22 @@
 """`TrainConfig`: every setting of a training run, and the recipes that give them values.
 
-A recipe is a TOML file whose keys are the fields of `TrainConfig`; settings given by the caller come
-after it. The same settings, seed and thread count give the same weights, bit for bit, on a CPU.
+A recipe is a TOML file whose keys are the fields of `TrainConfig` and the switches of the model's spec
+(`bhvit.switches`); settings given by the caller come after it. The same settings, seed and thread count
+give the same weights, bit for bit, on a CPU.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import importlib
 import importlib.resources
-import sys
-import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import UserError, require_extra
-
-try:
-    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-except ModuleNotFoundError:
-    raise require_extra("tomli", "train") from None
+from .. import settings, switches
+from ..errors import UserError
+from ..settings import convert, nearest, tomllib
 
 Augment = Literal["none", "shift", "resized-crop"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -67,6 +61,9 @@ class TrainConfig:
     """Edge of the stem's patches in pixels."""
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses one that fits."""
+    switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Switches of the model's spec by dotted name, see `bhvit.switches`. Where settings are given by name (recipes,
+    the command line, `from_dict`) they stand beside the other settings, as "attention" or "stages.0.mixer"."""
     crop: float = 1.0
     """Fraction of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
     interpolation: Interpolation = "bicubic"
@@ -119,6 +116,8 @@ class TrainConfig:
     """Refuse damaged images instead of skipping them."""
 
     def __post_init__(self) -> None:
+        flat = switches.flatten(self.switches)
+        object.__setattr__(self, "switches", {name: switches.check(name, flat[name]) for name in sorted(flat)})
         for name in ("epochs", "batch_size", "channels", "patch"):
             _at_least(self, name, 1)
         for name in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "regularisation", "rotate", "threads",
@@ -143,20 +142,39 @@ class TrainConfig:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them (tuples become lists)."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
+        """The settings as JSON holds them: tuples become lists, switches stand beside the others."""
+        values = {name: value for name, value in vars(self).items() if name != "switches"} | dict(self.switches)
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Settings by name. Raises UserError for an unknown name (with the nearest), type or value."""
+        """Settings and switches by name. Raises UserError for an unknown name (with the nearest), type or value."""
         types_ = typing.get_type_hints(cls)
-        checked = {name: _convert(name, types_[_known(name)], value) for name, value in values.items()}
+        checked: dict[str, Any] = {"switches": {}}
+        for name, value in switches.flatten(values).items():
+            if known(name) in FIELDS:
+                checked[name] = convert(name, types_[name], value)
+            else:
+                checked["switches"][name] = value
         for field in dataclasses.fields(cls):
-            if field.name not in checked and field.default is dataclasses.MISSING:
+            missing = field.default is field.default_factory is dataclasses.MISSING
+            if field.name not in checked and missing:
                 raise UserError(f"the setting {field.name} is missing")
         return cls(**checked)
 
+    def model_settings(self) -> dict[str, Any]:
+        """What `models.model_spec` takes of the settings."""
+        return {
+            "img_size": self.img_size,
+            "in_chans": self.channels,
+            "patch": self.patch,
+            "window": self.window,
+            **self.switches,
+        }
 
+
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name != "switches")
+"""Names of the training settings."""
 MACHINE = ("out", "device", "threads", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
 
@@ -185,80 +203,26 @@ def load_recipe(name: str) -> dict[str, Any]:
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the recipe {name}: {error}") from None
     else:
-        raise UserError(f"there is no recipe {name!r}{_nearest(name, recipe_names())}")
+        raise UserError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
+    toml = tomllib()
     try:
-        values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = switches.flatten(toml.loads(text))
+    except toml.TOMLDecodeError as error:
         raise UserError(f"the recipe {name} is not TOML: {error}") from None
     values.pop("description", None)
     for key in values:
-        _known(key)
+        known(key)
     return values
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split "key=value": the value is what TOML makes of it, or else a string. Raises UserError."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set takes key=value, not {text!r}")
-    name = _known(name.strip())
-    try:
-        return name, tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value.strip()
+    """Split "key=value", of a training setting or a switch. Raises UserError."""
+    return settings.parse_setting(text, known)
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """A size, "224" or "192x256", as (H, W). Raises UserError."""
-    parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
-        raise UserError(f"a size is a number of pixels or HEIGHTxWIDTH, not {text!r}")
-    return int(parts[0]), int(parts[-1])
-
-
-def _known(name: str) -> str:
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    if name not in names:
-        raise UserError(f"there is no setting {name!r}{_nearest(name, names)}")
-    return name
-
-
-def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names)}"
-
-
-def _convert(name: str, kind: Any, value: Any) -> Any:
-    """`value` as the type of the field `name`; whole numbers serve as float, one number as a square size."""
-    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    for option in options:
-        if option is type(None) and value is None:
-            return None
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
-            return value
-        if typing.get_origin(option) is tuple:
-            if isinstance(value, str):
-                value = parse_size(value)
-            pair = (value, value) if _is_int(value) else value
-            if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(edge) for edge in pair):
-                return tuple(pair)
-        if option is float and (_is_int(value) or isinstance(value, float)):
-            return float(value)
-        if (option is int and _is_int(value)) or (option in (str, bool) and isinstance(value, option)):
-            return value
-    wanted = " or ".join(_type_name(option) for option in options)
-    raise UserError(f"{name} must be {wanted}, not {value!r}")
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _type_name(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(typing.get_args(kind))
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
-    return names.get(kind, "a size (H, W)")
+def known(name: str) -> str:
+    """`name` if it is a setting or a switch. Raises UserError with the nearest right one."""
+    return switches.known(name, FIELDS)
 
 
 def _at_least(config: TrainConfig, name: str, least: int) -> None:

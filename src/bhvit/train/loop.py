@@ -18,7 +18,8 @@ from ..data import Dataset, open_dataset
 from ..errors import UserError
 from ..evaluate import Floats, Metrics, evaluate
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from ..models import BHViT, create_model, load_checkpoint, save_checkpoint
+from ..models import BHViT, create_model, load_checkpoint, regularisation_loss, save_checkpoint
+from ..switches import fields_of
 from .config import TrainConfig
 from .interrupt import Interruptible
 from .loader import Batches, cached, seed_for
@@ -72,7 +73,9 @@ class _Run:
         torch.manual_seed(seed_for(config.seed))
         self.preprocess: Preprocess
         # The model before the data: a wrong name or size is found at once, images take a while.
-        create_model(config.model, **self._model_settings(num_classes=2))
+        rehearsal = create_model(config.model, num_classes=2, **config.model_settings())
+        if config.regularisation:
+            regularisation_loss(rehearsal)
         self.train_set = self._open("train", None)
         self.validation_set = self._open("validation", self.train_set.class_names)
         self.model = self._model()
@@ -216,21 +219,12 @@ class _Run:
             f"try a lower --lr (it was {self.config.lr:g}) or --set clip_grad=1"
         )
 
-    def _model_settings(self, num_classes: int) -> dict[str, Any]:
-        config = self.config
-        return {
-            "num_classes": num_classes,
-            "img_size": config.img_size,
-            "in_chans": config.channels,
-            "patch": config.patch,
-            "window": config.window,
-            "drop_path": config.drop_path,
-        }
-
     def _model(self) -> BHViT:
         config = self.config
         classes = self.train_set.class_names
-        model = create_model(config.model, **self._model_settings(num_classes=len(classes)))
+        model = create_model(
+            config.model, num_classes=len(classes), drop_path=config.drop_path, **config.model_settings()
+        )
         rgb = config.channels == 3
         self.preprocess = Preprocess(
             size=model.spec.img_size,
@@ -244,8 +238,12 @@ class _Run:
         if config.init is not None and not self.resume:
             start = load_checkpoint(config.init)
             if start.spec != model.spec:
-                old, new = dataclasses.asdict(start.spec), dataclasses.asdict(model.spec)
-                changed = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in old if old[key] != new[key])
+                old, new = fields_of(start.spec), fields_of(model.spec)
+                changed = ", ".join(
+                    f"{key} {old.get(key)!r} (now {new.get(key)!r})"
+                    for key in old | new
+                    if old.get(key) != new.get(key)
+                )
                 raise UserError(f"cannot start from {config.init}, its model has another {changed}")
             model.load_state_dict(start.state_dict())
         return model.to(self.device)

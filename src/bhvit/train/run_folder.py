@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import write_atomically
-from .config import MACHINE, TrainConfig
+from ..models import model_spec
+from ..switches import value_of
+from .config import FIELDS, MACHINE, TrainConfig
 
 VERSION = "1"
 FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
@@ -88,8 +90,16 @@ class RunFolder:
 
     def refuse_other(self, config: TrainConfig) -> None:
         """Raises UserError if `config` computes something else than the run that is there."""
-        old, new = self.saved_config().to_dict(), config.to_dict()
-        changed = [key for key in old if old[key] != new[key] and key not in MACHINE]
+        saved = self.saved_config()
+        old, new = saved.to_dict(), config.to_dict()
+        changed = [key for key in FIELDS if old[key] != new[key] and key not in MACHINE]
+        switched = sorted(saved.switches.keys() | config.switches.keys())
+        if saved.model == config.model and any(old.get(key) != new.get(key) for key in switched):
+            # Of a switch that one of them does not set, the model's own value: it may well be the same.
+            before, after = (model_spec(one.model, **one.model_settings()) for one in (saved, config))
+            for key in switched:
+                old[key], new[key] = value_of(before, key), value_of(after, key)
+                changed += [key] if old[key] != new[key] else []
         if changed:
             listed = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
             raise UserError(f"cannot resume {self.path} with other settings: it was started with {listed}")
