@@ -21,6 +21,7 @@ VERSION = "1"
 
 def save_checkpoint(model: BHViT, path: str | Path) -> None:
     """Write `model` to a safetensors file, whole or not at all. Raises UserError if that fails."""
+    model.require_classifier()
     described = {"version": VERSION, "spec": model.spec.to_json()}
     if model.class_names is not None:
         described["class_names"] = json.dumps(model.class_names)

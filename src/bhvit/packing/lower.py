@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from ..bits import tile_floats, tile_weights
 from ..models.attention_quantizers import DecomposedAttention
@@ -213,6 +214,7 @@ def _downsample_float(module: FloatDownsample) -> Tensors:
 
 def _head(head: Head) -> Tensors:
     before = norm(head.norm)
+    assert not isinstance(head.linear, nn.Identity)  # `packed_model` has refused it by name
     return {
         "norm_scale": before.scale,
         "norm_shift": before.shift,

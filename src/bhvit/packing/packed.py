@@ -38,6 +38,7 @@ def packed_model(
     """
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
+    model.require_classifier()
     names = tuple(class_names or model.class_names or map(str, range(model.spec.num_classes)))
     if len(names) != model.spec.num_classes:
         raise UserError(f"{len(names)} class names given for a model of {model.spec.num_classes} classes")
@@ -78,10 +79,7 @@ def pack(
 
 def default_preprocess(model: BHViT) -> Preprocess:
     """ImageNet's usual mean and deviation at the model's input size."""
-    channels = model.spec.in_chans
-    if channels == 3:
-        return Preprocess(size=model.spec.img_size, channels=3)
-    return Preprocess(size=model.spec.img_size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+    return Preprocess.usual(model.spec.img_size, model.spec.in_chans)
 
 
 def _stored(key: str, value: npt.NDArray[np.float64], leftovers: Leftovers) -> npt.NDArray[Any]:
