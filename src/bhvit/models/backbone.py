@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..image import Preprocess
 from ..spec import ModelSpec
 from .layers import initialise
 
@@ -32,6 +33,7 @@ class Backbone(nn.Module):
 
     spec: ModelSpec
     class_names: tuple[str, ...] | None
+    preprocess: Preprocess | None
     stem: Stem
     stages: nn.ModuleList
     downsamples: nn.ModuleList
@@ -102,12 +104,12 @@ class Backbone(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (B, H', W', C) -> logits (B, classes), or with `pre_logits` what the classifier takes, (B, C)."""
-        pooled = self.head.pool(x)
-        logits: Tensor = pooled if pre_logits else self.head.linear(pooled)
-        return logits
+        result: Tensor = self.head.pool(x) if pre_logits else self.head(x)
+        return result
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(images))
+        logits: Tensor = self.head(self.forward_features(images))
+        return logits
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), or ValueError for another shape."""

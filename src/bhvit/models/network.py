@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..image import Preprocess
 from ..spec import ModelSpec
-from .backbone import Backbone
+from .hub import HubModel
 from .layers import (
     LayerScale,
     Move,
@@ -163,7 +163,7 @@ class Head(nn.Module):
         return logits
 
 
-class BHViT(Backbone):
+class BHViT(HubModel):
     """Binarised hybrid vision transformer: images (B, in_chans, H, W) -> logits (B, classes).
 
     `spec` describes it whole. `class_names` and `preprocess` say what its outputs and inputs mean; they
