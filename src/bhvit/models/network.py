@@ -32,6 +32,12 @@ def _position_map(grid: tuple[int, int], channels: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*grid, channels), std=POSITION_STD))
 
 
+def initialise_position(module: nn.Module) -> None:
+    """Draw the position map of a module anew, if it has one."""
+    if isinstance(module, Stem | BinaryDownsample | FloatDownsample):
+        nn.init.trunc_normal_(module.position, std=POSITION_STD)
+
+
 class Stem(nn.Module):
     """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), full precision."""
 
