@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from timm.data import resolve_model_data_config
+from timm.models import group_parameters
 
 import bhvit
 from bhvit.errors import UserError
@@ -92,7 +93,20 @@ def test_the_default_configuration_says_what_goes_in(name: str) -> None:
     assert model.default_cfg["num_classes"] == model.num_classes == 1000
     assert model.get_submodule(model.default_cfg["classifier"]) is model.get_classifier()
     assert isinstance(model.get_submodule(model.default_cfg["first_conv"]), torch.nn.Conv2d)
-    assert [key for key in model.group_matcher() if key not in ("stem", "blocks")] == []
+
+
+def test_parameters_are_ordered_from_stem_to_head() -> None:
+    model = timm.create_model("bhvit_nano")
+    order = {
+        coarse: [names[0].rsplit(".", 1)[0] for names in group_parameters(model, model.group_matcher(coarse)).values()]
+        for coarse in (False, True)
+    }
+    parts = [".".join(name.split(".")[:3]).removesuffix(".mixer_norm") for name in order[False]]
+    assert parts == [
+        "stem", "stages.0.0", "stages.0.1", "downsamples.0", "stages.1.0", "stages.1.1", "downsamples.1",
+        "stages.2.0", "stages.2.1", "head.norm",
+    ]  # fmt: skip
+    assert len(order[True]) == 5
 
 
 def test_pretrained_weights_are_refused_since_there_are_none() -> None:

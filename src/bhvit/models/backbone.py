@@ -193,6 +193,6 @@ class Backbone(nn.Module):
         return {
             "stem": r"^stem",
             "blocks": r"^(?:stages|downsamples)\.(\d+)" if coarse else [
-                (r"^stages\.(\d+)\.(\d+)", None), (r"^downsamples\.(\d+)", (99,)), (r"^head", (99999,)),
+                (r"^stages\.(\d+)\.(\d+)", None), (r"^downsamples\.(\d+)", (99,)),  # after that stage
             ],
         }  # fmt: skip
