@@ -9,9 +9,12 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
+from .registration import install as _install
+
 if TYPE_CHECKING:
     from .errors import FormatError, MissingExtraError, UserError
     from .models import (
+        BHViT,
         create_model,
         from_published,
         list_models,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __version__ = _version("bhvit")
 
 _HOMES = {
+    "BHViT": "models",
     "create_model": "models",
     "from_published": "models",
     "to_published": "models",
@@ -39,6 +43,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BHViT",
     "FormatError",
     "MissingExtraError",
     "Session",
@@ -64,3 +69,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_install()  # timm and transformers get to know the models, whichever is imported first

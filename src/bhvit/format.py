@@ -82,13 +82,9 @@ def describe_spec(
     spec: ModelSpec, class_names: Sequence[str] | None = None, preprocess: Preprocess | None = None
 ) -> Description:
     """A description that names the classes by number and takes ImageNet's usual preprocessing where none is given."""
-    if preprocess is None:
-        preprocess = Preprocess(size=spec.img_size)
-        if spec.in_chans != 3:
-            half = (0.5,) * spec.in_chans
-            preprocess = Preprocess(size=spec.img_size, channels=spec.in_chans, mean=half, std=half)
     names = tuple(class_names or map(str, range(spec.num_classes)))
-    return Description(spec=spec, class_names=names, preprocess=preprocess)
+    usual = Preprocess.usual(spec.img_size, spec.in_chans)
+    return Description(spec=spec, class_names=names, preprocess=preprocess or usual)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -84,6 +84,13 @@ class Preprocess:
             f"interpolation must be one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}",
         )
 
+    @classmethod
+    def usual(cls, size: tuple[int, int], channels: int) -> Preprocess:
+        """ImageNet's usual mean and deviation for RGB, 0.5 and 0.5 for any other number of channels."""
+        if channels == 3:
+            return cls(size=size)
+        return cls(size=size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+
     def __call__(self, image: ImageLike) -> npt.NDArray[np.float32]:
         """The normalised image, float32 (1, C, H, W), C-contiguous.
 

@@ -5,35 +5,38 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
-from safetensors import SafetensorError
 
 from ..errors import UserError
 from ..files import write_atomically
 from ..image import Preprocess
+from ..pretrained import CONFIG, WEIGHTS
 from ..spec import ModelSpec
 from .network import BHViT
+from .weights import load_weights, own_tensors, read_weights
 
 FORMAT = "bhvit-checkpoint"
 VERSION = "1"
 
 
 def save_checkpoint(model: BHViT, path: str | Path) -> None:
-    """Write `model` to a safetensors file, whole or not at all. Raises UserError if that fails."""
+    """Write `model` to a safetensors file, whole or not at all.
+
+    Raises UserError if that fails, or if its classifier was taken off.
+    """
+    model.require_classifier()
     described = {"version": VERSION, "spec": model.spec.to_json()}
     if model.class_names is not None:
         described["class_names"] = json.dumps(model.class_names)
     if model.preprocess is not None:
         described["preprocess"] = model.preprocess.to_json()
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     # One key: the library writes several in random order, and equal models should give equal files.
     metadata = {FORMAT: json.dumps(described, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
+    write_atomically(path, safetensors.torch.save(own_tensors(model), metadata))
 
 
 def load_checkpoint(path: str | Path) -> BHViT:
-    """The model in a checkpoint, in evaluation mode, on the CPU.
+    """The model in a checkpoint, in evaluation mode, on the CPU; or that of the weights in a model's folder.
 
     Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
     than its description needs.
@@ -41,13 +44,10 @@ def load_checkpoint(path: str | Path) -> BHViT:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from error
+    tensors, metadata = read_weights(path)
     if FORMAT not in metadata:
+        if path.name == WEIGHTS and (path.parent / CONFIG).is_file():
+            return BHViT.from_pretrained(path.parent)
         found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
         raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
     try:
@@ -57,15 +57,7 @@ def load_checkpoint(path: str | Path) -> BHViT:
     if described.get("version") != VERSION:
         raise UserError(f"{path} has version {described.get('version')}; this bhvit reads version {VERSION}")
     model = BHViT(ModelSpec.from_json(described.get("spec", "")))
-    expected = model.state_dict()
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors or name not in expected:
-            raise UserError(f"{path}: tensor {name} is {'missing' if name in expected else 'unknown'}")
-        if tensors[name].shape != expected[name].shape:
-            raise UserError(
-                f"{path}: tensor {name} has shape {list(tensors[name].shape)}, not {list(expected[name].shape)}"
-            )
-    model.load_state_dict(tensors)
+    load_weights(model, tensors, path)
     if "class_names" in described:
         model.class_names = tuple(json.loads(described["class_names"]))
     if "preprocess" in described:

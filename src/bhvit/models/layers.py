@@ -129,6 +129,18 @@ def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     return y.permute(0, 2, 3, 1)
 
 
+def initialise(module: nn.Module) -> None:
+    """What the published code meant to do and never did: truncated normal weights, zero biases.
+
+    The latent weights of binary layers keep the framework's fan-in scaling: their scale does not reach
+    the forward pass (a norm follows), only how fast signs flip for a given learning rate.
+    """
+    if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, QuantConv2d | QuantLinear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
 class ShiftBranches(nn.Module):
     """The branches beside the MLP of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
 

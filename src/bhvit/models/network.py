@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..image import Preprocess
 from ..spec import ModelSpec
+from .hub import HubModel
 from .layers import (
     LayerScale,
     Move,
@@ -21,6 +22,7 @@ from .layers import (
     ShiftBranches,
     Style,
     float_conv,
+    initialise,
 )
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
 
@@ -29,6 +31,12 @@ POSITION_STD = 0.02
 
 def _position_map(grid: tuple[int, int], channels: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*grid, channels), std=POSITION_STD))
+
+
+def initialise_position(module: nn.Module) -> None:
+    """Draw the position map of a module anew, if it has one."""
+    if isinstance(module, Stem | BinaryDownsample | FloatDownsample):
+        nn.init.trunc_normal_(module.position, std=POSITION_STD)
 
 
 class Stem(nn.Module):
@@ -149,14 +157,20 @@ class Head(nn.Module):
         super().__init__()
         channels = spec.stages[-1].channels
         self.norm = Style.of(spec, len(spec.stages) - 1).make_norm(channels)
-        self.linear = nn.Linear(channels, spec.num_classes)
+        self.pooling = "avg"
+        self.linear: nn.Linear | nn.Identity = nn.Linear(channels, spec.num_classes)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens (B, H, W, C) -> what the classifier takes: (B, C), or (B, H, W, C) if `pooling` is empty."""
+        x = self.norm(x)
+        return x.mean(dim=(1, 2)) if self.pooling else x
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.linear(self.norm(x).mean(dim=(1, 2)))
+        logits: Tensor = self.linear(self.pool(x))
         return logits
 
 
-class BHViT(nn.Module):
+class BHViT(HubModel):
     """Binarised hybrid vision transformer: images (B, in_chans, H, W) -> logits (B, classes).
 
     `spec` describes it whole. `class_names` and `preprocess` say what its outputs and inputs mean; they
@@ -170,7 +184,8 @@ class BHViT(nn.Module):
         self.class_names: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
         depth = sum(stage.depth for stage in spec.stages)
-        rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth).tolist())
+        # On the CPU whatever the default device: a model may be laid out on "meta" before its weights are read.
+        rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth, device="cpu").tolist())
         self.stem = Stem(spec)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(spec, index, next(rates)) for _ in range(stage.depth)))
@@ -179,41 +194,7 @@ class BHViT(nn.Module):
         downsample = BinaryDownsample if spec.downsample == "binary" else FloatDownsample
         self.downsamples = nn.ModuleList(downsample(spec, stage) for stage in range(1, len(spec.stages)))
         self.head = Head(spec)
-        self.apply(_initialise)
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) -> tokens of the last stage (B, H', W', C)."""
-        self._check(images)
-        x = self.stem(images)
-        for index, stage in enumerate(self.stages):
-            if index:
-                x = self.downsamples[index - 1](x)
-            x = stage(x)
-        return x
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.forward_features(images))
-        return logits
-
-    def _check(self, images: Tensor) -> None:
-        expected = (self.spec.in_chans, *self.spec.img_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"{self.spec.name} takes images of shape (batch, {', '.join(map(str, expected))}), "
-                f"not {tuple(images.shape)}; create_model(..., img_size=...) sets another size"
-            )
-
-
-def _initialise(module: nn.Module) -> None:
-    """What the published code meant to do and never did: truncated normal weights, zero biases.
-
-    The latent weights of binary layers keep the framework's fan-in scaling: their scale does not reach
-    the forward pass (a norm follows), only how fast signs flip for a given learning rate.
-    """
-    if isinstance(module, nn.Conv2d | nn.Linear) and not isinstance(module, QuantConv2d | QuantLinear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+        self.apply(initialise)
 
 
 def regularisation_loss(model: nn.Module) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,13 +12,11 @@ from torch import Tensor, nn
 from .network import BHViT
 
 
-@torch.no_grad()
-def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
-    """Run `images` (B, in_chans, H, W) and return what each op of the packed program would give.
-
-    Keys are op names (`ops.program`) in order; values the residual stream after the op, (B, H, W, C),
-    and for "head" the logits (B, classes). The model's mode is left as it is.
-    """
+@contextmanager
+def recording(
+    outputs: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """While it is open, keep what the modules `outputs` give and what `inputs` take, by name, in order of running."""
     seen: dict[str, Tensor] = {}
     handles = []
 
@@ -32,17 +32,32 @@ def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
 
         handles.append(module.register_forward_pre_hook(hook))
 
-    record(model.stem, "stem")
-    for index, stage in enumerate(model.stages):
-        if index:
-            record(model.downsamples[index - 1], f"downsamples.{index - 1}")
-        for number, block in enumerate(stage.children()):
-            record_input(block.get_submodule("mlp_norm"), f"stages.{index}.{number}.mixer")
-            record(block, f"stages.{index}.{number}.mlp")
-    record(model.head, "head")
+    for name, module in outputs.items():
+        record(module, name)
+    for name, module in (inputs or {}).items():
+        record_input(module, name)
     try:
-        model(images)
+        yield seen
     finally:
         for handle in handles:
             handle.remove()
+
+
+@torch.no_grad()
+def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
+    """Run `images` (B, in_chans, H, W) and return what each op of the packed program would give.
+
+    Keys are op names (`ops.program`) in order; values the residual stream after the op, (B, H, W, C),
+    and for "head" the logits (B, classes). The model's mode is left as it is.
+    """
+    outputs: dict[str, nn.Module] = {"stem": model.stem, "head": model.head}
+    inputs: dict[str, nn.Module] = {}
+    for index, stage in enumerate(model.stages):
+        if index:
+            outputs[f"downsamples.{index - 1}"] = model.downsamples[index - 1]
+        for number, block in enumerate(stage.children()):
+            inputs[f"stages.{index}.{number}.mixer"] = block.get_submodule("mlp_norm")
+            outputs[f"stages.{index}.{number}.mlp"] = block
+    with recording(outputs, inputs) as seen:
+        model(images)
     return seen

@@ -274,6 +274,7 @@ def _downsample_float(module: FloatDownsample) -> Tensors:
 
 
 def _head(head: Head) -> Tensors:
+    assert not isinstance(head.linear, nn.Identity)  # `packed_model` has refused it by name
     return {
         **_affine("norm", norm(head.norm)),
         "weight": tile_floats(array(head.linear.weight)),

@@ -34,6 +34,7 @@ def packed_model(
     """
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
+    model.require_classifier()
     described = format.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
     if len(described.class_names) != model.spec.num_classes:
         given = len(described.class_names)
