@@ -221,6 +221,31 @@ def test_half_precision_becomes_single() -> None:
         assert all(back[k].dtype == state[k].dtype and torch.equal(back[k], v.to(back[k])) for k, v in narrow.items())
 
 
+def test_arrays_in_any_order_of_bytes_and_elements() -> None:
+    state = _small("bhvit_tiny")
+    arrays = {name: value.numpy() for name, value in state.items()}
+    strange = {name: array.astype(array.dtype.newbyteorder()) for name, array in arrays.items()}
+    strange["classifier.weight"] = arrays["classifier.weight"][::-1].copy()[::-1]
+    back = to_published(from_published(strange))
+    assert all(torch.equal(back[name], value) for name, value in state.items())
+
+
+def test_shapes_that_no_memory_holds_are_refused() -> None:
+    state = _small("bhvit_tiny")
+    many = {"classifier.weight": torch.zeros(1).expand(1 << 40, 512), "classifier.bias": torch.zeros(1).expand(1 << 40)}
+    with pytest.raises(UserError, match=r"classifier\.weight is no array of real numbers"):
+        from_published({**state, **many})
+    wide = {name: torch.zeros(1 << 20) for name in state if ".0.layernorm" in name or ".0.intermediate.move" in name}
+    with pytest.raises(UserError):
+        from_published({**state, **wide})
+
+
+def test_sources_that_are_neither_weights_nor_paths_are_refused() -> None:
+    for source in ([1], None, b"weights.pth"):
+        with pytest.raises(UserError, match="a state dict or the path of one, not a"):
+            from_published(source)  # type: ignore[arg-type]
+
+
 def test_what_names_do_not_tell_can_be_said() -> None:
     state = _small("bhvit_tiny", attention="gsb")
     model = from_published(state, weight_bits=32, heads=(1, 1, 2, 4), recu=True)

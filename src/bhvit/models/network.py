@@ -169,7 +169,7 @@ class BHViT(nn.Module):
         self.class_names: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
         depth = sum(stage.depth for stage in spec.stages)
-        rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth).tolist())
+        rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth, device="cpu").tolist())
         self.stem = Stem(spec)
         self.stages = nn.ModuleList(
             nn.Sequential(*(Block(spec, index, next(rates)) for _ in range(stage.depth)))

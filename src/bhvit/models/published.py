@@ -72,10 +72,9 @@ def from_published(
     state = unwrap(read_state(source) if isinstance(source, str | Path) else source)
     tensors = {name: tensor for name, value in state.items() if (tensor := as_weights(value)) is not None}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    model = BHViT(infer_spec(shapes, weight_bits=weight_bits, heads=heads, recu=recu))
-    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
-        model.double()
-    expected = {name: tuple(tensor.shape) for name, tensor in to_published(model).items()}
+    spec = infer_spec(shapes, weight_bits=weight_bits, heads=heads, recu=recu)
+    with torch.device("meta"):  # shapes without memory: hostile ones may ask for any amount
+        expected = {name: tuple(tensor.shape) for name, tensor in to_published(BHViT(spec)).items()}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [
         f"{name} has shape {list(shapes[name])}, not {list(shape)}"
@@ -85,10 +84,13 @@ def from_published(
     problems += [f"{name} is unknown" for name in state if name not in expected]
     problems += [f"{name} is no array of real numbers" for name in state if name in expected and name not in tensors]
     if problems:
-        raise PublishedWeightsError(model.spec, problems)
+        raise PublishedWeightsError(spec, problems)
+    model = BHViT(spec)
+    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+        model.double()
     own = model.state_dict()
-    names = published_names(model.spec)
-    model.load_state_dict({ours: _to_ours(ours, tensors[names[ours]], own[ours].shape, model.spec) for ours in own})
+    names = published_names(spec)
+    model.load_state_dict({ours: _to_ours(ours, tensors[names[ours]], own[ours].shape, spec) for ours in own})
     return model.eval()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -43,11 +44,13 @@ def read_state(path: str | Path) -> dict[str, Any]:
     raise UserError(f"{path} holds a {kind}, not a state dict; save model.state_dict()")
 
 
-def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
+def unwrap(state: Any) -> dict[str, Any]:
     """The weights in `state`: out of the wrappers that trainers put around them, what lies beside left behind.
 
     Raises UserError if there are none, or a name is there twice, with and without "module.".
     """
+    if not isinstance(state, Mapping):
+        raise UserError(f"published weights are a state dict or the path of one, not a {type(state).__name__}")
     for _ in range(_DEEPEST):
         if any(_bare(name).startswith("vit.") for name in state):
             break
@@ -68,11 +71,16 @@ def unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
 def as_weights(value: Any) -> Tensor | None:
     """`value` as a tensor, or None if it is no plain array of real numbers."""
     try:
+        if isinstance(value, np.ndarray):  # torch knows neither other byte orders nor negative strides
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("=")).reshape(value.shape)
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         return None
     plain = tensor.layout == torch.strided and not tensor.is_quantized and tensor.device.type != "meta"
-    return tensor if plain and hasattr(value, "dtype") and not tensor.is_complex() else None
+    if not plain or tensor.is_complex() or not hasattr(value, "dtype"):
+        return None
+    # One number repeated for ever, as a hostile file may hold, is not stored as many.
+    return tensor if tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes() else None
 
 
 def _bare(name: object) -> str:
