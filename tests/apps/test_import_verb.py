@@ -45,3 +45,12 @@ def test_what_cannot_be_imported_is_refused(refused, tmp_path):
     out.write_text("precious")
     assert "--force" in refused("import", tmp_path / "w.pth", "--out", out)
     assert out.read_text() == "precious"
+
+
+def test_what_names_do_not_tell_can_be_said(bhvit, tmp_path):
+    _weights(tmp_path / "w.pth")
+    out = tmp_path / "c.safetensors"
+    assert bhvit("import", tmp_path / "w.pth", "--out", out, "--weight-bits", 32, "--recu").status == 0
+    spec = load_checkpoint(out).spec
+    assert spec.recu
+    assert {(stage.weight_bits, stage.activation_bits) for stage in spec.stages} == {(32, 1)}

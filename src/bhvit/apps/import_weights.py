@@ -21,6 +21,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("weights", type=Path, help="published weights (.pth or .safetensors)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="checkpoint to write (.safetensors)")
     parser.add_argument("--classes", type=Path, metavar="FILE", help="class names, a line each")
+    parser.add_argument(
+        "--weight-bits", type=int, choices=(1, 32), help="if not those of the activations; names do not tell"
+    )
+    parser.add_argument(
+        "--heads", type=int, nargs="+", metavar="N", help="attention heads of each stage, if not 64 channels a head"
+    )
+    parser.add_argument("--recu", action="store_true", help="training used ReCU and is to go on with it")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -32,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models import from_published, save_checkpoint
 
     refuse_existing(args.out, args.force)
-    model = from_published(args.weights)
+    model = from_published(args.weights, weight_bits=args.weight_bits, heads=args.heads, recu=args.recu)
     if args.classes is not None:
         try:
             names = tuple(args.classes.read_text(encoding="utf-8").splitlines())

@@ -35,9 +35,11 @@ class DecomposedAttention(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, scaled: Tensor) -> None:
-        per_head = scaled.transpose(0, -3).flatten(1)  # (heads, everything else)
-        self.step.copy_(2 * per_head.abs().mean(dim=1) / math.sqrt(ATTENTION_LEVELS))
-        self.offset.copy_(0.9 * self.offset + 0.1 * per_head.amin(dim=1))
+        batches = scaled.flatten(0, -4)  # (B', heads, T, keys)
+        # Axis by axis, as published: a step that is off by one rounding moves gradients at the highest level.
+        mean = batches.abs().mean(dim=-1).mean(dim=-1).mean(dim=0)
+        self.step.copy_(2 * mean / math.sqrt(ATTENTION_LEVELS))
+        self.offset.copy_(0.9 * self.offset + 0.1 * batches.amin(dim=(0, 2, 3)))
         self.initialised.fill_(1)
 
     def forward(self, probabilities: Tensor) -> Tensor:

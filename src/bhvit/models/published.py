@@ -1,104 +1,147 @@
-"""Published BHViT and BinaryViT weights: read, recognise, load, and give their names back."""
+"""Published BHViT and BinaryViT weights: recognise, load, and give their names back."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
-import pickle
-import types
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import UserError
-from ..spec import ModelSpec, StageSpec
+from ..spec import AttentionQuantizer, Mixer, ModelSpec, StageSpec
 from .network import BHViT
+from .published_files import as_weights, read_state, unwrap
 from .published_names import is_binaryvit, published_names
 from .registry import list_models, model_spec
 
-_WRAPPERS = ("model", "model_ema", "state_dict", "state_dict_ema", "module")
+Shapes = Mapping[str, tuple[int, ...]]
+
 _HEAD_CHANNELS = 64
-"""Channels of an attention head in every published size: names and shapes do not tell for GSB and one bit."""
-_LISTED = 8
-"""Names that an error lists at most."""
+"""Channels of an attention head in every published size."""
+_LISTED = 50
+"""Names that an error's message lists at most."""
+_MIXERS: dict[str, Mixer] = {"layer": "pooled_attention", "layerA": "conv", "layerB": "attention"}
+# Entries of a block, and the axis along which each has the block's channels or its hidden channels.
+_CHANNELS = {"layernorm_before.weight": 0, "layernorm_after.weight": 0, "intermediate.move": 0, "output.norm.weight": 0,
+             "output.dense.weight": 0, "intermediate.dense.weight": 1}  # fmt: skip
+_HIDDEN = {"output.move": 0, "intermediate.norm.weight": 0, "intermediate.norm.bias": 0,
+           "intermediate.dense.weight": 0, "output.dense.weight": 1}  # fmt: skip
 
 
-def from_published(source: Mapping[str, Any] | str | Path, *, recu: bool = False) -> BHViT:
-    """The model in published weights, in evaluation mode, in the weights' own precision.
+class PublishedWeightsError(UserError):
+    """Weights that are not those of the architecture they come nearest to.
+
+    `problems` has a line for every name that is missing, unknown or of the wrong shape; the message, the
+    first of them.
+    """
+
+    def __init__(self, spec: ModelSpec, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
+        super().__init__(f"not the weights of a {spec.name}: {'; '.join(problems[:_LISTED])}{more}")
+
+
+def from_published(
+    source: Mapping[str, Any] | str | Path,
+    *,
+    weight_bits: int | None = None,
+    heads: Sequence[int] | None = None,
+    recu: bool = False,
+) -> BHViT:
+    """The model in published weights, in evaluation mode; double precision if the weights are, else single.
 
     `source` is a state dict (tensors or arrays) or the path of a .pth or .safetensors file; the
-    architecture is inferred from names and shapes alone. Weights whose names have no quantiser of the
-    attention matrix are full precision throughout. `recu`, which leaves no trace in names, matters for
-    further training only.
+    architecture is inferred from names and shapes alone. Three things leave no trace there:
 
-    Raises UserError if the file cannot be read, is of no published architecture, or has names that are
-    missing, unknown or of the wrong shape: it lists them.
+    weight_bits: 1 or 32. Weights are taken to be binary where activations are, which the quantiser of the
+        attention matrix tells, and full precision where they are not; say it for a model of one kind each.
+    heads: attention heads of each stage, for sizes other than the published ones, which have 64 channels
+        a head. The quantisation decomposition holds its heads, and needs no telling.
+    recu: whether training used ReCU; it matters for further training, not for the outputs.
+
+    Raises UserError if the file cannot be read or is of no published architecture, and
+    PublishedWeightsError if names are missing, unknown or of the wrong shape: it lists them.
     """
-    state = _unwrap(read_state(source) if isinstance(source, str | Path) else source)
-    spec = infer_spec({name: tuple(value.shape) for name, value in state.items()}, recu=recu)
+    state = unwrap(read_state(source) if isinstance(source, str | Path) else source)
+    tensors = {name: tensor for name, value in state.items() if (tensor := as_weights(value)) is not None}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    spec = infer_spec(shapes, weight_bits=weight_bits, heads=heads, recu=recu)
+    with torch.device("meta"):  # shapes without memory: hostile ones may ask for any amount
+        expected = {name: tuple(tensor.shape) for name, tensor in to_published(BHViT(spec)).items()}
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [
+        f"{name} has shape {list(shapes[name])}, not {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [f"{name} is no array of real numbers" for name in state if name in expected and name not in tensors]
+    if problems:
+        raise PublishedWeightsError(spec, problems)
     model = BHViT(spec)
+    if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+        model.double()
     own = model.state_dict()
     names = published_names(spec)
-    problems = [f"{name} is missing" for name in names.values() if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in set(names.values())]
-    loaded = {}
-    for ours, theirs in names.items():
-        if theirs not in state:
-            continue
-        value = _to_ours(ours, state[theirs], own[ours].shape, spec)
-        if value.shape != own[ours].shape:
-            problems.append(f"{theirs} has shape {list(state[theirs].shape)}")
-        loaded[ours] = value
-    if problems:
-        more = f" and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
-        raise UserError(f"not the weights of a {spec.name}: {'; '.join(problems[:_LISTED])}{more}")
-    if any(value.dtype == torch.float64 for value in loaded.values()):
-        model.double()
-    model.load_state_dict(loaded)
+    model.load_state_dict({ours: _to_ours(ours, tensors[names[ours]], own[ours].shape, spec) for ours in own})
     return model.eval()
 
 
 def to_published(model: BHViT) -> dict[str, Tensor]:
-    """The state dict of `model` under the published names and shapes; `from_published` takes it back."""
+    """The state dict of `model` under the published names and shapes; `from_published` takes it back.
+
+    Raises UserError for a model with a mixer that no published one has.
+    """
+    for stage in model.spec.stages:
+        if stage.mixer not in _MIXERS.values():
+            raise UserError(f"{model.spec.name} has no published names: its mixer {stage.mixer!r} is ours alone")
     state = model.state_dict()
     return {theirs: _to_theirs(ours, state[ours], model.spec) for ours, theirs in published_names(model.spec).items()}
 
 
-def infer_spec(shapes: Mapping[str, tuple[int, ...]], *, recu: bool = False) -> ModelSpec:
-    """The architecture that published weights of these names and shapes have. Raises UserError if none."""
-    try:
-        return _infer(shapes, recu)
-    except (KeyError, IndexError) as error:
-        raise UserError(f"not published BHViT or BinaryViT weights: {error.args[0]} is missing") from None
+def infer_spec(
+    shapes: Shapes, *, weight_bits: int | None = None, heads: Sequence[int] | None = None, recu: bool = False
+) -> ModelSpec:
+    """The architecture that published weights of these names and shapes come nearest to.
 
-
-def _infer(shapes: Mapping[str, tuple[int, ...]], recu: bool) -> ModelSpec:
-    binaryvit = any(name.startswith("vit.encoder.layer.") for name in shapes)
-    projection = shapes["vit.embeddings.patch_embeddings." + ("projection" if binaryvit else "proj") + ".weight"]
-    position = shapes["vit.embeddings.position_embeddings"]
-    edge = math.isqrt(position[1]) if binaryvit else position[2]
-    stages = _infer_stages(shapes, binaryvit)
-    inner = next((name for name in shapes if name.endswith("attention.moveq")), "").removesuffix("moveq")
-    norm = "vit.layernorm"
+    No entry decides alone, so that one which is missing, strange or of the wrong shape is found by comparing
+    with the whole. Raises UserError if nothing comes near.
+    """
+    blocks = list(_blocks(shapes))
+    if not blocks:
+        raise UserError("not published BHViT or BinaryViT weights: no block under vit.encoder")
+    binaryvit = blocks[0].kind == "layer"
+    if not any(name.startswith("vit.encoder.patch_embed") for name in shapes):
+        raise UserError("weights of a plain vision transformer: BHViT's and BinaryViT's have vit.encoder.patch_embed1")
+    attentions = [block for block in blocks if block.kind != "layerA"]
+    quantiser = _quantiser(shapes, len(attentions), binaryvit)
+    activation_bits = 32 if quantiser is None else 1
+    weight_bits = activation_bits if weight_bits is None else weight_bits
+    stages = _stages(blocks, heads, weight_bits, activation_bits)
+    projection = shapes.get(f"vit.embeddings.patch_embeddings.{'projection' if binaryvit else 'proj'}.weight", ())
+    _, in_chans, patch, _ = projection if len(projection) == 4 else (0, 3, 4, 4)
+    binary_downsampling = {
+        match[1] for name in shapes if (match := re.match(r"vit\.encoder\.patch_embed(\d+)\.(?:move$|rprelu\.)", name))
+    }
     spec = ModelSpec(
         name="binaryvit" if binaryvit else "bhvit",
-        img_size=(edge * projection[2], edge * projection[3]),
-        in_chans=projection[1],
-        num_classes=shapes["classifier.weight"][0],
-        patch=projection[2],
+        img_size=_img_size(shapes, patch, len(stages), binaryvit),
+        in_chans=in_chans,
+        num_classes=_vote(shapes, {"classifier.weight": 0, "classifier.bias": 0}) or 1000,
+        patch=patch,
         stages=stages,
-        downsample="binary" if "vit.encoder.patch_embed1.move" in shapes else "float",
-        shifts=tuple(w for w in (3, 5) if any(name.endswith(f"layerscale_w{w}.alpha") for name in shapes)),
+        downsample="binary" if 2 * len(binary_downsampling) >= len(stages) - 1 else "float",
+        shifts=tuple(w for w in (3, 5) if _count(shapes, rf".*\.layerscale_[hw]{w}\..*") > 2 * len(blocks)),
         branches="pool" if binaryvit else "shift",
-        norm="batch" if f"{norm}.running_mean" in shapes else "layer",
-        attention="gsb" if f"{inner}att_prob_clip2" in shapes else "one_bit" if binaryvit else "decomposition",
+        norm="batch" if _count(shapes, r".*\.running_var") > len(blocks) else "layer",
+        attention=quantiser or ("one_bit" if binaryvit else "decomposition"),
         stem_activation="none" if binaryvit else "gelu",
         centre_conv_weights=not binaryvit,
         recu=recu,
@@ -106,46 +149,101 @@ def _infer(shapes: Mapping[str, tuple[int, ...]], recu: bool) -> ModelSpec:
     return _named(spec)
 
 
-def _infer_stages(shapes: Mapping[str, tuple[int, ...]], binaryvit: bool) -> tuple[StageSpec, ...]:
-    blocks: list[tuple[int, int, str]] = []
-    for kind in ("layer",) if binaryvit else ("layerA", "layerB"):
-        number = 0
-        while (dense := f"vit.encoder.{kind}.{number}.intermediate.dense.weight") in shapes:
-            hidden, channels = shapes[dense]
-            blocks.append((hidden, channels, f"vit.encoder.{kind}.{number}"))
-            number += 1
-    if not blocks:
-        raise KeyError("vit.encoder")
-    by_width: dict[int, list[tuple[int, str]]] = collections.OrderedDict()
-    for hidden, channels, prefix in blocks:
-        by_width.setdefault(channels, []).append((hidden, prefix))
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    kind: str
+    channels: int
+    hidden: int
+    entries: Shapes
+
+
+def _blocks(shapes: Shapes) -> Iterator[_Block]:
+    """The blocks in order, as far as their numbers go on."""
+    entries: dict[tuple[str, int], dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
+    for name, shape in shapes.items():
+        if match := re.fullmatch(r"vit\.encoder\.(layer|layerA|layerB)\.(0|[1-9]\d{0,5})\.(.+)", name):
+            entries[match[1], int(match[2])][match[3]] = shape
+    for kind in _MIXERS:
+        for number in itertools.count():
+            own = entries.get((kind, number), {})
+            channels, hidden = _vote(own, _CHANNELS), _vote(own, _HIDDEN)
+            if channels is None or hidden is None:
+                break
+            yield _Block(kind, channels, hidden, own)
+
+
+def _stages(
+    blocks: Sequence[_Block], heads: Sequence[int] | None, weight_bits: int, activation_bits: int
+) -> tuple[StageSpec, ...]:
+    groups = [list(group) for _, group in itertools.groupby(blocks, lambda block: (block.kind, block.channels))]
+    if heads is not None and len(heads) != len(groups):
+        raise UserError(f"heads must be {len(groups)} numbers, one for each stage, not {len(heads)}")
     stages = []
-    for index, (channels, members) in enumerate(by_width.items()):
-        hidden, prefix = members[0]
-        inner = f"{prefix}.attention.attention"
-        conv = f"{prefix}.GC.move.bias" in shapes
-        heads = shapes.get(f"{inner}.att_prob_quantizer.alpha", (max(1, channels // _HEAD_CHANNELS),))[0]
-        # Published full-precision models differ from binary ones in what quantises the attention matrix.
-        probe = f"{prefix}.attention.attention." if not conv else _first_attention(shapes)
-        binary = any(name.startswith(f"{probe}att_prob") for name in shapes)
+    for index, members in enumerate(groups):
+        first = members[0]
+        reductions = sum(_count(block.entries, r".*\.(mover|reduction\.weight|norm_r\..*)") for block in members)
         stages.append(
             StageSpec(
                 depth=len(members),
-                channels=channels,
-                hidden=hidden,
-                mixer="pooled_attention" if binaryvit else "conv" if conv else "attention",
-                heads=1 if conv else heads,
+                channels=first.channels,
+                hidden=_most(block.hidden for block in members) or first.hidden,
+                mixer=_MIXERS[first.kind],
+                heads=1 if first.kind == "layerA" else heads[index] if heads is not None else _heads(members),
                 # BinaryViT pools what is more than its last grid but one down to its last: 8, 4, 1, 1.
-                key_pool=2 ** (len(by_width) - 1 - index) if f"{inner}.reduction.weight" in shapes else 1,
-                weight_bits=1 if binary else 32,
-                activation_bits=1 if binary else 32,
+                key_pool=2 ** (len(groups) - 1 - index) if reductions > len(members) else 1,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
             )
         )
     return tuple(stages)
 
 
-def _first_attention(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    return next((name.removesuffix("moveq") for name in shapes if name.endswith("attention.moveq")), "vit.")
+def _heads(blocks: Sequence[_Block]) -> int:
+    quantiser = "attention.attention.att_prob_quantizer"
+    shapes = (block.entries.get(f"{quantiser}.{leaf}", ()) for leaf in ("alpha", "zero_point") for block in blocks)
+    return _most(shape[0] for shape in shapes if shape) or max(1, blocks[0].channels // _HEAD_CHANNELS)
+
+
+def _quantiser(shapes: Shapes, blocks: int, binaryvit: bool) -> AttentionQuantizer | None:
+    """What quantises the attention matrix in most of `blocks`; None in full-precision models."""
+    decomposed = _count(shapes, r".*\.att_prob_quantizer\..*")
+    scales = _count(shapes, r".*\.att_prob_clip[23]?")
+    if 2 * max(decomposed, scales) < blocks or not blocks:
+        return None
+    return "one_bit" if binaryvit else "decomposition" if decomposed > scales else "gsb"
+
+
+def _img_size(shapes: Shapes, patch: int, stages: int, binaryvit: bool) -> tuple[int, int]:
+    """Pixels, from the tokens of most position maps; those of BinaryViT and of later grids tell no edges."""
+    stem = shapes.get("vit.embeddings.position_embeddings", ())
+    grid = stem[1:2] if binaryvit else stem[2:]
+    counts = [math.prod(grid)] if len(stem) == (3 if binaryvit else 4) else []
+    for stage in range(1, stages):
+        later = shapes.get(f"vit.encoder.patch_embed{stage}.position_embeddings", ())
+        counts += [later[1] * 4**stage] if len(later) == 3 else []
+    tokens = _most(counts)
+    if tokens is None:
+        raise UserError("not published BHViT or BinaryViT weights: vit.embeddings.position_embeddings is missing")
+    if len(grid) == 2 and math.prod(grid) == tokens:
+        return grid[0] * patch, grid[1] * patch
+    edge = math.isqrt(tokens)
+    if edge * edge != tokens:
+        raise UserError(f"position maps of {tokens} tokens are of no square grid, and do not tell which other")
+    return edge * patch, edge * patch
+
+
+def _vote(shapes: Shapes, axes: Mapping[str, int]) -> int | None:
+    """What most of the entries in `axes` have along their axis; None if none is there."""
+    return _most(shapes[name][axis] for name, axis in axes.items() if len(shapes.get(name, ())) > axis)
+
+
+def _most(values: Iterator[int] | Sequence[int]) -> int | None:
+    common = collections.Counter(values).most_common(1)
+    return common[0][0] if common else None
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    return sum(re.fullmatch(pattern, name) is not None for name in shapes)
 
 
 def _named(spec: ModelSpec) -> ModelSpec:
@@ -158,12 +256,11 @@ def _named(spec: ModelSpec) -> ModelSpec:
     return spec
 
 
-def _to_ours(ours: str, value: Any, shape: torch.Size, spec: ModelSpec) -> Tensor:
+def _to_ours(ours: str, tensor: Tensor, shape: torch.Size, spec: ModelSpec) -> Tensor:
     """A published tensor as ours: position maps are (H, W, C) grids, per-channel parameters flat."""
-    tensor = torch.as_tensor(value)
     if ours == "stem.position" and not is_binaryvit(spec):
-        return tensor[0].permute(1, 2, 0).contiguous()
-    return tensor.reshape(shape) if tensor.numel() == shape.numel() else tensor
+        return tensor[0].permute(1, 2, 0)
+    return tensor.reshape(shape)
 
 
 def _to_theirs(ours: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
@@ -175,77 +272,3 @@ def _to_theirs(ours: str, tensor: Tensor, spec: ModelSpec) -> Tensor:
         return tensor.view(1, 1, -1)
     conv_move = ours.endswith("mixer.move.bias") or (ours.startswith("downsamples") and ours.endswith("move.bias"))
     return tensor.view(1, -1, 1, 1) if conv_move or ours.endswith("local_mix") else tensor
-
-
-def read_state(path: str | Path) -> dict[str, Any]:
-    """What a .pth or .safetensors file holds, executing nothing that a pickle may ask for.
-
-    Objects other than tensors and plain containers come as inert stand-ins. Raises UserError if the
-    file is absent, cut short or neither.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no file at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_SAFE_PICKLE)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is not a whole .pth or .safetensors file: {_first_line(error)}") from None
-    if not isinstance(loaded, Mapping):
-        raise UserError(f"{path} holds a {type(loaded).__name__}, not a state dict")
-    return dict(loaded)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
-
-
-def _unwrap(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights in `state`: out of the wrappers that trainers put around them, extras left behind."""
-    while not any(str(name).removeprefix("module.").startswith("vit.") for name in state):
-        inner = next((state[key] for key in _WRAPPERS if isinstance(state.get(key), Mapping)), None)
-        if inner is None:
-            raise UserError("not published BHViT or BinaryViT weights: no name begins with 'vit.'")
-        state = inner
-    weights = {str(name).removeprefix("module."): value for name, value in state.items()}
-    return {name: value for name, value in weights.items() if isinstance(value, Tensor | np.ndarray | np.generic)}
-
-
-class _Inert:
-    """Stands for an object of a pickle that we do not make: it takes anything and does nothing."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-    def __setitem__(self, key: Any, value: Any) -> None: ...
-
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes tensors and plain containers; everything else becomes `_Inert`, so nothing else is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        plain = module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype))
-        if plain or (module, name) in _ALLOWED:
-            return super().find_class(module, name)
-        return _Inert
-
-
-_SAFE_PICKLE = types.ModuleType("safe_pickle", "A stand-in for the module `pickle`, as torch.load asks for one.")
-_SAFE_PICKLE.Unpickler = _Unpickler  # type: ignore[attr-defined]
-_SAFE_PICKLE.load = lambda file, **options: _Unpickler(file, **options).load()  # type: ignore[attr-defined]
