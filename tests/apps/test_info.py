@@ -9,7 +9,7 @@ import pytest
 
 from bhvit import format
 from bhvit.costs import bytes_by_kind, op_costs, total
-from bhvit.models import create_model, list_models, model_spec
+from bhvit.models import create_model, list_models, load_checkpoint, model_spec
 from bhvit.ops import program
 
 # model: binary multiply-accumulates (1e9), full-precision ones (1e6), OPs (1e8), parameters (1e6),
@@ -100,6 +100,14 @@ def test_text_shows_classes_sizes_and_ops(bhvit, material):
     assert answer.status == 0
     for text in ("bhvit_nano, 32x32x3, 3 classes", "plain", "OPs (binary / 64 + full precision)", "stages.0.0.mixer"):
         assert text in answer.out
+
+
+def test_a_folder_for_the_hub_and_the_weights_in_it(bhvit, material, tmp_path):
+    load_checkpoint(material.checkpoint).save_pretrained(tmp_path / "mine")
+    wanted = json.loads(bhvit("info", material.checkpoint, "--json").out)
+    for name in (tmp_path / "mine", tmp_path / "mine" / "model.safetensors"):
+        found = json.loads(bhvit("info", name, "--json").out)
+        assert {**found, "file": None} == {**wanted, "file": None}
 
 
 def test_sizes_of_a_named_model(bhvit):

@@ -54,7 +54,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit info bhvit_tiny --img-size 192x256 --num-classes 10\n"
         "bhvit info bhvit_small --set mixer=attention --set stages.3.weight_bits=32",
     )
-    parser.add_argument("model", help="a .bhv file, a checkpoint (.safetensors), or a model's name")
+    parser.add_argument("model", help="a .bhv file, a checkpoint (.safetensors), a model's folder, or a model's name")
     parser.add_argument("--img-size", metavar="PIXELS", help="with a name: edge, or HEIGHTxWIDTH")
     parser.add_argument("--num-classes", type=positive, metavar="N", help="with a name: classes (default 1000)")
     add_set(parser, "with a name: a switch of the model, such as norm=layer or stages.0.mixer=pooling")
@@ -129,6 +129,17 @@ def _open(args: argparse.Namespace) -> _Subject:
         )
     if args.img_size or args.num_classes or args.set:
         raise UserError(f"--img-size, --num-classes and --set go with a model's name; {path} has its own")
+    from ..pretrained import CONFIG, WEIGHTS
+
+    folder = path.parent if path.name == WEIGHTS else path
+    if (folder / CONFIG).is_file():
+        from ..models import BHViT
+
+        model = BHViT.from_pretrained(folder)
+        return _Subject(
+            described=describe_spec(model.spec, model.class_names, model.preprocess),
+            size=(folder / WEIGHTS).stat().st_size,
+        )
     metadata, size = safetensors_metadata(path), path.stat().st_size
     if "bhvit-checkpoint" in metadata:
         try:
@@ -142,9 +153,9 @@ def _open(args: argparse.Namespace) -> _Subject:
     from .. import format
     from ..costs import bytes_by_kind
 
-    model = format.read(path)
-    kinds = bytes_by_kind(model)
-    return _Subject(described=model, size=size, kinds={**kinds, "header": size - sum(kinds.values())})
+    packed = format.read(path)
+    kinds = bytes_by_kind(packed)
+    return _Subject(described=packed, size=size, kinds={**kinds, "header": size - sum(kinds.values())})
 
 
 def _packed(subject: _Subject) -> tuple[dict[str, int] | None, str]:

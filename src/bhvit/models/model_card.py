@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..costs import op_costs, total
-from ..errors import UserError
-from ..ops import program
 from ..spec import ModelSpec
 
 _SHOWN = 20
@@ -21,7 +19,7 @@ _TEXT = """\
 # {name}
 
 A binary vision transformer ({paper}) that classifies {channels} images of {height}×{width} pixels
-into {classes}. Most of its weights and activations are single bits.
+into {classes}.
 
 | | |
 |---|---|
@@ -38,7 +36,14 @@ import bhvit
 model = bhvit.BHViT.from_pretrained({repo!r})  # a torch.nn.Module: float32 (B, {in_chans}, {height}, {width}) -> logits
 model.class_names, model.preprocess("picture.jpg")
 ```
-{packing}
+
+Packed into a file, it runs on any CPU without PyTorch:
+
+```python
+bhvit.pack(model, "model.bhv")
+bhvit.Session("model.bhv").classify("picture.jpg")
+```
+
 With [transformers](https://huggingface.co/docs/transformers), after `pip install 'bhvit[transformers]'`:
 
 ```python
@@ -49,15 +54,6 @@ pipeline("image-classification", model={repo!r})("picture.jpg")
 ```
 """
 
-_PACKING = """
-Packed into a file of a few megabytes, it runs on any CPU without PyTorch:
-
-```python
-bhvit.pack(model, "model.bhv")
-bhvit.Session("model.bhv").classify("picture.jpg")
-```
-"""
-
 
 def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, license: str | None) -> str:
     """The text of a card, Markdown with YAML before it. `repo` is what its examples load.
@@ -65,11 +61,6 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
     It says nothing that is not known of the model: no accuracy, and a licence only if one is given.
     """
     whole = total(op_costs(spec))
-    try:
-        program(spec)
-        packing = _PACKING
-    except UserError:  # a variant without native ops
-        packing = ""
     return _metadata(license) + _TEXT.format(
         name=spec.name,
         paper=_PAPERS[spec.branches],
@@ -84,7 +75,6 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
         float_macs=whole.float_macs / 1e6,
         ops=whole.ops,
         repo=repo,
-        packing=packing,
     )
 
 
