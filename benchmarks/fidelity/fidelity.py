@@ -78,7 +78,7 @@ def main() -> None:
     if not args.golden.is_dir():
         print(f"skipped: no recorded cases at {args.golden}, whose synthetic.py draws the weights")
         return
-    synthetic = _load(args.golden / "synthetic.py")
+    synthetic = load_module(args.golden / "synthetic.py")
     header = ["Recorded case", "Logits", "Blocks", "Loss", "Gradient norms", "Gradient sums", "Names"]
     text = [_EXPLANATION, markdown(header, [_recorded(args.golden, case, synthetic) for case in RECORDED])]
     rows = []
@@ -105,7 +105,7 @@ marks what names cannot tell."""
 def _recorded(golden: Path, case: str, synthetic: types.ModuleType) -> list[str]:
     seed, batch = RECORDED[case]
     expected = np.load(golden / f"{case}.npz")
-    state = synthetic.state_dict(json.loads((golden / "shapes.json").read_text())[case], seed)
+    state = recorded_weights(golden, case, synthetic)
     model = from_published(state)
     images = torch.tensor(synthetic.images(batch, 224, seed))
     binaryvit = model.spec.branches == "pool"
@@ -133,6 +133,14 @@ def _recorded(golden: Path, case: str, synthetic: types.ModuleType) -> list[str]
     return [case, *map(_number, (*worst, max(norms), max(sums))), _yes(same_names(to_published(model), state))]
 
 
+def recorded_weights(golden: Path, case: str, synthetic: types.ModuleType) -> dict[str, np.ndarray[Any, Any]]:
+    """The published state dict of a recorded case, drawn from its names."""
+    weights: dict[str, np.ndarray[Any, Any]] = synthetic.state_dict(
+        json.loads((golden / "shapes.json").read_text())[case], RECORDED[case][0]
+    )
+    return weights
+
+
 def _live(
     checkout: Path,
     name: str,
@@ -155,7 +163,7 @@ def _live(
     return rows
 
 
-def _load(path: Path) -> types.ModuleType:
+def load_module(path: Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

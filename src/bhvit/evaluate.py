@@ -111,6 +111,20 @@ def evaluate(
     decoded before. Raises UserError if the data set is empty, an image is damaged, or the logits have
     another number of classes than the data set.
     """
+    logits, seconds = predict_all(predict, dataset, preprocess, batch_size=batch_size, pixels=pixels, progress=progress)
+    return metrics(logits, dataset.labels, dataset.class_names, seconds=seconds)
+
+
+def predict_all(
+    predict: Predict,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 64,
+    pixels: npt.NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Floats, float]:
+    """Logits (N, classes) of every image of `dataset` and the seconds spent in `predict`; see `evaluate`."""
     if len(dataset) == 0:
         raise UserError("there are no images to evaluate")
     logits: list[Floats] = []
@@ -124,7 +138,7 @@ def evaluate(
         seconds += time.perf_counter() - begin
         if progress is not None:
             progress(stop, len(dataset))
-    return metrics(np.concatenate(logits), dataset.labels, dataset.class_names, seconds=seconds)
+    return np.concatenate(logits), seconds
 
 
 def metrics(

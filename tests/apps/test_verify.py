@@ -10,6 +10,7 @@ import pytest
 from bhvit import format
 from bhvit._native import available_isas
 from bhvit.apps import compare, timing
+from bhvit.models import load_checkpoint
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -68,6 +69,28 @@ def test_files_that_do_not_belong_together_are_refused(refused, material, tmp_pa
     assert "absent" in refused("verify", material.checkpoint, material.model, "--data", tmp_path / "absent")
     assert "nosplit" in refused("verify", material.checkpoint, material.model, "--data", "digits", "--split", "nosplit")
     assert "digits has classes" in refused("verify", material.checkpoint, material.model, "--data", "digits")
+
+
+def test_pictures_of_other_classes_do_to_compare_answers(bhvit, material):
+    words = ("verify", material.checkpoint, material.model, "--data", "digits", "--unlabelled", "--limit", "9")
+    found = json.loads(bhvit(*words, "--json").out)
+    assert (found["images"], found["torch_top1"], found["passed"]) == (9, None, True)
+    assert sum(op["decisions"] for op in found["flips"]) > 0
+    assert "not measured" in bhvit(*words).out
+
+
+def test_a_file_of_other_weights_is_found_out(bhvit, material, tmp_path):
+    from bhvit.models import create_model
+    from bhvit.packing import pack
+    from randomise import randomise
+
+    spec = load_checkpoint(material.checkpoint).spec
+    other = tmp_path / "other.bhv"
+    model = randomise(create_model("bhvit_nano", num_classes=spec.num_classes, img_size=spec.img_size), seed=99)
+    pack(model, other, class_names=format.read(material.model).class_names)
+    answer = bhvit("verify", material.checkpoint, other, "--data", material.images, "--threshold", "0")
+    assert answer.status == 1
+    assert "DIFFER in stem by more than flipped signs explain" in answer.out
 
 
 def test_bench_times_every_combination_beside_pytorch(bhvit, material):

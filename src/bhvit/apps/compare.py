@@ -20,7 +20,7 @@ import torch
 from .. import format
 from ..data import Dataset
 from ..errors import UserError
-from ..evaluate import Floats, Metrics, Progress, agreement, decode, evaluate
+from ..evaluate import Floats, Metrics, Predict, Progress, agreement, decode, metrics, predict_all
 from ..models import BHViT, load_checkpoint, trace
 from ..runtime import Session, reference
 from .flips import OpFlips, count_flips, total
@@ -49,6 +49,8 @@ class Comparison:
 
     torch: Metrics
     native: Metrics
+    labelled: bool
+    """Whether the images' classes are the model's, so that accuracies mean something."""
     reference_parts_at: str | None
     """The first op after which native and reference are not equal, None if they always are."""
     ops: tuple[OpDifference, ...]
@@ -82,8 +84,8 @@ class Comparison:
         return {
             "images": len(self.torch.labels),
             "agreement": self.agreement,
-            "torch_top1": self.torch.top1,
-            "native_top1": self.native.top1,
+            "torch_top1": self.torch.top1 if self.labelled else None,
+            "native_top1": self.native.top1 if self.labelled else None,
             "max_logit_difference": self.logit_difference,
             "traced_images": self.traced,
             "native_equals_reference": self.reference_parts_at is None,
@@ -121,11 +123,13 @@ def compare(
     threads: int = 1,
     isa: str = "auto",
     traced: int = 4,
+    labelled: bool = True,
     progress: Callable[[str], Progress] | None = None,
 ) -> Comparison:
     """Run all images through PyTorch and native, and the first `traced` through all three op by op.
 
-    `progress` makes a progress display for a named part. Raises UserError if the two files do not
+    Without `labelled` only the pictures count: their classes need not be the model's, and the metrics' accuracies mean
+    nothing. `progress` makes a progress display for a named part. Raises UserError if the two files do not
     belong together or an image is damaged.
     """
     model, file = open_pair(checkpoint, packed)
@@ -134,15 +138,29 @@ def compare(
     pixels = None
     if len(dataset) * int(np.prod(file.spec.img_size)) * file.spec.in_chans <= 1 << 28:
         pixels = decode(dataset, file.preprocess, range(len(dataset)))
-    run = {"dataset": dataset, "preprocess": file.preprocess, "pixels": pixels}
-    native = evaluate(session, progress=show("native"), **run)  # type: ignore[arg-type]
-    by_torch = evaluate(torch_predict(model), progress=show("PyTorch"), **run)  # type: ignore[arg-type]
+    labels, names = dataset.labels, dataset.class_names
+    if not labelled:
+        labels, names = np.zeros_like(labels), file.class_names
+
+    def measure(who: str, predict: Predict) -> Metrics:
+        logits, seconds = predict_all(predict, dataset, file.preprocess, pixels=pixels, progress=show(who))
+        return metrics(logits, labels, names, seconds=seconds)
+
+    native, by_torch = measure("native", session), measure("PyTorch", torch_predict(model))
     traced = min(traced, len(dataset))
     images = file.preprocess.normalize(decode(dataset, file.preprocess, range(traced)))
     parts_at, ops = _by_op(model, file, session, images)
     by_image = [count_flips(model, file, image) for image in images]
     flips = tuple(total(of_op, of_op[0].name) for of_op in zip(*by_image, strict=True))
-    return Comparison(torch=by_torch, native=native, reference_parts_at=parts_at, ops=ops, flips=flips, traced=traced)
+    return Comparison(
+        torch=by_torch,
+        native=native,
+        labelled=labelled,
+        reference_parts_at=parts_at,
+        ops=ops,
+        flips=flips,
+        traced=traced,
+    )
 
 
 def _by_op(

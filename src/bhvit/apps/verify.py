@@ -36,6 +36,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
     parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
+    parser.add_argument("--unlabelled", action="store_true",
+                        help="use the pictures alone: their classes need not be the model's")  # fmt: skip
     parser.add_argument("--limit", type=positive, metavar="N", help="compare N images, evenly chosen (default all)")
     parser.add_argument("--trace", type=positive, default=4, metavar="N", help="images to follow op by op (default 4)")
     parser.add_argument("--threshold", type=_percent, default=THRESHOLD, metavar="PERCENT",
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import open_dataset
     from .compare import compare
 
-    class_names = format.read(args.model).class_names
+    class_names = None if args.unlabelled else format.read(args.model).class_names
     dataset = open_dataset(
         args.data, args.split, class_names=class_names, classes_file=args.classes, strict=args.strict
     )
@@ -62,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
     found = compare(
         args.checkpoint, args.model, dataset,
-        threads=args.threads, isa=args.isa, traced=args.trace, progress=Progress,
+        threads=args.threads, isa=args.isa, traced=args.trace,
+        labelled=not args.unlabelled, progress=Progress,
     )  # fmt: skip
     sound = found.reference_parts_at is None and found.unexplained is None
     passed = sound and found.agreement * 100 >= args.threshold
@@ -87,8 +90,8 @@ def findings(found: Comparison) -> list[tuple[str, str]]:
     same = round(found.agreement * images)
     return [
         ("top-1 agreement", f"{found.agreement:.2%} ({same} of {images} images)"),
-        ("accuracy in PyTorch", f"{found.torch.top1:.2%}"),
-        ("accuracy of the packed file", f"{found.native.top1:.2%}"),
+        ("accuracy in PyTorch", f"{found.torch.top1:.2%}" if found.labelled else "not measured"),
+        ("accuracy of the packed file", f"{found.native.top1:.2%}" if found.labelled else "not measured"),
         ("largest logit difference", f"{found.logit_difference:.3g}"),
         ("native and NumPy reference", _reference_text(found)),
         ("PyTorch and native", _parts_text(found)),

@@ -1,0 +1,79 @@
+"""Do packed files answer as PyTorch on real images, with the recorded cases' weights and every leftover in float32?
+
+    python -m benchmarks.fidelity.agreement --data ../shared/data/tiny-imagenet --images 1000
+
+Writes `agreement.md` beside this file. Every case is packed, run over validation images resized to 224, and compared
+with PyTorch in float32; a few images are followed op by op, each op on the same input, and the signs that fell
+the other way are counted. Skips, saying so, where `../shared/golden` is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.common import ROOT, markdown, write_results
+
+from bhvit.apps.compare import Comparison, compare
+from bhvit.apps.flips import total
+from bhvit.data import Dataset, open_dataset
+from bhvit.models import BHViT, from_published, save_checkpoint
+from bhvit.packing import pack
+
+from .fidelity import RECORDED, load_module, recorded_weights
+
+NOTE = """\
+Agreement: images whose most likely class is the same. Classes: how many different ones PyTorch answered. On the same
+input: of the traced images, signs and attention levels that fell the other way in PyTorch (flipped), all decisions, the
+largest distance of a flipped one from its threshold over the values' root mean square, and whether every difference
+of every op follows from a flipped decision. The weights are drawn at random, so logits lie close together
+and one flipped sign weighs more than in a trained model."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="../shared/data/tiny-imagenet", help="images: folder, parquet or archive")
+    parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="recorded cases")
+    parser.add_argument("--images", type=int, default=1000, help="of the validation split, evenly chosen")
+    parser.add_argument("--traced", type=int, default=8, help="images followed op by op")
+    args = parser.parse_args()
+    if not args.golden.is_dir():
+        print(f"skipped: no recorded cases at {args.golden}, whose synthetic.py draws the weights")
+        return
+    synthetic = load_module(args.golden / "synthetic.py")
+    torch.set_num_threads(1)
+    dataset = open_dataset(args.data, "validation")
+    chosen = np.linspace(0, len(dataset) - 1, args.images).round().astype(int)
+    rows = []
+    for case in RECORDED:
+        model = from_published(recorded_weights(args.golden, case, synthetic)).float()
+        found, kinds = _compare(model, dataset.subset(chosen), args.traced)
+        flips = total(found.flips)
+        rows.append([
+            case, f"{found.agreement:.2%}", kinds, f"{found.logit_difference:.1e}",
+            "yes" if found.reference_parts_at is None else f"no, at {found.reference_parts_at}",
+            flips.flipped, f"{flips.decisions / 1e6:.1f} M", f"{flips.farthest:.0e}" if flips.flipped else "",
+            "yes" if flips.explained else "no",
+        ])  # fmt: skip
+        print(rows[-1], flush=True)
+    header = ["Case", "Top-1 agreement", "Classes", "Largest logit difference", "Native equals reference", "Flipped",
+              "Decisions", "Farthest", "Explained"]  # fmt: skip
+    text = f"{args.images} validation images of {Path(args.data).name}, {args.traced} of them traced. "
+    write_results(Path(__file__).with_name("agreement.md"), "Packed files and PyTorch on real images",
+                  f"{text}{NOTE}\n\n{markdown(header, rows)}")  # fmt: skip
+
+
+def _compare(model: BHViT, dataset: Dataset, traced: int) -> tuple[Comparison, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, packed = Path(folder) / "model.safetensors", Path(folder) / "model.bhv"
+        save_checkpoint(model, checkpoint)
+        pack(model, packed, leftovers="float32")
+        found = compare(checkpoint, packed, dataset, threads=1, traced=traced, labelled=False)
+    return found, len(set(found.torch.logits.argmax(axis=1).tolist()))
+
+
+if __name__ == "__main__":
+    main()
