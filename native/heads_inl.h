@@ -7,6 +7,15 @@
 namespace bhvit {
 namespace {
 
+// A table for look-ups of 16 entries at once; an instruction set may have its own.
+#if !defined(BHVIT_OWN_TABLE)
+struct Table {
+  const float* values;
+};
+BHVIT_INLINE Table make_table(const float* values, long) { return {values}; }
+BHVIT_INLINE f32x16 look_up(const Table& table, const i32x16& index) { return gather(table.values, index); }
+#endif
+
 constexpr int32_t kNoKey = 1 << 30;  // distance of the lanes past the last key
 constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // ops.GSB_UPPER, ops.GSB_HIGH
 
@@ -67,6 +76,7 @@ BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, 
   const long last = h.depth;  // of exp_table
   const long keys16 = round_up(h.keys, kLanes);
   const f32x16 scale = splatf(h.level_scale[head]), shift = splatf(h.level_shift[head]);
+  const Table exp_table = make_table(h.exp_table, last + 1);
   const f32x16 zero = splatf(0.0f), highest = splatf(P == 2 ? 3.0f : 1.0f), magic = splatf(kRoundMagic);
   u16* halves = reinterpret_cast<u16*>(planes);
   if (keys16 % kWordBits) {  // the last word's upper half has no vector of its own
@@ -76,16 +86,14 @@ BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, 
     int32_t* const row = distances + t * keys16;
     i32x16 nearest = loadi(row);
     for (long j = kLanes; j < keys16; j += kLanes) nearest = min(nearest, loadi(row + j));
-    int32_t lanes[16], minimum = kNoKey;
-    store(lanes, nearest);
-    for (int l = 0; l < 16; l++) minimum = lanes[l] < minimum ? lanes[l] : minimum;
+    const int32_t minimum = min_lanes(nearest);
 
     f32x16 total = zero;
     for (long j = 0; j < keys16; j += kLanes) {
       const i32x16 distance = loadi(row + j) - splati(minimum);
       // Lanes without a key look up the last entry, which the mask of real keys then clears.
       const i32x16 index = min(distance, splati(static_cast<int32_t>(last)));
-      f32x16 e = gather(h.exp_table, index);
+      f32x16 e = look_up(exp_table, index);
       if (j + kLanes > h.keys) e = as_float(as_int(e) & loadi(kFirstLanes[h.keys - j]));
       store(row + j, as_int(e));
       total = total + e;
@@ -192,10 +200,7 @@ BHVIT_INLINE void attend_values(const Heads& h, Query query, const float* key_ti
     float* const row = rows + t * keys16;
     f32x16 highest = loadf(row);
     for (long j = kLanes; j < keys16; j += kLanes) highest = max(highest, loadf(row + j));
-    float lanes[16], top;
-    store(lanes, highest);
-    top = lanes[0];
-    for (int l = 1; l < 16; l++) top = lanes[l] > top ? lanes[l] : top;
+    const float top = max_lanes(highest);
     f32x16 total = splatf(0.0f);
     for (long j = 0; j < keys16; j += kLanes) {
       f32x16 e = exp32(loadf(row + j) - splatf(top));

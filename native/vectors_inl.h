@@ -167,14 +167,75 @@ BHVIT_INLINE Pair<V> odds(const Pair<V>& a, const Pair<V>& b) {
   return {odds(a.lo, a.hi), odds(b.lo, b.hi)};
 }
 
-// The tree of `sum16`: lanes l and l+8, then l and l+4, l+2, l+1.
-BHVIT_INLINE float sum_lanes(const f32x16& v) {
-  float s[16];
-  store(s, v);
-  for (int half = 8; half; half /= 2) {
-    for (int l = 0; l < half; l++) s[l] = s[l] + s[l + half];
+typedef float Float8 __attribute__((vector_size(32)));
+typedef float Float4 __attribute__((vector_size(16)));
+typedef float Float2 __attribute__((vector_size(8)));
+typedef int32_t Int8 __attribute__((vector_size(32)));
+typedef int32_t Int4 __attribute__((vector_size(16)));
+typedef int32_t Int2 __attribute__((vector_size(8)));
+
+// The lower and the upper half of a vector's lanes.
+BHVIT_INLINE Pair<Float2> halves(const Float4& v) {
+  return {__builtin_shufflevector(v, v, 0, 1), __builtin_shufflevector(v, v, 2, 3)};
+}
+BHVIT_INLINE Pair<Int2> halves(const Int4& v) {
+  return {__builtin_shufflevector(v, v, 0, 1), __builtin_shufflevector(v, v, 2, 3)};
+}
+#if BHVIT_NATIVE_LANES >= 8
+BHVIT_INLINE Pair<Float4> halves(const Float8& v) {
+  return {__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)};
+}
+BHVIT_INLINE Pair<Int4> halves(const Int8& v) {
+  return {__builtin_shufflevector(v, v, 0, 1, 2, 3), __builtin_shufflevector(v, v, 4, 5, 6, 7)};
+}
+#endif
+#if BHVIT_NATIVE_LANES == 16
+BHVIT_INLINE Pair<Float8> halves(const NativeF& v) {
+  return {__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+          __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)};
+}
+BHVIT_INLINE Pair<Int8> halves(const NativeI& v) {
+  return {__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7),
+          __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15)};
+}
+#endif
+template <class V>
+BHVIT_INLINE const Pair<V>& halves(const Pair<V>& v) {
+  return v;
+}
+
+// The tree of `sum16`: lanes l and l+8, then l and l+4, l+2, l+1; here with any operation of two vectors.
+template <class V, class Op>
+BHVIT_INLINE auto reduce(const V& v, Op op) {
+  const auto parts = halves(v);
+  const auto half = op(parts.lo, parts.hi);
+  if constexpr (sizeof half == 8) {
+    return op(half, __builtin_shufflevector(half, half, 1, 0))[0];
+  } else {
+    return reduce(half, op);
   }
-  return s[0];
+}
+
+BHVIT_INLINE float sum_lanes(const f32x16& v) {
+  return reduce(v, [](const auto& a, const auto& b) { return a + b; });
+}
+BHVIT_INLINE int32_t min_lanes(const i32x16& v) {
+  return reduce(v, []<class Half>(const Half& a, const Half& b) {
+    if constexpr (is_pair<Half>) {
+      return min(a, b);
+    } else {
+      return a < b ? a : b;
+    }
+  });
+}
+BHVIT_INLINE float max_lanes(const f32x16& v) {
+  return reduce(v, []<class Half>(const Half& a, const Half& b) {
+    if constexpr (is_pair<Half>) {
+      return max(a, b);
+    } else {
+      return a > b ? a : b;
+    }
+  });
 }
 
 // Rounds to the nearest integer, ties to even, for |v| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.

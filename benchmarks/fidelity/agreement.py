@@ -10,6 +10,7 @@ the other way are counted. Skips, saying so, where `../shared/golden` is absent.
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import numpy as np
 import torch
 from benchmarks.common import ROOT, markdown, write_results
 
+from bhvit import format
 from bhvit.apps.compare import Comparison, compare
 from bhvit.apps.flips import total
 from bhvit.data import Dataset, open_dataset
+from bhvit.evaluate import Floats, predict_all
 from bhvit.models import BHViT, from_published, save_checkpoint
 from bhvit.packing import pack
 
@@ -31,6 +34,10 @@ input: of the traced images, signs and attention levels that fell the other way 
 largest distance of a flipped one from its threshold over the values' root mean square, and whether every difference
 of every op follows from a flipped decision. The weights are drawn at random, so logits lie close together
 and one flipped sign weighs more than in a trained model."""
+
+FLOOR = """\
+How far float32 itself is from float64, on the same images: the first column is PyTorch against PyTorch, so no float32
+execution can be asked to agree with it more closely than this."""
 
 
 def main() -> None:
@@ -46,11 +53,11 @@ def main() -> None:
     synthetic = load_module(args.golden / "synthetic.py")
     torch.set_num_threads(1)
     dataset = open_dataset(args.data, "validation")
-    chosen = np.linspace(0, len(dataset) - 1, args.images).round().astype(int)
-    rows = []
+    chosen_images = dataset.subset(np.linspace(0, len(dataset) - 1, args.images).round().astype(int))
+    rows, floor = [], []
     for case in RECORDED:
         model = from_published(recorded_weights(args.golden, case, synthetic)).float()
-        found, kinds = _compare(model, dataset.subset(chosen), args.traced)
+        found, kinds = _compare(model, chosen_images, args.traced)
         flips = total(found.flips)
         rows.append([
             case, f"{found.agreement:.2%}", kinds, f"{found.logit_difference:.1e}",
@@ -58,12 +65,34 @@ def main() -> None:
             flips.flipped, f"{flips.decisions / 1e6:.1f} M", f"{flips.farthest:.0e}" if flips.flipped else "",
             "yes" if flips.explained else "no",
         ])  # fmt: skip
-        print(rows[-1], flush=True)
+        exact = _exact(model, chosen_images)
+        floor.append([case, *(_pair(found, exact, who) for who in ("torch", "native"))])
+        print(rows[-1], floor[-1], flush=True)
     header = ["Case", "Top-1 agreement", "Classes", "Largest logit difference", "Native equals reference", "Flipped",
               "Decisions", "Farthest", "Explained"]  # fmt: skip
     text = f"{args.images} validation images of {Path(args.data).name}, {args.traced} of them traced. "
     write_results(Path(__file__).with_name("agreement.md"), "Packed files and PyTorch on real images",
-                  f"{text}{NOTE}\n\n{markdown(header, rows)}")  # fmt: skip
+                  f"{text}{NOTE}\n\n{markdown(header, rows)}\n\n{FLOOR}\n\n"
+                  + markdown(["Case", "PyTorch float32 with float64", "Packed file with float64"], floor))  # fmt: skip
+
+
+def _exact(model: BHViT, dataset: Dataset) -> Floats:
+    """Logits of `model` in float64, (N, classes)."""
+    double = copy.deepcopy(model).double()
+    preprocess = format.describe_spec(model.spec).preprocess
+
+    def predict(images: Floats) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = double(torch.from_numpy(images).double()).numpy()
+        return logits
+
+    return predict_all(predict, dataset, preprocess, batch_size=16)[0]
+
+
+def _pair(found: Comparison, exact: Floats, who: str) -> str:
+    logits = getattr(found, who).logits
+    same = (logits.argmax(axis=1) == exact.argmax(axis=1)).mean()
+    return f"{same:.2%}, logits apart by {np.sqrt(np.mean((logits - exact) ** 2)):.3f} (rms)"
 
 
 def _compare(model: BHViT, dataset: Dataset, traced: int) -> tuple[Comparison, int]:
