@@ -2,7 +2,8 @@
 
     python -m benchmarks.fidelity.agreement --data ../shared/data/tiny-imagenet --images 1000
 
-Writes `agreement.md` beside this file. Every case is packed, run over validation images resized to 224, and compared
+Writes `agreement.md` beside this file, or what --out names.
+Every case is packed, run over validation images resized to 224, and compared
 with PyTorch in float32; a few images are followed op by op, each op on the same input, and the signs that fell
 the other way are counted. Skips, saying so, where `../shared/golden` is absent.
 """
@@ -45,6 +46,8 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data/tiny-imagenet", help="images: folder, parquet or archive")
     parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="recorded cases")
     parser.add_argument("--images", type=int, default=1000, help="of the validation split, evenly chosen")
+    parser.add_argument("--cases", nargs="+", choices=list(RECORDED), default=list(RECORDED), metavar="CASE")
+    parser.add_argument("--out", default="agreement.md", help="name of the page (default agreement.md)")
     parser.add_argument("--traced", type=int, default=8, help="images followed op by op")
     args = parser.parse_args()
     if not args.golden.is_dir():
@@ -55,7 +58,7 @@ def main() -> None:
     dataset = open_dataset(args.data, "validation")
     chosen_images = dataset.subset(np.linspace(0, len(dataset) - 1, args.images).round().astype(int))
     rows, floor = [], []
-    for case in RECORDED:
+    for case in args.cases:
         model = from_published(recorded_weights(args.golden, case, synthetic)).float()
         found, kinds = _compare(model, chosen_images, args.traced)
         flips = total(found.flips)
@@ -71,7 +74,7 @@ def main() -> None:
     header = ["Case", "Top-1 agreement", "Classes", "Largest logit difference", "Native equals reference", "Flipped",
               "Decisions", "Farthest", "Explained"]  # fmt: skip
     text = f"{args.images} validation images of {Path(args.data).name}, {args.traced} of them traced. "
-    write_results(Path(__file__).with_name("agreement.md"), "Packed files and PyTorch on real images",
+    write_results(Path(__file__).with_name(args.out), "Packed files and PyTorch on real images",
                   f"{text}{NOTE}\n\n{markdown(header, rows)}\n\n{FLOOR}\n\n"
                   + markdown(["Case", "PyTorch float32 with float64", "Packed file with float64"], floor))  # fmt: skip
 

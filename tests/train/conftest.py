@@ -25,10 +25,19 @@ stages = (
 registry._MODELS["small"] = (8, {"stages": stages})
 """
 """Registers a model of every kind of layer that trains in no time, here and in processes of their own."""
-exec(SMALL_MODEL)
 
 BATCHES = 5
 BATCH = 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_model():
+    """Registered while these tests run, not when they are collected: other tests go through all models by name."""
+    from bhvit.models import registry
+
+    exec(SMALL_MODEL)
+    yield
+    del registry._MODELS["small"]
 
 
 @pytest.fixture(scope="session")
