@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,20 @@ def test_a_size_that_cannot_work_is_refused_with_the_nearest_that_can(size: int,
 def test_a_size_beyond_any_machine_is_refused_at_once() -> None:
     with pytest.raises(UserError, match="is too large for bhvit_nano: stage 0 would have 250000x250000 tokens"):
         model_spec("bhvit_nano", img_size=1000000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages": {0: {"depth": 1000000000}}}, "depth must be 1 to 256, not 1000000000"),
+        ({"stages": {0: {"depth": 200}, 1: {"depth": 200}}}, "a model has at most 256 blocks, not 412"),
+        ({"stages": {0: {"hidden": 64 * 5000}}}, "hidden must be at most 65536, not 320000"),
+        ({"num_classes": 10**9}, "num_classes must be 1 to 1048576, not 1000000000"),
+    ],
+)
+def test_a_model_beyond_any_machine_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model_spec("bhvit_small", **settings)
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:

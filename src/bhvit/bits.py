@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .spec import LANES
-
 Words = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
 
 WORD = 32
 """Bits of a word."""
+LANES = 16
+"""Output channels of one weight tile; channel counts are multiples of it."""
 
 
 def words_for(bits: int) -> int:

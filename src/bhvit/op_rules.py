@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+from .bits import LANES
 from .errors import FormatError
-from .spec import LANES
 
 Kind = Literal["bits", "float"]
 Dims = dict[str, int]

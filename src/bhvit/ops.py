@@ -79,10 +79,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from .bits import words_for
+from .bits import LANES, words_for
 from .errors import FormatError
 from .op_rules import LIMITS, MAX_OPS, OPS, OPTIONS, Dims, Kind, TensorRule, require
-from .spec import LANES, MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
+from .spec import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
 
 TAPS = ((0, 0), (-1, 0), (1, 0), (-2, 0), (2, 0), (0, -1), (0, 1), (0, -2), (0, 2))
 """(rows, columns) of the 9-tap cross: tap k reads the token at that offset."""

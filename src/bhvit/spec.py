@@ -11,7 +11,9 @@ import math
 import typing
 from typing import Any, Literal
 
+from .bits import LANES
 from .errors import UserError
+from .op_rules import LIMITS, MAX_OPS
 
 Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
 Downsampling = Literal["binary", "float"]
@@ -30,8 +32,8 @@ NOMINAL_WINDOW = 7
 """The published window edge; other grids take the divisor that is nearest to it."""
 MAX_GRID_FLOATS = 1 << 26
 """Floats in one grid of tokens (H * W * C): 1024 x 1024 tokens of 64 channels."""
-LANES = 16
-"""Output channels of one weight tile (see `bits`); channel counts are multiples of it."""
+MAX_BLOCKS = MAX_OPS // 4
+"""Blocks of a whole network. Each is two ops of a packed program, which holds other ops, too."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,11 @@ class StageSpec:
     """1, or 32 for full-precision activations, likewise; the attention matrix is then not quantised."""
 
     def __post_init__(self) -> None:
-        _require(self.depth >= 1, f"depth must be at least 1, not {self.depth}")
+        _require(1 <= self.depth <= MAX_BLOCKS, f"depth must be 1 to {MAX_BLOCKS}, not {self.depth}")
+        for name in ("channels", "hidden", "heads", "key_pool"):
+            _require(
+                getattr(self, name) <= LIMITS[name], f"{name} must be at most {LIMITS[name]}, not {getattr(self, name)}"
+            )
         _require(
             self.channels >= 32 and self.channels % 32 == 0,
             f"channels must be a positive multiple of 32, not {self.channels}",
@@ -127,7 +133,12 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _require(len(self.stages) >= 1, "a model needs at least one stage")
         _require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
-        _require(self.num_classes >= 1, f"num_classes must be at least 1, not {self.num_classes}")
+        blocks = sum(stage.depth for stage in self.stages)
+        _require(blocks <= MAX_BLOCKS, f"a model has at most {MAX_BLOCKS} blocks, not {blocks}")
+        _require(
+            1 <= self.num_classes <= LIMITS["classes"],
+            f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
+        )
         _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
         for name, kind in (("downsample", Downsampling), ("branches", Branches), ("norm", Norm),
                            ("attention", AttentionQuantizer), ("stem_activation", StemActivation)):  # fmt: skip

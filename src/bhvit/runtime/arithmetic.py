@@ -8,9 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ..bits import Floats
+from ..bits import LANES, Floats
 from ..ops import NORM_EPS
-from ..spec import LANES
 
 _1 = np.float32(1)
 
