@@ -58,10 +58,17 @@ def test_a_size_beyond_any_machine_is_refused_at_once() -> None:
         ({"stages": {0: {"depth": 1000000000}}}, "depth must be 1 to 256, not 1000000000"),
         ({"stages": {0: {"depth": 200}, 1: {"depth": 200}}}, "a model has at most 256 blocks, not 412"),
         ({"stages": {0: {"hidden": 64 * 5000}}}, "hidden must be at most 65536, not 320000"),
+        ({"stages": {2: {"window": 0}}}, r"window edges must be 1 to 64 tokens, not \(0, 0\)"),
+        ({"stages": {2: {"window": -7}}}, r"window edges must be 1 to 64 tokens, not \(-7, -7\)"),
+        ({"shifts": (3, 3)}, r"shifts may hold 3 and 5, once each, not \(3, 3\)"),
+        ({"num_classes": "ten"}, "num_classes must be a whole number, not 'ten'"),
+        ({"num_classes": True}, "num_classes must be a whole number, not True"),
+        ({"stages": [1]}, r"stages must be .* not \[1\]"),
+        ({"regularisation": 0.1}, "regularisation is a setting of training"),
         ({"num_classes": 10**9}, "num_classes must be 1 to 1048576, not 1000000000"),
     ],
 )
-def test_a_model_beyond_any_machine_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
+def test_a_model_that_cannot_be_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         model_spec("bhvit_small", **settings)
 

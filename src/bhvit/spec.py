@@ -80,6 +80,11 @@ class StageSpec:
         _one_of("weight_bits", self.weight_bits, (1, 32))
         _one_of("activation_bits", self.activation_bits, (1, 32))
         _require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
+        if self.window is not None:
+            _require(
+                len(self.window) == 2 and all(1 <= edge <= LIMITS["window_h"] for edge in self.window),
+                f"window edges must be 1 to {LIMITS['window_h']} tokens, not {self.window}",
+            )
         if self.mixer == "conv":
             _require(
                 self.channels % (LANES * MIXER_GROUPS) == 0,
@@ -143,7 +148,10 @@ class ModelSpec:
         for name, kind in (("downsample", Downsampling), ("branches", Branches), ("norm", Norm),
                            ("attention", AttentionQuantizer), ("stem_activation", StemActivation)):  # fmt: skip
             _one_of(name, getattr(self, name), typing.get_args(kind))
-        _require(set(self.shifts) <= {3, 5}, f"shifts may hold 3 and 5, not {self.shifts}")
+        _require(
+            set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),
+            f"shifts may hold 3 and 5, once each, not {self.shifts}",
+        )
         for edge in self.img_size:
             if edge < self.stride or edge % self.stride:
                 raise UserError(

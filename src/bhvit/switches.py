@@ -23,6 +23,12 @@ MODEL_SWITCHES = (
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
 """Fields of `StageSpec` that may be given to all stages at once."""
 SWITCHES = (*MODEL_SWITCHES, *EVERY_STAGE)
+ELSEWHERE: Mapping[str, str] = {
+    "regularisation": "a setting of training, which has no part in the model: bhvit train --set regularisation=0.1",
+    "num_classes": "not a switch: --num-classes, or num_classes= of create_model",
+    "img_size": "not a switch: --img-size, or img_size= of create_model",
+}
+"""What people look for among the switches, and where it is."""
 SHIFTS: Mapping[Any, tuple[int, ...]] = {"none": (), "both": (3, 5), 3: (3,), 5: (5,)}
 """Words for sets of shift widths."""
 
@@ -61,6 +67,8 @@ def known(name: str, others: tuple[str, ...] = ()) -> str:
         raise UserError(f"there is no setting {name!r}; settings of one stage are written stages.0.mixer")
     if name in _STAGE and name not in EVERY_STAGE and name not in others:
         raise UserError(f"{name} is a setting of one stage: stages.0.{name}")
+    if name in ELSEWHERE and name not in others:
+        raise UserError(f"{name} is {ELSEWHERE[name]}")
     if name not in SWITCHES and name not in others:
         raise UserError(f"there is no setting {name!r}{nearest(name, dict.fromkeys((*others, *SWITCHES)))}")
     return name

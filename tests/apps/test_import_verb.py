@@ -39,6 +39,12 @@ def test_what_cannot_be_imported_is_refused(refused, tmp_path):
         "import", tmp_path / "w.pth", "--out", out, "--classes", tmp_path / "names.txt"
     )
     assert "cannot read" in refused("import", tmp_path / "w.pth", "--out", out, "--classes", tmp_path / "none.txt")
+    assert "is a folder" in refused("import", tmp_path, "--out", out)
+    assert "is a .safetensors file" in refused("import", tmp_path / "w.pth", "--out", tmp_path / "c.pth")
+    same = tmp_path / "same.safetensors"
+    same.write_bytes(b"theirs")
+    assert "is the file of published weights itself" in refused("import", same, "--out", same, "--force")
+    assert same.read_bytes() == b"theirs"
     (tmp_path / "other.pth").write_bytes(b"rubbish")
     assert "not a whole" in refused("import", tmp_path / "other.pth", "--out", out)
     assert not out.exists()

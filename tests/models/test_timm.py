@@ -198,3 +198,8 @@ def test_the_head_comes_apart_and_the_classifier_off_and_on(tmp_path: Path) -> N
     with pytest.raises(UserError, match="global_pool must be avg"):
         model.reset_classifier(5, "max")
     assert bhvit.BHViT is BHViT
+
+
+def test_transforms_that_timm_resolves_fit_the_size_of_the_model() -> None:
+    model = timm.create_model("bhvit_nano", img_size=(64, 96))
+    assert resolve_model_data_config(model)["input_size"] == (3, 64, 96)

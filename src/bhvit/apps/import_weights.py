@@ -15,7 +15,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "turn published weights into a checkpoint",
         "Read published BHViT or BinaryViT weights (.pth or .safetensors), infer the architecture from their\n"
         "names and shapes, and write a checkpoint for `bhvit train --init`, `eval` and `pack`. Nothing that a\n"
-        "pickle may hold is executed; names that do not fit are listed.",
+        "pickle may hold is executed; names that do not fit are listed. Of a trainer's file that holds both, the\n"
+        "weights under 'model' are taken and not those under 'model_ema'.",
         "bhvit import bhvit_small.pth --out bhvit_small.safetensors --classes imagenet.txt",
     )
     parser.add_argument("weights", type=Path, help="published weights (.pth or .safetensors)")
@@ -38,6 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from ..files import refuse_existing
     from ..models import from_published, save_checkpoint
 
+    if args.out.suffix != ".safetensors":
+        raise UserError(f"a checkpoint is a .safetensors file, so --out cannot be {args.out}")
+    if args.out.resolve() == args.weights.resolve():
+        raise UserError(f"--out is the file of published weights itself ({args.weights}); give another")
     refuse_existing(args.out, args.force)
     model = from_published(args.weights, weight_bits=args.weight_bits, heads=args.heads, recu=args.recu)
     if args.classes is not None:

@@ -57,7 +57,8 @@ def from_published(
 ) -> BHViT:
     """The model in published weights, in evaluation mode; double precision if the weights are, else single.
 
-    `source` is a state dict (tensors or arrays) or the path of a .pth or .safetensors file; the
+    `source` is a state dict (tensors or arrays) or the path of a .pth or .safetensors file, as it is or in a
+    trainer's wrapper, where "model" goes before "model_ema" and that before "state_dict"; the
     architecture is inferred from names and shapes alone. Three things leave no trace there:
 
     weight_bits: 1 or 32. Weights are taken to be binary where activations are, which the quantiser of the
@@ -72,6 +73,11 @@ def from_published(
     state = unwrap(read_state(source) if isinstance(source, str | Path) else source)
     tensors = {name: tensor for name, value in state.items() if (tensor := as_weights(value)) is not None}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if not any(name.startswith("vit.") for name in tensors):
+        raise UserError(
+            "the names are those of published weights, but none holds a tensor; NumPy arrays in a pickle are not read: "
+            "save {name: torch.from_numpy(array)} instead"
+        )
     spec = infer_spec(shapes, weight_bits=weight_bits, heads=heads, recu=recu)
     with torch.device("meta"):  # shapes without memory: hostile ones may ask for any amount
         expected = {name: tuple(tensor.shape) for name, tensor in to_published(BHViT(spec)).items()}
@@ -164,12 +170,18 @@ def _blocks(shapes: Shapes) -> Iterator[_Block]:
         if match := re.fullmatch(r"vit\.encoder\.(layer|layerA|layerB)\.(0|[1-9]\d{0,5})\.(.+)", name):
             entries[match[1], int(match[2])][match[3]] = shape
     for kind in _MIXERS:
-        for number in itertools.count():
-            own = entries.get((kind, number), {})
+        blocks = {}
+        for number in sorted(number for other, number in entries if other == kind):
+            own = entries[kind, number]
             channels, hidden = _vote(own, _CHANNELS), _vote(own, _HIDDEN)
-            if channels is None or hidden is None:
-                break
-            yield _Block(kind, channels, hidden, own)
+            if channels is not None and hidden is not None:
+                blocks[number] = _Block(kind, channels, hidden, own)
+        absent = next(number for number in itertools.count() if number not in blocks)
+        if absent < len(blocks):
+            raise UserError(
+                f"the block vit.encoder.{kind}.{absent} is missing, though there is vit.encoder.{kind}.{max(blocks)}"
+            )
+        yield from blocks.values()
 
 
 def _stages(

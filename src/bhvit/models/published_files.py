@@ -27,6 +27,8 @@ def read_state(path: str | Path) -> dict[str, Any]:
     file is absent, cut short or neither.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the file of weights in it")
     if not path.is_file():
         raise UserError(f"no file at {path}")
     try:
@@ -63,8 +65,17 @@ def unwrap(state: Any) -> dict[str, Any]:
         if (bare := _bare(name)) in weights:
             raise UserError(f"not published BHViT or BinaryViT weights: {bare} is there twice")
         weights[bare] = value
+    if not weights:
+        raise UserError("not published BHViT or BinaryViT weights: there is no entry at all")
     if not any(name.startswith("vit.") for name in weights):
-        raise UserError("not published BHViT or BinaryViT weights: no name begins with 'vit.'")
+        if any(name.startswith("stem.conv.") for name in weights):
+            raise UserError(
+                "weights of our own, not published ones: load_checkpoint, bhvit eval and pack take their file"
+            )
+        first = next(iter(weights))
+        raise UserError(
+            f"not published BHViT or BinaryViT weights: no name begins with 'vit.' (the first is {first!r})"
+        )
     return weights
 
 

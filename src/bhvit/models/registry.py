@@ -80,7 +80,14 @@ def model_spec(
     if isinstance(stages, Mapping):
         switches = {**switches, **flatten({"stages": stages})}
     elif stages is not None:
+        if not isinstance(stages, tuple) or not all(isinstance(stage, StageSpec) for stage in stages):
+            raise UserError(
+                f'stages must be a tuple of StageSpec or such as {{2: {{"mixer": "pooling"}}}}, not {stages!r}'
+            )
         fields = {**fields, "stages": stages}
+    for setting, value in (("num_classes", num_classes), ("in_chans", in_chans), ("patch", patch)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise UserError(f"{setting} must be a whole number, not {value!r}")
     size = usual if img_size is None else img_size
     spec = ModelSpec(
         name=name,

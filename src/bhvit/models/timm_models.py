@@ -48,8 +48,12 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
     def entrypoint(pretrained: bool = False, **settings: Any) -> nn.Module:
         features = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
+        # Transforms made from it (timm.data.resolve_model_data_config) then fit this model, not the usual size.
+        spec = model_spec(name, **{key: settings[key] for key in ("img_size", "in_chans", "patch") if key in settings})
+        overlay = {"input_size": (spec.in_chans, *spec.img_size)}
+        overlay |= settings.pop("pretrained_cfg_overlay", None) or {}
         model: nn.Module = build_model_with_cfg(
-            partial(_create, name), name, pretrained, feature_cfg=features, **settings
+            partial(_create, name), name, pretrained, feature_cfg=features, pretrained_cfg_overlay=overlay, **settings
         )
         return model
 
