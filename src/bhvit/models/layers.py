@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import TAPS
 from ..spec import Branches, ModelSpec, Norm
+from .batch_statistics import processes, shared_batch_norm
 from .quantizers import binarize_weight, sign
 
 
@@ -55,6 +56,8 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of tokens (..., C): statistics of each channel over everything else."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and processes() > 1:
+            return shared_batch_norm(self, x.reshape(-1, x.shape[-1])).view(x.shape)
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
