@@ -40,7 +40,7 @@ def batches_of(config):
     [
         {"ema": 0.9}, {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}, {"rand_augment": 9, "workers": 0},
         {"augment": "resized-crop", "rand_augment": 9, "workers": 0, "channels": 1}, {"erase": 0.5}, {"repeats": 4},
-        {"accumulate": 2}, {"layer_decay": 0.7, "weight_decay": 0.05}, {"dampening": 1e-3},
+        {"accumulate": 2}, {"weight_decay": 0.05}, {"dampening": 1e-3},
     ],
 )  # fmt: skip
 def test_every_option_trains_and_twice_to_the_same_bits(config, tmp_path, changes):

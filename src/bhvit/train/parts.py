@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..data import Dataset, open_dataset
+from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from .augment import Mixing
@@ -132,6 +133,8 @@ class Phase:
 
 def check_models(configs: list[TrainConfig]) -> None:
     """Before any image is opened, which takes a while. Raises UserError for a model that cannot be or to train."""
+    if configs[0].layer_decay < 1 and configs[0].init is None:
+        raise UserError("layer_decay is for models that were trained before: give --init, or layer_decay=1")
     before = None
     for index, config in enumerate(configs):
         rehearsal = create_model(config.model, num_classes=2, **config.model_settings())
