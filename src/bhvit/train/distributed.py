@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -160,5 +161,9 @@ def spread(model: nn.Module, share: Share, device: torch.device) -> nn.Module:
         if isinstance(getattr(module, "drop_path", None), DropPath):
             module.drop_path = _SharedDropPath(float(module.drop_path.drop_prob), share)  # type: ignore[union-attr, arg-type]
     ids = [device.index] if device.type == "cuda" else None
-    # Batch statistics are shared already, so buffers are equal and need no sending.
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # newer versions of torch have another name for it, older only this
+        # Batch statistics are shared already, so buffers are equal and need no sending.
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

@@ -150,7 +150,9 @@ class RunFolder:
                 metadata = file.metadata() or {}
             if metadata.get("version") != VERSION:
                 raise UserError(f"{self.resume} was written by another version of bhvit")
-            return Progress(**json.loads(metadata["progress"]))
+            values = json.loads(metadata["progress"])
+            values.pop("best_epoch", None)  # bhvit 0.1.0 wrote it
+            return Progress(**values)
 
     def load(self, state: State) -> None:
         """Bring a model, its average and its optimiser to where `save` left them.
