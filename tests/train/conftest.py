@@ -85,10 +85,15 @@ def arguments(settings, tmp_path):
 
 
 @pytest.fixture
-def start():
+def program():
+    """A Python program that is the command line, with the small model."""
+    return f"{SMALL_MODEL}\nfrom bhvit.apps.cli import main\nraise SystemExit(main())"
+
+
+@pytest.fixture
+def start(program):
     """Starts the command line in a process of its own."""
     processes = []
-    program = f"{SMALL_MODEL}\nfrom bhvit.apps.cli import main\nraise SystemExit(main())"
 
     def start(arguments):
         process = subprocess.Popen(

@@ -9,7 +9,8 @@ import torch
 from bhvit.data import open_dataset
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
-from bhvit.train.loader import Batches, moved, normalized, seed_for, turned
+from bhvit.train.augment import moved, normalized, seed_for, turned
+from bhvit.train.loader import Batches
 
 CPU = torch.device("cpu")
 PREPROCESS = Preprocess(size=(8, 8), crop=1.0)

@@ -99,7 +99,15 @@ def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path
         ({"teacher": str(tmp_path / "three.safetensors")}, "3 classes, the data has 2"),
         ({"teacher": "deit_smal_patch16_224"}, "no teacher"),
         ({"teacher": str(tmp_path / "absent.safetensors")}, "absent"),
-        ({"init": str(tmp_path / "three.safetensors")}, "num_classes 3 (now 2)"),
+        ({"init": str(tmp_path / "absent.safetensors")}, "absent"),
+        ({"init": str(tmp_path / "three.safetensors"), "norm": "layer"}, "norm 'batch' (now 'layer')"),
+        ({"phases.1.norm": "layer"}, "norm 'batch' (now 'layer')"),
+        ({"phases.1.teacher": str(tmp_path / "three.safetensors")}, "3 classes, the data has 2"),
+        ({"phases.1.batch_size": 64}, "do not fill a batch"),
+        ({"layer_decay": 0.7}, "give --init"),
+        ({"accumulate": 3}, "batch_size 8 does not divide into accumulate 3: give 6"),
+        ({"accumulate": 4, "batch_size": 12, "mixup": 0.2}, "accumulate 4, pairs to mix: give 8"),
+        ({"dampening": 0.1, "weight_bits": 32}, "nothing to dampen"),
     ]
     for changes, message in cases:
         assert message in refused(config(**changes))

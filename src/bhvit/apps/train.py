@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from .console import Subparsers, add_json, add_set, print_json, verb
 
@@ -18,6 +20,8 @@ bhvit train --data digits --model bhvit_nano --out runs/digits
 bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
 bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
 bhvit train --data cifar10 --out runs/gsb --set attention=gsb --set stages.0.mixer=pooling
+bhvit train --data photos --out runs/mine --recipe finetune --init runs/cifar/best.safetensors
+torchrun --nproc-per-node 2 --no-python bhvit train --data cifar10 --out runs/two
 bhvit train --out runs/cifar --resume"""
 
 # option, help, type; the destination is the setting of the same name
@@ -74,11 +78,14 @@ def run(args: argparse.Namespace) -> int:
         mend = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
         print(f"\nbhvit: interrupted; {mend}", file=sys.stderr)
         return 130
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one tells
+        return 0
     if args.json:
         summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
         print_json({**summary, "validation": result.metrics.to_dict()})
     else:
-        best = max(result.log, key=lambda line: line["val_top1"])
+        phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
+        best = max(phase, key=lambda line: line["val_top1"])
         print(f"validation accuracy on {len(result.metrics.labels)} images:")
         print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
         print(f"  {best['val_top1']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
@@ -88,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     from ..errors import UserError
-    from ..train.config import TrainConfig, default_recipe, load_recipe, parse_setting
+    from ..train.config import TrainConfig, parse_setting
+    from ..train.recipe_files import default_recipe, load_recipe, merged
     from ..train.run_folder import RunFolder
 
     names = ["data", "model", "out", "strict", *(option.replace("-", "_") for option, _, _ in _SETTINGS)]
@@ -99,10 +107,19 @@ def _config(args: argparse.Namespace) -> TrainConfig:
             raise UserError("--resume continues a run and --force replaces it: give one of them")
         saved = RunFolder(args.out).saved_config().to_dict()
         recipe = load_recipe(args.recipe) if args.recipe else {}
-        return TrainConfig.from_dict({**saved, **recipe, **given})
+        return TrainConfig.from_dict({**saved, **merged(recipe, given)})
     if "data" not in given:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     recipe = load_recipe(args.recipe or default_recipe(given["data"]))
-    if "warmup_epochs" in recipe and "epochs" in given:  # a recipe's warm-up fits the recipe's length
-        recipe["warmup_epochs"] = min(recipe["warmup_epochs"], given["epochs"] / 2)
-    return TrainConfig.from_dict({"model": DEFAULT_MODEL, **recipe, **given})
+    return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
+
+
+def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The model where none is named: that of the checkpoint to start from, with its size, or the usual one."""
+    init = given.get("init", recipe.get("init"))
+    if init is None or "model" in recipe or "model" in given:
+        return {"model": DEFAULT_MODEL}
+    from ..models import load_checkpoint
+
+    spec = load_checkpoint(init).spec
+    return {"model": spec.name, "img_size": list(spec.img_size), "channels": spec.in_chans, "patch": spec.patch}

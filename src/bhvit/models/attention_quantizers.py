@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..spec import ATTENTION_LEVELS, AttentionQuantizer
+from .batch_statistics import least_over_processes, mean_over_processes, processes
 
 LEAST_SCALE = 1e-5
 """The scales of `GroupSuperpositionAttention` are kept at least this large in the forward pass."""
@@ -37,16 +38,16 @@ class DecomposedAttention(nn.Module):
     def _initialise(self, scaled: Tensor) -> None:
         batches = scaled.flatten(0, -4)  # (B', heads, T, keys)
         # Axis by axis, as published: a step that is off by one rounding moves gradients at the highest level.
-        mean = batches.abs().mean(dim=-1).mean(dim=-1).mean(dim=0)
+        mean = mean_over_processes(batches.abs().mean(dim=-1).mean(dim=-1).mean(dim=0))
         self.step.copy_(2 * mean / math.sqrt(ATTENTION_LEVELS))
-        self.offset.copy_(0.9 * self.offset + 0.1 * batches.amin(dim=(0, 2, 3)))
+        self.offset.copy_(0.9 * self.offset + 0.1 * least_over_processes(batches.amin(dim=(0, 2, 3))))
         self.initialised.fill_(1)
 
     def forward(self, probabilities: Tensor) -> Tensor:
         scaled = ATTENTION_LEVELS * probabilities
         if self.training and self.initialised == 0:
             self._initialise(scaled)
-        gradient_scale = len(self.step) / math.sqrt(ATTENTION_LEVELS * scaled.numel())
+        gradient_scale = len(self.step) / math.sqrt(ATTENTION_LEVELS * scaled.numel() * processes())
         step = _scale_gradient(self.step, gradient_scale).view(-1, 1, 1)
         offset = _scale_gradient(self.offset, gradient_scale).view(-1, 1, 1)
         levels: Tensor = _Levels.apply(scaled / step + offset)

@@ -7,6 +7,7 @@ and convolutions see the same memory as a channels-last (B, C, H, W) view.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import TAPS
 from ..spec import Branches, ModelSpec, Norm
+from .batch_statistics import processes, shared_batch_norm
 from .quantizers import binarize_weight, sign
 
 
@@ -54,6 +56,8 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of tokens (..., C): statistics of each channel over everything else."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and processes() > 1:
+            return shared_batch_norm(self, x.reshape(-1, x.shape[-1])).view(x.shape)
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
@@ -177,8 +181,10 @@ class ShiftBranches(nn.Module):
                 moved = torch.zeros_like(quarters)
                 moved[part] = quarters[part]
                 rows[index[tap]] = rows[index[tap]] + moved.view(-1)
-        shift = torch.stack([module.get_parameter("shift") for module in self.scales.values()]).sum(dim=0)
-        return torch.stack(rows), shift
+        shifts: list[Tensor] = [module.get_parameter("shift") for module in self.scales.values()]
+        # Not stack and sum: its backward gives all of them one memory for their gradients, which whatever changes
+        # gradients in place (clipping, accumulation) would then change six times.
+        return torch.stack(rows), functools.reduce(torch.add, shifts)
 
     def forward(self, n: Tensor) -> Tensor:
         height, width, channels = n.shape[1:]

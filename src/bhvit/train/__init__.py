@@ -9,7 +9,8 @@ try:
 except ModuleNotFoundError as error:
     raise require_extra(error.name or "torch", "train") from None
 
-from .config import TrainConfig, load_recipe, recipe_names
+from .config import TrainConfig
 from .loop import Result, train
+from .recipe_files import load_recipe, recipe_names
 
 __all__ = ["Result", "TrainConfig", "load_recipe", "recipe_names", "train"]

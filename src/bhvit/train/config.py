@@ -1,26 +1,25 @@
-"""`TrainConfig`: every setting of a training run, and the recipes that give them values.
+"""`TrainConfig`: every setting of a training run.
 
-A recipe is a TOML file whose keys are the fields of `TrainConfig` and the switches of the model's spec
-(`bhvit.switches`); settings given by the caller come after it. The same settings, seed and thread count
-give the same weights, bit for bit, on a CPU.
+Settings stand beside the switches of the model's spec (`bhvit.switches`), and what a later phase changes is written
+"phases.1.lr", so that a run is one flat list. The same settings, seed and thread count give the same weights, bit
+for bit, on a CPU. docs/training.md is their table.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 from .. import settings, switches
 from ..errors import UserError
-from ..settings import convert, nearest, tomllib
+from ..settings import convert
 
 Augment = Literal["none", "shift", "resized-crop"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Start = Literal["best", "last"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,11 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 128
-    """Images a step; what does not fill a last batch waits for the next epoch's shuffle."""
+    """Images a step of the optimiser, of all processes together; what does not fill a last batch waits for the
+    next epoch's shuffle."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, for less memory: gradients are summed, batch
+    statistics are those of each part."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
     min_lr: float = 0.0
@@ -48,6 +51,15 @@ class TrainConfig:
     """Decoupled weight decay of matrices and convolutions; vectors (norms, scales, biases) have none."""
     clip_grad: float = 0.0
     """Largest norm of the whole gradient; 0 does not clip."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block to the one before it, for models that were trained before (BEiT,
+    Bao et al., ICLR 2022; timm's groups); 1: the same rate everywhere."""
+    ema: float = 0.0
+    """Decay a step of the weights' moving average, which is then the model that is evaluated and saved; it rises to
+    that from 0 as timm's `ModelEmaV3` does. 0 keeps no average."""
+    ema_batches: int = 20
+    """With `ema`: training batches over which the batch norms' statistics of the averaged model are measured after an
+    epoch. Averaged weights have other signs, so that averaged statistics would not be theirs."""
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     drop_path: float = 0.0
@@ -82,17 +94,41 @@ class TrainConfig:
     """Smallest part of the area that `resized-crop` takes."""
     flip: bool = True
     """Mirror half of the images left to right. Not for text or digits."""
+    rand_augment: int = 0
+    """Magnitude, 1 to 30, of two operations an image that RandAugment chooses (Cubuk et al., NeurIPS 2020;
+    torchvision's); 0: none."""
+    erase: float = 0.0
+    """Probability of random erasing (Zhong et al., AAAI 2020): a rectangle of the image becomes its mean colour."""
+    mixup: float = 0.0
+    """Mixup (Zhang et al., ICLR 2018; timm's): both parameters of the beta distribution of the ratio. 0: none. Of
+    `mixup` and `cutmix` together, each batch takes one at random."""
+    cutmix: float = 0.0
+    """CutMix (Yun et al., ICCV 2019; timm's), likewise."""
+    repeats: int = 1
+    """Repeated augmentation (Hoffer et al., CVPR 2020): how often each image comes in a batch, augmented anew. An epoch
+    has as many batches as ever, so fewer different images."""
 
     teacher: str | None = None
     """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name."""
     teacher_file: str | None = None
     """Weights of a timm teacher on the disk, instead of downloading them."""
     distillation: float = 0.9
-    """With a teacher: its share of the loss; the labels have the rest."""
+    """With a teacher: the weight of its soft outputs in the loss."""
+    label_weight: float | None = None
+    """With a teacher: the weight of the labels; None gives them what `distillation` leaves of 1."""
     regularisation: float = 0.0
-    """Weight of the regularisation loss, mean ||w| - 1| of the latent binary weights."""
+    """Weight of the regularisation loss, mean ||w| - 1| of the latent binary weights (BHViT, Gao et al., CVPR 2025)."""
+    dampening: float = 0.0
+    """Weight of oscillation dampening (Nagel et al., ICML 2022): the sum over latent weights of the squared distance
+    to their binary value, for those inside the grid of two values; it rises along a cosine from 0."""
     init: str | None = None
-    """A checkpoint of the same architecture whose weights to start from."""
+    """A checkpoint to start from. Classes, image size and bits may be others: the classifier is then drawn anew,
+    position maps are interpolated, weights become latent weights."""
+    start: Start = "best"
+    """Which model of the phase before a later phase starts from."""
+    phases: tuple[Mapping[str, Any], ...] = ()
+    """Phases that follow each other, each as the settings it changes; `epochs` and the learning rate are a phase's
+    own. Given by name as "phases.1.lr", in a recipe as tables [[phases]]."""
 
     device: str = "auto"
     """cpu, cuda, cuda:1, …; auto takes a GPU if there is one."""
@@ -118,15 +154,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         flat = switches.flatten(self.switches)
         object.__setattr__(self, "switches", {name: switches.check(name, flat[name]) for name in sorted(flat)})
-        for name in ("epochs", "batch_size", "channels", "patch"):
+        for name in ("epochs", "batch_size", "channels", "patch", "accumulate", "ema_batches", "repeats"):
             _at_least(self, name, 1)
         for name in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "regularisation", "rotate", "threads",
-                     "cache_mb", "seed"):  # fmt: skip
+                     "cache_mb", "seed", "dampening", "rand_augment", "mixup", "cutmix"):  # fmt: skip
             _at_least(self, name, 0)
-        for name in ("label_smoothing", "drop_path", "zoom", "shift"):
+        for name in ("label_smoothing", "drop_path", "zoom", "shift", "ema", "erase"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
-        for name in ("crop", "scale_min", "lr"):
+        for name in ("crop", "scale_min", "layer_decay", "lr"):
             if not 0 < getattr(self, name) < float("inf") or (name != "lr" and getattr(self, name) > 1):
                 raise UserError(f"{name} must be above 0{'' if name == 'lr' else ' and at most 1'}, "
                                 f"not {getattr(self, name)}")  # fmt: skip
@@ -134,16 +170,55 @@ class TrainConfig:
             raise UserError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}")
         if not 0 <= self.distillation <= 1:
             raise UserError(f"distillation must lie between 0 and 1, not {self.distillation}")
-        if self.batch_size < 2:
-            raise UserError("batch_size must be at least 2: batch norm needs more than one image")
+        if self.label_weight is not None:
+            _at_least(self, "label_weight", 0)
+            if self.teacher is None and not any("teacher" in phase for phase in self.phases):
+                raise UserError("label_weight has no effect without a teacher")
+        if self.rand_augment > 30:
+            raise UserError(f"rand_augment must be at most 30, not {self.rand_augment}")
+        if self.batch_size // self.accumulate < 2:
+            raise UserError(
+                f"a batch of {self.batch_size} in {self.accumulate} parts is less than 2 images a part: "
+                "batch norm needs more than one"
+                if self.accumulate > 1
+                else "batch_size must be at least 2: batch norm needs more than one image"
+            )
         if self.save_minutes <= 0:
             raise UserError(f"save_minutes must be above 0, not {self.save_minutes}")
         if self.warmup_epochs > self.epochs:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
+        object.__setattr__(self, "phases", tuple(switches.flatten(phase) for phase in self.phases))
+        self.phase_configs()
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them: tuples become lists, switches stand beside the others."""
-        values = {name: value for name, value in vars(self).items() if name != "switches"} | dict(self.switches)
+    @property
+    def mixing(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def phase_configs(self) -> list[TrainConfig]:
+        """The settings of each phase; of a run without phases, these. Raises UserError if a phase cannot work."""
+        if not self.phases:
+            return [self]
+        shared = {**self.to_dict(phases=False), "init": None}
+        configs = []
+        for index, phase in enumerate(self.phases):
+            for name in phase:
+                if known(name) in WHOLE_RUN:
+                    raise UserError(f"phases.{index}.{name}: {name} is a setting of the whole run")
+            first = {"init": self.init} if index == 0 else {}
+            try:
+                configs.append(TrainConfig.from_dict({**shared, **first, **phase}))
+            except UserError as error:
+                raise UserError(f"phases.{index}: {error}") from None
+        return configs
+
+    def to_dict(self, phases: bool = True) -> dict[str, Any]:
+        """The settings as JSON holds them: tuples become lists, switches and phases stand beside the others."""
+        values = {name: vars(self)[name] for name in FIELDS} | dict(self.switches)
+        if phases:
+            values |= {
+                f"phases.{i}.{name}": value for i, phase in enumerate(self.phases) for name, value in phase.items()
+            }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
@@ -151,8 +226,13 @@ class TrainConfig:
         """Settings and switches by name. Raises UserError for an unknown name (with the nearest), type or value."""
         types_ = typing.get_type_hints(cls)
         checked: dict[str, Any] = {"switches": {}}
-        for name, value in switches.flatten(values).items():
-            if known(name) in FIELDS:
+        phases: dict[int, dict[str, Any]] = {}
+        for name, value in flatten(values).items():
+            if known(name).startswith("phases."):
+                _, index, setting = name.split(".", 2)
+                kind = types_.get(setting)
+                phases.setdefault(int(index), {})[setting] = convert(name, kind, value) if kind else value
+            elif name in FIELDS:
                 checked[name] = convert(name, types_[name], value)
             else:
                 checked["switches"][name] = value
@@ -160,7 +240,7 @@ class TrainConfig:
             missing = field.default is field.default_factory is dataclasses.MISSING
             if field.name not in checked and missing:
                 raise UserError(f"the setting {field.name} is missing")
-        return cls(**checked)
+        return cls(**checked, phases=tuple(phases.get(index, {}) for index in range(max(phases, default=-1) + 1)))
 
     def model_settings(self) -> dict[str, Any]:
         """What `models.model_spec` takes of the settings."""
@@ -173,46 +253,14 @@ class TrainConfig:
         }
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name != "switches")
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("switches", "phases"))
 """Names of the training settings."""
 MACHINE = ("out", "device", "threads", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
-
-
-def recipe_names() -> list[str]:
-    """Names that `load_recipe` knows, sorted."""
-    folder = importlib.resources.files(__package__) / "recipes"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
-def default_recipe(data: str) -> str:
-    """The recipe for a data source where none is named."""
-    return "digits" if data == "digits" else "small"
-
-
-def load_recipe(name: str) -> dict[str, Any]:
-    """The settings of a recipe, by name or as the path of a TOML file.
-
-    Raises UserError if there is none, or it is not TOML, or has an unknown key.
-    """
-    if name in recipe_names():
-        text = (importlib.resources.files(__package__) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
-    elif name.endswith(".toml"):
-        try:
-            text = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the recipe {name}: {error}") from None
-    else:
-        raise UserError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
-    toml = tomllib()
-    try:
-        values = switches.flatten(toml.loads(text))
-    except toml.TOMLDecodeError as error:
-        raise UserError(f"the recipe {name} is not TOML: {error}") from None
-    values.pop("description", None)
-    for key in values:
-        known(key)
-    return values
+WHOLE_RUN = (*MACHINE, "data", "model", "img_size", "channels", "patch", "window", "crop", "interpolation", "init",
+             "precision", "seed", "test_fraction", "classes", "strict")  # fmt: skip
+"""Settings that all phases of a run share."""
+MAX_PHASES = 64
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -221,8 +269,24 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def known(name: str) -> str:
-    """`name` if it is a setting or a switch. Raises UserError with the nearest right one."""
+    """`name` if it is a setting or switch, of the run or of a phase. Raises UserError with the nearest right one."""
+    parts = name.split(".", 2)
+    if parts[0] == "phases":
+        if len(parts) < 3 or parts[1] not in map(str, range(MAX_PHASES)):
+            raise UserError(f"there is no setting {name!r}; settings of one phase are written phases.0.lr")
+        switches.known(parts[2], FIELDS)
+        return name
     return switches.known(name, FIELDS)
+
+
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name: tables as `switches.flatten` has them, and a list of phases as "phases.0.lr"."""
+    phases = values.get("phases")
+    if isinstance(phases, list | tuple):
+        if not all(isinstance(phase, Mapping) for phase in phases):
+            raise UserError("phases must be tables of settings: [[phases]] in a recipe")
+        values = {**values, "phases": dict(enumerate(phases))}
+    return switches.flatten(values)
 
 
 def _at_least(config: TrainConfig, name: str, least: int) -> None:

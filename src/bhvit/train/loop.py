@@ -11,24 +11,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import Dataset, open_dataset
 from ..errors import UserError
-from ..evaluate import Floats, Metrics, evaluate
-from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from ..models import BHViT, create_model, load_checkpoint, regularisation_loss, save_checkpoint
-from ..switches import fields_of
+from ..evaluate import Metrics
+from ..models import save_checkpoint
+from .augment import seed_for
 from .config import TrainConfig
+from .distributed import Processes, choose_device, joined
 from .interrupt import Interruptible
-from .loader import Batches, cached, seed_for
 from .losses import total_loss
-from .optim import learning_rate, make_optimizer
-from .run_folder import Progress, RunFolder
-from .teacher import Teacher, load_teacher
+from .optim import learning_rate, set_learning_rate
+from .parts import Phase, check_models, check_phases, open_images
+from .run_folder import Progress, RunFolder, State
+from .validation import validate
 
-EVALUATION_BATCH = 256
 CUDA_CHECK_STEPS = 20
 """Steps between looks at the loss on a GPU, each of which waits for it."""
 
@@ -49,98 +47,123 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, qui
     """Train a model, from the beginning or, with `resume`, from a run's newest checkpoint.
 
     Everything that can be refused is refused before the first batch and before anything is written.
-    `force` replaces a run that is in `config.out`; `quiet` shows no progress (standard error).
+    `force` replaces a run that is in `config.out`; `quiet` shows no progress (standard error). Under
+    `torchrun` the processes train together, and the first of them writes.
     Raises UserError for settings or data that cannot work, and when the loss is no longer finite: the
     checkpoints of the epochs before are then left as they were.
     """
-    return _Run(config, resume=resume, force=force, quiet=quiet).run()
+    with joined(config.device) as processes:
+        return _Run(config, processes, resume=resume, force=force, quiet=quiet or not processes.first).run()
 
 
 class _Run:
-    """One run's parts. Making it checks everything; nothing is written until `run`."""
+    """One run. Making it checks everything; nothing is written until `run`."""
 
-    def __init__(self, config: TrainConfig, *, resume: bool, force: bool, quiet: bool) -> None:
-        self.config, self.resume, self.quiet = config, resume, quiet
+    def __init__(self, config: TrainConfig, processes: Processes, *, resume: bool, force: bool, quiet: bool) -> None:
+        self.config, self.processes, self.resume, self.quiet = config, processes, resume, quiet
+        self.configs = config.phase_configs()
         self.interruptible = Interruptible()
         self.folder = RunFolder(config.out)
         if resume:
             self.folder.refuse_other(config)
         else:
             self.folder.refuse_used(force)
-        self.device = _device(config.device)
+        self.device = choose_device(config.device, processes)
         if config.threads:
             torch.set_num_threads(config.threads)
-        torch.manual_seed(seed_for(config.seed))
-        self.preprocess: Preprocess
-        # The model before the data: a wrong name or size is found at once, images take a while.
-        rehearsal = create_model(config.model, num_classes=2, **config.model_settings())
-        if config.regularisation:
-            regularisation_loss(rehearsal)
-        self.train_set = self._open("train", None)
-        self.validation_set = self._open("validation", self.train_set.class_names)
-        self.model = self._model()
-        self.teacher = self._teacher()
-        self.batches = Batches(self.train_set, self.preprocess, config, self.device)
-        validation = cached(self.validation_set, self.preprocess, config)
-        self.validation_pixels = None if validation is None else validation.numpy()
-        self.optimizer = make_optimizer(self.model, config)
-        self.progress = self.folder.load(self.model, self.optimizer) if resume else Progress()
+        check_models(self.configs)
+        self.images = open_images(config, processes, quiet)
+        self.teachers = check_phases(self.configs, self.images, processes)
+        self.progress = self.folder.progress() if resume else Progress()
+        self.phase = self._phase(self.progress.phase)
+        if resume and self.folder.resume.exists():
+            self.folder.load(self._state())
+        elif config.init is not None:
+            self.phase.start(config.init, quiet)
+        processes.wait()  # until all have found the folder as it was
 
     def run(self) -> Result:
-        if self.resume:
-            self.folder.rewind_log(self.progress.epoch)
-        else:
-            self.folder.create(self.config)
+        if self.processes.first:
+            if self.resume:
+                self.folder.rewind_log(self._epochs_before() + self.progress.epoch)
+            else:
+                self.folder.create(self.config)
         metrics = None
         with self.interruptible:
-            while self.progress.epoch < self.config.epochs:
-                metrics = self._epoch()
+            while True:
+                while self.progress.epoch < self.phase.config.epochs:
+                    metrics = self._epoch()
+                if self.progress.phase == len(self.configs) - 1:
+                    break
+                self._next_phase()
             metrics = metrics or self._validate()
+        self.processes.wait()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
 
+    def _phase(self, index: int) -> Phase:
+        torch.manual_seed(seed_for(self.config.seed))
+        return Phase(self.configs[index], self.images, self.teachers[index], self.device, self.processes)
+
+    def _next_phase(self) -> None:
+        """Begin the next phase; until its first `save` the one before is what a resumed run finds."""
+        before = self.progress.phase
+        if self.processes.first:
+            self.folder.keep(before, self.configs[before + 1].start)
+        self.processes.wait()
+        self.progress = Progress(phase=before + 1)
+        self.phase = self._phase(before + 1)
+        self.phase.start(self.folder.kept(before), self.quiet)
+        self._save()
+
+    def _epochs_before(self) -> int:
+        """Epochs of the phases before this one."""
+        return sum(config.epochs for config in self.configs[: self.progress.phase])
+
     def _epoch(self) -> Metrics:
-        progress = self.progress
-        number = progress.epoch
+        progress, batches, config = self.progress, self.phase.batches, self.phase.config
+        number = self._epochs_before() + progress.epoch
         begin = saved = time.perf_counter() - progress.seconds
-        loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
-        correct = torch.tensor(progress.correct, device=self.device)
+        sums = torch.tensor([progress.loss_sum, progress.correct], dtype=torch.float64, device=self.device)
         rate = 0.0
-        self.model.train()
+        self.phase.model.train()
         with self._bar(number) as bar:
-            for step, (images, labels) in enumerate(self.batches.epoch(number, progress.step), progress.step):
-                rate = learning_rate(self.config, number * self.batches.steps + step, self.batches.steps)
+            for step, (images, labels) in enumerate(batches.epoch(number, progress.step), progress.step):
+                done = progress.epoch * batches.steps + step
+                rate = learning_rate(config, done, batches.steps)
                 self.interruptible.check()
-                loss, right = self._step(images, labels, rate, seed_for(self.config.seed, number, step, 2))
-                loss_sum += loss
-                correct += right
+                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done)
+                sums += self.processes.sum(torch.stack([loss.double() / self.processes.size, right.double()]))
                 if self.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
-                    self._refuse_diverged(loss_sum, number, step)
-                    seen = (step + 1) * self.config.batch_size
+                    self._refuse_diverged(sums, number, step)
+                    seen = (step + 1) * config.batch_size
                     pace = (time.perf_counter() - begin) / (step + 1)
-                    left = (self.config.epochs - number) * self.batches.steps - step - 1
+                    left = (config.epochs - progress.epoch) * batches.steps - step - 1
                     bar.set_postfix_str(
-                        f"loss {loss_sum.item() / (step + 1):.3f}, accuracy {correct.item() / seen:.1%}, "
-                        f"run {_clock(pace * left)} left",
+                        f"loss {sums[0].item() / (step + 1):.3f}, accuracy {sums[1].item() / seen:.1%}, "
+                        f"{_clock(pace * left)} left",
                         refresh=False,
                     )
                 bar.update()
                 now = time.perf_counter()
-                if now - saved > 60 * self.config.save_minutes and step + 1 < self.batches.steps:
-                    self._refuse_diverged(loss_sum, number, step)
+                if now - saved > 60 * config.save_minutes and step + 1 < batches.steps:
+                    self._refuse_diverged(sums, number, step)
                     saved, progress.step, progress.seconds = now, step + 1, now - begin
-                    progress.loss_sum, progress.correct = loss_sum.item(), int(correct.item())
-                    self.folder.save(self.model, self.optimizer, progress)
-        self._refuse_diverged(loss_sum, number, self.batches.steps - 1)
+                    progress.loss_sum, progress.correct = sums[0].item(), int(sums[1].item())
+                    self._save()
+        self._refuse_diverged(sums, number, batches.steps - 1)
         seconds = time.perf_counter() - begin
+        if self.phase.average is not None:
+            self.phase.average.measure(batches, number, self.phase.autocast())
         metrics = self._validate()
-        seen = self.batches.steps * self.config.batch_size
+        seen = batches.steps * config.batch_size
         self._finish_epoch(
             metrics,
             {
                 "epoch": number + 1,
+                **({"phase": progress.phase} if self.config.phases else {}),
                 "lr": rate,
-                "train_loss": loss_sum.item() / self.batches.steps,
-                "train_top1": correct.item() / seen,
+                "train_loss": sums[0].item() / batches.steps,
+                "train_top1": sums[1].item() / seen,
                 "val_loss": metrics.cross_entropy,
                 "val_top1": metrics.top1,
                 "val_top5": metrics.top5,
@@ -150,148 +173,103 @@ class _Run:
         )
         return metrics
 
-    def _step(self, images: Tensor, labels: Tensor, rate: float, seed: int) -> tuple[Tensor, Tensor]:
-        """One optimiser step. The loss, and how many images were classified right; scalars on the device."""
-        torch.manual_seed(seed)  # stochastic depth draws from the global generator
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        with self._autocast():
-            teacher_logits = self.teacher(images) if self.teacher else None
-            logits = self.model(images)
-            loss = total_loss(self.config, self.model, logits, labels, teacher_logits)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.config.clip_grad:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_grad)
-        self.optimizer.step()
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+    def _step(self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int) -> tuple[Tensor, Tensor]:
+        """Optimiser step number `done`, from 0. This process's loss, and how many images were right; scalars."""
+        phase, config = self.phase, self.phase.config
+        total = config.epochs * phase.batches.steps
+        set_learning_rate(phase.optimizer, rate)
+        phase.optimizer.zero_grad(set_to_none=True)
+        loss_sum, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate)))
+        for index, (x, y) in enumerate(parts):
+            part_seed = seed_for(seed, index) if index else seed
+            torch.manual_seed(part_seed)  # stochastic depth draws from the global generator
+            if phase.mixing is not None:
+                x, y = phase.mixing(x, y, part_seed)
+            with self._sending(index == len(parts) - 1):
+                with phase.autocast():
+                    teacher_logits = phase.teacher(x) if phase.teacher else None
+                    logits = phase.network(x)
+                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total) / len(parts)
+                loss.backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.detach()
+            right += (logits.detach().argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
+        if config.clip_grad:
+            torch.nn.utils.clip_grad_norm_(phase.model.parameters(), config.clip_grad)
+        phase.optimizer.step()
+        if phase.average is not None:
+            phase.average.update(phase.model, done + 1)
+        return loss_sum, right
+
+    def _sending(self, last: bool) -> AbstractContextManager[Any]:
+        """Processes exchange gradients after the last part of a batch only."""
+        network = self.phase.network
+        if last or not isinstance(network, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return network.no_sync()
 
     def _finish_epoch(self, metrics: Metrics, entry: dict[str, Any]) -> None:
         """Log and save; `RunFolder.save` comes last, see `run_folder`."""
+        progress, model = self.progress, self.phase.result
         # A weight that is not a number hides behind the sign of a binary layer: look at the weights too.
-        finite = np.isfinite(metrics.logits).all() and all(bool(p.isfinite().all()) for p in self.model.parameters())
-        if not finite:
-            raise self._diverged(entry["epoch"], self.batches.steps, "weights that are not finite")
-        best = max(self.progress.best, metrics.top1)
-        improved = metrics.top1 > self.progress.best
+        weights = self.phase.model.parameters()
+        if not (np.isfinite(metrics.logits).all() and all(bool(p.isfinite().all()) for p in weights)):
+            raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
+        improved = metrics.top1 > progress.best
         self.progress = Progress(
-            epoch=entry["epoch"], best=best, best_epoch=entry["epoch"] if improved else self.progress.best_epoch
-        )
-        self.folder.append_log(entry)
-        save_checkpoint(self.model, self.folder.last)
-        if improved:
-            save_checkpoint(self.model, self.folder.best)
-        self.folder.save(self.model, self.optimizer, self.progress)
+            phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1)
+        )  # fmt: skip
+        if self.processes.first:
+            self.folder.append_log(entry)
+            save_checkpoint(model, self.folder.last)
+            if improved:
+                save_checkpoint(model, self.folder.best)
+        self._save()
         if not self.quiet:
             tqdm.write(
-                f"epoch {entry['epoch']}/{self.config.epochs}: loss {entry['train_loss']:.3f}, "
+                f"epoch {entry['epoch']}/{self._epochs()}: loss {entry['train_loss']:.3f}, "
                 f"training {entry['train_top1']:.1%}, validation {entry['val_top1']:.2%}"
                 f"{' (best)' if improved else ''}, {entry['images_per_second']:.0f} images/s",
                 file=sys.stderr,
             )
 
+    def _state(self) -> State:
+        average = self.phase.average
+        return State(self.phase.model, self.phase.optimizer, average.module if average else None)
+
+    def _save(self) -> None:
+        if self.processes.first:
+            self.folder.save(self._state(), self.progress)
+
     def _validate(self) -> Metrics:
-        self.model.eval()
+        result, check = self.phase.result, self.interruptible.check
+        return validate(result, self.images, self.processes, self.phase.autocast, check)
 
-        def predict(images: Floats) -> Floats:
-            with torch.no_grad(), self._autocast():
-                logits = self.model(torch.from_numpy(images).to(self.device))
-            result: Floats = logits.float().cpu().numpy()
-            return result
-
-        return evaluate(
-            predict,
-            self.validation_set,
-            self.preprocess,
-            batch_size=EVALUATION_BATCH,
-            pixels=self.validation_pixels,
-            progress=self.interruptible.check,
-        )
-
-    def _refuse_diverged(self, loss_sum: Tensor, epoch: int, step: int) -> None:
-        if not bool(loss_sum.isfinite()):
+    def _refuse_diverged(self, sums: Tensor, epoch: int, step: int) -> None:
+        if not bool(sums.isfinite().all()):
             raise self._diverged(epoch + 1, step + 1, "a loss that is not finite")
 
     def _diverged(self, epoch: int, step: int, what: str) -> UserError:
-        kept = f"the last good checkpoint is {self.folder.last}" if self.progress.epoch else "no epoch was completed"
+        some = self._epochs_before() + self.progress.epoch
+        kept = f"the last good checkpoint is {self.folder.last}" if some else "no epoch was completed"
         return UserError(
             f"training stopped at epoch {epoch}, step {step}: {what}; {kept}; "
-            f"try a lower --lr (it was {self.config.lr:g}) or --set clip_grad=1"
+            f"try a lower --lr (it was {self.phase.config.lr:g}) or --set clip_grad=1"
         )
 
-    def _model(self) -> BHViT:
-        config = self.config
-        classes = self.train_set.class_names
-        model = create_model(
-            config.model, num_classes=len(classes), drop_path=config.drop_path, **config.model_settings()
-        )
-        rgb = config.channels == 3
-        self.preprocess = Preprocess(
-            size=model.spec.img_size,
-            channels=config.channels,
-            mean=IMAGENET_MEAN if rgb else (0.5,) * config.channels,
-            std=IMAGENET_STD if rgb else (0.25,) * config.channels,
-            crop=config.crop,
-            interpolation=config.interpolation,
-        )
-        model.class_names, model.preprocess = classes, self.preprocess
-        if config.init is not None and not self.resume:
-            start = load_checkpoint(config.init)
-            if start.spec != model.spec:
-                old, new = fields_of(start.spec), fields_of(model.spec)
-                changed = ", ".join(
-                    f"{key} {old.get(key)!r} (now {new.get(key)!r})"
-                    for key in old | new
-                    if old.get(key) != new.get(key)
-                )
-                raise UserError(f"cannot start from {config.init}, its model has another {changed}")
-            model.load_state_dict(start.state_dict())
-        return model.to(self.device)
-
-    def _teacher(self) -> Teacher | None:
-        teacher = load_teacher(self.config, self.preprocess, self.train_set.class_names)
-        return teacher.to(self.device) if teacher else None
-
-    def _open(self, split: str, class_names: tuple[str, ...] | None) -> Dataset:
-        config = self.config
-        return open_dataset(
-            config.data,
-            split,
-            class_names=class_names,
-            classes_file=config.classes,
-            strict=config.strict,
-            test_fraction=config.test_fraction,
-            warn=None if not self.quiet else lambda line: None,
-        )
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = self.config.precision
-        if precision == "float32" or (precision == "auto" and self.device.type == "cpu"):
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+    def _epochs(self) -> int:
+        return sum(config.epochs for config in self.configs)
 
     def _bar(self, number: int) -> tqdm[Any]:
         return tqdm(
-            total=self.batches.steps,
+            total=self.phase.batches.steps,
             initial=self.progress.step,
-            desc=f"epoch {number + 1}/{self.config.epochs}",
+            desc=f"epoch {number + 1}/{self._epochs()}",
             unit="step",
             leave=False,
             disable=self.quiet or None,  # None: shown on terminals only
             mininterval=0.5,
         )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise UserError(f"there is no device {name!r} here; there is {', '.join(available)}") from error
-    return device
 
 
 def _clock(seconds: float) -> str:

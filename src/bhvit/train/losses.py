@@ -1,11 +1,20 @@
-"""What training minimises: (1 - d) · labels + d · teacher + r · regularisation."""
+"""What training minimises: l · labels + d · teacher + r · regularisation + o · oscillation.
+
+With a teacher l is `label_weight`, by default 1 - d; without one it is 1.
+"""
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..models import regularisation_loss
+from ..models.layers import QuantConv2d, QuantLinear
+from ..models.quantizers import centre, weight_scale
 from .config import TrainConfig
 
 
@@ -14,15 +23,55 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, teacher_logits.softmax(dim=1))
 
 
+def oscillation_loss(model: nn.Module) -> Tensor:
+    """Oscillation dampening (Nagel et al., ICML 2022) for two values: the sum over latent weights w, less their mean,
+    of (s sign(w) - clip(w, -s, s))², s the scale of their channel. A scalar; the binary value has no gradient.
+
+    It draws weights that are about to change sign to the value they have. Raises UserError without binary weights.
+    """
+    terms = []
+    for module in model.modules():
+        if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1:
+            centred = isinstance(module, QuantLinear) or module.style.centre_convs
+            latent = centre(module.weight) if centred else module.weight
+            scale = weight_scale(module.weight)
+            binary = torch.where(latent >= 0, scale, -scale).detach()
+            terms.append((binary - torch.clamp(latent, -scale, scale)).square().sum())
+    if not terms:
+        raise UserError("no layer has binary weights, so there is nothing to dampen: set dampening=0")
+    return torch.stack(terms).sum()
+
+
 def total_loss(
-    config: TrainConfig, model: nn.Module, logits: Tensor, labels: Tensor, teacher_logits: Tensor | None
+    config: TrainConfig,
+    model: nn.Module,
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None,
+    progress: float = 1.0,
 ) -> Tensor:
-    """The loss of a batch in float32: logits (B, classes), labels (B,). A scalar."""
+    """The loss of a batch in float32: logits (B, classes); labels (B,), or mixed ones (B, classes). A scalar.
+
+    `progress` is the part of the phase that is over, 0 to 1, which dampening grows with.
+    """
     logits = logits.float()
-    loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+    # Mixed labels have been smoothed as they were mixed.
+    smoothing = config.label_smoothing if labels.ndim == 1 else 0.0
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     if teacher_logits is not None:
         share = config.distillation
-        loss = (1 - share) * loss + share * distillation_loss(logits, teacher_logits.float())
+        weight = 1 - share if config.label_weight is None else config.label_weight
+        loss = weight * loss + share * distillation_loss(logits, teacher_logits.float())
     if config.regularisation:
         loss = loss + config.regularisation * regularisation_loss(model)
+    if config.dampening:
+        loss = loss + config.dampening * (1 - math.cos(math.pi * progress)) / 2 * oscillation_loss(model)
     return loss
+
+
+def refuse_idle(config: TrainConfig, model: nn.Module) -> None:
+    """Raises UserError if a part of the loss has nothing to act on in `model`."""
+    if config.regularisation:
+        regularisation_loss(model)
+    if config.dampening:
+        oscillation_loss(model)

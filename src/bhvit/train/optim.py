@@ -5,13 +5,20 @@ from __future__ import annotations
 import math
 
 import torch
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from .config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and convolutions only."""
+    """AdamW with weight decay on matrices and convolutions only, and smaller rates for early blocks if asked.
+
+    A group's "lr_scale" is its factor of the learning rate.
+    """
+    if config.layer_decay < 1:
+        layers = param_groups_layer_decay(model, config.weight_decay, layer_decay=config.layer_decay)
+        return torch.optim.AdamW(layers, lr=config.lr, fused=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -19,6 +26,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     ]
     # One fused pass over hundreds of small tensors instead of a dozen passes over each.
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group of parameters its rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

@@ -4,7 +4,8 @@
     log.jsonl             one JSON line an epoch
     last.safetensors      weights after the last epoch, a checkpoint that every command takes
     best.safetensors      the same of the epoch with the best validation accuracy
-    resume.safetensors    what `--resume` continues from: weights, optimiser state and progress in one file
+    phase0.safetensors    the model that phase 1 started from, and so on, of a run with phases
+    resume.safetensors    what `--resume` continues from: weights, their average, optimiser state and progress
 
 Each file is written beside and renamed into place. `resume.safetensors` is written last and is
 complete in itself, so whatever kills a run between two files, it continues from a consistent moment,
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -28,7 +31,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..models import model_spec
 from ..switches import value_of
-from .config import FIELDS, MACHINE, TrainConfig
+from .config import FIELDS, MACHINE, Start, TrainConfig
 
 VERSION = "1"
 FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
@@ -38,8 +41,10 @@ FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "re
 class Progress:
     """How far a run is, and the sums of the epoch under way."""
 
+    phase: int = 0
+    """Phases completed."""
     epoch: int = 0
-    """Epochs completed."""
+    """Epochs completed of the phase under way."""
     step: int = 0
     """Steps completed of the epoch under way."""
     loss_sum: float = 0.0
@@ -49,8 +54,15 @@ class Progress:
     seconds: float = 0.0
     """Time this epoch has taken."""
     best: float = -1.0
-    """Best validation top-1 so far."""
-    best_epoch: int = 0
+    """Best validation top-1 of the phase so far."""
+
+
+class State(NamedTuple):
+    """What changes from step to step."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: nn.Module | None = None
 
 
 class RunFolder:
@@ -74,6 +86,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in reversed(FILES):
                 (self.path / name).unlink(missing_ok=True)
+            for path in self.path.glob("phase[0-9]*.safetensors"):
+                path.unlink()
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from None
         write_atomically(self.config, json.dumps(config.to_dict(), indent=2).encode() + b"\n")
@@ -93,6 +107,7 @@ class RunFolder:
         saved = self.saved_config()
         old, new = saved.to_dict(), config.to_dict()
         changed = [key for key in FIELDS if old[key] != new[key] and key not in MACHINE]
+        changed += sorted(key for key in old | new if key.startswith("phases.") and old.get(key) != new.get(key))
         switched = sorted(saved.switches.keys() | config.switches.keys())
         if saved.model == config.model and any(old.get(key) != new.get(key) for key in switched):
             # Of a switch that one of them does not set, the model's own value: it may well be the same.
@@ -101,44 +116,68 @@ class RunFolder:
                 old[key], new[key] = value_of(before, key), value_of(after, key)
                 changed += [key] if old[key] != new[key] else []
         if changed:
-            listed = ", ".join(f"{key} {old[key]!r} (now {new[key]!r})" for key in changed)
+            listed = ", ".join(f"{key} {old.get(key)!r} (now {new.get(key)!r})" for key in changed)
             raise UserError(f"cannot resume {self.path} with other settings: it was started with {listed}")
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def kept(self, phase: int) -> Path:
+        """Where the model that a phase's successor starts from is."""
+        return self.path / f"phase{phase}.safetensors"
+
+    def keep(self, phase: int, start: Start) -> Path:
+        """Put the best or last model of a phase where the next one overwrites nothing."""
+        path = self.kept(phase)
+        write_atomically(path, (self.best if start == "best" else self.last).read_bytes())
+        return path
+
+    def save(self, state: State, progress: Progress) -> None:
         """Write what `--resume` needs, in one atomic step."""
-        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-        for name, parameter in model.named_parameters():
-            for key, value in optimizer.state.get(parameter, {}).items():
+        tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
+        if state.average is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+        for name, parameter in state.model.named_parameters():
+            for key, value in state.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}:{key}"] = value
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         metadata = {"version": VERSION, "progress": json.dumps(dataclasses.asdict(progress))}
         write_atomically(self.resume, safetensors.torch.save(tensors, metadata))
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-        """Bring model and optimiser to where `save` left them; a run killed before that starts anew.
+    def progress(self) -> Progress:
+        """How far the run is; a run killed before the first `save` starts anew. Raises UserError as `load` does."""
+        if not self.resume.exists():
+            return Progress()
+        with self._reading():
+            with safetensors.safe_open(self.resume, framework="pt") as file:
+                metadata = file.metadata() or {}
+            if metadata.get("version") != VERSION:
+                raise UserError(f"{self.resume} was written by another version of bhvit")
+            values = json.loads(metadata["progress"])
+            values.pop("best_epoch", None)  # bhvit 0.1.0 wrote it
+            return Progress(**values)
+
+    def load(self, state: State) -> None:
+        """Bring a model, its average and its optimiser to where `save` left them.
 
         Raises UserError if the file is damaged or belongs to another model.
         """
-        if not self.resume.exists():
-            return Progress()
-        try:
+        with self._reading():
             with safetensors.safe_open(self.resume, framework="pt") as file:
-                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            if metadata.get("version") != VERSION:
-                raise UserError(f"{self.resume} was written by another version of bhvit")
-            progress = Progress(**json.loads(metadata["progress"]))
-            prefix = "model."
-            model.load_state_dict(
-                {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-            )
-            self._load_optimizer(model, optimizer, tensors)
+            for prefix, module in (("model.", state.model), ("average.", state.average)):
+                if module is not None:
+                    module.load_state_dict(
+                        {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+                    )
+            self._load_optimizer(state.model, state.optimizer, tensors)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except UserError:
             raise
         except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"cannot resume from {self.resume}: {reason}") from None
-        return progress
 
     @staticmethod
     def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

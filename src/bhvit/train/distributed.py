@@ -1,0 +1,169 @@
+"""Several processes that train one model: who they are, and what each of them takes of a batch.
+
+`torchrun` starts them and says in the environment how many there are; gloo joins them on CPUs, nccl on GPUs, a GPU
+each. Weights and progress are the same in all of them, so that the first alone writes, and what is drawn at random
+is drawn for the whole batch, so that results do not depend on the number of processes but for rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Its number on this machine, which is that of its GPU."""
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the one that writes files and shows progress."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of every process's `values`, any shape, without gradients."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's `value`, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """The processes that `torchrun` started, joined for as long as this lasts; or this one alone.
+
+    Raises UserError if there are fewer GPUs on this machine than processes.
+    """
+    ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    if ours:
+        gpu = torch.device(device).type == "cuda" if device != "auto" else torch.cuda.is_available()
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        if gpu and torch.cuda.device_count() < here:
+            raise UserError(f"{here} processes need a GPU each; this machine has {torch.cuda.device_count()}")
+        dist.init_process_group("nccl" if gpu else "gloo")
+    try:
+        if dist.is_initialized():
+            local = int(os.environ.get("LOCAL_RANK", "0"))
+            yield Processes(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local)
+        else:
+            yield Processes()
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+def choose_device(name: str, processes: Processes) -> torch.device:
+    """The device that a setting names. Raises UserError, with those there are, if it is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if processes.size > 1 and device.type == "cuda":
+            if ":" in name:
+                raise UserError(
+                    f"device {name!r} is one GPU for {processes.size} processes: give cuda, and each has its own"
+                )
+            device = torch.device("cuda", processes.local_rank)
+            torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise UserError(f"there is no device {name!r} here; there is {', '.join(available)}") from error
+    return device
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process takes of a batch of `batch` images, which has `parts` of equal size (see `accumulate`)."""
+
+    batch: int
+    parts: int = 1
+    processes: Processes = dataclasses.field(default_factory=Processes)
+
+    @property
+    def rows_of_part(self) -> Tensor:
+        """Positions within a part, int64 (batch / parts / processes,), the same in every part.
+
+        Mixing pairs image i of a part with image i from its end. Both go to one process where their number is even.
+        """
+        size = self.batch // self.parts
+        own = size // self.processes.size
+        if own % 2:
+            return torch.arange(own) + self.processes.rank * own
+        first = torch.arange(own // 2) + self.processes.rank * (own // 2)
+        return torch.cat([first, size - 1 - first.flip(0)])
+
+    @property
+    def rows(self) -> Tensor:
+        """Positions within the batch, part after part, int64 (batch / processes,)."""
+        starts = torch.arange(self.parts) * (self.batch // self.parts)
+        return (starts[:, None] + self.rows_of_part).flatten()
+
+    def refuse_uneven(self, mixing: bool) -> None:
+        """Raises UserError if the batch does not divide, or not into pairs where images are mixed."""
+        unit = self.parts * self.processes.size * (2 if mixing else 1)
+        if self.batch % unit:
+            factors = [f"accumulate {self.parts}"] * (self.parts > 1)
+            factors += [f"{self.processes.size} processes"] * (self.processes.size > 1) + ["pairs to mix"] * mixing
+            near = max(unit, self.batch // unit * unit)
+            raise UserError(f"batch_size {self.batch} does not divide into {', '.join(factors)}: give {near}")
+
+
+class _SharedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy
+    """Stochastic depth that draws for all processes' images and takes its own."""
+
+    def __init__(self, rate: float, share: Share) -> None:
+        super().__init__(rate)
+        self.count, self.rows = share.batch // share.parts, share.rows_of_part
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.drop_prob:
+            return x
+        keep = 1 - self.drop_prob
+        mask = x.new_empty((self.count, *(1,) * (x.ndim - 1))).bernoulli_(keep)
+        kept: Tensor = x * mask[self.rows.to(x.device)].div_(keep)
+        return kept
+
+
+def spread(model: nn.Module, share: Share, device: torch.device) -> nn.Module:
+    """`model` as the loop calls it: its gradients become the means over processes."""
+    if share.processes.size == 1:
+        return model
+    for module in model.modules():
+        if isinstance(getattr(module, "drop_path", None), DropPath):
+            module.drop_path = _SharedDropPath(float(module.drop_path.drop_prob), share)  # type: ignore[union-attr, arg-type]
+    ids = [device.index] if device.type == "cuda" else None
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", FutureWarning
+        )  # newer versions of torch have another name for it, older only this
+        # Batch statistics are shared already, so buffers are equal and need no sending.
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

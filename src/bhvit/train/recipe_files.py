@@ -1,0 +1,72 @@
+"""Recipes: TOML files that give the settings of a run their values, one recipe a file.
+
+Their keys are those of `TrainConfig.from_dict`; what the caller gives comes after them.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..settings import nearest, tomllib
+from .config import flatten, known
+
+
+def recipe_names() -> list[str]:
+    """Names that `load_recipe` knows, sorted."""
+    folder = importlib.resources.files(__package__) / "recipes"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def default_recipe(data: str) -> str:
+    """The recipe for a data source where none is named."""
+    return "digits" if data == "digits" else "small"
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """The settings of a recipe, by name or as the path of a TOML file.
+
+    Raises UserError if there is none, or it is not TOML, or has an unknown key.
+    """
+    if name in recipe_names():
+        text = (importlib.resources.files(__package__) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the recipe {name}: {error}") from None
+    else:
+        raise UserError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
+    toml = tomllib()
+    try:
+        values = flatten(toml.loads(text))
+    except toml.TOMLDecodeError as error:
+        raise UserError(f"the recipe {name} is not TOML: {error}") from None
+    values.pop("description", None)
+    for key in values:
+        known(key)
+    return values
+
+
+def merged(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a recipe and those given after it, by dotted name.
+
+    What is given for the whole run also replaces what the recipe says of single phases. A recipe's warm-up fits its
+    own length: where `epochs` is given, it is shortened to half of that.
+    """
+    given = flatten(given)
+    kept = {name: value for name, value in recipe.items() if phase_setting(name) not in given}
+    values = {**kept, **given}
+    for name, value in kept.items():
+        epochs = name.removesuffix("warmup_epochs") + "epochs"
+        if name.endswith("warmup_epochs") and (epochs in given or "epochs" in given):
+            values[name] = min(value, (given[epochs] if epochs in given else given["epochs"]) / 2)
+    return values
+
+
+def phase_setting(name: str) -> str | None:
+    """What "phases.1.lr" sets in its phase: "lr". None for a setting of the whole run."""
+    return name.split(".", 2)[2] if name.startswith("phases.") else None

@@ -1,0 +1,66 @@
+"""Starting from the weights of another model: of other classes, another image size, or other bits."""
+
+from __future__ import annotations
+
+from timm.layers import resample_abs_pos_embed_nhwc
+
+from ..errors import UserError
+from ..models import BHViT
+from ..spec import ModelSpec
+from ..switches import fields_of
+
+_FREE = ("name", "img_size", "num_classes", "recu")
+_FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
+"""Fields of a spec that leave every tensor's meaning as it is, but for what `start_from` mends."""
+
+
+def refuse_other_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
+    """Raises UserError naming what differs if a model of `spec` cannot start from one of `start`."""
+    old, new = fields_of(start), fields_of(spec)
+    changed = [
+        f"{key} {old.get(key)!r} (now {new.get(key)!r})"
+        for key in old | new
+        if old.get(key) != new.get(key) and key not in _FREE and key.rpartition(".")[2] not in _FREE_OF_STAGES
+    ]
+    if changed:
+        raise UserError(f"cannot start from {source}, its model has another {', '.join(changed)}")
+
+
+def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
+    """Give `model` the weights of `start`, in place, and say in a line each what was not simply copied.
+
+    The classifier stays as it was drawn where classes differ, in number or by name; position maps (H, W, C) are
+    interpolated (timm's bicubic); quantisers of attention that only one model has stay as they are, and take their
+    first values from the first batch. Raises UserError for another architecture.
+    """
+    refuse_other_architecture(start.spec, model.spec, source)
+    tensors, own = start.state_dict(), model.state_dict()
+    notes = []
+    named = start.class_names is not None and model.class_names is not None
+    if start.spec.num_classes != model.spec.num_classes or (named and start.class_names != model.class_names):
+        for name in ("head.linear.weight", "head.linear.bias"):
+            tensors[name] = own[name]
+        others = " others" if start.spec.num_classes == model.spec.num_classes else ""
+        notes.append(
+            f"the classifier is drawn anew: {source} has {start.spec.num_classes} classes, "
+            f"the data {model.spec.num_classes}{others}"
+        )
+    resized = [name for name in own if name.endswith(".position") and tensors[name].shape != own[name].shape]
+    for name in resized:
+        height, width = own[name].shape[:2]
+        tensors[name] = resample_abs_pos_embed_nhwc(tensors[name], [height, width])[0]
+    if resized:
+        (h, w), (height, width) = start.spec.img_size, model.spec.img_size
+        notes.append(f"position maps are interpolated from images of {h}x{w} to {height}x{width}")
+    for name in own.keys() ^ tensors.keys():
+        if ".quantizer." not in name:
+            raise UserError(f"{source}: tensor {name} is {'missing' if name in own else 'unknown'}")
+        tensors.pop(name, None)
+        if name in own:
+            tensors[name] = own[name]
+    for index, (old, new) in enumerate(zip(start.spec.stages, model.spec.stages)):
+        for kind in ("weight_bits", "activation_bits"):
+            if getattr(old, kind) != getattr(new, kind):
+                notes.append(f"stage {index} goes from {kind} {getattr(old, kind)} to {getattr(new, kind)}")
+    model.load_state_dict(tensors)
+    return notes

@@ -1,0 +1,29 @@
+"""What two runs left, compared."""
+
+from __future__ import annotations
+
+import json
+
+import safetensors.torch
+import torch
+
+TIMES = ("seconds", "images_per_second")
+
+
+def outcome(folder):
+    """Weights, and the log without its times."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for entry in log:
+        for key in TIMES:
+            del entry[key]
+    weights = {name: safetensors.torch.load_file(folder / f"{name}.safetensors") for name in ("last", "best")}
+    return weights, log
+
+
+def assert_same(first, second):
+    (weights, log), (other_weights, other_log) = outcome(first), outcome(second)
+    assert log == other_log
+    for name, tensors in weights.items():
+        assert tensors.keys() == other_weights[name].keys()
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, other_weights[name][key]), f"{name}: {key}"

@@ -1,0 +1,156 @@
+"""Several processes train what one would, and each image is counted once. Two of them on a CPU, joined by gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from bhvit.errors import UserError
+from bhvit.models import load_checkpoint
+from bhvit.train import train
+from bhvit.train.distributed import Processes, Share
+
+OPTIONS = {
+    "epochs": 1, "mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "drop_path": 0.3, "ema": 0.9,
+    "ema_batches": 2, "erase": 0.3, "rotate": 5.0, "regularisation": 0.1, "clip_grad": 1.0, "repeats": 2, "lr": 1e-3,
+}  # fmt: skip
+"""Everything whose result could depend on who holds which image."""
+
+
+STATISTICS = """
+from unittest import mock
+import torch, torch.distributed as dist
+from bhvit.models import attention_quantizers, batch_statistics, layers
+from bhvit.models.attention_quantizers import DecomposedAttention
+from bhvit.models.layers import BatchNorm
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+x = torch.randn(8, 3, 16, dtype=torch.float64) * 3 + 1
+weights = torch.randn(8, 3, 16, dtype=torch.float64)
+p = torch.rand(8, 1, 2, 5, 5, dtype=torch.float64).softmax(-1)
+def run(slice_):
+    norm, quantizer = BatchNorm(16).double().train(), DecomposedAttention(2).double().train()
+    own = x[slice_].clone().requires_grad_()
+    y = norm(own)
+    (y * weights[slice_]).sum().backward()
+    q = quantizer(p[slice_])
+    (q * p[slice_]).sum().backward()
+    gradients = torch.cat([quantizer.step.grad, quantizer.offset.grad, norm.weight.grad, norm.bias.grad])
+    return [y, own.grad, norm.running_mean, norm.running_var, quantizer.step, quantizer.offset, q, gradients]
+shared = run(slice(rank * 4, rank * 4 + 4))
+gradients = shared.pop()
+dist.all_reduce(gradients)
+modules = batch_statistics, layers, attention_quantizers
+patches = [mock.patch.object(module, "processes", lambda: 1) for module in modules]
+for patch in patches:
+    patch.start()
+alone = run(slice(0, 8))
+for patch in patches:
+    patch.stop()
+torch.testing.assert_close(gradients, alone.pop(), rtol=1e-9, atol=1e-12)
+for a, b in zip(shared, alone):
+    b = b[rank * 4 : rank * 4 + 4] if b.shape[:1] == (8,) else b
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+"""
+"""Checks batch norm and the attention quantiser, forward and backward, against those of the whole batch; leaves the
+process group as it is."""
+
+
+def two_processes(program, *arguments):
+    """Run a Python file in two processes with the environment that torchrun gives; ((output, errors), status) of each.
+
+    Without torchrun's own process, whose start takes as long as the test.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(program), *arguments],
+            env={**shared, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [(process.communicate(timeout=120), process.returncode) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path):
+    (tmp_path / "program.py").write_text(STATISTICS + program)
+    one = train(config(**OPTIONS, out=str(tmp_path / "one")), quiet=True)
+    ended = two_processes(tmp_path / "program.py", *arguments(**OPTIONS, out=tmp_path / "two"), "--json")
+    for (_, error), status in ended:
+        assert status == 0, error
+    assert json.loads(ended[0][0][0])["validation"]["images"] == 16  # each counted once
+    assert ended[1][0][0] == ""  # the first one alone tells
+    for first, second in zip(one.log, log_of(tmp_path / "two"), strict=True):
+        assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-5)
+        assert second["train_top1"] == first["train_top1"]
+    alone, together = load_checkpoint(one.last).state_dict(), load_checkpoint(tmp_path / "two" / "last.safetensors")
+    differences = torch.cat([(t - alone[name]).abs().flatten() for name, t in together.state_dict().items()])
+    # The rest: some gradients are rounding alone (a bias before a batch norm) and AdamW scales them up to whole steps,
+    # some signs fall the other way.
+    assert differences.quantile(0.9) < 1e-6, differences.quantile(torch.tensor([0.5, 0.9, 0.99, 1.0]))
+    # What two wrote, one continues.
+    saved = safetensors.torch.load_file(tmp_path / "two" / "resume.safetensors")
+    assert any(name.startswith("average.") for name in saved)
+    assert train(config(**OPTIONS, out=str(tmp_path / "two")), resume=True, quiet=True).metrics.top1 >= 0
+
+
+@pytest.mark.parametrize(("batch", "parts", "size"), [(8, 1, 1), (8, 1, 2), (16, 2, 2), (12, 1, 3), (6, 1, 2)])
+def test_shares_are_the_whole_batch_and_keep_pairs_together(batch, parts, size):
+    shares = [Share(batch, parts, Processes(rank=rank, size=size)) for rank in range(size)]
+    rows = [share.rows.tolist() for share in shares]
+    assert sorted(row for share in rows for row in share) == list(range(batch))
+    part = batch // parts
+    own = part // size
+    if own % 2 == 0:
+        for share in rows:
+            for begin in range(0, len(share), own):
+                mirrored = [part - 1 - row % part for row in share[begin : begin + own]]
+                assert mirrored == [row % part for row in share[begin : begin + own]][::-1]
+    if size == 1:
+        assert rows[0] == list(range(batch))
+
+
+def test_uneven_batches_are_refused_with_one_that_works():
+    Share(8, 2, Processes(size=2)).refuse_uneven(True)
+    with pytest.raises(UserError, match="batch_size 10 does not divide into 4 processes: give 8"):
+        Share(10, 1, Processes(size=4)).refuse_uneven(False)
+    with pytest.raises(UserError, match="pairs to mix: give 4"):
+        Share(7, 1, Processes(size=2)).refuse_uneven(True)
+
+
+def test_a_share_sees_what_the_whole_batch_sees(config):
+    from bhvit.data import open_dataset
+    from bhvit.image import Preprocess
+    from bhvit.train.loader import Batches
+
+    settings = config(erase=0.5, rotate=10.0, repeats=2, augment="shift")
+    images, preprocess = open_dataset(settings.data), Preprocess(size=(8, 8), crop=1.0)
+    whole, labels = next(Batches(images, preprocess, settings, torch.device("cpu")).epoch(0))
+    for rank in range(2):
+        share = Share(8, 1, Processes(rank=rank, size=2))
+        own, own_labels = next(Batches(images, preprocess, settings, torch.device("cpu"), share).epoch(0))
+        np.testing.assert_array_equal(own.numpy(), whole[share.rows].numpy())
+        assert torch.equal(own_labels, labels[share.rows])

@@ -1,0 +1,214 @@
+"""Phases follow each other by themselves, start from the models they should, and survive being killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+import torch
+
+import bhvit.train.loop as loop
+from bhvit.apps.cli import main
+from bhvit.errors import UserError
+from bhvit.models import create_model, load_checkpoint, save_checkpoint
+from bhvit.train import TrainConfig, load_recipe, train
+from bhvit.train.recipe_files import merged
+from bhvit.train.warm_start import start_from
+from runs import assert_same
+
+STAGED = {
+    "phases.0.epochs": 2, "phases.0.weight_bits": 32, "phases.0.lr": 2e-3, "phases.1.epochs": 2,
+    "phases.1.accumulate": 2, "phases.1.mixup": 0.2, "ema": 0.9, "ema_batches": 2, "drop_path": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    settings = {
+        **STAGED, "data": str(images), "model": "small", "batch_size": 8, "img_size": 8, "patch": 2, "threads": 1,
+        "device": "cpu",
+    }  # fmt: skip
+    result = train(TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
+    return out, settings, result
+
+
+def test_phases_follow_each_other(uninterrupted):
+    out, _, result = uninterrupted
+    assert [(entry["epoch"], entry["phase"]) for entry in result.log] == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    first, last = load_checkpoint(out / "phase0.safetensors"), load_checkpoint(result.last)
+    assert {stage.weight_bits for stage in first.spec.stages} == {32}
+    assert {stage.weight_bits for stage in last.spec.stages} == {1}
+    written = json.loads((out / "config.json").read_text())
+    assert written["phases.0.weight_bits"] == 32
+    assert TrainConfig.from_dict(written).phase_configs()[1].accumulate == 2
+
+
+def test_a_phase_starts_from_the_best_or_the_last_model_of_the_one_before(config, tmp_path, monkeypatch):
+    for start in ("best", "last"):
+        monkeypatch.setattr(loop, "validate", _falling(loop.validate))
+        phases = {"phases.0.epochs": 2, "phases.1.epochs": 1, "phases.1.start": start, "epochs": 1}
+        train(config(**phases, out=str(tmp_path / start)), quiet=True)
+        monkeypatch.undo()
+    train(config(epochs=1, out=str(tmp_path / "one"), lr=1e-3), quiet=True)
+    best, last = (load_checkpoint(tmp_path / start / "phase0.safetensors").state_dict() for start in ("best", "last"))
+    assert not torch.equal(best["stem.conv.weight"], last["stem.conv.weight"])
+
+
+def _falling(real):
+    """Validation whose accuracy falls, so that the best epoch is the first."""
+    calls = []
+
+    def validate(*arguments):
+        calls.append(1)
+        metrics = real(*arguments)
+        metrics.labels[:] = metrics.predictions if len(calls) == 1 else 1 - metrics.predictions
+        return metrics
+
+    return validate
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("where", "call"),
+    [("_step", 4), ("keep", 1), ("save", 11), ("save_checkpoint", 4)],
+)
+def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path, monkeypatch, where, call):
+    whole, settings, _ = uninterrupted
+    config = TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
+    owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
+    real = getattr(owner, where)
+    calls = []
+
+    def deadly(*arguments):
+        calls.append(1)
+        if len(calls) == call:
+            raise Killed
+        return real(*arguments)
+
+    monkeypatch.setattr(owner, where, deadly)
+    with pytest.raises(Killed):
+        train(config, quiet=True)
+    monkeypatch.setattr(owner, where, real)
+    train(config, resume=True, quiet=True)
+    assert_same(whole, tmp_path / "run")
+
+
+def test_killed_by_signal_9_in_the_second_phase(uninterrupted, arguments, start, tmp_path):
+    whole, settings, _ = uninterrupted
+    command = arguments(**settings, epochs=1, out=tmp_path / "killed", save_minutes=1e-9)
+    process = start(command)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "phase0.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert main([*command, "--resume"]) == 0
+    assert_same(whole, tmp_path / "killed")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_init_again(config, tmp_path, monkeypatch):
+    start = train(config(epochs=1, out=str(tmp_path / "start")), quiet=True).last
+    settings = config(epochs=1, init=str(start))
+    whole = train(config(epochs=1, init=str(start), out=str(tmp_path / "whole")), quiet=True)
+    monkeypatch.setattr(loop._Run, "_step", _kill)
+    with pytest.raises(Killed):
+        train(settings, quiet=True)
+    monkeypatch.undo()
+    train(settings, resume=True, quiet=True)
+    assert_same(whole.last.parent, tmp_path / "run")
+
+
+def _kill(*arguments):
+    raise Killed
+
+
+def test_a_resumed_run_keeps_its_phases(uninterrupted, tmp_path):
+    whole, settings, _ = uninterrupted
+    changed = {**settings, "phases.1.lr": 0.5, "out": str(whole)}
+    with pytest.raises(UserError, match=r"phases\.1\.lr None \(now 0\.5\)"):
+        train(TrainConfig.from_dict(changed), resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"phases.0.rl": 1}, "did you mean lr"),
+        ({"phases.lr": 1}, r"phases\.0\.lr"),
+        ({"phases.0.lr": "fast"}, "a number"),
+        ({"phases.0.lr": -1.0}, r"phases\.0: lr must be above 0"),
+        ({"phases.1.img_size": 16}, "setting of the whole run"),
+        ({"phases.1.init": "x.safetensors"}, "setting of the whole run"),
+        ({"phases": 3}, "no setting 'phases'"),
+        ({"phases": [3]}, "tables of settings"),
+    ],
+)
+def test_wrong_phases_are_refused(settings, values, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig.from_dict({**settings, **values})
+
+
+def test_what_is_given_wins_over_a_recipes_phases():
+    recipe = load_recipe("imagenet")
+    values = merged(recipe, {"epochs": 3, "phases.1.lr": 1e-5})
+    configs = TrainConfig.from_dict({**values, "data": "x", "out": "y"}).phase_configs()
+    assert [config.epochs for config in configs] == [3, 3]
+    assert [config.lr for config in configs] == [2.5e-4, 1e-5]
+    staged = merged(load_recipe("staged"), {"epochs": 1})
+    assert staged["phases.0.warmup_epochs"] == 0.5
+
+
+def test_the_published_recipe_has_the_published_numbers():
+    first, second = TrainConfig.from_dict({**load_recipe("imagenet"), "data": "x", "out": "y"}).phase_configs()
+    for config in (first, second):
+        assert config.lr == 5e-4 * config.batch_size / 512
+        assert (config.batch_size, config.epochs, config.weight_decay, config.warmup_epochs) == (256, 100, 0, 0)
+        assert (config.mixing, config.erase, config.rand_augment, config.label_smoothing) == (False, 0, 0, 0)
+        assert (config.teacher, config.augment, config.flip) == ("deit_small_patch16_224", "resized-crop", True)
+    assert (first.distillation, first.regularisation) == (1.0, 0.0)
+    assert (second.distillation, second.label_weight, second.regularisation) == (0.9, 0.0, 0.1)
+    assert second.start == "best"
+
+
+def test_starting_from_other_classes_another_size_and_other_bits(capsys):
+    torch.manual_seed(0)
+    start = create_model("small", num_classes=3, img_size=8, patch=2, weight_bits=32, activation_bits=32)
+    model = create_model("small", num_classes=2, img_size=16, patch=2)
+    drawn = model.head.linear.weight.detach().clone()
+    notes = start_from(model, start, "three")
+    assert notes[0] == "the classifier is drawn anew: three has 3 classes, the data 2"
+    assert notes[1] == "position maps are interpolated from images of 8x8 to 16x16"
+    assert "stage 0 goes from weight_bits 32 to 1" in notes
+    assert torch.equal(model.head.linear.weight, drawn)
+    assert torch.equal(model.stem.conv.weight, start.stem.conv.weight)
+    torch.testing.assert_close(model.stem.position.mean(), start.stem.position.mean(), atol=5e-3, rtol=0)
+    assert model.stages[1][0].mixer.attention.quantizer.initialised == 0
+    named, same = (
+        create_model("small", num_classes=2, img_size=8, patch=2),
+        create_model("small", num_classes=2, img_size=8, patch=2),
+    )
+    named.class_names, same.class_names = ("a", "b"), ("a", "b")
+    assert start_from(same, named, "named") == []
+    assert torch.equal(same.head.linear.weight, named.head.linear.weight)
+    same.class_names = ("a", "c")
+    assert "the data 2 others" in start_from(same, named, "named")[0]
+
+
+def test_finetuning_takes_the_model_from_the_checkpoint(settings, tmp_path, capsys):
+    torch.manual_seed(0)
+    save_checkpoint(
+        create_model("small", num_classes=5, img_size=8, patch=2, in_chans=1), tmp_path / "five.safetensors"
+    )
+    out = str(tmp_path / "tuned")
+    command = ["train", "--recipe", "finetune", "--data", settings["data"], "--out", out, "--workers", "0"]
+    assert main([*command, "--init", str(tmp_path / "five.safetensors"), "--epochs", "1", "--batch-size", "8"]) == 0
+    error = capsys.readouterr().err
+    assert "the classifier is drawn anew" in error
+    spec = load_checkpoint(tmp_path / "tuned" / "last.safetensors").spec
+    assert (spec.name, spec.num_classes, spec.img_size, spec.in_chans, spec.patch) == ("small", 2, (8, 8), 1, 2)
