@@ -13,8 +13,6 @@ extern const KernelTable kAvx512BwKernels;
 extern const KernelTable kAvx512Kernels;
 #elif defined(BHVIT_ARM64)
 extern const KernelTable kNeonKernels;
-#elif defined(BHVIT_WASM)
-extern const KernelTable kSimd128Kernels;
 #endif
 
 namespace {
@@ -49,8 +47,6 @@ const Candidate kCandidates[] = {
     {&kSse2Kernels, [] { return true; }},
 #elif defined(BHVIT_ARM64)
     {&kNeonKernels, [] { return true; }},
-#elif defined(BHVIT_WASM)  // a module with instructions that its host lacks is refused as a whole
-    {&kSimd128Kernels, [] { return true; }},
 #endif
     {&kScalarKernels, [] { return true; }},
 };

@@ -37,7 +37,7 @@ from small_specs import SPECS  # noqa: E402
 IMAGES = 2
 FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 ZIG = (sys.executable, "-m", "ziglang", "c++", "-target")
-EMULATED = ("-Wno-psabi", "-isystem", str(HERE))  # puts tests/cross/immintrin.h before the compiler's
+EMULATED = ("-O1", "-Wno-psabi", "-isystem", str(HERE))  # puts tests/cross/immintrin.h before the compiler's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def build(name: str) -> Path:
     """The driver of a target, in build/cross; files that did not change since the last time are not compiled again."""
     target, folder = TARGETS[name], ROOT / "build" / "cross" / name
     folder.mkdir(parents=True, exist_ok=True)
-    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*.h"), *HERE.iterdir()])
+    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*.h"), *HERE.glob("*.h")])
     objects = []
     for source in [*sorted(ROOT.glob("native/*.cc")), HERE / "driver.cc"]:
         kernels = source.stem.removeprefix("kernels_")
