@@ -1,6 +1,7 @@
 # make demo   set up, then train, pack, verify and report on the digits (needs Python 3.10+, a C++20 compiler)
 # make test   set up, then linters, type checks, the layer check and all tests
 # make check-slow   kernels, damaged files and whole programs under sanitizers
+# make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ JOBS ?= 2
 
 NATIVE := $(wildcard native/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint check-slow clean
+.PHONY: setup demo test lint check-slow check-cross clean
 
 setup: $(VENV)/.installed
 
@@ -42,6 +43,10 @@ check-slow:
 	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/native tests/runtime/test_session.py
+
+check-cross: setup
+	$(BIN)/python -m pip install --quiet ziglang
+	$(BIN)/python tests/cross/check.py
 
 clean:
 	rm -rf $(VENV) build demo

@@ -7,8 +7,12 @@ namespace bhvit {
 
 extern const KernelTable kScalarKernels;
 #if defined(BHVIT_X86)
+extern const KernelTable kSse2Kernels;
 extern const KernelTable kAvx2Kernels;
+extern const KernelTable kAvx512BwKernels;
 extern const KernelTable kAvx512Kernels;
+#elif defined(BHVIT_ARM64)
+extern const KernelTable kNeonKernels;
 #endif
 
 namespace {
@@ -28,11 +32,21 @@ const Candidate kCandidates[] = {
               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
               __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("popcnt");
      }},
+    {&kAvx512BwKernels,
+     [] {
+       __builtin_cpu_init();
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("popcnt");
+     }},
     {&kAvx2Kernels,
      [] {
        __builtin_cpu_init();
        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt");
      }},
+    {&kSse2Kernels, [] { return true; }},
+#elif defined(BHVIT_ARM64)
+    {&kNeonKernels, [] { return true; }},
 #endif
     {&kScalarKernels, [] { return true; }},
 };

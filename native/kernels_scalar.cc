@@ -25,14 +25,6 @@ BHVIT_INLINE u32 mask_bit(const i32x16& v) {
   return mask;
 }
 
-BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
-  int32_t i[16];
-  float out[16];
-  store(i, index);
-  for (int l = 0; l < 16; l++) out[l] = from[i[l]];
-  return loadf(out);
-}
-
 // Set bits of each 32-bit lane: sums of 2, 4 and 8 neighbouring bits in place, then of the four bytes.
 BHVIT_INLINE u32 count_bits(u32 v) {
   v = v - (v >> 1 & 0x55555555);

@@ -10,6 +10,17 @@
 
 #define BHVIT_INLINE __attribute__((always_inline)) inline
 
+// The constraint of a native vector in assembly: a register where there are such, else memory.
+#if defined(__AVX512F__)
+#define BHVIT_REGISTER "v"
+#elif defined(__SSE2__) && BHVIT_NATIVE_LANES < 16
+#define BHVIT_REGISTER "x"
+#elif defined(__aarch64__)
+#define BHVIT_REGISTER "w"
+#else
+#define BHVIT_REGISTER "m"
+#endif
+
 namespace bhvit {
 namespace {
 
@@ -19,6 +30,8 @@ typedef uint32_t __attribute__((may_alias)) u32_alias;
 
 typedef float NativeF __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
 typedef int32_t NativeI __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
+typedef uint32_t NativeU __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
+typedef uint8_t Bytes __attribute__((vector_size(4 * BHVIT_NATIVE_LANES)));
 
 template <class V>
 struct Pair {
@@ -237,6 +250,16 @@ BHVIT_INLINE float max_lanes(const f32x16& v) {
     }
   });
 }
+
+#if BHVIT_NATIVE_LANES == 4  // instruction sets of wider registers have gathers of their own
+BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
+  int32_t i[16];
+  float out[16];
+  store(i, index);
+  for (int l = 0; l < 16; l++) out[l] = from[i[l]];
+  return loadf(out);
+}
+#endif
 
 // Rounds to the nearest integer, ties to even, for |v| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
 constexpr float kRoundMagic = 12582912.0f;

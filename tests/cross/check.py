@@ -1,0 +1,174 @@
+"""Build the engine for other processors, run it emulated and compare every float with the NumPy reference by ==.
+
+    python tests/cross/check.py [aarch64] [avx512]
+
+    aarch64   NEON and plain C++, under qemu-user
+    avx512    both AVX-512 files, each intrinsic replaced by SIMDe's portable function; needs an x86-64 machine
+
+`pip install ziglang` brings the compiler of the first, whose first run takes minutes; Debian's packages are qemu-user,
+libc6-arm64-cross and libsimde-dev. Every op and option is run, on the small models of tests/small_specs.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+
+from bhvit import format  # noqa: E402
+from bhvit.format import PackedModel  # noqa: E402
+from bhvit.runtime import reference  # noqa: E402
+from random_model import random_images, random_model  # noqa: E402
+from small_specs import SPECS  # noqa: E402
+
+IMAGES = 2
+FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
+ZIG = (sys.executable, "-m", "ziglang", "c++", "-target")
+EMULATED = ("-O1", "-Wno-psabi", "-isystem", str(HERE))  # puts tests/cross/immintrin.h before the compiler's
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    compiler: tuple[str, ...]
+    run: tuple[str, ...]  # what runs the driver
+    tools: dict[str, str]  # command -> what brings it
+    flags: dict[str, tuple[str, ...]]  # of single files of native/, by stem; "" stands for all of them
+    isas: tuple[str, ...]  # kernels_*.cc of the target, the fastest first
+
+
+TARGETS = {
+    "aarch64": Target(
+        compiler=(*ZIG, "aarch64-linux-gnu"),
+        run=("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"),
+        tools={"qemu-aarch64": "apt-get install qemu-user libc6-arm64-cross"},
+        flags={"": ("-DBHVIT_ARM64",)},
+        isas=("neon", "scalar"),
+    ),
+    "avx512": Target(
+        compiler=(os.environ.get("CXX", "c++"),),
+        run=(),
+        tools={},
+        flags={
+            "": ("-DBHVIT_X86",),
+            "kernels_avx2": ("-mavx2", "-mpopcnt"),
+            "kernels_avx512": EMULATED,
+            "kernels_avx512bw": EMULATED,
+            "dispatch": ("-D__builtin_cpu_supports(feature)=1",),
+        },
+        isas=("avx512", "avx512bw", "avx2", "sse2", "scalar"),
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(TARGETS)}; all if none is given")
+    args = parser.parse_args()
+    if unknown := set(args.targets) - set(TARGETS):
+        parser.error(f"no target {sorted(unknown)[0]!r}; there are {', '.join(TARGETS)}")
+    for name in args.targets or TARGETS:
+        for tool, package in TARGETS[name].tools.items():
+            if not shutil.which(tool):
+                sys.exit(f"{name} needs {tool}: {package}")
+        driver = build(name)
+        with tempfile.TemporaryDirectory() as folder:
+            compared = sum(check(name, driver, Path(folder), model) for model in models())
+            refuses_damage(name, driver, Path(folder))
+        isas = ", ".join(TARGETS[name].isas)
+        print(f"{name}: {isas} give the reference's bits, {compared} floats of {len(SPECS) + 1} models")
+
+
+def build(name: str) -> Path:
+    """The driver of a target, in build/cross; files that did not change since the last time are not compiled again."""
+    target, folder = TARGETS[name], ROOT / "build" / "cross" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*.h"), *HERE.glob("*.h")])
+    objects = []
+    for source in [*sorted(ROOT.glob("native/*.cc")), HERE / "driver.cc"]:
+        kernels = source.stem.removeprefix("kernels_")
+        if source.stem == "bindings" or (kernels != source.stem and kernels not in target.isas):
+            continue
+        object_file = folder / f"{source.stem}.o"
+        objects.append(object_file)
+        if object_file.exists() and object_file.stat().st_mtime > max(headers, source.stat().st_mtime):
+            continue
+        flags = (*FLAGS, *target.flags[""], *target.flags.get(source.stem, ()))
+        _run([*target.compiler, *flags, f"-I{ROOT / 'native'}", "-c", str(source), "-o", str(object_file)])
+    driver = folder / "driver"
+    _run([*target.compiler, *target.flags[""], *map(str, objects), "-o", str(driver)])
+    return driver
+
+
+def models() -> Iterator[PackedModel]:
+    """A model of every small spec, and one whose products are the largest there are."""
+    for spec in SPECS:
+        yield random_model(spec, seed=len(spec.name))
+    model = random_model(SPECS[0])
+    tensors = dict(model.tensors)
+    for name, tensor in tensors.items():
+        if ".mlp." in name and tensor.dtype == np.uint32:
+            tensors[name] = np.full_like(tensor, 0xFFFFFFFF)
+        elif ".mlp." in name and "threshold" in name:
+            tensors[name] = np.full_like(tensor, 1e9)  # all activations are -1, all weights 1
+    yield dataclasses.replace(model, tensors=tensors)
+
+
+def check(name: str, driver: Path, folder: Path, model: PackedModel) -> int:
+    """Compare one model on every instruction set of a target; returns how many floats were equal."""
+    images = random_images(model.spec, IMAGES)
+    traced = [x for image in images for _, x in reference.trace(model, image)]
+    expected = np.concatenate([x.ravel() for x in [*traced, reference.run(model, images)]])
+    (folder / "model.bhv").write_bytes(format.to_bytes(model))
+    (folder / "images").write_bytes(images.tobytes())
+    _run([*TARGETS[name].run, str(driver), *(str(folder / file) for file in ("model.bhv", "images", "values"))])
+    found = read_values(folder / "values")
+    if tuple(found) != TARGETS[name].isas:
+        sys.exit(f"{name}: ran {', '.join(found)}, not {', '.join(TARGETS[name].isas)}")
+    for isa, values in found.items():
+        if not np.array_equal(values, expected):
+            wrong = np.flatnonzero(values != expected) if values.shape == expected.shape else np.zeros(1, int)
+            sys.exit(f"{name}: {isa} differs from the reference in {model.spec.name}, first at float {wrong[0]}")
+    return len(found) * len(expected)
+
+
+def refuses_damage(name: str, driver: Path, folder: Path) -> None:
+    """A reader that throws must end in its message, however exceptions are made on that machine."""
+    (folder / "model.bhv").write_bytes(b"not a model")
+    command = [*TARGETS[name].run, str(driver), *(str(folder / file) for file in ("model.bhv", "images", "values"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 1 or "not a .bhv file" not in done.stderr:
+        sys.exit(f"{name}: a damaged file ended with {done.returncode}: {done.stderr[-500:]}")
+
+
+def read_values(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """What the driver wrote: instruction set -> floats."""
+    data, found = path.read_bytes(), {}
+    while data:
+        line, _, data = data.partition(b"\n")
+        isa, count = line.decode().split()
+        found[isa] = np.frombuffer(data[: 4 * int(count)], np.float32)
+        data = data[4 * int(count) :]
+    return found
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        sys.exit(f"failed with {done.returncode}: {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    main()
