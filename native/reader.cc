@@ -22,9 +22,10 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw FormatError(message);
 }
 
-using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+constexpr size_t kCrcBytes = 16;  // that take one step: most of opening is this sum
+using CrcTables = std::array<std::array<uint32_t, 256>, kCrcBytes>;
 
-// tables[k][b] is the CRC of byte b followed by k zero bytes, so that eight bytes take one step.
+// tables[k][b] is the CRC of byte b followed by k zero bytes, so that the bytes of a step add up.
 constexpr CrcTables make_crc_tables() {
   CrcTables tables{};
   for (uint32_t b = 0; b < 256; b++) {
@@ -32,7 +33,7 @@ constexpr CrcTables make_crc_tables() {
     for (int bit = 0; bit < 8; bit++) crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
     tables[0][b] = crc;
   }
-  for (size_t k = 1; k < 8; k++) {
+  for (size_t k = 1; k < kCrcBytes; k++) {
     for (size_t b = 0; b < 256; b++) tables[k][b] = tables[k - 1][b] >> 8 ^ tables[0][tables[k - 1][b] & 255];
   }
   return tables;
@@ -189,13 +190,16 @@ float half_to_float(uint16_t half) {
 uint32_t crc32(std::string_view bytes, uint32_t crc) {
   crc = ~crc;
   size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {
-    uint32_t low, high;
-    std::memcpy(&low, bytes.data() + i, 4);
-    std::memcpy(&high, bytes.data() + i + 4, 4);
-    low ^= crc;
-    crc = kCrc[7][low & 255] ^ kCrc[6][low >> 8 & 255] ^ kCrc[5][low >> 16 & 255] ^ kCrc[4][low >> 24] ^
-          kCrc[3][high & 255] ^ kCrc[2][high >> 8 & 255] ^ kCrc[1][high >> 16 & 255] ^ kCrc[0][high >> 24];
+  for (; i + kCrcBytes <= bytes.size(); i += kCrcBytes) {
+    uint32_t words[kCrcBytes / 4];
+    std::memcpy(words, bytes.data() + i, kCrcBytes);
+    words[0] ^= crc;
+    crc = 0;
+    for (size_t w = 0; w < kCrcBytes / 4; w++) {
+      const auto* tables = &kCrc[kCrcBytes - 4 * (w + 1)];
+      crc ^= tables[3][words[w] & 255] ^ tables[2][words[w] >> 8 & 255] ^ tables[1][words[w] >> 16 & 255] ^
+             tables[0][words[w] >> 24];
+    }
   }
   for (; i < bytes.size(); i++) crc = crc >> 8 ^ kCrc[0][(crc ^ static_cast<unsigned char>(bytes[i])) & 255];
   return ~crc;
