@@ -1,7 +1,9 @@
 # make demo   set up, then train, pack, verify and report on the digits (needs Python 3.10+, a C++20 compiler)
 # make test   set up, then linters, type checks, the layer check and all tests
-# make check-slow   kernels, damaged files and whole programs under sanitizers
+# make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
+# make check-slow   kernels, damaged files and whole programs under sanitizers, threads, a minute of fuzzing
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
+# make fuzz   damaged and strange files until SECONDS are over (needs clang++ and its libFuzzer)
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,9 +12,14 @@ WERROR ?= OFF
 # Processes that run the tests; each trains small models, so more than one a core does not help
 JOBS ?= 2
 
-NATIVE := $(wildcard native/*) CMakeLists.txt pyproject.toml
+# How CMake alone, without pip, is called, and which clang++ makes the fuzzer
+CMAKE ?= cmake
+CLANGXX ?= clang++
+SECONDS ?= 60
 
-.PHONY: setup demo test lint check-slow check-cross clean
+NATIVE := $(wildcard native/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
+
+.PHONY: setup demo test lint example-c check-slow check-cross threads fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -37,16 +44,45 @@ test: lint
 # The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
 SANITIZED := build/sanitized
-check-slow:
+check-slow: threads fuzz
 	$(PYTHON) -m venv $(SANITIZED)
 	$(SANITIZED)/bin/python -m pip install --quiet . pytest hypothesis \
-	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined
+	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined \
+	  --config-settings=cmake.define.BHVIT_OPTIMIZE=1
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/native tests/runtime/test_session.py
 
 check-cross: setup
 	$(BIN)/python -m pip install --quiet ziglang
 	$(BIN)/python tests/cross/check.py
+# The library is installed below build/ and found there by find_package, as by a stranger's project.
+example-c:
+	$(CMAKE) -S . -B build/c -DCMAKE_BUILD_TYPE=Release -DBHVIT_WARNINGS_AS_ERRORS=$(WERROR)
+	$(CMAKE) --build build/c --parallel $(JOBS)
+	$(CMAKE) --install build/c --prefix build/c/prefix
+	$(CMAKE) -S examples -B build/example-c -DCMAKE_PREFIX_PATH=$(CURDIR)/build/c/prefix
+	$(CMAKE) --build build/example-c
+	@echo 'build/example-c/classify MODEL.bhv PICTURE.ppm'
+
+# Good small files of every op and option; needs the environment of `make setup`.
+CORPUS := build/corpus
+$(CORPUS): setup tests/fuzz/corpus.py
+	$(BIN)/python tests/fuzz/corpus.py $@
+
+# Several sessions in several threads, under ThreadSanitizer, with every instruction set's kernels.
+threads: $(CORPUS)
+	$(CMAKE) -S . -B build/threads -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 -DBHVIT_SANITIZE=thread
+	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
+	for model in conv-plain pooled-plain pooling-layer; do build/threads/bhvit_threads $(CORPUS)/$$model.bhv || exit 1; done
+
+# Findings lie in build/findings; the corpus that the fuzzer grew stays in build/grown for the next time.
+fuzz: $(CORPUS)
+	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
+	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
+	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzz
+	mkdir -p build/grown build/findings
+	build/fuzz/bhvit_fuzz -max_total_time=$(SECONDS) -max_len=300000 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+	  -artifact_prefix=build/findings/ build/grown $(CORPUS)
 
 clean:
 	rm -rf $(VENV) build demo

@@ -6,7 +6,7 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cstring>
+#include <cerrno>
 
 #include "dispatch.h"
 #include "program.h"
@@ -58,6 +58,9 @@ NB_MODULE(_native, m) {
     } catch (const bhvit::FormatError& error) {
       const nb::object type = nb::module_::import_("bhvit.errors").attr("FormatError");
       PyErr_SetString(type.ptr(), error.what());
+    } catch (const bhvit::FileError& error) {
+      errno = error.code;
+      PyErr_SetFromErrno(PyExc_OSError);
     }
   });
 
@@ -70,6 +73,15 @@ NB_MODULE(_native, m) {
             new (self) bhvit::Program(view, threads, isa);
           },
           "file"_a, "threads"_a = 1, "isa"_a = "auto")
+      .def_static(
+          "open",
+          [](nb::bytes path, int threads, const std::string& isa) {
+            const std::string name(path.c_str(), path.size());
+            if (name.find('\0') != std::string::npos) throw std::invalid_argument("a path holds no null character");
+            nb::gil_scoped_release release;
+            return new bhvit::Program(std::make_unique<bhvit::FileBytes>(name), threads, isa);
+          },
+          "path"_a, "threads"_a = 1, "isa"_a = "auto", nb::rv_policy::take_ownership)
       .def(
           "run",
           [](bhvit::Program& self, const Images& images) {
@@ -123,6 +135,8 @@ NB_MODULE(_native, m) {
                      return nb::make_tuple(shape[0], shape[1], shape[2]);
                    })
       .def_prop_ro("classes", &bhvit::Program::classes)
+      .def_prop_ro("header",
+                   [](const bhvit::Program& self) { return nb::bytes(self.header().data(), self.header().size()); })
       .def_prop_ro("memory_bytes", &bhvit::Program::memory_bytes);
 
   m.def("available_isas", &bhvit::available_isas);

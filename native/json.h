@@ -32,6 +32,14 @@ struct Json {
   std::vector<Json> items;                            // of an array
   std::vector<std::pair<std::string, Json>> members;  // of an object, in the order of the text
 
+  // Declared here and defaulted where Json is complete: clang with libstdc++ instantiates the pair too early otherwise.
+  Json();
+  Json(const Json&);
+  Json(Json&&) noexcept;
+  Json& operator=(const Json&);
+  Json& operator=(Json&&) noexcept;
+  ~Json();
+
   // The member of an object, or null where there is none or this is no object.
   const Json* find(std::string_view key) const;
   bool is(Kind other) const { return kind == other; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include "dispatch.h"
 
@@ -9,17 +10,31 @@ namespace bhvit {
 
 Program::Program(std::string_view file, int threads, const std::string& isa) : pool_(threads) {
   machine_.kernels = &kernels_for(isa);
+  load(file, false);
+}
+
+Program::Program(std::unique_ptr<FileBytes> file, int threads, const std::string& isa)
+    : file_(std::move(file)), pool_(threads) {
+  machine_.kernels = &kernels_for(isa);
+  load(file_->bytes(), true);
+}
+
+void Program::load(std::string_view file, bool lasting) {
   machine_.pool = &pool_;
   Model model = read_model(file);
-  ops_ = model.ops;
+  ops_ = std::move(model.ops);
+  class_names_ = std::move(model.class_names);
+  preprocess_ = std::move(model.preprocess);
+  if (lasting) header_ = model.header;
 
   const Needs needs = needs_of(ops_);
   Plan plan;
   plan.model = &model;
+  plan.lasting = lasting;
   plan.arena = &arena_;
   for (float*& grid : plan.grids) grid = arena_.take<float>(needs.grid_floats);
   plan.shared = arena_.take<char>(needs.shared);
-  for (int i = 0; i < threads; i++) machine_.scratch.push_back(arena_.take<char>(needs.scratch));
+  for (int i = 0; i < threads(); i++) machine_.scratch.push_back(arena_.take<char>(needs.scratch));
   for (const Op& op : ops_) steps_.push_back(make_step(op, plan));
 }
 

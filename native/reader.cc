@@ -6,12 +6,13 @@
 #include <cstdio>
 #include <cstring>
 
+#include "memory.h"
+
 namespace bhvit {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "files and bit planes are little-endian");
 
-constexpr uint64_t kMaxBytes = uint64_t{1} << 31;
 constexpr uint64_t kMaxHeader = uint64_t{1} << 24;
 constexpr size_t kMaxDims = 8;
 constexpr std::string_view kVersion = "1";
@@ -21,9 +22,10 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw FormatError(message);
 }
 
-using CrcTables = std::array<std::array<uint32_t, 256>, 8>;
+constexpr size_t kCrcBytes = 16;  // that take one step: most of opening is this sum
+using CrcTables = std::array<std::array<uint32_t, 256>, kCrcBytes>;
 
-// tables[k][b] is the CRC of byte b followed by k zero bytes, so that eight bytes take one step.
+// tables[k][b] is the CRC of byte b followed by k zero bytes, so that the bytes of a step add up.
 constexpr CrcTables make_crc_tables() {
   CrcTables tables{};
   for (uint32_t b = 0; b < 256; b++) {
@@ -31,7 +33,7 @@ constexpr CrcTables make_crc_tables() {
     for (int bit = 0; bit < 8; bit++) crc = crc & 1 ? crc >> 1 ^ 0xedb88320u : crc >> 1;
     tables[0][b] = crc;
   }
-  for (size_t k = 1; k < 8; k++) {
+  for (size_t k = 1; k < kCrcBytes; k++) {
     for (size_t b = 0; b < 256; b++) tables[k][b] = tables[k - 1][b] >> 8 ^ tables[0][tables[k - 1][b] & 255];
   }
   return tables;
@@ -43,14 +45,6 @@ const std::string& text_of(const Json& metadata, const char* key) {
   const Json* value = metadata.find(key);
   require(value && value->is(Json::Kind::string), std::string("the header lacks ") + key);
   return value->string;
-}
-
-Json parse_part(const std::string& text, const std::string& what) {
-  try {
-    return parse_json(text);
-  } catch (const JsonError& error) {
-    throw FormatError(what + " is damaged: " + error.what());
-  }
 }
 
 void check_checksum(std::string_view file, const std::string& stored) {
@@ -181,19 +175,6 @@ void check_tensors(const Model& model) {
   throw FormatError("two ops name the same tensor");
 }
 
-// The parts of the spec that the program must agree with.
-void check_spec(const Json& spec, const Op& stem, const Op& head) {
-  const Json *size = spec.find("img_size"), *chans = spec.find("in_chans"), *classes = spec.find("num_classes");
-  const auto equals = [](const Json* value, int64_t wanted) {
-    return value && value->is(Json::Kind::integer) && value->integer == wanted;
-  };
-  require(equals(chans, stem["in_chans"]) && size && size->items.size() == 2 &&
-              equals(&size->items[0], stem["height"] * stem["patch"]) &&
-              equals(&size->items[1], stem["width"] * stem["patch"]),
-          "the program takes other images than the spec says");
-  require(equals(classes, head["classes"]), "the program has other classes than the spec says");
-}
-
 float half_to_float(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
   const uint32_t magnitude = half & 0x7fff;
@@ -209,13 +190,16 @@ float half_to_float(uint16_t half) {
 uint32_t crc32(std::string_view bytes, uint32_t crc) {
   crc = ~crc;
   size_t i = 0;
-  for (; i + 8 <= bytes.size(); i += 8) {
-    uint32_t low, high;
-    std::memcpy(&low, bytes.data() + i, 4);
-    std::memcpy(&high, bytes.data() + i + 4, 4);
-    low ^= crc;
-    crc = kCrc[7][low & 255] ^ kCrc[6][low >> 8 & 255] ^ kCrc[5][low >> 16 & 255] ^ kCrc[4][low >> 24] ^
-          kCrc[3][high & 255] ^ kCrc[2][high >> 8 & 255] ^ kCrc[1][high >> 16 & 255] ^ kCrc[0][high >> 24];
+  for (; i + kCrcBytes <= bytes.size(); i += kCrcBytes) {
+    uint32_t words[kCrcBytes / 4];
+    std::memcpy(words, bytes.data() + i, kCrcBytes);
+    words[0] ^= crc;
+    crc = 0;
+    for (size_t w = 0; w < kCrcBytes / 4; w++) {
+      const auto* tables = &kCrc[kCrcBytes - 4 * (w + 1)];
+      crc ^= tables[3][words[w] & 255] ^ tables[2][words[w] >> 8 & 255] ^ tables[1][words[w] >> 16 & 255] ^
+             tables[0][words[w] >> 24];
+    }
   }
   for (; i < bytes.size(); i++) crc = crc >> 8 ^ kCrc[0][(crc ^ static_cast<unsigned char>(bytes[i])) & 255];
   return ~crc;
@@ -223,24 +207,20 @@ uint32_t crc32(std::string_view bytes, uint32_t crc) {
 
 int64_t Tensor::size() const { return static_cast<int64_t>(bytes.size()) / (type == Type::f16 ? 2 : 4); }
 
-std::vector<float> Tensor::floats() const {
-  std::vector<float> values(static_cast<size_t>(size()));
-  if (type == Type::f32) {
-    std::memcpy(values.data(), bytes.data(), bytes.size());
-  } else {
-    for (size_t i = 0; i < values.size(); i++) {
-      uint16_t half;
-      std::memcpy(&half, bytes.data() + 2 * i, 2);
-      values[i] = half_to_float(half);
-    }
-  }
-  return values;
+bool Tensor::usable() const {
+  return type != Type::f16 && bytes.size() % kAlignment == 0 && reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
 }
 
-std::vector<uint32_t> Tensor::words() const {
-  std::vector<uint32_t> values(bytes.size() / 4);
-  std::memcpy(values.data(), bytes.data(), bytes.size());
-  return values;
+void Tensor::copy_floats(float* values) const {
+  if (type == Type::f32) {
+    std::memcpy(values, bytes.data(), bytes.size());
+    return;
+  }
+  for (size_t i = 0; i < bytes.size() / 2; i++) {
+    uint16_t half;
+    std::memcpy(&half, bytes.data() + 2 * i, 2);
+    values[i] = half_to_float(half);
+  }
 }
 
 Model read_model(std::string_view file) {
@@ -287,14 +267,10 @@ Model read_model(std::string_view file) {
   check_tensors(model);
 
   const Op &stem = model.ops.front(), &head = model.ops.back();
-  check_spec(parse_part(text_of(metadata, "spec"), "the model description"), stem, head);
-  const Json names = parse_part(text_of(metadata, "class_names"), "the header's class_names");
-  require(names.is(Json::Kind::array), "the header's class_names is not a list");
-  require(static_cast<int64_t>(names.items.size()) == head["classes"],
-          "the program has " + std::to_string(head["classes"]) + " classes, but " +
-              std::to_string(names.items.size()) + " names are given");
-  const Json preprocess = parse_part(text_of(metadata, "preprocess"), "the preprocessing description");
-  require(preprocess.is(Json::Kind::object), "the preprocessing description is damaged");
+  check_spec(text_of(metadata, "spec"), stem, head);
+  model.class_names = read_class_names(text_of(metadata, "class_names"), head);
+  model.preprocess = read_preprocess(text_of(metadata, "preprocess"), stem);
+  model.header = file.substr(0, 8 + length);
   return model;
 }
 

@@ -9,9 +9,12 @@
 #include <string_view>
 #include <vector>
 
+#include "description.h"
 #include "schema.h"
 
 namespace bhvit {
+
+constexpr uint64_t kMaxBytes = uint64_t{1} << 31;  // of a file
 
 struct Tensor {
   enum class Type { u32, f32, f16 };
@@ -20,13 +23,17 @@ struct Tensor {
   std::string_view bytes;  // a part of the file; need not be aligned
 
   int64_t size() const;                   // values
-  std::vector<float> floats() const;      // of a float tensor
-  std::vector<uint32_t> words() const;    // of a bit tensor
+  // Whether kernels may use the bytes where they lie: whole aligned vectors, nothing to convert.
+  bool usable() const;
+  void copy_floats(float* values) const;  // of a float tensor
 };
 
 struct Model {
   std::vector<Op> ops;
   std::map<std::string, Tensor> tensors;  // by "op name.tensor name"; as their ops need them
+  std::vector<std::string> class_names;   // one a class
+  Preprocess preprocess;
+  std::string_view header;                // the file's bytes before the tensors
 };
 
 // The model in the bytes of a whole file, which must outlive it. Throws FormatError.

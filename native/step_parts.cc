@@ -1,5 +1,7 @@
 #include "step_parts.h"
 
+#include <cstring>
+
 namespace bhvit {
 
 const float* Parameters::constant(long count, float value) {
@@ -8,29 +10,37 @@ const float* Parameters::constant(long count, float value) {
   return values;
 }
 
+const uint32_t* Parameters::bits(const char* name) {
+  const Tensor& stored = tensor(name);
+  return plan_.lasting && stored.usable() ? reinterpret_cast<const uint32_t*>(stored.bytes.data()) : mutable_bits(name);
+}
+
 uint32_t* Parameters::mutable_bits(const char* name) {
-  const std::vector<uint32_t> words = tensor(name).words();
-  uint32_t* copy = plan_.arena->take<uint32_t>(words.size());
-  std::copy(words.begin(), words.end(), copy);
+  const Tensor& stored = tensor(name);
+  uint32_t* copy = plan_.arena->take<uint32_t>(stored.bytes.size() / 4);
+  std::memcpy(copy, stored.bytes.data(), stored.bytes.size());
   return copy;
 }
 
-float* Parameters::scaled(const char* name, float factor) {
-  const std::vector<float> values = tensor(name).floats();
-  float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(static_cast<long>(values.size()), kLanes)));
-  std::transform(values.begin(), values.end(), copy, [factor](float v) { return v * factor; });
+const float* Parameters::scaled(const char* name, float factor) {
+  const Tensor& stored = tensor(name);
+  if (factor == 1.0f && plan_.lasting && stored.usable()) return reinterpret_cast<const float*>(stored.bytes.data());
+  float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(stored.size(), kLanes)));
+  stored.copy_floats(copy);
+  if (factor != 1.0f) std::transform(copy, copy + stored.size(), copy, [factor](float v) { return v * factor; });
   return copy;
 }
 
 const float* Parameters::numbers(const char* name, long inputs) {
   if (!op_.is("weights", "binary")) return floats(name);
-  const std::vector<uint32_t> words = tensor(name).words();
-  const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = static_cast<long>(words.size()) / words_each;
+  const Tensor& stored = tensor(name);
+  const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = stored.size() / words_each;
   float* numbers = plan_.arena->take<float>(static_cast<size_t>(tiles * inputs * kLanes));
   for (long tile = 0; tile < tiles; tile++) {
     for (long k = 0; k < inputs; k++) {
       for (long l = 0; l < kLanes; l++) {
-        const uint32_t word = words[static_cast<size_t>(tile * words_each + k / kWordBits * kLanes + l)];
+        uint32_t word;
+        std::memcpy(&word, stored.bytes.data() + 4 * (tile * words_each + k / kWordBits * kLanes + l), 4);
         numbers[(tile * inputs + k) * kLanes + l] = word >> k % kWordBits & 1 ? 1.0f : -1.0f;
       }
     }

@@ -47,7 +47,8 @@ struct LinearNames {
   const char *weight, *threshold, *scale, *shift, *weight_scale;
 };
 
-// The parameters of one op, copied into aligned memory.
+// The parameters of one op. Those whose bytes last and are as kernels need them (bits, and float32 that no factor is
+// folded into, of whole vectors) are used where they lie; the others are copied into aligned memory.
 class Parameters {
  public:
   Parameters(const Op& op, Plan& plan) : op_(op), plan_(plan) {}
@@ -57,7 +58,7 @@ class Parameters {
   const float* scale2(const char* name) { return scaled(name, binary(op_) ? -2.0f : 1.0f); }
   const float* constant(long count, float value);
 
-  const uint32_t* bits(const char* name) { return mutable_bits(name); }
+  const uint32_t* bits(const char* name);
   uint32_t* mutable_bits(const char* name);
   // Weights [tiles][inputs][16] as numbers, whether the file holds bits or numbers.
   const float* numbers(const char* name, long inputs);
@@ -67,7 +68,7 @@ class Parameters {
 
  private:
   const Tensor& tensor(const char* name) { return plan_.model->tensors.at(op_.name + "." + name); }
-  float* scaled(const char* name, float factor);
+  const float* scaled(const char* name, float factor);
 
   const Op& op_;
   Plan& plan_;

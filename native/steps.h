@@ -26,6 +26,7 @@ struct Machine {
 // Plans memory: parameters last as long as the program; grids are reused from op to op.
 struct Plan {
   const Model* model = nullptr;
+  bool lasting = false;       // whether the bytes of the model outlive the program, which may then use them in place
   Arena* arena = nullptr;
   float* grids[2] = {};       // x before and after a downsampling; sized for the largest grid
   int current = 0;            // which of them holds x

@@ -41,9 +41,7 @@ class MixerStep : public Step {
     }
     const std::tuple<long, long, long> grid{args_.height, args_.width, args_.channels};
     if (binary_) {
-      uint32_t* weight = p.mutable_bits("weight");
-      clear_tails(weight, inputs);
-      args_.weight = weight;
+      args_.weight = inputs % kWordBits ? clear_tails(p.mutable_bits("weight"), inputs) : p.bits("weight");
       args_.start = make_starts(*plan.arena);
       uint16_t*& planes = plan.planes[grid];
       if (!planes) planes = plan.arena->take<uint16_t>(static_cast<size_t>(args_.channels / kLanes * args_.plane_size));
@@ -76,12 +74,12 @@ class MixerStep : public Step {
 
  private:
   // Bits past a weight's last input have no meaning; here they must be zero, as those of the inputs are.
-  void clear_tails(uint32_t* weight, long inputs) const {
-    if (inputs % kWordBits == 0) return;
+  const uint32_t* clear_tails(uint32_t* weight, long inputs) const {
     const uint32_t kept = (uint32_t{1} << inputs % kWordBits) - 1;
     for (long tile = 0; tile < kDilations * args_.channels / kLanes; tile++) {
       for (long l = 0; l < kLanes; l++) weight[((tile + 1) * args_.words - 1) * kLanes + l] &= kept;
     }
+    return weight;
   }
 
   const int32_t* make_starts(Arena& arena) const {

@@ -12,6 +12,10 @@ class Program:
     """
 
     def __init__(self, file: bytes, threads: int = 1, isa: str = "auto") -> None: ...
+    @staticmethod
+    def open(path: bytes, threads: int = 1, isa: str = "auto") -> Program:
+        """The model in a file, whose weights are used where they lie. Raises OSError if it cannot be read."""
+
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(B, in_chans, H, W), C-contiguous -> logits (B, classes)."""
 
@@ -32,8 +36,12 @@ class Program:
     @property
     def classes(self) -> int: ...
     @property
+    def header(self) -> bytes:
+        """Of a program that was opened by its path, the bytes before the tensors; otherwise empty."""
+
+    @property
     def memory_bytes(self) -> int:
-        """What the program holds: parameters, grids and scratch."""
+        """What the program holds: parameters, grids and scratch, without the file that it was opened from."""
 
 def available_isas() -> list[str]:
     """Instruction sets that this machine can run, the fastest first."""

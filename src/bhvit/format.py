@@ -210,7 +210,7 @@ def from_bytes(data: bytes) -> PackedModel:
 
 
 def describe(data: bytes) -> Description:
-    """What the bytes of a file say of it, for a caller whose native program has checked them.
+    """What a file says of it, from its bytes or those of its header, for a caller whose native program has checked them.
 
     Raises FormatError or UserError if the header or a description in it is damaged.
     """
@@ -220,7 +220,7 @@ def describe(data: bytes) -> Description:
 def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {
         "spec": ModelSpec.from_json(metadata["spec"]),
-        "class_names": tuple(str(name) for name in _list(metadata, "class_names")),
+        "class_names": _names(metadata),
         "preprocess": Preprocess.from_json(metadata["preprocess"]),
     }
 
@@ -242,6 +242,13 @@ def _read_metadata(data: bytes) -> dict[str, str]:
         if not isinstance(metadata.get(key), str):
             raise FormatError(f"the header lacks {key}")
     return metadata
+
+
+def _names(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    names = _list(metadata, "class_names")
+    if not all(isinstance(name, str) for name in names):
+        raise FormatError("the header's class_names holds something else than names")
+    return tuple(names)
 
 
 def _list(metadata: Mapping[str, str], key: str) -> Sequence[Any]:

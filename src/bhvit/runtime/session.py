@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,6 +27,10 @@ class Session:
     environment variable BHVIT_ISA names) or one of `available_isas()`. Results are the same bits for
     every choice of both. A session may be used from several Python threads: calls take turns.
 
+    The file is mapped where the platform can, and its weights are used where they lie. It may be replaced or deleted
+    while a session is open (`bhvit pack` replaces), but writing into it changes the answers and cutting it short ends
+    the process.
+
     Raises FormatError for a file that is not a whole, undamaged model, and UserError for a file that
     cannot be read or an impossible option.
     """
@@ -36,13 +41,11 @@ class Session:
         if not isinstance(isa, str):
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
         try:
-            data = Path(path).read_bytes()
+            program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
+            described = format.describe(program.header)
+            described.check(program.input_shape, program.classes)
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
-        try:
-            program = Program(data, threads, isa)  # checks the whole file
-            described = format.describe(data)
-            described.check(program.input_shape, program.classes)
         except UserError as error:
             raise FormatError(f"{path}: {error}") from error
         except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had

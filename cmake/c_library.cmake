@@ -1,0 +1,50 @@
+# The C library, shared and static, its header and its package: find_package(bhvit), then bhvit::bhvit or
+# bhvit::bhvit_static, which a project of C alone must link as C++ (project(... LANGUAGES C CXX)).
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+# Its objects are compiled once and are in both.
+add_library(bhvit_c OBJECT native/c_api.cc)
+target_link_libraries(bhvit_c PUBLIC bhvit_engine)
+target_compile_options(bhvit_c PRIVATE ${BHVIT_OPTIONS})
+set_target_properties(bhvit_c PROPERTIES
+  POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+
+add_library(bhvit_shared SHARED $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
+add_library(bhvit_static STATIC $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
+foreach(library IN ITEMS bhvit_shared bhvit_static)
+  set_target_properties(${library} PROPERTIES OUTPUT_NAME bhvit LINKER_LANGUAGE CXX)
+  target_link_libraries(${library} PRIVATE Threads::Threads)
+  target_include_directories(${library} INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  if(BHVIT_SANITIZE)
+    target_link_options(${library} PRIVATE -fsanitize=${BHVIT_SANITIZE})
+  endif()
+endforeach()
+# Before 1.0 a minor version may change the interface.
+set_target_properties(bhvit_shared PROPERTIES
+  EXPORT_NAME bhvit VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+if(UNIX AND NOT APPLE)
+  # Templates of the standard library have default visibility whatever the compiler is told.
+  target_link_options(bhvit_shared PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/native/bhvit.map)
+endif()
+
+set(BHVIT_PACKAGE ${CMAKE_INSTALL_LIBDIR}/cmake/bhvit)
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/bhvitConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(TARGETS bhvit_shared bhvit_static EXPORT bhvitTargets)
+install(FILES native/bhvit.h TYPE INCLUDE)
+install(EXPORT bhvitTargets NAMESPACE bhvit:: DESTINATION ${BHVIT_PACKAGE})
+install(FILES cmake/bhvitConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/bhvitConfigVersion.cmake DESTINATION ${BHVIT_PACKAGE})
+
+if(BHVIT_TESTS)
+  add_executable(bhvit_threads tests/native/threads.cc)
+  target_include_directories(bhvit_threads PRIVATE native)
+  target_compile_options(bhvit_threads PRIVATE ${BHVIT_OPTIONS})
+  target_link_libraries(bhvit_threads PRIVATE bhvit_c bhvit_engine)
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    add_executable(bhvit_fuzz tests/fuzz/fuzz.cc tests/fuzz/repair.cc)
+    target_include_directories(bhvit_fuzz PRIVATE native)
+    target_compile_options(bhvit_fuzz PRIVATE ${BHVIT_OPTIONS})
+    target_link_libraries(bhvit_fuzz PRIVATE bhvit_c bhvit_engine)
+    target_link_options(bhvit_fuzz PRIVATE -fsanitize=fuzzer)
+  endif()
+endif()

@@ -1,0 +1,69 @@
+/* Names what is in a picture: classify MODEL.bhv PICTURE.ppm
+ *
+ * The picture is a binary PPM (P6) that has already been resized to what the model wants; others are refused with the
+ * size to make. Python's session.preprocess resizes with Pillow's filters, which a program of this length does not have;
+ * a picture of the right size gives the same answer, to the bit, as `bhvit classify`. */
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bhvit.h"
+
+static void stop(const char *name, const char *reason) {
+  fprintf(stderr, "classify: %s: %s\n", name, reason);
+  exit(2);
+}
+
+/* The next number of a PPM's header, after white space and comments; 0 if there is none. */
+static size_t number(FILE *file) {
+  unsigned value = 0;
+  int c = getc(file);
+  while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
+    if (c == '#') while (c != '\n' && c != EOF) c = getc(file);
+    c = getc(file);
+  }
+  ungetc(c, file);
+  return fscanf(file, "%6u", &value) == 1 ? value : 0;
+}
+
+int main(int count, char **words) {
+  bhvit_session *session;
+  bhvit_info info;
+  if (count != 3) stop("needs", "MODEL.bhv PICTURE.ppm");
+  if (bhvit_open_file(words[1], 1, NULL, &session) != BHVIT_OK) stop(words[1], bhvit_error());
+  bhvit_get_info(session, &info);
+  if (info.channels != 3) stop(words[1], "the model does not take colour pictures");
+
+  FILE *file = fopen(words[2], "rb");
+  if (!file) stop(words[2], "cannot read it");
+  if (getc(file) != 'P' || getc(file) != '6') stop(words[2], "not a binary PPM (P6)");
+  const size_t width = number(file), height = number(file), most = number(file);
+  /* One edge is what the model wants, the other not shorter: then Python would not resize it either. */
+  if (most != 255 || height < info.cover_height || width < info.cover_width ||
+      (height != info.cover_height && width != info.cover_width)) {
+    fprintf(stderr, "classify: %s: resize it to %zu pixels wide and %zu high, 8 bits a channel, or one edge longer\n",
+            words[2], info.cover_width, info.cover_height);
+    return 2;
+  }
+  getc(file); /* the one white space before the pixels */
+  const size_t bytes = height * width * 3;
+  unsigned char *pixels = malloc(bytes);
+  float *image = malloc(info.image_floats * sizeof *image), *logits = malloc(info.classes * sizeof *logits);
+  if (!pixels || !image || !logits) stop(words[2], "not enough memory");
+  if (fread(pixels, 1, bytes, file) != bytes) stop(words[2], "cut short");
+  fclose(file);
+
+  if (bhvit_normalize(session, pixels, bytes, height, width, image, info.image_floats) != BHVIT_OK ||
+      bhvit_run(session, 1, image, info.image_floats, logits, info.classes) != BHVIT_OK) {
+    stop(words[2], bhvit_error());
+  }
+  size_t best = 0;
+  double sum = 0;
+  for (size_t i = 1; i < info.classes; i++) if (logits[i] > logits[best]) best = i;
+  for (size_t i = 0; i < info.classes; i++) sum += exp((double)logits[i] - logits[best]);
+  printf("%.1f %%  %s\n", 100 / sum, bhvit_class_name(session, best));
+  free(pixels), free(image), free(logits);
+  bhvit_close(session);
+  return 0;
+}

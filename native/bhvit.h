@@ -1,0 +1,101 @@
+/* The C API: a packed model (.bhv) opened, run and closed. C99 or newer, and C++.
+ *
+ *   bhvit_session *session;
+ *   if (bhvit_open_file("model.bhv", 1, NULL, &session) != BHVIT_OK) { fprintf(stderr, "%s\n", bhvit_error()); exit(1); }
+ *   bhvit_run(session, 1, image, image_floats, logits, logit_floats);
+ *   bhvit_close(session);
+ *
+ * Every call checks its arguments: null pointers and wrong sizes are answered with BHVIT_ARGUMENT and a text, and
+ * change nothing. No exception leaves the library. It has no state of its own but each thread's last error text.
+ * Sessions are independent: any number may be used at once, from any threads. Calls on one session may come from
+ * several threads as well and take turns; only bhvit_close must be the last.
+ *
+ * Answers are the same bits for every instruction set and number of threads, and those of Python's bhvit.Session.
+ */
+
+#ifndef BHVIT_H
+#define BHVIT_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define BHVIT_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define BHVIT_API __attribute__((visibility("default")))
+#else
+#define BHVIT_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bhvit_session bhvit_session;
+
+/* Numbers are never reused. */
+typedef enum bhvit_status {
+  BHVIT_OK = 0,
+  BHVIT_ARGUMENT = 1, /* a null pointer, a wrong size, an impossible option, images with NaN or infinity */
+  BHVIT_FILE = 2,     /* the file cannot be read */
+  BHVIT_FORMAT = 3,   /* the file is not a whole, undamaged model */
+  BHVIT_MEMORY = 4,   /* not enough memory */
+  BHVIT_SYSTEM = 5    /* threads that are not to be had, or a fault of the library; the text says which */
+} bhvit_status;
+
+/* BHVIT_VERSION of the library that is running, which may be newer than this header. */
+BHVIT_API const char *bhvit_version(void);
+
+/* One line on the last call of this thread that did not succeed; empty if there was none. It stays until the thread's
+ * next call that fails. */
+BHVIT_API const char *bhvit_error(void);
+
+/* Opens a model and sets *session, to null on failure. `threads`, 1 to 256, work on one image together. `isa` is an
+ * instruction set such as "avx2" or "scalar"; null or "auto" is what the environment variable BHVIT_ISA names, or else
+ * the fastest that this machine has.
+ *
+ * A file is mapped where the platform can, and weights that need no conversion are used where they lie. It may be
+ * deleted or replaced by renaming while the session is open. Writing into it changes the answers, though never what
+ * memory is touched; cutting it short ends the process (SIGBUS) when a lost part is needed. Where that may happen, read
+ * the file and use bhvit_open_memory, which copies what it needs: `bytes` may go as soon as it returns. */
+BHVIT_API bhvit_status bhvit_open_file(const char *path, int threads, const char *isa, bhvit_session **session);
+BHVIT_API bhvit_status bhvit_open_memory(const void *bytes, size_t size, int threads, const char *isa,
+                                         bhvit_session **session);
+
+/* Frees a session; null is allowed. */
+BHVIT_API void bhvit_close(bhvit_session *session);
+
+/* What a model takes and gives. Pointers are valid until bhvit_close. */
+typedef struct bhvit_info {
+  size_t channels, height, width, classes;
+  size_t image_floats; /* channels * height * width */
+  /* How the model was validated: a picture is resized with the filter `interpolation` ("nearest", "bilinear",
+   * "bicubic", "lanczos"; Python's bhvit takes Pillow's), keeping its aspect, until it just covers cover_height and
+   * cover_width, and its centre is kept. Pixels in 0..1 are normalised as (pixel - mean) / std. */
+  size_t cover_height, cover_width;
+  const char *interpolation;
+  const double *mean, *std; /* one a channel */
+  const char *isa;          /* in use */
+  int threads;
+} bhvit_info;
+BHVIT_API bhvit_status bhvit_get_info(const bhvit_session *session, bhvit_info *info);
+
+/* The name of a class, UTF-8 that ends with the name's first null character; null, with an error text, for a class that
+ * the model does not have. Valid until bhvit_close. */
+BHVIT_API const char *bhvit_class_name(const bhvit_session *session, size_t index);
+
+/* From a picture that has been resized to what bhvit_run takes: bytes (height, width, channels), at least the model's
+ * height and width -> the centre, normalised, (channels, H, W). The same bits as in Python. */
+BHVIT_API bhvit_status bhvit_normalize(const bhvit_session *session, const uint8_t *pixels, size_t pixel_bytes,
+                                       size_t height, size_t width, float *image, size_t image_floats);
+
+/* Normalised images (count, channels, height, width) -> logits (count, classes). The sizes are those of the whole
+ * buffers, in floats, and must be exact. `count` may be 0. Allocates nothing. */
+BHVIT_API bhvit_status bhvit_run(bhvit_session *session, size_t count, const float *images, size_t image_floats,
+                                 float *logits, size_t logit_floats);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

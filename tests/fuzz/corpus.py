@@ -1,0 +1,70 @@
+"""Good small files of every op and option, for the fuzzer to start from: `python tests/fuzz/corpus.py FOLDER`.
+
+Files that packing makes are too large to mutate quickly, so these are `variants` with fewer channels, tokens and blocks.
+Needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from random_model import random_model
+
+from bhvit import format
+from bhvit.spec import ModelSpec, StageSpec
+
+_CONV = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+_ATTENTION = StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2, window=(2, 2))
+_POOLED = StageSpec(depth=1, channels=32, hidden=32, mixer="pooled_attention", heads=1, key_pool=2)
+_POOLING = dataclasses.replace(_CONV, mixer="pooling")
+
+_STAGES = {
+    "conv": (_CONV, _ATTENTION),
+    "pooled": (_POOLED, dataclasses.replace(_POOLED, channels=64, hidden=64, heads=2, key_pool=1)),
+    "pooling": (_POOLING, _ATTENTION),
+}
+_SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "layer": {"norm": "layer"},
+    "gsb": {"attention": "gsb"},
+    "one-bit": {"attention": "one_bit"},
+    "float-downsampling": {"downsample": "float"},
+    "float-downsampling-layer": {"downsample": "float", "norm": "layer"},
+    "plain-stem": {"stem_activation": "none"},
+    "pool": {"branches": "pool"},
+}
+_BITS = {"": (1, 1), "-float-weights": (32, 1), "-float-activations": (1, 32), "-float": (32, 32)}
+
+
+def specs() -> dict[str, ModelSpec]:
+    """One model for each mixture of mixers, switches and bits."""
+    found = {}
+    for stages_name, stages in _STAGES.items():
+        for switch, changes in _SWITCHES.items():
+            for bits_name, (weights, activations) in _BITS.items():
+                if bits_name and switch not in ("plain", "layer"):
+                    continue
+                name = f"{stages_name}-{switch}{bits_name}"
+                changed = tuple(
+                    dataclasses.replace(stage, weight_bits=weights, activation_bits=activations) for stage in stages
+                )
+                found[name] = ModelSpec(
+                    name=name, img_size=(8, 8), patch=2, in_chans=1, num_classes=3, stages=changed, **changes
+                )
+    return found
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, spec in specs().items():
+        (folder / f"{name}.bhv").write_bytes(format.to_bytes(random_model(spec, half=len(name) % 2 == 0)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The C API: contract, errors, an installed package, and the example's answers against Python's."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bhvit import Session, format
+from bhvit.apps.cli import main
+from bhvit.image import Preprocess
+from bhvit.spec import ModelSpec, StageSpec
+from random_model import random_images, random_model
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = (StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),)
+SPEC = ModelSpec(name="plain", img_size=(8, 12), patch=2, num_classes=4, stages=STAGES)
+OK, ARGUMENT, FILE, FORMAT = range(4)
+
+
+class Info(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_size_t) for name in ("channels", "height", "width", "classes", "image_floats")),
+        *((name, ctypes.c_size_t) for name in ("cover_height", "cover_width")),
+        ("interpolation", ctypes.c_char_p),
+        ("mean", ctypes.POINTER(ctypes.c_double)),
+        ("std", ctypes.POINTER(ctypes.c_double)),
+        ("isa", ctypes.c_char_p),
+        ("threads", ctypes.c_int),
+    )
+
+
+def call(*words: str | Path, **options: Any) -> str:
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library, built without Python and without slow-to-compile kernels, and installed."""
+    if shutil.which("cmake") is None:
+        pytest.skip("needs cmake")
+    build, prefix = ROOT / "build" / "c-plain", tmp_path_factory.mktemp("c") / "prefix"
+    call("cmake", "-S", ROOT, "-B", build, "-DBHVIT_SIMD=OFF", "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
+    call("cmake", "--build", build)
+    call("cmake", "--install", build, "--prefix", prefix)
+    return prefix
+
+
+@pytest.fixture(scope="session")
+def example(prefix: Path) -> Path:
+    build = prefix.parent / "example"
+    flags = "-std=c99 -pedantic -Wall -Wextra -Werror"
+    call("cmake", "-S", ROOT / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_FLAGS={flags}")
+    call("cmake", "--build", build)
+    return build / "classify"
+
+
+@pytest.fixture(scope="session")
+def library(prefix: Path) -> ctypes.CDLL:
+    found = next(prefix.glob("lib*/**/libbhvit.so"), None) or next(prefix.glob("lib*/**/libbhvit.dylib"))
+    library = ctypes.CDLL(str(found))
+    for name in ("version", "error", "class_name"):
+        getattr(library, f"bhvit_{name}").restype = ctypes.c_char_p
+    library.bhvit_close.restype = None
+    size, pointer, number = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
+    library.bhvit_open_file.argtypes = (ctypes.c_char_p, number, ctypes.c_char_p, pointer)
+    library.bhvit_open_memory.argtypes = (pointer, size, number, ctypes.c_char_p, pointer)
+    library.bhvit_close.argtypes = (pointer,)
+    library.bhvit_get_info.argtypes = (pointer, pointer)
+    library.bhvit_class_name.argtypes = (pointer, size)
+    library.bhvit_normalize.argtypes = (pointer, pointer, size, size, size, pointer, size)
+    library.bhvit_run.argtypes = (pointer, size, pointer, size, pointer, size)
+    return library
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "plain.bhv"
+    format.write(random_model(SPEC), path)
+    return path
+
+
+@pytest.fixture
+def session(library: ctypes.CDLL, path: Path) -> Iterator[ctypes.c_void_p]:
+    session = ctypes.c_void_p()
+    assert library.bhvit_open_file(bytes(path), 2, None, ctypes.byref(session)) == OK, library.bhvit_error()
+    yield session
+    library.bhvit_close(session)
+
+
+def address(array: np.ndarray[Any, Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def run(library: ctypes.CDLL, session: ctypes.c_void_p, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    logits = np.empty((len(images), 4), np.float32)
+    status = library.bhvit_run(session, len(images), address(images), images.size, address(logits), logits.size)
+    assert status == OK, library.bhvit_error()
+    return logits
+
+
+def test_one_version() -> None:
+    header = (ROOT / "native" / "bhvit.h").read_text()
+    project = (ROOT / "pyproject.toml").read_text()
+    assert re.findall(r'#define BHVIT_VERSION "(.*)"', header) == re.findall(r'^version = "(.*)"', project, re.M)
+
+
+def test_the_header_is_c_and_cplusplus() -> None:
+    for compiler, *options in (("cc", "-std=c99", "-x", "c"), ("c++", "-std=c++11", "-x", "c++")):
+        if shutil.which(compiler):
+            call(compiler, *options, "-pedantic", "-Wall", "-Werror", "-fsyntax-only", ROOT / "native" / "bhvit.h")
+
+
+def test_only_its_own_names_are_visible(prefix: Path, library: ctypes.CDLL) -> None:
+    if shutil.which("nm") is None or not library._name.endswith(".so"):
+        pytest.skip("needs nm and ELF")
+    names = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library._name).splitlines()]
+    assert names
+    assert all(name.startswith("bhvit_") for name in names)
+    header = (ROOT / "native" / "bhvit.h").read_text()
+    assert sorted(names) == sorted(set(re.findall(r"BHVIT_API [^;]*?\b(bhvit_\w+)\(", header)))
+    assert not [p for p in prefix.rglob("*") if p.suffix == ".py" or "_native" in p.name]
+
+
+def test_what_a_session_knows(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
+    info = Info()
+    assert library.bhvit_get_info(session, ctypes.byref(info)) == OK
+    assert (info.channels, info.height, info.width, info.classes, info.image_floats) == (3, 8, 12, 4, 288)
+    assert (info.cover_height, info.cover_width, info.interpolation) == (8, 12, b"bicubic")
+    assert (info.mean[:3], info.std[:3]) == ([0.5] * 3, [0.25] * 3)
+    assert (info.isa, info.threads) == (b"scalar", 2)
+    assert [library.bhvit_class_name(session, i) for i in range(4)] == [f"class {i}".encode() for i in range(4)]
+    assert library.bhvit_version().decode() == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/bhvit.h").read_text())[0]
+
+
+def test_logits_are_those_of_python(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
+    images = random_images(SPEC, 3)
+    expected = Session(path)(images)
+    np.testing.assert_array_equal(run(library, session, images), expected)
+    assert run(library, session, images[:0]).shape == (0, 4)
+    assert library.bhvit_run(session, 0, None, 0, None, 0) == OK
+    data, copied = path.read_bytes(), ctypes.c_void_p()
+    block = np.frombuffer(b"\0" + data, np.uint8)[1:].copy()
+    assert library.bhvit_open_memory(address(block), len(data), 1, b"scalar", ctypes.byref(copied)) == OK
+    block[:] = 0  # not needed any more
+    np.testing.assert_array_equal(run(library, copied, images), expected)
+    library.bhvit_close(copied)
+
+
+def test_a_file_may_be_replaced_while_it_is_open(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
+    copy, session, images = tmp_path / "model.bhv", ctypes.c_void_p(), random_images(SPEC, 1)
+    format.write(random_model(SPEC), copy)
+    expected = Session(copy)(images)
+    assert library.bhvit_open_file(bytes(copy), 1, None, ctypes.byref(session)) == OK
+    format.write(random_model(SPEC, seed=1), copy)
+    np.testing.assert_array_equal(run(library, session, images), expected)
+    copy.unlink()
+    np.testing.assert_array_equal(run(library, session, images), expected)
+    library.bhvit_close(session)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 12), (11, 17), (30, 12)])
+def test_normalisation_is_that_of_python(
+    library: ctypes.CDLL, session: ctypes.c_void_p, path: Path, size: tuple[int, int]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    image = np.empty((1, 3, 8, 12), np.float32)
+    assert library.bhvit_normalize(session, address(pixels), pixels.size, *size, address(image), image.size) == OK
+    top, left = round((size[0] - 8) / 2), round((size[1] - 12) / 2)
+    centre = np.ascontiguousarray(pixels[top : top + 8, left : left + 12])
+    np.testing.assert_array_equal(image, Session(path).preprocess(centre))
+
+
+def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
+    a = np.zeros(4 * 288, np.float32)
+    buffer, opened, info, name = address(a), ctypes.c_void_p(), Info(), bytes(path)
+    out = ctypes.byref(opened)
+    most = 2**64 - 1
+    for status, said, function, *arguments in (
+        (ARGUMENT, "path must not be null", library.bhvit_open_file, None, 1, None, out),
+        (ARGUMENT, "session must not be null", library.bhvit_open_file, name, 1, None, None),
+        (ARGUMENT, "threads must be 1 to 256, not 0", library.bhvit_open_file, name, 0, None, out),
+        (ARGUMENT, "threads must be 1 to 256, not 257", library.bhvit_open_file, name, 257, None, out),
+        (ARGUMENT, "'x?y' is not one", library.bhvit_open_file, name, 1, b"x\ny", out),
+        (FILE, "cannot read /absent/model.bhv: No such file", library.bhvit_open_file, b"/absent/model.bhv", 1, None, out),
+        (FILE, "Is a directory", library.bhvit_open_file, bytes(path.parent), 1, None, out),
+        (FORMAT, "not a .bhv file", library.bhvit_open_file, b"/dev/null", 1, None, out),
+        (ARGUMENT, "bytes must not be null", library.bhvit_open_memory, None, 9, 1, None, out),
+        (FORMAT, "not a .bhv file", library.bhvit_open_memory, buffer, 0, 1, None, out),
+        (FORMAT, "not a .bhv file", library.bhvit_open_memory, buffer, a.nbytes, 1, None, out),
+        (ARGUMENT, "session must not be null", library.bhvit_get_info, None, ctypes.byref(info)),
+        (ARGUMENT, "info must not be null", library.bhvit_get_info, session, None),
+        (None, "no class 4: the model has 4", library.bhvit_class_name, session, 4),
+        (None, "session must not be null", library.bhvit_class_name, None, 0),
+        (ARGUMENT, "session must not be null", library.bhvit_run, None, 1, buffer, 288, buffer, 4),
+        (ARGUMENT, "images must not be null", library.bhvit_run, session, 1, None, 288, buffer, 4),
+        (ARGUMENT, "logits must not be null", library.bhvit_run, session, 1, buffer, 288, None, 4),
+        (ARGUMENT, "images must hold 288 values, not 287", library.bhvit_run, session, 1, buffer, 287, buffer, 4),
+        (ARGUMENT, "logits must hold 8 values, not 4", library.bhvit_run, session, 2, buffer, 576, buffer, 4),
+        (ARGUMENT, "images must hold", library.bhvit_run, session, most, buffer, 288, buffer, 4),
+        (ARGUMENT, "images must hold", library.bhvit_run, session, most // 288 + 1, buffer, 0, buffer, 4),
+        (ARGUMENT, "smaller than the model's 8x12", library.bhvit_normalize, session, buffer, 252, 7, 12, buffer, 288),
+        (ARGUMENT, "pixels must hold 288", library.bhvit_normalize, session, buffer, 287, 8, 12, buffer, 288),
+        (ARGUMENT, "image must hold 288", library.bhvit_normalize, session, buffer, 288, 8, 12, buffer, 287),
+        (ARGUMENT, "pixels must not be null", library.bhvit_normalize, session, None, 288, 8, 12, buffer, 288),
+        (ARGUMENT, "pixels must hold", library.bhvit_normalize, session, buffer, 288, most, most, buffer, 288),
+        (ARGUMENT, "session must not be null", library.bhvit_normalize, None, buffer, 288, 8, 12, buffer, 288),
+    ):  # fmt: skip
+        opened.value = 1
+        assert function(*arguments) == status, said
+        assert said in library.bhvit_error().decode()
+        assert opened.value is None or out not in arguments
+    a[7] = np.nan
+    assert library.bhvit_run(session, 1, buffer, 288, address(np.zeros(4, np.float32)), 4) == ARGUMENT
+    assert b"NaN" in library.bhvit_error()
+    library.bhvit_close(None)
+
+
+def test_a_pipe_is_read(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
+    """What cannot be mapped."""
+    import os
+    import threading
+
+    pipe, session, images = tmp_path / "pipe", ctypes.c_void_p(), random_images(SPEC, 1)
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    status = library.bhvit_open_file(bytes(pipe), 1, None, ctypes.byref(session))
+    writer.join()
+    assert status == OK, library.bhvit_error()
+    np.testing.assert_array_equal(run(library, session, images), Session(path)(images))
+    library.bhvit_close(session)
+
+
+@pytest.mark.parametrize(("crop", "size"), [(1.0, (8, 12)), (0.875, (9, 13)), (0.875, (9, 22))])
+def test_the_example_answers_as_classify(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], crop: float, size: tuple[int, int]
+) -> None:
+    model, best = random_model(SPEC), set()
+    usual = Preprocess(size=SPEC.img_size, crop=crop)
+    file = tmp_path / "model.bhv"
+    format.write(format.PackedModel(**{**vars(model), "preprocess": usual}), file)
+    for seed in range(8):
+        picture = tmp_path / f"{seed}.ppm"
+        pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)) // (seed + 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(picture)
+        assert main(["classify", str(file), str(picture), "--top", "1", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)[0]["classes"][0]
+        assert call(example, file, picture) == f"{100 * answer['probability']:.1f} %  {answer['name']}\n"
+        best.add(answer["name"])
+    assert len(best) > 1  # or the same answer would prove nothing
+
+
+def test_the_example_says_what_size_it_wants(example: Path, path: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.ppm")
+    (tmp_path / "b.ppm").write_bytes(b"P6 12 8 255\n" + bytes(100))
+    (tmp_path / "c.ppm").write_bytes(b"P6 # a comment that does not end")
+    (tmp_path / "d.ppm").write_bytes(b"P5 12 8 255\n" + bytes(288))
+    for name, said in (
+        ("a", "12 pixels wide and 8 high"), ("b", "cut short"), ("c", "12 pixels wide"), ("d", "P6"), ("e", "cannot read"),
+    ):  # fmt: skip
+        picture = str(tmp_path / f"{name}.ppm")
+        done = subprocess.run([example, path, picture], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
