@@ -2,13 +2,13 @@
 
     python -m benchmarks.memory.memory
 
-Every number comes from fresh processes, which import NumPy and bhvit (not PyTorch), note what they hold, open, run and note
-it again. Cold: the file's pages are dropped from the system's cache before opening (posix_fadvise), so that the disk
-is read. Random weights. Writes `results.md` beside this file.
+Every number comes from fresh processes, which import NumPy and bhvit (not PyTorch), note what they hold, open, run
+and note it again. Cold: the file's pages are dropped from the system's cache before opening (posix_fadvise), so
+that the disk is read. Random weights. Writes `results.md` beside this file.
 
-Resident memory is counted in three parts, as Linux does (/proc/self/status): RssAnon, which is the process's own; the mapped
-weights (RssFile), clean pages that the system may drop, and that all processes with the same file open share; and
-VmHWM, the largest sum there ever was.
+Resident memory is counted in three parts, as Linux does (/proc/self/status): RssAnon, which is the process's own;
+the mapped weights (RssFile), clean pages that the system may drop, and that all processes with the same file open
+share; and VmHWM, the largest sum there ever was.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ def main() -> None:
             _write(name, path)
             for threads in args.threads:
                 rows.append(_row(name, path, threads))
-    header = ["Model", "File", "Threads", "Open, warm", "p10", "p90", "Open, cold", "Own memory", "Mapped", "Peak, beyond Python",
-              "of which one run", "Python itself"]  # fmt: skip
-    text = f"""Milliseconds and MiB, medians over {ROUNDS} processes. "Own memory" is what RssAnon grew by from before opening \
-to after three runs, "Mapped" what RssFile grew by (the weights, and pages of NumPy's and the engine's code touched for the \
-first time), "Peak, beyond Python" what the peak of resident memory grew by, both kinds together; "of which one run" is the part \
-of the peak that came after opening. "Python itself" was resident before: the interpreter, NumPy, Pillow and bhvit.
+    header = ["Model", "File", "Threads", "Open, warm", "p10", "p90", "Open, cold", "Own memory", "Mapped",
+              "Peak, beyond Python", "of which one run", "Python itself"]  # fmt: skip
+    text = f"""Milliseconds and MiB, medians over {ROUNDS} processes. "Own memory" is what RssAnon grew by from before \
+opening to after three runs, "Mapped" what RssFile grew by (the weights, and pages of NumPy's and the engine's code \
+touched for the first time), "Peak, beyond Python" what the peak of resident memory grew by, both kinds together; \
+"of which one run" is the part of the peak that came after opening. "Python itself" was resident before: the \
+interpreter, NumPy, Pillow and bhvit.
 
 {markdown(header, rows)}"""
     write_results(Path(__file__).with_name("results.md"), "Opening and memory, batch 1", text)
@@ -87,7 +88,8 @@ def _row(name: str, path: Path, threads: int) -> list[str]:
     times = sorted(child["open"] for child in found[0])
     mib = [f"{middle(key) / MIB:.1f}" for key in ("anon", "file", "peak", "run", "before")]
     return [name, f"{path.stat().st_size / MIB:.2f}", str(threads), f"{statistics.median(times):.1f}",
-            f"{times[len(times) // 10]:.1f}", f"{times[-1 - len(times) // 10]:.1f}", f"{middle('open', 1):.1f}", *mib]  # fmt: skip
+            f"{times[len(times) // 10]:.1f}", f"{times[-1 - len(times) // 10]:.1f}", f"{middle('open', 1):.1f}",
+            *mib]  # fmt: skip
 
 
 def _child(path: Path, threads: int, cold: bool) -> dict[str, float]:

@@ -210,7 +210,7 @@ def from_bytes(data: bytes) -> PackedModel:
 
 
 def describe(data: bytes) -> Description:
-    """What a file says of it, from its bytes or those of its header, for a caller whose native program has checked them.
+    """What a file says of it, from its bytes or those of its header, for a caller whose native program checked them.
 
     Raises FormatError or UserError if the header or a description in it is damaged.
     """

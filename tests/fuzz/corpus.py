@@ -1,6 +1,6 @@
 """Good small files of every op and option, for the fuzzer to start from: `python tests/fuzz/corpus.py FOLDER`.
 
-Files that packing makes are too large to mutate quickly, so these are `variants` with fewer channels, tokens and blocks.
+Files that packing makes are too large to mutate quickly, so these are `variants` with fewer channels, tokens, blocks.
 Needs no PyTorch.
 """
 
@@ -13,10 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from random_model import random_model
-
 from bhvit import format
 from bhvit.spec import ModelSpec, StageSpec
+from random_model import random_model
 
 _CONV = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
 _ATTENTION = StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2, window=(2, 2))

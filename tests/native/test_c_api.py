@@ -141,7 +141,10 @@ def test_what_a_session_knows(library: ctypes.CDLL, session: ctypes.c_void_p, pa
     assert (info.mean[:3], info.std[:3]) == ([0.5] * 3, [0.25] * 3)
     assert (info.isa, info.threads) == (b"scalar", 2)
     assert [library.bhvit_class_name(session, i) for i in range(4)] == [f"class {i}".encode() for i in range(4)]
-    assert library.bhvit_version().decode() == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/bhvit.h").read_text())[0]
+    assert (
+        library.bhvit_version().decode()
+        == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/bhvit.h").read_text())[0]
+    )
 
 
 def test_logits_are_those_of_python(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
@@ -193,7 +196,7 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
         (ARGUMENT, "threads must be 1 to 256, not 0", library.bhvit_open_file, name, 0, None, out),
         (ARGUMENT, "threads must be 1 to 256, not 257", library.bhvit_open_file, name, 257, None, out),
         (ARGUMENT, "'x?y' is not one", library.bhvit_open_file, name, 1, b"x\ny", out),
-        (FILE, "cannot read /absent/model.bhv: No such file", library.bhvit_open_file, b"/absent/model.bhv", 1, None, out),
+        (FILE, "cannot read /absent/m.bhv: No such file", library.bhvit_open_file, b"/absent/m.bhv", 1, None, out),
         (FILE, "Is a directory", library.bhvit_open_file, bytes(path.parent), 1, None, out),
         (FORMAT, "not a .bhv file", library.bhvit_open_file, b"/dev/null", 1, None, out),
         (ARGUMENT, "bytes must not be null", library.bhvit_open_memory, None, 9, 1, None, out),
@@ -268,7 +271,8 @@ def test_the_example_says_what_size_it_wants(example: Path, path: Path, tmp_path
     (tmp_path / "c.ppm").write_bytes(b"P6 # a comment that does not end")
     (tmp_path / "d.ppm").write_bytes(b"P5 12 8 255\n" + bytes(288))
     for name, said in (
-        ("a", "12 pixels wide and 8 high"), ("b", "cut short"), ("c", "12 pixels wide"), ("d", "P6"), ("e", "cannot read"),
+        ("a", "12 pixels wide and 8 high"), ("b", "cut short"), ("c", "12 pixels wide"), ("d", "P6"),
+        ("e", "cannot read"),
     ):  # fmt: skip
         picture = str(tmp_path / f"{name}.ppm")
         done = subprocess.run([example, path, picture], capture_output=True, text=True, check=False)
