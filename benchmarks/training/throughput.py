@@ -1,0 +1,141 @@
+"""A training step beside the published code's: images a second and peak memory, float32, on the CPU.
+
+    python -m benchmarks.training.throughput --published DIR
+
+DIR is a checkout of the published BHViT repository. Both models hold the same weights, take the same batch,
+and give the same loss and gradient in float64, or nothing is measured. A step is forward, cross entropy
+and backward. Steps run in turns in one process, so that whatever else the machine does falls on both
+alike; peak memory is that of a process of its own, less what it held before its first step. Writes
+`throughput.md` beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from benchmarks.common import markdown, write_results
+from benchmarks.fidelity.published_code import build
+from torch import Tensor, nn
+
+from bhvit.models import from_published
+
+SWITCHES = {"shift3": True, "shift5": True, "replace_ln_bn": True}
+"""The launch script's switches of the published models."""
+
+
+def pair(checkout: Path, name: str) -> dict[str, nn.Module]:
+    """The published model, and ours with its weights, both in training mode."""
+    torch.manual_seed(0)
+    published = build(checkout, name, **SWITCHES)
+    ours = from_published(published.state_dict())
+    return {"bhvit": ours.train(), "published code": published.train()}
+
+
+def step(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Forward, loss and backward; the loss."""
+    model.zero_grad(set_to_none=True)
+    output = model(images)
+    loss = F.cross_entropy(getattr(output, "logits", output), labels)
+    loss.backward()
+    return loss.item()
+
+
+def batch(size: int) -> tuple[Tensor, Tensor]:
+    """Random images (size, 3, 224, 224) and labels (size,)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(size, 3, 224, 224, generator=generator), torch.arange(size)
+
+
+def refuse_other_mathematics(models: dict[str, nn.Module]) -> None:
+    """Stop unless both give the same loss and total gradient in float64, where no sign lies at rounding distance."""
+    images, labels = batch(2)
+    seen = []
+    for model in models.values():
+        twin = copy.deepcopy(model).double()
+        loss = step(twin, images.double(), labels)
+        seen.append((loss, sum(p.grad.square().sum().item() for p in twin.parameters() if p.grad is not None) ** 0.5))
+    (loss, norm), (other_loss, other_norm) = seen
+    if abs(loss - other_loss) > 1e-8 * loss or abs(norm - other_norm) > 1e-8 * norm:
+        raise SystemExit(f"loss and norm of the gradient differ, so this compares different mathematics: {seen}")
+
+
+def seconds(models: dict[str, nn.Module], size: int, steps: int) -> dict[str, list[float]]:
+    """Seconds of each step, in turns, after one step of each that sets quantisers from the data."""
+    images, labels = batch(size)
+    for model in models.values():
+        step(model, images, labels)
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(steps):
+        for name, model in models.items():
+            begin = time.perf_counter()
+            step(model, images, labels)
+            times[name].append(time.perf_counter() - begin)
+    return times
+
+
+def peak_mib(checkout: Path, name: str, execution: str, size: int) -> float:
+    """Peak memory of two steps in a new process, less what it held before them, MiB."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (checkout, name, execution, size))
+
+
+def _peak(checkout: Path, name: str, execution: str, size: int) -> float:
+    model = pair(checkout, name)[execution]
+    images, labels = batch(size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(2):
+        step(model, images, labels)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--published", type=Path, required=True, help="checkout of the published BHViT repository")
+    parser.add_argument("--models", default="bhvit_tiny,bhvit_small")
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--steps", type=int, default=7)
+    args = parser.parse_args()
+
+    rows = []
+    for name in args.models.split(","):
+        models = pair(args.published, name)
+        refuse_other_mathematics(models)
+        peaks = {execution: peak_mib(args.published, name, execution, args.batch_size) for execution in models}
+        for threads in map(int, args.threads.split(",")):
+            torch.set_num_threads(threads)
+            rows += _rows(name, threads, args.batch_size, seconds(models, args.batch_size, args.steps), peaks)
+    header = ("Model", "Threads", "Execution", "Median s a step", "p10", "p90", "Images/s", "Times the published code",
+              "Peak MiB", "Of the published code's")  # fmt: skip
+    text = f"Batch {args.batch_size}, 224×224, 1000 classes, float32, no optimiser step.\n\n{markdown(header, rows)}"
+    write_results(Path(__file__).with_name("throughput.md"), "A training step beside the published code", text)
+
+
+def _rows(
+    name: str, threads: int, size: int, times: dict[str, list[float]], peaks: dict[str, float]
+) -> list[list[object]]:
+    reference = "published code"
+    ratio = statistics.median(b / a for a, b in zip(times["bhvit"], times[reference], strict=True))
+    decile: Callable[[list[float], int], float] = lambda values, k: statistics.quantiles(values, n=10)[k]  # noqa: E731
+    return [
+        [
+            name, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
+            f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
+            f"{ratio if execution != reference else 1:.2f}", f"{peaks[execution]:.0f}",
+            f"{peaks[execution] / peaks[reference]:.0%}",
+        ]
+        for execution, values in times.items()
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
