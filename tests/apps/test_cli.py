@@ -114,7 +114,11 @@ def test_a_reader_that_goes_away_is_no_traceback(material):
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_an_interruption_is_status_130(material):
     words = [sys.executable, "-m", "bhvit.apps.cli", "bench", str(material.model), "--seconds", "60"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs, such as these tests in some of them, ignore SIGINT, and children inherit that.
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         time.sleep(2)
         process.send_signal(signal.SIGINT)
