@@ -76,8 +76,9 @@ void change_number(std::string& text, std::minstd_rand& random) {
   if (numbers.empty()) return;
   const auto [at, length] = numbers[pick(random, numbers.size())];
   const std::string old = text.substr(at, length);
-  const long value = std::strtol(old.c_str(), nullptr, 10);
-  const long choices[] = {value + 1, value - 1, value * 2, value / 2, 1, 2, 32, 64, 4096, 0, value + 32, 3};
+  // Unsigned, so that the largest numbers wrap around.
+  const unsigned long value = std::strtoul(old.c_str(), nullptr, 10);
+  const unsigned long choices[] = {value + 1, value - 1, value * 2, value / 2, 1, 2, 32, 64, 4096, 0, value + 32, 3};
   const std::string fresh = std::to_string(choices[pick(random, std::size(choices))]);
   if (random() % 3) {
     text.replace(at, length, fresh);
