@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,10 @@ class Info(ctypes.Structure):
     )
 
 
+CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+"""That of the environment that runs the tests, which the extra `dev` brings, or another."""
+
+
 def call(*words: str | Path, **options: Any) -> str:
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -48,12 +54,12 @@ def call(*words: str | Path, **options: Any) -> str:
 @pytest.fixture(scope="session")
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library, built without Python and without slow-to-compile kernels, and installed."""
-    if shutil.which("cmake") is None:
+    if CMAKE is None:
         pytest.skip("needs cmake")
     build, prefix = ROOT / "build" / "c-plain", tmp_path_factory.mktemp("c") / "prefix"
-    call("cmake", "-S", ROOT, "-B", build, "-DBHVIT_SIMD=OFF", "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
-    call("cmake", "--build", build)
-    call("cmake", "--install", build, "--prefix", prefix)
+    call(CMAKE, "-S", ROOT, "-B", build, "-DBHVIT_SIMD=OFF", "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
+    call(CMAKE, "--build", build)
+    call(CMAKE, "--install", build, "--prefix", prefix)
     return prefix
 
 
@@ -61,8 +67,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def example(prefix: Path) -> Path:
     build = prefix.parent / "example"
     flags = "-std=c99 -pedantic -Wall -Wextra -Werror"
-    call("cmake", "-S", ROOT / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_FLAGS={flags}")
-    call("cmake", "--build", build)
+    call(CMAKE, "-S", ROOT / "examples", "-B", build, f"-DCMAKE_PREFIX_PATH={prefix}", f"-DCMAKE_C_FLAGS={flags}")
+    call(CMAKE, "--build", build)
     return build / "classify"
 
 

@@ -13,7 +13,8 @@ from PIL import Image
 pytest.importorskip("torch")
 pytest.importorskip("timm")
 
-from bhvit.train import TrainConfig
+import bhvit.train.loop as loop
+from bhvit.train import TrainConfig, train
 
 SMALL_MODEL = """
 from bhvit.models import registry
@@ -82,6 +83,33 @@ def arguments(settings, tmp_path):
         return ["train", "--quiet", f"--recipe={recipe}", *given, "--out", str(values["out"])]
 
     return arguments
+
+
+class Killed(BaseException):
+    """Ends a run as abruptly as a signal, within the process."""
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """Trains until the loop, or its folder, calls a function of the name `where` for the `call`-th time."""
+
+    def kill(config, where, call):
+        owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
+        real = getattr(owner, where)
+        calls = []
+
+        def deadly(*arguments):
+            calls.append(1)
+            if len(calls) == call:
+                raise Killed
+            return real(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, where, deadly)
+            with pytest.raises(Killed):
+                train(config, quiet=True)
+
+    return kill
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import torch
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
 from bhvit.train import train
-from bhvit.train.distributed import Processes, Share
+from bhvit.train.distributed import Processes, Share, choose_device
 
 OPTIONS = {
     "epochs": 1, "mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "drop_path": 0.3, "ema": 0.9,
@@ -154,3 +154,12 @@ def test_a_share_sees_what_the_whole_batch_sees(config):
         own, own_labels = next(Batches(images, preprocess, settings, torch.device("cpu"), share).epoch(0))
         np.testing.assert_array_equal(own.numpy(), whole[share.rows].numpy())
         assert torch.equal(own_labels, labels[share.rows])
+
+
+def test_a_device_that_cannot_be_had_is_refused_with_the_reason(monkeypatch):
+    def full(*arguments, **options):
+        raise RuntimeError("out of memory\nand more")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(UserError, match=r"no device 'cpu' can be had \(out of memory and more\); there is cpu$"):
+        choose_device("cpu", Processes())

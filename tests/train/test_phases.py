@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+import bhvit.train.loader as loader
 import bhvit.train.loop as loop
 from bhvit.apps.cli import main
 from bhvit.errors import UserError
@@ -46,6 +47,14 @@ def test_phases_follow_each_other(uninterrupted):
     assert TrainConfig.from_dict(written).phase_configs()[1].accumulate == 2
 
 
+def test_images_are_decoded_once_for_all_phases(config, monkeypatch):
+    decoded = []
+    real = loader.decode
+    monkeypatch.setattr(loader, "decode", lambda dataset, *rest: decoded.append(len(dataset)) or real(dataset, *rest))
+    train(config(**{"phases.0.epochs": 1, "phases.1.epochs": 1}), quiet=True)
+    assert len(decoded) == 2  # the training images and the validation images
+
+
 def test_a_phase_starts_from_the_best_or_the_last_model_of_the_one_before(config, tmp_path, monkeypatch):
     for start in ("best", "last"):
         monkeypatch.setattr(loop, "validate", _falling(loop.validate))
@@ -70,31 +79,14 @@ def _falling(real):
     return validate
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize(
     ("where", "call"),
     [("_step", 4), ("keep", 1), ("save", 11), ("save_checkpoint", 4)],
 )
-def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path, monkeypatch, where, call):
+def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call):
     whole, settings, _ = uninterrupted
     config = TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
-    owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
-    real = getattr(owner, where)
-    calls = []
-
-    def deadly(*arguments):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(owner, where, deadly)
-    with pytest.raises(Killed):
-        train(config, quiet=True)
-    monkeypatch.setattr(owner, where, real)
+    kill(config, where, call)
     train(config, resume=True, quiet=True)
     assert_same(whole, tmp_path / "run")
 
@@ -113,20 +105,13 @@ def test_killed_by_signal_9_in_the_second_phase(uninterrupted, arguments, start,
     assert_same(whole, tmp_path / "killed")
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_from_init_again(config, tmp_path, monkeypatch):
+def test_a_run_killed_before_its_first_checkpoint_starts_from_init_again(config, tmp_path, kill):
     start = train(config(epochs=1, out=str(tmp_path / "start")), quiet=True).last
     settings = config(epochs=1, init=str(start))
     whole = train(config(epochs=1, init=str(start), out=str(tmp_path / "whole")), quiet=True)
-    monkeypatch.setattr(loop._Run, "_step", _kill)
-    with pytest.raises(Killed):
-        train(settings, quiet=True)
-    monkeypatch.undo()
+    kill(settings, "_step", 1)
     train(settings, resume=True, quiet=True)
     assert_same(whole.last.parent, tmp_path / "run")
-
-
-def _kill(*arguments):
-    raise Killed
 
 
 def test_a_resumed_run_keeps_its_phases(uninterrupted, tmp_path):

@@ -29,32 +29,15 @@ def uninterrupted(images, tmp_path_factory):
     return out, settings
 
 
-class Killed(BaseException):
-    """Ends a run as abruptly as a signal, within the process."""
-
-
 @pytest.mark.parametrize(
     ("where", "call"),
     [("_step", 3), ("_step", 12), ("_step", 14), ("append_log", 2), ("save_checkpoint", 4), ("save", 7), ("save", 9)],
 )
-def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, monkeypatch, where, call):
+def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call):
     whole, settings = uninterrupted
     # A checkpoint every step, so that most interruptions lie within an epoch.
     config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
-    owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
-    real = getattr(owner, where)
-    calls = []
-
-    def deadly(*arguments):
-        calls.append(1)
-        if len(calls) == call:
-            raise Killed
-        return real(*arguments)
-
-    monkeypatch.setattr(owner, where, deadly)
-    with pytest.raises(Killed):
-        train(config, quiet=True)
-    monkeypatch.setattr(owner, where, real)
+    kill(config, where, call)
     train(config, resume=True, quiet=True)
     assert_same(whole, tmp_path / "run")
 

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..spec import AttentionQuantizer, Mixer, ModelSpec, StageSpec
+from ..spec import MAX_BLOCKS, AttentionQuantizer, Mixer, ModelSpec, StageSpec
 from .network import BHViT
 from .published_files import as_weights, read_state, unwrap
 from .published_names import is_binaryvit, published_names
@@ -28,6 +28,7 @@ _HEAD_CHANNELS = 64
 _LISTED = 50
 """Names that an error's message lists at most."""
 _MIXERS: dict[str, Mixer] = {"layer": "pooled_attention", "layerA": "conv", "layerB": "attention"}
+_BLOCK = re.compile(r"vit\.encoder\.(layer|layerA|layerB)\.(0|[1-9]\d{0,5})\.(?=.)")
 # Entries of a block, and the axis along which each has the block's channels or its hidden channels.
 _CHANNELS = {"layernorm_before.weight": 0, "layernorm_after.weight": 0, "intermediate.move": 0, "output.norm.weight": 0,
              "output.dense.weight": 0, "intermediate.dense.weight": 1}  # fmt: skip
@@ -38,8 +39,8 @@ _HIDDEN = {"output.move": 0, "intermediate.norm.weight": 0, "intermediate.norm.b
 class PublishedWeightsError(UserError):
     """Weights that are not those of the architecture they come nearest to.
 
-    `problems` has a line for every name that is missing, unknown or of the wrong shape; the message, the
-    first of them.
+    `problems` has a line for every name that is missing, unknown or of the wrong shape, and one for a block that is
+    missing whole; the message, the first of them.
     """
 
     def __init__(self, spec: ModelSpec, problems: Sequence[str]) -> None:
@@ -81,7 +82,7 @@ def from_published(
     spec = infer_spec(shapes, weight_bits=weight_bits, heads=heads, recu=recu)
     with torch.device("meta"):  # shapes without memory: hostile ones may ask for any amount
         expected = {name: tuple(tensor.shape) for name, tensor in to_published(BHViT(spec)).items()}
-    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems = _missing(expected, state)
     problems += [
         f"{name} has shape {list(shapes[name])}, not {list(shape)}"
         for name, shape in expected.items()
@@ -98,6 +99,16 @@ def from_published(
     names = published_names(spec)
     model.load_state_dict({ours: _to_ours(ours, tensors[names[ours]], own[ours].shape, spec) for ours in own})
     return model.eval()
+
+
+def _missing(expected: Iterable[str], state: Iterable[str]) -> list[str]:
+    """A line for each name of `expected` that `state` lacks, and one for a block that it lacks whole."""
+    there = set(state)
+    blocks = {match[0] for name in there if (match := _BLOCK.match(name))}
+    whole = collections.Counter(m[0] for name in expected if (m := _BLOCK.match(name)) and m[0] not in blocks)
+    lines = [f"{block.rstrip('.')} is missing, all {count} names" for block, count in whole.items()]
+    names = (name for name in expected if name not in there)
+    return lines + [f"{name} is missing" for name in names if not ((m := _BLOCK.match(name)) and m[0] in whole)]
 
 
 def to_published(model: BHViT) -> dict[str, Tensor]:
@@ -164,24 +175,23 @@ class _Block:
 
 
 def _blocks(shapes: Shapes) -> Iterator[_Block]:
-    """The blocks in order, as far as their numbers go on."""
+    """The blocks in order. One that is missing is taken to be like its neighbour, so that the comparison with the
+    whole lists its names."""
     entries: dict[tuple[str, int], dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
     for name, shape in shapes.items():
-        if match := re.fullmatch(r"vit\.encoder\.(layer|layerA|layerB)\.(0|[1-9]\d{0,5})\.(.+)", name):
-            entries[match[1], int(match[2])][match[3]] = shape
+        if match := _BLOCK.match(name):
+            entries[match[1], int(match[2])][name[match.end() :]] = shape
     for kind in _MIXERS:
         blocks = {}
-        for number in sorted(number for other, number in entries if other == kind):
-            own = entries[kind, number]
+        for (other, number), own in entries.items():
             channels, hidden = _vote(own, _CHANNELS), _vote(own, _HIDDEN)
-            if channels is not None and hidden is not None:
+            if other == kind and number < MAX_BLOCKS and channels is not None and hidden is not None:
                 blocks[number] = _Block(kind, channels, hidden, own)
-        absent = next(number for number in itertools.count() if number not in blocks)
-        if absent < len(blocks):
-            raise UserError(
-                f"the block vit.encoder.{kind}.{absent} is missing, though there is vit.encoder.{kind}.{max(blocks)}"
-            )
-        yield from blocks.values()
+        if blocks:
+            like = blocks[min(blocks)]
+            for number in range(max(blocks) + 1):
+                like = blocks.get(number) or dataclasses.replace(like, entries={})
+                yield like
 
 
 def _stages(

@@ -81,7 +81,7 @@ def joined(device: str) -> Iterator[Processes]:
 
 
 def choose_device(name: str, processes: Processes) -> torch.device:
-    """The device that a setting names. Raises UserError, with those there are, if it is not here."""
+    """The device that a setting names. Raises UserError, with those there are and the reason, if it cannot be had."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -94,9 +94,10 @@ def choose_device(name: str, processes: Processes) -> torch.device:
             device = torch.device("cuda", processes.local_rank)
             torch.cuda.set_device(device)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, of a device absent or full
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise UserError(f"there is no device {name!r} here; there is {', '.join(available)}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"no device {name!r} can be had ({reason}); there is {', '.join(available)}") from error
     return device
 
 
@@ -162,8 +163,6 @@ def spread(model: nn.Module, share: Share, device: torch.device) -> nn.Module:
             module.drop_path = _SharedDropPath(float(module.drop_path.drop_prob), share)  # type: ignore[union-attr, arg-type]
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", FutureWarning
-        )  # newer versions of torch have another name for it, older only this
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it, older only this
         # Batch statistics are shared already, so buffers are equal and need no sending.
         return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)

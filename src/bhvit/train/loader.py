@@ -38,7 +38,9 @@ class Batches:
         config: TrainConfig,
         device: torch.device,
         share: Share | None = None,
+        decoded: Tensor | None = None,
     ) -> None:
+        """`decoded` holds all images, uint8 (N, H, W, C), where another `Batches` of them has decoded them."""
         refuse_too_few(len(dataset), config)
         self.preprocess, self.config, self.device = preprocess, config, device
         self.share = share or Share(config.batch_size)
@@ -46,7 +48,7 @@ class Batches:
         self.steps = len(dataset) // config.batch_size
         """Batches an epoch."""
         each = config.augment == "resized-crop" or config.rand_augment > 0  # an image at a time, by the workers
-        self.pixels = None if each else cached(dataset, preprocess, config)
+        self.pixels = None if each else cached(dataset, preprocess, config) if decoded is None else decoded
         self._loader = None if self.pixels is not None else self._workers(dataset)
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -120,9 +122,8 @@ class _Decoder:
         epoch, index, copy = key
         image = self.dataset.image(index)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(
-                seed_for(self.config.seed, epoch, index, 1 + copy)
-            )  # torchvision draws from the global one
+            # torchvision draws from the global generator
+            torch.manual_seed(seed_for(self.config.seed, epoch, index, 1 + copy))
             if self.config.augment == "resized-crop":
                 pixels = torch.from_numpy(self._resized_crop(image))
             else:

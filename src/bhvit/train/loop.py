@@ -75,7 +75,7 @@ class _Run:
         self.images = open_images(config, processes, quiet)
         self.teachers = check_phases(self.configs, self.images, processes)
         self.progress = self.folder.progress() if resume else Progress()
-        self.phase = self._phase(self.progress.phase)
+        self.phase = self._phase(self.progress.phase, None)
         if resume and self.folder.resume.exists():
             self.folder.load(self._state())
         elif config.init is not None:
@@ -100,9 +100,9 @@ class _Run:
         self.processes.wait()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
 
-    def _phase(self, index: int) -> Phase:
+    def _phase(self, index: int, before: Phase | None) -> Phase:
         torch.manual_seed(seed_for(self.config.seed))
-        return Phase(self.configs[index], self.images, self.teachers[index], self.device, self.processes)
+        return Phase(self.configs[index], self.images, self.teachers[index], self.device, self.processes, before)
 
     def _next_phase(self) -> None:
         """Begin the next phase; until its first `save` the one before is what a resumed run finds."""
@@ -111,7 +111,7 @@ class _Run:
             self.folder.keep(before, self.configs[before + 1].start)
         self.processes.wait()
         self.progress = Progress(phase=before + 1)
-        self.phase = self._phase(before + 1)
+        self.phase = self._phase(before + 1, self.phase)
         self.phase.start(self.folder.kept(before), self.quiet)
         self._save()
 

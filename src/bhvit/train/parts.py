@@ -44,7 +44,7 @@ class Images:
 
 def open_images(config: TrainConfig, processes: Processes, quiet: bool) -> Images:
     """Find and check the images. Raises UserError."""
-    with _first_first(processes):  # it downloads what the others then find
+    with _first_before_others(processes):  # it downloads what the others then find
         train = _open(config, "train", None, quiet)
         validation = _open(config, "validation", train.class_names, quiet)
     # Every n-th image each: every image counts once, whatever the number of processes.
@@ -81,7 +81,7 @@ def _open(config: TrainConfig, split: str, class_names: tuple[str, ...] | None, 
 
 
 @contextmanager
-def _first_first(processes: Processes) -> Iterator[None]:
+def _first_before_others(processes: Processes) -> Iterator[None]:
     if not processes.first:
         processes.wait()
     yield
@@ -90,7 +90,7 @@ def _first_first(processes: Processes) -> Iterator[None]:
 
 
 class Phase:
-    """The model of a phase and what trains it."""
+    """The model of a phase and what trains it. Images that the phase before has decoded are not decoded again."""
 
     def __init__(
         self,
@@ -99,12 +99,14 @@ class Phase:
         teacher: Teacher | None,
         device: torch.device,
         processes: Processes,
+        before: Phase | None = None,
     ) -> None:
         self.config, self.device = config, device
         share = Share(config.batch_size, config.accumulate, processes)
         self.model = _model(config, images)
         self.teacher = teacher.to(device) if teacher else None
-        self.batches = Batches(images.train, images.preprocess, config, device, share)
+        decoded = before.batches.pixels if before else None
+        self.batches: Batches = Batches(images.train, images.preprocess, config, device, share, decoded)
         self.mixing = Mixing(config, len(images.train.class_names)) if config.mixing else None
         self.model.to(device)
         self.network: nn.Module = spread(self.model, share, device)
