@@ -134,3 +134,9 @@ def test_foreign_and_damaged_files_are_refused(refused, material, tmp_path):
     assert "cut.bhv" in refused("info", cut)
     assert "is a folder" in refused("info", tmp_path)
     assert "go with a model's name" in refused("info", material.model, "--img-size", "64")
+
+
+@pytest.mark.parametrize(("name", "ops"), [("bhvit_tiny", "0.498e8"), ("bhvit_small_fp", "1.49e8")])
+def test_ops_are_written_in_the_papers_notation(bhvit, name, ops):
+    row = next(line for line in bhvit("info", name).out.splitlines() if "OPs (binary" in line)
+    assert row.split()[-1] == ops

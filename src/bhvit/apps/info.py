@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         ["  full precision", count_text(whole.float_parameters), size_text(4 * whole.float_parameters)],
         ["binary multiply-accumulates", count_text(whole.binary_macs), ""],
         ["full-precision multiply-accumulates", count_text(whole.float_macs), ""],
-        ["OPs (binary / 64 + full precision)", f"{whole.ops:.3g}", ""],
+        ["OPs (binary / 64 + full precision)", f"{whole.ops / 1e8:.3g}e8", ""],
     ]
     if subject.size is not None:
         rows.append(["file", "", size_text(subject.size)])
