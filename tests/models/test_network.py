@@ -57,7 +57,7 @@ def test_shift_branches_are_the_sum_of_means_and_channel_shifts() -> None:
             }  # fmt: skip
             for kind, part in parts.items():
                 expected += branches.scales[f"{kind}{w}"](part)
-        torch.testing.assert_close(branches(n), expected)
+        torch.testing.assert_close(branches(torch.ones_like(n), n), 1 + expected)
     assert len(branches.taps()[0]) == len(TAPS)
 
 

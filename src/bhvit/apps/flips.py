@@ -124,7 +124,7 @@ def run_op(model: BHViT, name: str, x: Tensor) -> Tensor:
         return x + block.mixer(block.mixer_norm(x))
     n = block.mlp_norm(x)
     y = x + block.mlp(n)
-    return y if block.shift is None else y + block.shift(n)
+    return y if block.shift is None else block.shift(y, n)
 
 
 def _torch(model: BHViT, op: Op, x: Tensor) -> tuple[Floats, Decisions]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import TAPS
 from ..spec import Branches, ModelSpec, Norm
+from . import fused
 from .batch_statistics import processes, shared_batch_norm
 from .quantizers import binarize_weight, sign
 
@@ -56,6 +57,8 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of tokens (..., C): statistics of each channel over everything else."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(self, x):
+            return fused.batch_norm(self, x)
         if self.training and processes() > 1:
             return shared_batch_norm(self, x.reshape(-1, x.shape[-1])).view(x.shape)
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
@@ -186,9 +189,12 @@ class ShiftBranches(nn.Module):
         # gradients in place (clipping, accumulation) would then change six times.
         return torch.stack(rows), functools.reduce(torch.add, shifts)
 
-    def forward(self, n: Tensor) -> Tensor:
-        height, width, channels = n.shape[1:]
+    def forward(self, x: Tensor, n: Tensor) -> Tensor:
+        """x + the branches of n, both (B, H, W, C)."""
         taps, shift = self.taps()
+        if fused.applies(self, n):
+            return fused.cross(x, n, taps, shift, cyclic=self.kind == "shift")
+        height, width, channels = n.shape[1:]
         kernel = torch.zeros(channels, 1, 5, 5, dtype=n.dtype, device=n.device)
         for k, (row, column) in enumerate(TAPS):
             kernel[:, 0, 2 + row, 2 + column] = taps[k].to(n.dtype)
@@ -201,4 +207,4 @@ class ShiftBranches(nn.Module):
             columns = torch.arange(-2, width + 2, device=n.device) % width
             padded = n[:, rows][:, :, columns].permute(0, 3, 1, 2)
         padded = padded.contiguous(memory_format=torch.channels_last)
-        return F.conv2d(padded, kernel, shift.to(n.dtype), groups=channels).permute(0, 2, 3, 1)
+        return x + F.conv2d(padded, kernel, shift.to(n.dtype), groups=channels).permute(0, 2, 3, 1)

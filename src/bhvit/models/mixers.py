@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spec import DILATIONS, MIXER_GROUPS, AttentionQuantizer
+from . import fused
 from .attention_quantizers import make_attention_quantizer
 from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, Style
 
@@ -30,9 +32,18 @@ class ConvMixer(nn.Module):
         self.norm = style.make_norm(channels)
 
     def forward(self, n: Tensor) -> Tensor:
+        if fused.applies(self, n):
+            return self._fused(n)
         m = self.move(n)
         y_1, y_3, y_5 = (activation(conv(m)) for conv, activation in zip(self.convs, self.activations, strict=True))
         return self.norm(y_1 + y_3 + y_5)
+
+    def _fused(self, n: Tensor) -> Tensor:
+        convs, activations = cast("list[QuantConv2d]", list(self.convs)), list(self.activations)
+        style = convs[0].style
+        weights = [style.conv_weight(conv.weight) for conv in convs]
+        ys = fused.grouped_convs(n, self.move.bias, weights, style.activation_bits == 1)
+        return self.norm(fused.rprelu_sum(ys, [conv.bias for conv in convs], activations))
 
 
 class PoolMixer(nn.Module):
@@ -60,7 +71,14 @@ class ResidualUnit(nn.Module):
         self.activation = RPReLU(channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(self, x):
+            return self._fused(x)
         return self.activation(self.norm(self.linear(self.move(x))) + x)
+
+    def _fused(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
+        style = self.linear.style
+        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight), style.activation_bits == 1)
+        return fused.unit(h, x, self.norm, self.activation, scale)
 
 
 class Projection(ResidualUnit):
@@ -83,6 +101,8 @@ class AttentionOutput(ResidualUnit):
         self.scale = LayerScale(channels, 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if fused.applies(self, x):
+            return self._fused(x, self.scale)
         return self.scale(super().forward(x))
 
 
@@ -110,6 +130,8 @@ class QuantAttention(nn.Module):
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
         probabilities = self.quantizer(scores.softmax(dim=-1))
         context = (probabilities @ v).transpose(-2, -3).flatten(-2)
+        if fused.applies(self, context):
+            return fused.unit(context, z_q + spread(z_k) + spread(z_v), self.norm, self.activation)
         return self.activation(self.norm(context) + z_q + spread(z_k) + spread(z_v))
 
     def _heads(self, x: Tensor) -> Tensor:

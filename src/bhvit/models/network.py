@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..image import Preprocess
 from ..spec import ModelSpec
+from . import fused
 from .hub import HubModel
 from .layers import (
     LayerScale,
@@ -73,11 +74,21 @@ class Mlp(nn.Module):
         self.scale = LayerScale(channels, 0.1)
 
     def forward(self, n: Tensor) -> Tensor:
+        if fused.applies(self, n) and fused.fits_hidden(self.linear1.out_features, n.shape[-1]):
+            return self._fused(n)
         tiled = n.repeat(1, 1, 1, self.expansion)
         u = self.activation1(self.norm1(self.linear1(self.move1(n))) + tiled)
         means = u.view(*n.shape, self.expansion).mean(dim=-1)
         v = self.activation2(self.norm2(self.linear2(self.move2(u))) + means)
         return self.scale(v)
+
+    def _fused(self, n: Tensor) -> Tensor:
+        binary, weight = self.linear1.style.activation_bits == 1, self.linear1.style.linear_weight
+        h = fused.sign_linear(n, self.move1.bias, weight(self.linear1.weight), binary)
+        v, means = fused.hidden_linear(
+            h, n, self.norm1, self.activation1, self.move2.bias, weight(self.linear2.weight), binary
+        )
+        return fused.unit(v, means, self.norm2, self.activation2, self.scale)
 
 
 class Block(nn.Module):
@@ -97,7 +108,7 @@ class Block(nn.Module):
         x = x + self.mixer(self.mixer_norm(x))
         n = self.mlp_norm(x)
         x = x + self.drop_path(self.mlp(n))
-        return x if self.shift is None else x + self.shift(n)
+        return x if self.shift is None else self.shift(x, n)
 
 
 def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | PooledAttention | PoolMixer:
@@ -130,8 +141,10 @@ class BinaryDownsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         n = self.norm_in(x)
         pooled = F.avg_pool2d(n.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        y = self.norm(self.conv(self.move(n))) + pooled.repeat(1, 1, 1, self.repeats)
-        return self.activation(y) + self.position
+        y = self.conv(self.move(n))
+        if fused.applies(self, y):
+            return fused.unit(y, pooled, self.norm, self.activation) + self.position
+        return self.activation(self.norm(y) + pooled.repeat(1, 1, 1, self.repeats)) + self.position
 
 
 class FloatDownsample(nn.Module):

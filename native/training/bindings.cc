@@ -1,0 +1,177 @@
+// Python bindings of the fused training kernels: addresses of tensors in, nothing out. What they must be is checked by
+// their one caller, src/bhvit/models/fused.py; types are in src/bhvit/_training.pyi.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using namespace bhvit::training;
+
+namespace {
+
+using Address = uintptr_t;
+using Addresses = std::vector<Address>;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+std::vector<T*> all(const Addresses& addresses) {
+  std::vector<T*> pointers;
+  for (const Address address : addresses) pointers.push_back(at<T>(address));
+  return pointers;
+}
+
+template <class T>
+Norm<T> norm_of(const std::array<Address, 4>& a) {
+  return {at<const T>(a[0]), at<const T>(a[1]), at<const T>(a[2]), at<const T>(a[3])};
+}
+
+template <class T>
+Unit<T> unit_of(Address h, Address residual, long width, const std::array<Address, 4>& norm,
+                const std::array<Address, 3>& rprelu, const std::array<Address, 2>& scale, Address move, bool binary) {
+  return {at<const T>(h),
+          at<const T>(residual),
+          width,
+          norm_of<T>(norm),
+          at<const T>(rprelu[0]),
+          at<const T>(rprelu[1]),
+          at<const T>(rprelu[2]),
+          at<const T>(scale[0]),
+          at<const T>(scale[1]),
+          at<const T>(move),
+          binary};
+}
+
+// Every function for one type of number, in a submodule.
+template <class T>
+void define(nb::module_& m, const char* name) {
+  const Table<T>& kernels = table<T>();
+  nb::module_ to = m.def_submodule(name);
+  const nb::call_guard<nb::gil_scoped_release> unlocked;
+
+  to.def(
+      "moments",
+      [&kernels](long rows, long channels, int threads, Address x, Address mean, Address variance) {
+        kernels.moments({rows, channels, threads}, at<T>(x), at<T>(mean), at<T>(variance));
+      },
+      unlocked);
+  to.def(
+      "normalise",
+      [&kernels](long rows, long channels, int threads, Address x, std::array<Address, 4> norm, Address out) {
+        kernels.normalise({rows, channels, threads}, at<T>(x), norm_of<T>(norm), at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "normalise_backward",
+      [&kernels](long rows, long channels, int threads, Address x, std::array<Address, 4> norm, Address grad,
+                 Address x_grad, Address scale, Address offset) {
+        kernels.normalise_backward({rows, channels, threads}, at<T>(x), norm_of<T>(norm), at<T>(grad), at<T>(x_grad),
+                                   at<T>(scale), at<T>(offset));
+      },
+      unlocked);
+  to.def(
+      "signs",
+      [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address out) {
+        kernels.signs({rows, channels, threads}, at<T>(x), at<T>(move), binary, at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "signs_backward",
+      [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address grad,
+                 Address x_grad, Address move_grad) {
+        kernels.signs_backward({rows, channels, threads}, at<T>(x), at<T>(move), binary, at<T>(grad), at<T>(x_grad),
+                               at<T>(move_grad));
+      },
+      unlocked);
+  to.def(
+      "unit",
+      [&kernels](long rows, long channels, int threads, Address h, Address residual, long width,
+                 std::array<Address, 4> norm, std::array<Address, 3> rprelu, std::array<Address, 2> scale, Address move,
+                 bool binary, Address out, Address signs, Address means) {
+        kernels.unit({rows, channels, threads}, unit_of<T>(h, residual, width, norm, rprelu, scale, move, binary),
+                     at<T>(out), at<T>(signs), at<T>(means));
+      },
+      unlocked);
+  to.def(
+      "unit_backward",
+      [&kernels](long rows, long channels, int threads, Address h, Address residual, long width,
+                 std::array<Address, 4> norm, std::array<Address, 3> rprelu, std::array<Address, 2> scale, Address move,
+                 bool binary, Address out, Address signs, Address means, Address h_grad, Address residual_grad,
+                 std::array<Address, 8> sums) {
+        const UnitGradients<T> grads{at<T>(out),           at<T>(signs),   at<T>(means),   at<T>(h_grad),
+                                     at<T>(residual_grad), at<T>(sums[0]), at<T>(sums[1]), at<T>(sums[2]),
+                                     at<T>(sums[3]),       at<T>(sums[4]), at<T>(sums[5]), at<T>(sums[6]),
+                                     at<T>(sums[7])};
+        kernels.unit_backward({rows, channels, threads},
+                              unit_of<T>(h, residual, width, norm, rprelu, scale, move, binary), grads);
+      },
+      unlocked);
+  to.def(
+      "branches",
+      [&kernels](long rows, long channels, int threads, Addresses y, Addresses input, Addresses slope, Address shift,
+                 Address out) {
+        kernels.branches({rows, channels, threads}, static_cast<int>(y.size()), all<const T>(y).data(),
+                         all<const T>(input).data(), all<const T>(slope).data(), at<T>(shift), at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "branches_backward",
+      [&kernels](long rows, long channels, int threads, Addresses y, Addresses input, Addresses slope, Address grad,
+                 Addresses y_grad, Addresses input_grad, Addresses slope_grad, Address shift_grad) {
+        kernels.branches_backward({rows, channels, threads}, static_cast<int>(y.size()), all<const T>(y).data(),
+                                  all<const T>(input).data(), all<const T>(slope).data(), at<T>(grad),
+                                  all<T>(y_grad).data(), all<T>(input_grad).data(), all<T>(slope_grad).data(),
+                                  at<T>(shift_grad));
+      },
+      unlocked);
+  to.def(
+      "conv",
+      [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, bool add, Address x, Address weights,
+                 Address out) {
+        kernels.conv({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, add, at<T>(x), at<T>(weights),
+                     at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "conv_weights",
+      [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, Address x, Address grad,
+                 Address weights) {
+        kernels.conv_weights({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, at<T>(x), at<T>(grad),
+                             at<T>(weights));
+      },
+      unlocked);
+  to.def(
+      "cross",
+      [&kernels](std::array<long, 4> grid, int threads, std::array<int, 18> offsets, bool cyclic, Address x,
+                 Address taps, Address shift, Address base, Address out) {
+        kernels.cross({grid[0], grid[1], grid[2], grid[3], threads}, offsets.data(), cyclic, at<T>(x), at<T>(taps),
+                      at<T>(shift), at<T>(base), at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "cross_backward",
+      [&kernels](std::array<long, 4> grid, int threads, std::array<int, 18> offsets, bool cyclic, Address x,
+                 Address taps, Address grad, Address x_grad, Address taps_grad, Address shift_grad) {
+        kernels.cross_backward({grid[0], grid[1], grid[2], grid[3], threads}, offsets.data(), cyclic, at<T>(x),
+                               at<T>(taps), at<T>(grad), at<T>(x_grad), at<T>(taps_grad), at<T>(shift_grad));
+      },
+      unlocked);
+}
+
+}  // namespace
+
+NB_MODULE(_training, m) {
+  m.doc() = "Fused kernels of a training step on a CPU; bhvit.models.fused is their face.";
+  define<float>(m, "float32");
+  define<double>(m, "float64");
+}

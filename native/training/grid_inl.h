@@ -1,0 +1,227 @@
+// What looks at neighbours: grouped 3x3 convolutions and the cross of nine taps.
+
+#pragma once
+
+#include <cstdint>
+
+#include "sums_inl.h"
+
+namespace bhvit::training {
+namespace {
+
+// For each token of one image and each of the nine (row, column) `offsets`, the token there; -1 outside the grid,
+// unless the grid is cyclic. `sign` -1 looks the other way.
+inline std::vector<int32_t> neighbours(const Grid& grid, const int* offsets, int sign, bool cyclic) {
+  std::vector<int32_t> found(grid.height * grid.width * 9);
+  const auto inside = [&](long at, long edge) { return cyclic ? ((at % edge) + edge) % edge : at; };
+  for (long row = 0, k = 0; row < grid.height; row++) {
+    for (long column = 0; column < grid.width; column++) {
+      for (int tap = 0; tap < 9; tap++, k++) {
+        const long r = inside(row + sign * offsets[2 * tap], grid.height);
+        const long c = inside(column + sign * offsets[2 * tap + 1], grid.width);
+        const bool there = r >= 0 && r < grid.height && c >= 0 && c < grid.width;
+        found[k] = there ? static_cast<int32_t>(r * grid.width + c) : -1;
+      }
+    }
+  }
+  return found;
+}
+
+inline std::vector<int32_t> square(const Grid& grid, int dilation) {
+  int offsets[18];
+  for (int tap = 0; tap < 9; tap++) {
+    offsets[2 * tap] = (tap / 3 - 1) * dilation;
+    offsets[2 * tap + 1] = (tap % 3 - 1) * dilation;
+  }
+  return neighbours(grid, offsets, 1, false);
+}
+
+#if defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct Vector {
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+inline typename Vector<T>::type load(const T* from) {
+  return *reinterpret_cast<const typename Vector<T>::type*>(from);
+}
+
+// `tokens` outputs from token `first` of an image on, `vectors` vectors of them from channel `out` on.
+template <int tokens, int vectors, class T>
+void conv_block(const T* image, const int32_t* near, const T* weights, long channels, long inputs, long in, long out,
+                long out_in_group, const T* zeros, bool add, T* result) {
+  using V = typename Vector<T>::type;
+  V sums[tokens][vectors] = {};
+  for (int tap = 0; tap < 9; tap++) {
+    const T* from[tokens];
+    for (int i = 0; i < tokens; i++) {
+      const int32_t at = near[i * 9 + tap];
+      from[i] = at < 0 ? zeros : image + at * channels + in;
+    }
+    const T* w = weights + tap * inputs * inputs + out_in_group;
+    for (long k = 0; k < inputs; k++, w += inputs) {
+      V row[vectors];
+      for (int v = 0; v < vectors; v++) row[v] = load(w + v * Vector<T>::kLanes);
+      for (int i = 0; i < tokens; i++) {
+        const T value = from[i][k];
+        for (int v = 0; v < vectors; v++) sums[i][v] += value * row[v];
+      }
+    }
+  }
+  for (int i = 0; i < tokens; i++) {
+    for (int v = 0; v < vectors; v++) {
+      auto* to = reinterpret_cast<V*>(result + i * channels + out + v * Vector<T>::kLanes);
+      *to = add ? *to + sums[i][v] : sums[i][v];
+    }
+  }
+}
+
+template <int vectors, class T>
+void conv_rows(const Grid& grid, long group, long inputs, const int32_t* near, const T* image, const T* weights,
+               const T* zeros, bool add, T* result) {
+  const long tokens = grid.height * grid.width, channels = grid.channels, in = group * inputs;
+  for (long o = 0; o < inputs; o += vectors * Vector<T>::kLanes) {
+    long t = 0;
+    const auto block = [&]<int count>() {
+      conv_block<count, vectors>(image, near + t * 9, weights, channels, inputs, in, in + o, o, zeros, add,
+                                 result + t * channels);
+      t += count;
+    };
+    while (t + 6 <= tokens) block.template operator()<6>();
+    while (t < tokens) block.template operator()<1>();
+  }
+}
+
+template <class T>
+void conv(const Grid& grid, int groups, int dilation, bool add, const T* x, const T* weights, T* out) {
+  const std::vector<int32_t> near = square(grid, dilation);
+  const long inputs = grid.channels / groups, image = grid.height * grid.width * grid.channels;
+  const std::vector<T> zeros(inputs);
+#pragma omp parallel for num_threads(grid.threads) schedule(static)
+  for (long task = 0; task < grid.batch * groups; task++) {
+    const long b = task / groups, group = task % groups;
+    const T* w = weights + group * 9 * inputs * inputs;
+    if (inputs % (2 * Vector<T>::kLanes) == 0) {
+      conv_rows<2>(grid, group, inputs, near.data(), x + b * image, w, zeros.data(), add, out + b * image);
+    } else {
+      conv_rows<1>(grid, group, inputs, near.data(), x + b * image, w, zeros.data(), add, out + b * image);
+    }
+  }
+}
+
+// sums[inputs][count vectors] of one tap: `count` inputs from `in` on, over the tokens of one image.
+template <int count, int vectors, class T>
+void conv_weights_block(const T* x, const T* grad, const int32_t* near, long tokens, long channels, long in, long out,
+                        T* sums, long stride) {
+  using V = typename Vector<T>::type;
+  V block[count][vectors] = {};
+  for (long t = 0; t < tokens; t++) {
+    const int32_t at = near[t * 9];
+    if (at < 0) continue;
+    const T *from = x + at * channels + in, *g = grad + t * channels + out;
+    V row[vectors];
+    for (int v = 0; v < vectors; v++) row[v] = load(g + v * Vector<T>::kLanes);
+    for (int k = 0; k < count; k++) {
+      const T value = from[k];
+      for (int v = 0; v < vectors; v++) block[k][v] += value * row[v];
+    }
+  }
+  for (int k = 0; k < count; k++) {
+    for (int v = 0; v < vectors; v++) *reinterpret_cast<V*>(sums + k * stride + v * Vector<T>::kLanes) = block[k][v];
+  }
+}
+
+template <class T>
+void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const T* grad, T* weights) {
+  const std::vector<int32_t> near = square(grid, dilation);
+  const long inputs = grid.channels / groups, tokens = grid.height * grid.width, image = tokens * grid.channels;
+  constexpr long lanes = Vector<T>::kLanes;
+#pragma omp parallel for num_threads(grid.threads) schedule(static)
+  for (long task = 0; task < 9 * groups; task++) {
+    const long group = task / 9, tap = task % 9, channel = group * inputs;
+    std::vector<T> once(inputs * inputs);
+    std::vector<double> totals(inputs * inputs);
+    for (long b = 0; b < grid.batch; b++) {
+      const T *from = x + b * image, *g = grad + b * image;
+      for (long k = 0; k < inputs; k += 4) {
+        T* to = once.data() + k * inputs;
+        long o = 0;
+        for (; o + 2 * lanes <= inputs; o += 2 * lanes)
+          conv_weights_block<4, 2>(from, g, near.data() + tap, tokens, grid.channels, channel + k, channel + o, to + o,
+                                   inputs);
+        for (; o < inputs; o += lanes)
+          conv_weights_block<4, 1>(from, g, near.data() + tap, tokens, grid.channels, channel + k, channel + o, to + o,
+                                   inputs);
+      }
+      for (size_t i = 0; i < once.size(); i++) totals[i] += once[i];
+    }
+    T* to = weights + (group * 9 + tap) * inputs * inputs;
+    for (size_t i = 0; i < once.size(); i++) to[i] = static_cast<T>(totals[i]);
+  }
+}
+
+template <class T>
+void cross(const Grid& grid, const int* offsets, bool cyclic, const T* x, const T* taps, const T* shift, const T* base,
+           T* out) {
+  const std::vector<int32_t> near = neighbours(grid, offsets, 1, cyclic);
+  const long tokens = grid.height * grid.width, channels = grid.channels;
+  const std::vector<T> zeros(channels);
+  for_rows({grid.batch * tokens, channels, grid.threads}, [&](long begin, long end) {
+    for (long row = begin; row < end; row++) {
+      const long t = row % tokens;
+      const T *image = x + (row - t) * channels, *from = base + row * channels;
+      T* to = out + row * channels;
+      const T* p[9];
+      for (int k = 0; k < 9; k++) p[k] = near[t * 9 + k] < 0 ? zeros.data() : image + near[t * 9 + k] * channels;
+      BHVIT_SIMD_LOOP
+      for (long c = 0; c < channels; c++) {
+        T sum = from[c] + shift[c];
+        for (int k = 0; k < 9; k++) sum += p[k][c] * taps[k * channels + c];
+        to[c] = sum;
+      }
+    }
+  });
+}
+
+template <class T>
+void cross_backward(const Grid& grid, const int* offsets, bool cyclic, const T* x, const T* taps, const T* grad,
+                    T* x_grad, T* taps_grad, T* shift_grad) {
+  const std::vector<int32_t> near = neighbours(grid, offsets, 1, cyclic), back = neighbours(grid, offsets, -1, cyclic);
+  const long tokens = grid.height * grid.width, channels = grid.channels;
+  const std::vector<T> zeros(channels);
+  const Shape shape{grid.batch * tokens, channels, grid.threads};
+  const std::vector<double> totals = sum_rows<10, T>(shape, [&](long begin, long end, T* sums) {
+    for (long row = begin; row < end; row++) {
+      const long t = row % tokens;
+      const T *image = x + (row - t) * channels, *grads = grad + (row - t) * channels, *own = grad + row * channels;
+      T* to = x_grad + row * channels;
+      const T *p[9], *g[9];
+      for (int k = 0; k < 9; k++) {
+        p[k] = near[t * 9 + k] < 0 ? zeros.data() : image + near[t * 9 + k] * channels;
+        g[k] = back[t * 9 + k] < 0 ? zeros.data() : grads + back[t * 9 + k] * channels;
+      }
+      BHVIT_SIMD_LOOP
+      for (long c = 0; c < channels; c++) {
+        T sum = 0;
+        for (int k = 0; k < 9; k++) {
+          sum += g[k][c] * taps[k * channels + c];
+          sums[k * channels + c] += p[k][c] * own[c];
+        }
+        sums[9 * channels + c] += own[c];
+        to[c] = sum;
+      }
+    }
+  });
+  for (long i = 0; i < 9 * channels; i++) taps_grad[i] = static_cast<T>(totals[i]);
+  store(totals, 9, channels, shift_grad);
+}
+
+}  // namespace
+}  // namespace bhvit::training

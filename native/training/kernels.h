@@ -1,0 +1,86 @@
+// The elementwise work of a training step, fused: what stands between matrix products in the models' layers.
+//
+// Tokens are rows of channels, (rows, channels), channels innermost; grids are (batch, height, width) tokens. All
+// pointers are to T, contiguous; those said to be optional may be null. Sums of a channel are taken over kRows rows in
+// T, then over these in order in double, so that no result depends on the number of threads.
+
+#pragma once
+
+namespace bhvit::training {
+
+// Rows that one task takes.
+constexpr long kRows = 128;
+
+struct Shape {
+  long rows, channels;
+  int threads;
+};
+
+struct Grid {
+  long batch, height, width, channels;
+  int threads;
+};
+
+// Batch normalisation: of each channel its mean, 1 / deviation, and learned scale and offset.
+template <class T>
+struct Norm {
+  const T *mean, *inverse, *scale, *offset;
+};
+
+// RPReLU(norm(h) + residual), and what is made of it.
+template <class T>
+struct Unit {
+  const T *h, *residual;  // residual: optional, (rows, width); channel c takes c % width of it
+  long width;             // channels % width == 0, width % (channels / width) == 0
+  Norm<T> norm;
+  const T *shift_in, *slope, *shift_out;
+  const T *out_scale, *out_shift;  // optional: LayerScale of the result
+  const T* move;                   // optional: with it the result is signs and means instead
+  bool binary;                     // false: x + move takes the place of its sign
+};
+
+// Gradients that a unit gets and gives. One of (out) and (signs, means) is given.
+template <class T>
+struct UnitGradients {
+  const T *out, *signs, *means;
+  T *h, *residual;  // given back; residual: optional
+  T *norm_scale, *norm_offset, *shift_in, *slope, *shift_out, *out_scale, *out_shift, *move;
+};
+
+template <class T>
+struct Table {
+  // Mean and biased variance of each channel.
+  void (*moments)(const Shape&, const T* x, T* mean, T* variance);
+  // norm(x) into `out`.
+  void (*normalise)(const Shape&, const T* x, const Norm<T>&, T* out);
+  // Gradients of `normalise` for those of its result, `grad`; statistics are of x itself.
+  void (*normalise_backward)(const Shape&, const T* x, const Norm<T>&, const T* grad, T* x_grad, T* scale, T* offset);
+  // sign(x + move) or x + move.
+  void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
+  // Gradients of `signs`, with Bi-Real Net's derivative of the sign.
+  void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, T* x_grad, T* move_grad);
+  // out, or signs (rows, channels) and means over channels / width channels (rows, width).
+  void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, T* means);
+  void (*unit_backward)(const Shape&, const Unit<T>&, const UnitGradients<T>&);
+  // The sum over `count` of RPReLU(y + bias); `inputs` are what PReLU takes off: bias - shift_in.
+  void (*branches)(const Shape&, int count, const T* const* y, const T* const* input, const T* const* slope,
+                   const T* shift, T* out);
+  // y_grad[d], of (rows, channels); sums of a channel for input, slope and, the same for all, shift.
+  void (*branches_backward)(const Shape&, int count, const T* const* y, const T* const* input, const T* const* slope,
+                            const T* grad, T* const* y_grad, T* const* input_grad, T* const* slope_grad, T* shift_grad);
+  // 3x3 convolution in groups, zeros outside the grid. weights: (groups, 9, channels / groups in, same out).
+  void (*conv)(const Grid&, int groups, int dilation, bool add, const T* x, const T* weights, T* out);
+  // Gradient of its weights, in that layout.
+  void (*conv_weights)(const Grid&, int groups, int dilation, const T* x, const T* grad, T* weights);
+  // base + shift + the sum of nine taps (9, channels) at `offsets` (9, 2); cyclic, or zeros outside the grid.
+  void (*cross)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* shift, const T* base,
+                T* out);
+  void (*cross_backward)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* grad,
+                         T* x_grad, T* taps_grad, T* shift_grad);
+};
+
+// The fastest that this machine can run.
+template <class T>
+const Table<T>& table();
+
+}  // namespace bhvit::training

@@ -1,0 +1,137 @@
+"""The fused layers of a training step compute what the layers do as they are written, and so do their gradients."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bhvit
+from bhvit.models import fused
+from bhvit.models.layers import BatchNorm
+
+MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("bhvit_nano", {}),
+    ("bhvit_nano", {"weight_bits": 32, "activation_bits": 32}),
+    ("bhvit_nano", {"weight_bits": 32}),
+    ("bhvit_nano", {"recu": True, "shifts": ()}),
+    ("bhvit_tiny", {"img_size": 64}),
+    ("bhvit_small_fp", {"img_size": (32, 96)}),
+    ("binaryvit_small", {"img_size": 64}),
+]
+
+
+def _step(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Logits, gradients and buffers after one step; the model itself is left alone."""
+    model = copy.deepcopy(model)
+    logits = model(images)
+    (logits * torch.linspace(-1, 1, logits.shape[1])).sum().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return logits.detach(), gradients, dict(model.named_buffers())
+
+
+def _varied(name: str, **switches: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model = bhvit.create_model(name, num_classes=10, **switches).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # norms, scales, shifts, slopes: nothing is left at zero or one
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model.train()
+
+
+@pytest.mark.parametrize(("name", "switches"), MODELS, ids=[f"{name}-{'-'.join(s)}" for name, s in MODELS])
+def test_a_fused_step_is_the_plain_step_in_float64(
+    name: str, switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _varied(name, **switches)
+    images = torch.randn(3, 3, *model.spec.img_size, dtype=torch.float64)
+    calls = _count_calls(monkeypatch)
+    logits, gradients, buffers = _step(model, images)
+    assert calls, "nothing was fused"
+    monkeypatch.setattr(fused, "_KERNELS", {})
+    plain_logits, plain_gradients, plain_buffers = _step(model, images)
+    torch.testing.assert_close(logits, plain_logits, rtol=1e-11, atol=1e-11)
+    assert gradients.keys() == plain_gradients.keys()
+    for name in gradients:
+        torch.testing.assert_close(gradients[name], plain_gradients[name], rtol=1e-9, atol=1e-11, msg=name)
+    for name in buffers:
+        torch.testing.assert_close(buffers[name], plain_buffers[name], rtol=1e-11, atol=1e-11, msg=name)
+
+
+def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    h, residual = torch.randn(1000, 256), torch.randn(1000, 64)
+    norm, activation = BatchNorm(256), bhvit.models.layers.RPReLU(256)
+    results = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        x = h.clone().requires_grad_()
+        y = fused.unit(x, residual, norm, activation)
+        norm.zero_grad()
+        (y * h).sum().backward()
+        results.append((y.detach(), x.grad, norm.weight.grad))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("rows", [2, 127, 128, 129, 700])
+@pytest.mark.parametrize(("channels", "width"), [(32, 32), (96, 96), (2048, 512), (64, 32), (1536, 768), (40, 40)])
+def test_units_of_odd_shapes(rows: int, channels: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(rows, channels, dtype=torch.float64, generator=generator, requires_grad=True)
+    residual = torch.randn(rows, width, dtype=torch.float64, generator=generator, requires_grad=True)
+    norm, activation = BatchNorm(channels).double(), bhvit.models.layers.RPReLU(channels).double()
+    for parameter in (*norm.parameters(), *activation.parameters()):
+        nn.init.normal_(parameter)
+    plain = activation(nn.functional.batch_norm(h, None, None, norm.weight, norm.bias, True)
+                       + residual.repeat(1, channels // width))  # fmt: skip
+    weights = torch.randn_like(plain)
+    parameters = (h, residual, *norm.parameters(), *activation.parameters())
+    expected = torch.autograd.grad((plain * weights).sum(), parameters)
+    found = fused.unit(h, residual, norm, activation)
+    torch.testing.assert_close(found, plain)
+    for a, b in zip(torch.autograd.grad((found * weights).sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def test_a_large_mean_does_not_drown_the_variance() -> None:
+    x = 1e4 + torch.randn(4096, 32)
+    norm = BatchNorm(32)
+    exact = (x.double() - x.double().mean(0)) / (x.double().var(0, unbiased=False) + norm.eps).sqrt()
+    torch.testing.assert_close(fused.batch_norm(norm, x).double(), exact, rtol=0, atol=1e-2)
+
+
+def test_weights_that_are_no_numbers_stay_so() -> None:
+    h = torch.randn(8, 32)
+    h[3, 5] = float("nan")
+    activated = fused.unit(h, torch.zeros(8, 32), BatchNorm(32), bhvit.models.layers.RPReLU(32))
+    assert activated[:, 5].isnan().all()
+    assert activated[:, :5].isfinite().all()
+
+
+def test_layers_are_computed_as_written_where_something_looks_into_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    seen: list[str] = []
+    mlp = model.stages[0][0].mlp
+    mlp.linear1.register_forward_hook(lambda *_: seen.append("linear1"))
+    model(torch.randn(2, 3, 32, 32))
+    assert seen == ["linear1"]
+    assert not fused.applies(mlp, torch.randn(2, 4))
+    assert fused.applies(model.stages[0][1].mlp, torch.randn(2, 4))
+    assert not fused.applies(model.stages[0][1].mlp.eval(), torch.randn(2, 4))
+    norms = model.stages[1][0].mlp
+    norms.norm1.eval()  # frozen statistics
+    assert not fused.applies(norms, torch.randn(2, 4))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not fused.applies(model.stages[1][1].mlp, torch.randn(2, 4))
+    assert not fused.applies(bhvit.create_model("bhvit_nano", norm="layer").stages[0][0].mlp, torch.randn(2, 4))
+
+
+def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+    kernels = fused._kernels
+    monkeypatch.setattr(fused, "_kernels", lambda x: (calls.append("call"), kernels(x))[1])
+    return calls
