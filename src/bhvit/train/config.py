@@ -138,6 +138,9 @@ class TrainConfig:
     """Of initial weights, order of images and augmentation."""
     threads: int = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
+    compile: bool = False
+    """Compile the blocks with `torch.compile` before training: minutes of waiting for faster steps. Where it fails a
+    warning says why, and training goes on without."""
     workers: int = -1
     """Processes that decode images where these do not fit in memory; -1: one a core."""
     cache_mb: int = 2048
@@ -255,7 +258,7 @@ class TrainConfig:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("switches", "phases"))
 """Names of the training settings."""
-MACHINE = ("out", "device", "threads", "workers", "cache_mb", "save_minutes")
+MACHINE = ("out", "device", "threads", "compile", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
 WHOLE_RUN = (*MACHINE, "data", "model", "img_size", "channels", "patch", "window", "crop", "interpolation", "init",
              "precision", "seed", "test_fraction", "classes", "strict")  # fmt: skip

@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..evaluate import Metrics
 from ..models import save_checkpoint
 from .augment import seed_for
+from .compilation import compile_blocks
 from .config import TrainConfig
 from .distributed import Processes, choose_device, joined
 from .interrupt import Interruptible
@@ -102,7 +103,12 @@ class _Run:
 
     def _phase(self, index: int, before: Phase | None) -> Phase:
         torch.manual_seed(seed_for(self.config.seed))
-        return Phase(self.configs[index], self.images, self.teachers[index], self.device, self.processes, before)
+        config = self.configs[index]
+        phase = Phase(config, self.images, self.teachers[index], self.device, self.processes, before)
+        if config.compile:
+            rows = config.batch_size // config.accumulate // self.processes.size
+            compile_blocks(phase.model, rows, phase.autocast(), self.quiet)
+        return phase
 
     def _next_phase(self) -> None:
         """Begin the next phase; until its first `save` the one before is what a resumed run finds."""

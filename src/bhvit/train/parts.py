@@ -19,6 +19,7 @@ from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from .augment import Mixing
 from .average import Average
+from .compilation import refuse_old_torch
 from .config import TrainConfig
 from .distributed import Processes, Share, spread
 from .loader import Batches, cached, refuse_too_few
@@ -137,6 +138,8 @@ def check_models(configs: list[TrainConfig]) -> None:
     """Before any image is opened, which takes a while. Raises UserError for a model that cannot be or to train."""
     if configs[0].layer_decay < 1 and configs[0].init is None:
         raise UserError("layer_decay is for models that were trained before: give --init, or layer_decay=1")
+    if configs[0].compile:
+        refuse_old_torch()
     before = None
     for index, config in enumerate(configs):
         rehearsal = create_model(config.model, num_classes=2, **config.model_settings())

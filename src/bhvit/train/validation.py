@@ -11,6 +11,7 @@ import torch
 
 from ..evaluate import Floats, Metrics, metrics, predict_all
 from ..models import BHViT
+from .compilation import as_they_are
 from .distributed import Processes
 from .parts import Images
 
@@ -29,7 +30,7 @@ def validate(
     device = next(model.parameters()).device
 
     def predict(batch: Floats) -> Floats:
-        with torch.no_grad(), autocast():
+        with torch.no_grad(), as_they_are(), autocast():
             logits = model(torch.from_numpy(batch).to(device))
         result: Floats = logits.float().cpu().numpy()
         return result
