@@ -28,6 +28,16 @@ def test_accuracies_confusion_and_loss():
     assert result.to_dict()["per_class"]["b"] is None
 
 
+def test_calibration_is_the_gap_between_confidence_and_frequency():
+    # Four answers at 0.8, of which three are right, and one at 0.97 that is wrong: gaps of 0.2 and 0.97.
+    logits = np.log(np.array([[0.8, 0.2]] * 4 + [[0.97, 0.03]], dtype=np.float32))
+    result = metrics(logits, np.array([0, 0, 0, 1, 1]), ("a", "b"))
+    assert result.calibration_error == pytest.approx((4 * 0.05 + 0.97) / 5, abs=1e-6)
+    assert result.to_dict()["calibration_error"] == result.calibration_error
+    sure = metrics(np.array([[1e4, 0], [0, 1e4]], np.float32), np.array([0, 1]), ("a", "b"))
+    assert sure.calibration_error == 0
+
+
 def test_agreement_counts_equal_predictions():
     labels = np.array([0, 1, 2, 2])
     other = LOGITS.copy()

@@ -24,6 +24,9 @@ Predict: TypeAlias = Callable[[Floats], Floats]
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the images done and the images in all."""
 
+CALIBRATION_BINS = 15
+"""Of `Metrics.calibration_error`, as in its paper's tables."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
@@ -80,6 +83,18 @@ class Metrics:
         right = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
         return float((np.log(np.exp(shifted).sum(axis=1)) - right).mean())
 
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al., ICML 2017) of the most likely class, in CALIBRATION_BINS equal bins.
+
+        The mean over images of |accuracy - confidence| of their bin: 0 where probabilities are frequencies.
+        """
+        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
+        confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+        bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        gap = np.bincount(bins, (self.predictions == self.labels) - confidence, CALIBRATION_BINS)
+        return float(np.abs(gap).sum() / len(self.labels))
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers for a JSON file or report; a class without images has the accuracy None."""
         per_class = {
@@ -90,6 +105,7 @@ class Metrics:
             "top1": self.top1,
             "top5": self.top5,
             "cross_entropy": self.cross_entropy,
+            "calibration_error": self.calibration_error,
             "seconds": self.seconds,
             "per_class": per_class,
             "confusion": self.confusion.tolist(),

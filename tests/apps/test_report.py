@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bhvit.apps.report_svg import Series, confusion_matrix, line_chart
+from bhvit.apps.report_weights import BINS
 
 _VOID = {"meta", "img", "line", "polyline", "circle", "rect"}
 
@@ -55,7 +56,11 @@ def test_the_page_parses_and_says_what_it_must(page_text):
     for text in ("Accuracy (top-1)", "Loss", "Learning rate", "What is taken for what", "Most confidently wrong",
                  "Milliseconds an image", "top-1 agreement", "equal, bit for bit", "processor", "PyTorch"):  # fmt: skip
         assert text in page.text, text
-    assert sum(tag == "circle" for tag, _ in page.tags) == 3 * 5  # 3 epochs of 5 lines; the cut line is left out
+    # 3 epochs of 5 lines, the cut one left out, and a histogram for each of 3 stages
+    assert sum(tag == "circle" for tag, _ in page.tags) == 3 * 5 + 3 * BINS
+    assert "Binary weights and attention" in page.text
+    assert "Weights whose sign changed" in page.text
+    assert "Levels that attention uses" in page.text
 
 
 def test_the_page_asks_nothing_of_anyone(page_text):

@@ -96,4 +96,4 @@ def test_the_table_of_settings_has_every_one_with_its_default():
             expected = "required" if required else shown.get(field.default, f"`{field.default}`")
             assert rows[field.name] == expected, field.name
     recipes = text.partition("| Recipe |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| `([a-z_]+)` \|", recipes, flags=re.MULTILINE)) == set(recipe_names())
+    assert set(re.findall(r"^\| `([a-z0-9_]+)` \|", recipes, flags=re.MULTILINE)) == set(recipe_names())

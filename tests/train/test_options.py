@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -228,3 +229,23 @@ def test_a_phase_on_one_process_is_its_model(config):
     settings = config()
     phase = Phase(settings, open_images(settings, Processes(), True), None, CPU, Processes())
     assert phase.network is phase.model is phase.result
+
+
+def test_the_log_is_there_for_tensorboard(config, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(config(epochs=2, out=str(tmp_path / "run"), tensorboard=True), quiet=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    logged = {scalar.step: scalar.value for scalar in events.Scalars("val_loss")}
+    assert logged == {line["epoch"]: pytest.approx(line["val_loss"]) for line in result.log}
+    layer = next(iter(result.log[1]["flipped"]))
+    assert [scalar.step for scalar in events.Scalars(f"flipped/{layer}")] == [1, 2]
+    assert [scalar.step for scalar in events.Scalars(f"oscillating/{layer}")] == [2]
+
+
+def test_tensorboard_that_is_absent_is_named(config, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"pip install 'bhvit\[tensorboard\]'"):
+        train(config(epochs=1, out=str(tmp_path / "run"), tensorboard=True), quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .console import Progress, Subparsers, add_json, count_text, describe, positives, print_json, size_text, table, verb
+from .console import (
+    Progress,
+    Subparsers,
+    add_json,
+    checkpoint_file,
+    count_text,
+    describe,
+    packed_file,
+    positives,
+    print_json,
+    size_text,
+    table,
+    verb,
+)
 
 if TYPE_CHECKING:
     from ..evaluate import Floats
@@ -39,12 +52,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit bench model.bhv --threads 1,2 --batch 1,8 --isa all\n"
         "bhvit bench model.bhv --torch checkpoint.safetensors\nbhvit bench model.bhv --profile",
     )
-    parser.add_argument("model", type=Path, help="packed model (.bhv)")
+    parser.add_argument("model", type=packed_file, help="packed model (.bhv), or the name of a packaged one")
     parser.add_argument("--threads", type=positives, default=[1], metavar="N,…", help="thread counts (default 1)")
     parser.add_argument("--batch", type=positives, default=[1], metavar="N,…", help="batch sizes (default 1)")
     parser.add_argument("--isa", default="auto", metavar="NAME,…",
                         help="instruction sets: auto (default), all, or names")  # fmt: skip
-    parser.add_argument("--torch", type=Path, metavar="CHECKPOINT", help="compare with this checkpoint in PyTorch")
+    parser.add_argument(
+        "--torch", type=checkpoint_file, metavar="CHECKPOINT", help="compare with this checkpoint in PyTorch"
+    )
     parser.add_argument("--seconds", type=_seconds, default=2.0, help="time for each combination (default 2)")
     parser.add_argument("--profile", action="store_true", help="time each op (batch 1)")
     add_json(parser)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import packaged
 from ..errors import UserError
 from .console import Progress, Subparsers, add_engine, add_json, positive, print_json, verb
 
@@ -17,12 +18,13 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "classify",
         "name what is in images, with a packed model",
-        "Classify images with a .bhv file. A damaged image is named and the others are still answered;\n"
-        "the exit status is then 2.",
-        "bhvit classify model.bhv cat.jpg --top 3\nbhvit classify model.bhv holiday/ --json > answers.json",
+        "Classify images with a .bhv file, or without one with the packaged model, which knows the ten classes of\n"
+        "CIFAR-10. A damaged image is named and the others are still answered; the exit status is then 2.",
+        "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
+        "bhvit classify model.bhv holiday/ --json > answers.json",
     )
-    parser.add_argument("model", type=Path, help="packed model (.bhv)")
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
+    parser.add_argument("images", nargs="+", type=Path, metavar="[MODEL] IMAGE",
+                        help="a packed model (a file or a packaged name), image files, folders of them")  # fmt: skip
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
@@ -33,8 +35,11 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..runtime import Session
 
-    paths = find_images(args.images)
-    session = Session(args.model, threads=args.threads, isa=args.isa)
+    model, images = _split(args.images)
+    paths = find_images(images)
+    session = Session(model, threads=args.threads, isa=args.isa)
+    if not args.json and model == Path(packaged.DEFAULT):
+        print(f"packaged model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
     progress = Progress("classifying")
     answers: list[dict[str, Any]] = []
     damaged = 0
@@ -67,6 +72,16 @@ def run(args: argparse.Namespace) -> int:
             print(f"bhvit: {damaged} of {len(paths)} images could not be read", file=sys.stderr)
         return 2
     return 0
+
+
+def _split(named: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
+    """The model, which comes first or is the packaged one, and the images. Raises UserError if there is no image."""
+    first, *rest = named
+    if not packaged.is_packed(first):
+        return Path(packaged.DEFAULT), named
+    if not rest:
+        raise UserError(f"no image to classify with {first}: name image files or folders after it")
+    return first, rest
 
 
 def find_images(named: Sequence[Path]) -> list[Path]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import packaged
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -123,6 +124,16 @@ class Progress:
         if self._live:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+def packed_file(text: str) -> Path:
+    """A packed model as an argument: its path, or that of the packaged model of that name."""
+    return packaged.find(text, ".bhv")
+
+
+def checkpoint_file(text: str) -> Path:
+    """A checkpoint as an argument, likewise."""
+    return packaged.find(text, ".safetensors")
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import packaged
 from ..errors import UserError
 from .console import Subparsers, positive, size_text, table, verb
 
@@ -36,16 +37,27 @@ def add_parser(subparsers: Subparsers) -> None:
         "demo",
         "the whole way on handwritten digits, in minutes",
         _DESCRIPTION,
-        "bhvit demo --out demo",
+        "bhvit demo --out demo\nbhvit demo --pretrained",
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder (default demo)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="default: those of the recipe")
+    parser.add_argument("--pretrained", action="store_true",
+                        help="train nothing: evaluate and time the packaged model on labelled images")  # fmt: skip
+    parser.add_argument("--data", metavar="SOURCE", help="with --pretrained: its images (default cifar10, a download)")
     parser.add_argument("--force", action="store_true", help="replace an earlier demo in that folder")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     begin = time.perf_counter()
+    if args.pretrained:
+        if args.epochs:
+            raise UserError("--pretrained trains nothing, so --epochs does not go with it")
+        from .demo_pretrained import demo_pretrained
+
+        return demo_pretrained(args.data or packaged.DEFAULT)
+    if args.data:
+        raise UserError("--data goes with --pretrained; `bhvit train --data` trains on your own images")
     out: Path = args.out
     from ..packing import pack  # a missing extra is found before anything is touched
     from ..train import TrainConfig, load_recipe, train

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from .. import packaged
 from ..data import SPLITS, open_dataset
 from ..errors import UserError
 from ..evaluate import Floats, Metrics, Predict, evaluate
@@ -70,6 +71,7 @@ def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preproce
 
     `threads` None uses all cores. Raises UserError if it is neither, or a checkpoint without preprocessing.
     """
+    path = str(packaged.find(path, ".bhv"))
     if path.endswith(".bhv"):
         from .. import format
         from ..runtime import Session
@@ -104,6 +106,7 @@ def _print(metrics: Metrics) -> None:
     count = len(metrics.labels)
     print(f"{count} images, {len(metrics.class_names)} classes")
     print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
+    print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
     print(f"{1000 * metrics.seconds / count:.2f} ms an image in the model, in batches")
     rows = sorted(zip(metrics.per_class, metrics.class_names, metrics.confusion.sum(axis=1)), key=lambda row: row[0])
     print("class accuracy, lowest first:")

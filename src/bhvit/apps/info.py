@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import packaged
 from ..errors import UserError
 from ..settings import parse_setting, parse_size
 from .console import (
@@ -115,7 +115,7 @@ def _open(args: argparse.Namespace) -> _Subject:
     from ..image import Preprocess
     from ..spec import ModelSpec
 
-    path = Path(args.model)
+    path = packaged.find(args.model, ".bhv")
     looks_like_file = path.suffix in (".bhv", ".safetensors") or "/" in args.model or path.exists()
     if not looks_like_file:
         from ..models import model_spec

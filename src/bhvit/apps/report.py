@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from .console import Progress, Subparsers, count_text, describe, positive, size_text, verb
+from .console import Progress, Subparsers, count_text, describe, packed_file, positive, size_text, verb
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="page to write (default RUN/report.html)")
     parser.add_argument("--force", action="store_true", help="replace an existing page")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default best)")
-    parser.add_argument("--model", type=Path, metavar="FILE.bhv",
+    parser.add_argument("--model", type=packed_file, metavar="FILE.bhv",
                         help="packed file (default RUN/model.bhv, or one packed for the occasion)")  # fmt: skip
     parser.add_argument("--data", help="images (default: those the run was trained on)")
     parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
@@ -160,6 +160,7 @@ def write_report(found: Findings, out: Path) -> None:
     from ..costs import op_costs, total
     from ..files import write_atomically
     from .report_page import Page
+    from .report_weights import weight_findings
     from .timing import environment
     from .verify import findings
 
@@ -170,6 +171,7 @@ def write_report(found: Findings, out: Path) -> None:
         subtitle=_subtitle(found),
         tiles=_tiles(found),
         log=_log(found.folder),
+        weights=weight_findings(found.checkpoint, found.dataset),
         confusion=found.native.confusion,
         class_names=found.file.class_names,
         right=right,

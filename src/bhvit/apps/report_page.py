@@ -15,7 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from .console import size_text
-from .report_svg import Series, bar, confusion_matrix, line_chart
+from .report_svg import Series, bar, confusion_matrix, heat_map, line_chart
+from .report_weights import WeightFindings
 from .timing import BUSY, Timing, busy
 
 THUMBNAIL = 96
@@ -53,6 +54,7 @@ class Page:
     class_names: Sequence[str]
     right: Sequence[Sample]
     wrong: Sequence[Sample]
+    weights: WeightFindings
     sizes: Sequence[tuple[str, int]]
     """What, and its bytes."""
     timings: Sequence[Timing]
@@ -65,6 +67,7 @@ class Page:
         """The page as text."""
         sections = [
             ("Training", self._training()),
+            ("Binary weights and attention", self._flips() + self._latent() + self._levels()),
             ("What is taken for what", self._confusion()),
             ("Samples", self._samples()),
             ("Size and speed", self._sizes() + self._speeds()),
@@ -109,6 +112,39 @@ class Page:
             " (and smoothed labels, if the settings say so); validation uses the images as they are."
         )
         return f'<div class="charts">{"".join(charts)}</div><p class="note">{note}</p>'
+
+    def _flips(self) -> str:
+        """Signs that changed, by layer and epoch, where the log has them."""
+        entries = [entry for entry in self.log if isinstance(entry.get("flipped"), dict)]
+        if not entries:
+            return ""
+        layers = list(entries[-1]["flipped"])
+        epochs = [str(entry["epoch"]) for entry in entries]
+        maps = []
+        for title, key in (("Weights whose sign changed, by epoch", "flipped"),
+                           ("Of these, changed back: oscillating", "oscillating")):  # fmt: skip
+            values = np.array([[_number(entry.get(key), layer) for entry in entries] for layer in layers])
+            if np.isfinite(values).any():
+                maps.append(heat_map(title, layers, epochs, values, _percent))
+        return "".join(maps)
+
+    def _latent(self) -> str:
+        if not self.weights.latent:
+            return ""
+        middles = ((self.weights.edges[1:] + self.weights.edges[:-1]) / 2).tolist()
+        axis = "latent weight less its channel's mean"
+        charts = [
+            line_chart(f"Latent weights, {stage}", [Series(stage, 1, middles, shares.tolist())], axis, _percent)
+            for stage, shares in self.weights.latent.items()
+        ]
+        note = "Near 0 a sign is about to change; the regularisation loss draws latent weights to -1 and +1."
+        return f'<div class="charts">{"".join(charts)}</div><p class="note">{note}</p>'
+
+    def _levels(self) -> str:
+        if not self.weights.levels:
+            return ""
+        rows = [[name, *(f"{share:.2%}" for share in shares)] for name, shares in self.weights.levels.items()]
+        return "<h3>Levels that attention uses</h3>" + _table(("block", "0", "1", "2", "3"), rows)
 
     def _confusion(self) -> str:
         confusion = self.confusion
@@ -212,6 +248,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _number(table: Any, name: str) -> float:
+    """What a table of the log has under a name, NaN for nothing or no number."""
+    value = table.get(name) if isinstance(table, dict) else None
+    return float(value) if isinstance(value, int | float) else float("nan")
 
 
 def _setting(value: Any) -> str:

@@ -137,6 +137,43 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> 
     )
 
 
+def heat_map(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: npt.NDArray[np.float64],
+    show: Callable[[float], str],
+) -> str:
+    """Numbers (rows, columns) of at least 0 as shades, the largest the darkest; NaN is left blank."""
+    cell, longest = 14, max(map(len, rows))
+    left, top = 12 + 7.4 * longest, 20
+    wide = max(3.0, min(28.0, 480 / len(columns)))
+    width, height = left + wide * len(columns) + 4, top + cell * len(rows) + 4
+    largest = float(np.nanmax(values, initial=0.0)) or 1.0
+    parts = []
+    for row, name in enumerate(rows):
+        y = top + row * cell
+        parts.append(f'<text x="{left - 8:.1f}" y="{y + 11}" text-anchor="end">{escape(name)}</text>')
+        for column, label in enumerate(columns):
+            value = float(values[row, column])
+            if math.isfinite(value):
+                hint = escape(f"{name}, epoch {label}: {show(value)}")
+                opacity = 0.05 + 0.95 * value / largest
+                parts.append(
+                    f'<rect class="right" x="{left + column * wide:.1f}" y="{y}" width="{wide - 0.5:.1f}" '
+                    f'height="{cell - 1}" fill-opacity="{opacity:.2f}"><title>{hint}</title></rect>'
+                )
+    for column in sorted({0, len(columns) - 1}):
+        middle = left + (column + 0.5) * wide
+        parts.append(f'<text x="{middle:.1f}" y="14" text-anchor="middle">{escape(columns[column])}</text>')
+    label = escape(f"{title}: the largest is {show(largest)}")
+    return (
+        f'<figure class="chart heat"><figcaption>{escape(title)} (darkest: {escape(show(largest))})</figcaption>'
+        f'<div class="scroll"><svg class="matrix" style="width:{width:.0f}px" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'role="img" aria-label="{label}">{"".join(parts)}</svg></div></figure>'
+    )
+
+
 def bar(share: float, colour: int) -> str:
     """A bar of `share` of the full length, for a table's cell; the number stands beside it."""
     width = max(0.5, 100 * min(share, 1.0))

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .console import Progress, Subparsers, add_engine, add_json, count_text, positive, print_json, table, verb
+from .console import (
+    Progress,
+    Subparsers,
+    add_engine,
+    add_json,
+    checkpoint_file,
+    count_text,
+    packed_file,
+    positive,
+    print_json,
+    table,
+    verb,
+)
 
 if TYPE_CHECKING:
     from .compare import Comparison
@@ -31,8 +42,10 @@ def add_parser(subparsers: Subparsers) -> None:
         _DESCRIPTION,
         "bhvit verify runs/photos/best.safetensors photos.bhv --data photos",
     )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint that the file was packed from (.safetensors)")
-    parser.add_argument("model", type=Path, help="packed model (.bhv)")
+    parser.add_argument(
+        "checkpoint", type=checkpoint_file, help="checkpoint that the file was packed from (.safetensors)"
+    )
+    parser.add_argument("model", type=packed_file, help="packed model (.bhv)")
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
     parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")

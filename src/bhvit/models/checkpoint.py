@@ -7,6 +7,7 @@ from pathlib import Path
 
 import safetensors.torch
 
+from .. import packaged
 from ..errors import UserError
 from ..files import write_atomically
 from ..image import Preprocess
@@ -36,12 +37,13 @@ def save_checkpoint(model: BHViT, path: str | Path) -> None:
 
 
 def load_checkpoint(path: str | Path) -> BHViT:
-    """The model in a checkpoint, in evaluation mode, on the CPU; or that of the weights in a model's folder.
+    """The model in a checkpoint, in evaluation mode, on the CPU; or that of the weights in a model's folder; or,
+    where no such file is, the packaged model of that name.
 
     Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
     than its description needs.
     """
-    path = Path(path)
+    path = packaged.find(path, ".safetensors")
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     tensors, metadata = read_weights(path)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import format
+from .. import format, packaged
 from .._native import Program, available_isas
 from ..bits import Floats
 from ..errors import FormatError, UserError
@@ -21,7 +21,7 @@ MAX_THREADS = 256
 
 
 class Session:
-    """A `.bhv` file, opened.
+    """A `.bhv` file, opened; or, where no such file is, the packaged model of that name, such as "cifar10".
 
     `threads` run one image together; `isa` is "auto" (the fastest that this machine has, or what the
     environment variable BHVIT_ISA names) or one of `available_isas()`. Results are the same bits for
@@ -40,6 +40,7 @@ class Session:
             raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(isa, str):
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
+        path = packaged.find(path, ".bhv")
         try:
             program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
             described = format.describe(program.header)

@@ -35,10 +35,10 @@ def compile_blocks(model: BHViT, batch: int, autocast: AbstractContextManager[An
     limit = "recompile_limit" if hasattr(_dynamo.config, "recompile_limit") else "cache_size_limit"
     setattr(_dynamo.config, limit, max(getattr(_dynamo.config, limit), 2 * len(_blocks(model))))
     rehearsal = copy.deepcopy(model).train()
-    _compile(rehearsal)
     if not quiet:
         print("compiling the blocks, which takes minutes the first time", file=sys.stderr)
     try:
+        _compile(rehearsal)
         images = torch.zeros(batch, model.spec.in_chans, *model.spec.img_size, device=model.stem.position.device)
         with autocast:
             loss = rehearsal(images).sum()

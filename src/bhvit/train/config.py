@@ -138,6 +138,8 @@ class TrainConfig:
     """Of initial weights, order of images and augmentation."""
     threads: int = 0
     """CPU threads of PyTorch; 0 leaves its own choice."""
+    tensorboard: bool = False
+    """Write the log for TensorBoard too, below `out`."""
     compile: bool = False
     """Compile the blocks with `torch.compile` before training: minutes of waiting for faster steps. Where it fails a
     warning says why, and training goes on without."""
@@ -258,7 +260,7 @@ class TrainConfig:
 
 FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("switches", "phases"))
 """Names of the training settings."""
-MACHINE = ("out", "device", "threads", "compile", "workers", "cache_mb", "save_minutes")
+MACHINE = ("out", "device", "threads", "tensorboard", "compile", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
 WHOLE_RUN = (*MACHINE, "data", "model", "img_size", "channels", "patch", "window", "crop", "interpolation", "init",
              "precision", "seed", "test_fraction", "classes", "strict")  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..errors import UserError
 from ..evaluate import Metrics
 from ..models import save_checkpoint
 from .augment import seed_for
+from .board import Board, refuse_absent
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .distributed import Processes, choose_device, joined
@@ -64,6 +66,7 @@ class _Run:
         self.config, self.processes, self.resume, self.quiet = config, processes, resume, quiet
         self.configs = config.phase_configs()
         self.interruptible = Interruptible()
+        self.board: Board | None = None
         self.folder = RunFolder(config.out)
         if resume:
             self.folder.refuse_other(config)
@@ -73,6 +76,8 @@ class _Run:
         if config.threads:
             torch.set_num_threads(config.threads)
         check_models(self.configs)
+        if config.tensorboard:
+            refuse_absent()
         self.images = open_images(config, processes, quiet)
         self.teachers = check_phases(self.configs, self.images, processes)
         self.progress = self.folder.progress() if resume else Progress()
@@ -90,7 +95,7 @@ class _Run:
             else:
                 self.folder.create(self.config)
         metrics = None
-        with self.interruptible:
+        with self.interruptible, self._board():
             while True:
                 while self.progress.epoch < self.phase.config.epochs:
                     metrics = self._epoch()
@@ -100,6 +105,17 @@ class _Run:
             metrics = metrics or self._validate()
         self.processes.wait()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
+
+    @contextmanager
+    def _board(self) -> Iterator[None]:
+        if not (self.config.tensorboard and self.processes.first):
+            yield
+            return
+        self.board = Board(self.folder.path, self._epochs_before() + self.progress.epoch)
+        try:
+            yield
+        finally:
+            self.board.close()
 
     def _phase(self, index: int, before: Phase | None) -> Phase:
         torch.manual_seed(seed_for(self.config.seed))
@@ -175,6 +191,7 @@ class _Run:
                 "val_top5": metrics.top5,
                 "seconds": round(seconds, 3),
                 "images_per_second": round(seen / seconds, 1),
+                **self.phase.monitor.measure(),
             },
         )
         return metrics
@@ -227,6 +244,8 @@ class _Run:
         )  # fmt: skip
         if self.processes.first:
             self.folder.append_log(entry)
+            if self.board is not None:
+                self.board.write(entry)
             save_checkpoint(model, self.folder.last)
             if improved:
                 save_checkpoint(model, self.folder.best)
@@ -241,7 +260,7 @@ class _Run:
 
     def _state(self) -> State:
         average = self.phase.average
-        return State(self.phase.model, self.phase.optimizer, average.module if average else None)
+        return State(self.phase.model, self.phase.optimizer, average.module if average else None, self.phase.monitor)
 
     def _save(self) -> None:
         if self.processes.first:

@@ -24,6 +24,7 @@ from .config import TrainConfig
 from .distributed import Processes, Share, spread
 from .loader import Batches, cached, refuse_too_few
 from .losses import refuse_idle
+from .monitor import Monitor
 from .optim import make_optimizer
 from .teacher import Teacher, load_teacher
 from .warm_start import refuse_other_architecture, start_from
@@ -114,12 +115,14 @@ class Phase:
         """What is called in training: the model, or the model as one of several processes has it."""
         self.optimizer = make_optimizer(self.model, config)
         self.average = Average(self.model, config) if config.ema else None
+        self.monitor = Monitor(self.model)
 
     def start(self, source: object, quiet: bool) -> None:
         """Begin with the weights of a checkpoint and say what was changed. Raises UserError if they do not fit."""
         for note in start_from(self.model, load_checkpoint(str(source)), source):
             if not quiet:
                 print(note, file=sys.stderr)
+        self.monitor.load({})
 
     @property
     def result(self) -> BHViT:

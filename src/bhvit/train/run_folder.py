@@ -32,6 +32,7 @@ from ..files import write_atomically
 from ..models import model_spec
 from ..switches import value_of
 from .config import FIELDS, MACHINE, Start, TrainConfig
+from .monitor import Monitor
 
 VERSION = "1"
 FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
@@ -63,6 +64,7 @@ class State(NamedTuple):
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: nn.Module | None = None
+    monitor: Monitor | None = None
 
 
 class RunFolder:
@@ -86,7 +88,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in reversed(FILES):
                 (self.path / name).unlink(missing_ok=True)
-            for path in self.path.glob("phase[0-9]*.safetensors"):
+            for path in [*self.path.glob("phase[0-9]*.safetensors"), *self.path.glob("tensorboard/events.*")]:
                 path.unlink()
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from None
@@ -134,6 +136,8 @@ class RunFolder:
         tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
         if state.average is not None:
             tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+        if state.monitor is not None:
+            tensors |= {f"monitor.{name}": bits for name, bits in state.monitor.state().items()}
         for name, parameter in state.model.named_parameters():
             for key, value in state.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{name}:{key}"] = value
@@ -167,6 +171,9 @@ class RunFolder:
                     module.load_state_dict(
                         {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
                     )
+            if state.monitor is not None:  # bhvit 0.1.0 wrote nothing for it
+                kept = {name[len("monitor.") :]: bits for name, bits in tensors.items() if name.startswith("monitor.")}
+                state.monitor.load(kept)
             self._load_optimizer(state.model, state.optimizer, tensors)
 
     @contextmanager

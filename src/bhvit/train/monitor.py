@@ -1,0 +1,65 @@
+"""How many binary weights change their sign from epoch to epoch, by layer, and how many change it back again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.layers import QuantConv2d, QuantLinear
+
+
+class Monitor:
+    """Signs of a model's binary weights at the last two ends of an epoch; the first are those it begins with.
+
+    Kept as packed bits, a 32nd of the weights each.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1
+        }
+        self._last = self._signs()
+        self._before: dict[str, Tensor] = {}
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """Since the last call, by layer: the fraction of weights of another sign ("flipped"), and of those that had
+        changed it before, too, and so came back ("oscillating")."""
+        now, last, before = self._signs(), self._last, self._before
+        flipped, oscillating = {}, {}
+        for name, layer in self._layers.items():
+            changed = now[name] ^ last[name]
+            flipped[name] = _ones(changed) / layer.weight.numel()
+            if before:
+                oscillating[name] = _ones(changed & (last[name] ^ before[name])) / layer.weight.numel()
+        self._last, self._before = now, last
+        found = {"flipped": flipped, "oscillating": oscillating}
+        return {what: layers for what, layers in found.items() if layers}
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load` takes, to be kept beside a checkpoint."""
+        return {f"{when}.{name}": bits for when, signs in (("last", self._last), ("before", self._before))
+                for name, bits in signs.items()}  # fmt: skip
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from `state`; without one, from the model's signs as they are."""
+        self._last = {name: state[f"last.{name}"] for name in self._layers} if state else self._signs()
+        self._before = {name: state[f"before.{name}"] for name in self._layers if f"before.{name}" in state}
+
+    @torch.no_grad()
+    def _signs(self) -> dict[str, Tensor]:
+        signs: dict[str, Tensor] = {}
+        for name, layer in self._layers.items():
+            quantise: Any = layer.style.linear_weight if isinstance(layer, QuantLinear) else layer.style.conv_weight
+            positive = quantise(layer.weight) >= 0
+            signs[name] = torch.from_numpy(np.packbits(positive.cpu().numpy()))
+        return signs
+
+
+def _ones(bits: Tensor) -> int:
+    return int(np.unpackbits(bits.numpy()).sum())

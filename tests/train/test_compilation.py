@@ -1,0 +1,58 @@
+"""Compiled blocks, or a clean way on without them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import bhvit
+from bhvit.train import compilation
+
+
+def test_where_compiling_fails_the_model_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(module: torch.nn.Module, **_: object) -> None:
+        raise RuntimeError("no C++ compiler here\nmore")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", fail)
+    model = bhvit.create_model("bhvit_nano", num_classes=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    compilation.compile_blocks(model, 2, nullcontext(), quiet=False)
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "warning: the blocks cannot be compiled here, training runs without: no C++ compiler here"
+    )
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of dynamo's own looking at graphs' inputs
+def test_blocks_are_compiled_for_training_and_not_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: object) -> object:
+        graphs.append(1)
+        return graph.forward
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **kw: original(self, backend=backend, **kw))
+    model = bhvit.create_model("bhvit_nano", num_classes=2)
+    expected = model.eval()(torch.ones(1, 3, 32, 32))
+    compilation.compile_blocks(model, 4, nullcontext(), quiet=True)
+    assert graphs, "nothing was compiled"
+    done = len(graphs)
+    model.train()(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert len(graphs) == done, "the rehearsal's graphs were not used again"
+    with compilation.as_they_are():
+        model.eval()
+        model(torch.ones(1, 3, 32, 32))
+    assert len(graphs) == done
+    assert expected.shape == (1, 2)
+
+
+def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    with pytest.raises(bhvit.UserError, match=r"needs PyTorch 2\.6"):
+        compilation.refuse_old_torch()
