@@ -86,6 +86,18 @@ void define(nb::module_& m, const char* name) {
       },
       unlocked);
   to.def(
+      "bits",
+      [&kernels](long rows, long channels, int threads, Address x, Address move, Address out) {
+        kernels.bits({rows, channels, threads}, at<T>(x), at<T>(move), at<uint32_t>(out));
+      },
+      unlocked);
+  to.def(
+      "binary_linear",
+      [&kernels](long rows, long channels, int threads, Address bits, Address weights, long outputs, Address out) {
+        kernels.binary_linear({rows, channels, threads}, at<uint32_t>(bits), at<T>(weights), outputs, at<T>(out));
+      },
+      unlocked);
+  to.def(
       "signs_backward",
       [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address grad,
                  Address x_grad, Address move_grad) {
@@ -97,9 +109,9 @@ void define(nb::module_& m, const char* name) {
       "unit",
       [&kernels](long rows, long channels, int threads, Address h, Address residual, long width,
                  std::array<Address, 4> norm, std::array<Address, 3> rprelu, std::array<Address, 2> scale, Address move,
-                 bool binary, Address out, Address signs, Address means) {
+                 bool binary, Address out, Address signs, Address bits, Address means) {
         kernels.unit({rows, channels, threads}, unit_of<T>(h, residual, width, norm, rprelu, scale, move, binary),
-                     at<T>(out), at<T>(signs), at<T>(means));
+                     at<T>(out), at<T>(signs), at<uint32_t>(bits), at<T>(means));
       },
       unlocked);
   to.def(

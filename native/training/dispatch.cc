@@ -1,3 +1,5 @@
+#include "../dispatch.h"
+
 #include "kernels.h"
 
 namespace bhvit::training {
@@ -25,6 +27,12 @@ namespace {
 }
 
 }  // namespace
+
+void count_differences(const uint32_t* bits, long rows, long words, const uint32_t* tiles, long count,
+                       int32_t* counts) {
+  static const KernelTable& engine = kernels_for(available_isas().front());
+  engine.count_xor(bits, rows, words, tiles, count, counts);
+}
 
 template <>
 const Table<float>& table<float>() {

@@ -6,6 +6,8 @@
 
 #pragma once
 
+#include <cstdint>
+
 namespace bhvit::training {
 
 // Rows that one task takes.
@@ -57,10 +59,15 @@ struct Table {
   void (*normalise_backward)(const Shape&, const T* x, const Norm<T>&, const T* grad, T* x_grad, T* scale, T* offset);
   // sign(x + move) or x + move.
   void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
+  // The bits of sign(x + move): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
+  void (*bits)(const Shape&, const T* x, const T* move, uint32_t* out);
+  // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
+  // (rows, outputs). outputs % 16 == 0.
+  void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);
   // Gradients of `signs`, with Bi-Real Net's derivative of the sign.
   void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, T* x_grad, T* move_grad);
-  // out, or signs (rows, channels) and means over channels / width channels (rows, width).
-  void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, T* means);
+  // out, or signs (rows, channels), as numbers or as `bits`, and means over channels / width channels (rows, width).
+  void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, uint32_t* bits, T* means);
   void (*unit_backward)(const Shape&, const Unit<T>&, const UnitGradients<T>&);
   // The sum over `count` of RPReLU(y + bias); `inputs` are what PReLU takes off: bias - shift_in.
   void (*branches)(const Shape&, int count, const T* const* y, const T* const* input, const T* const* slope,
@@ -78,6 +85,9 @@ struct Table {
   void (*cross_backward)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* grad,
                          T* x_grad, T* taps_grad, T* shift_grad);
 };
+
+// The engine's count of bits that differ, of the fastest instruction set here: counts[t][16 * tile + lane].
+void count_differences(const uint32_t* bits, long rows, long words, const uint32_t* tiles, long count, int32_t* counts);
 
 // The fastest that this machine can run.
 template <class T>

@@ -2,7 +2,9 @@
 
 #pragma once
 
+#include <array>
 #include <cmath>
+#include <cstdint>
 
 #include "sums_inl.h"
 
@@ -110,6 +112,57 @@ void signs(const Shape& shape, const T* x, const T* move, bool binary, T* out) {
       T* to = out + row * channels;
       BHVIT_SIMD_LOOP
       for (long c = 0; c < channels; c++) to[c] = sign_of(from[c] + move[c], binary);
+    }
+  });
+}
+
+// Bits of `count` signs of x + move, 32 to a word.
+template <class T>
+void pack_signs(const T* x, const T* move, long count, uint32_t* out) {
+  static constexpr auto bit = [] {
+    std::array<uint32_t, 32> powers{};
+    for (int k = 0; k < 32; k++) powers[k] = 1u << k;
+    return powers;
+  }();
+  for (long w = 0; w < count / 32; w++) {
+    uint32_t word = 0;
+#pragma omp simd reduction(| : word)
+    for (int k = 0; k < 32; k++) word |= x[32 * w + k] + move[32 * w + k] >= 0 ? bit[k] : 0;
+    out[w] = word;
+  }
+}
+
+template <class T>
+void bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
+  const long channels = shape.channels;
+  for_rows(shape, [&](long begin, long end) {
+    for (long row = begin; row < end; row++) pack_signs(x + row * channels, move, channels, out + row * channels / 32);
+  });
+}
+
+template <class T>
+void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, long outputs, T* out) {
+  constexpr long lanes = 16;  // bits.LANES
+  const long inputs = shape.channels, words = inputs / 32, tiles = outputs / lanes;
+  // Rows of weights as bits, then tiles: word w of sixteen outputs side by side.
+  const std::vector<T> no_move(inputs);
+  std::vector<uint32_t> row(words);
+  std::vector<uint32_t> storage(outputs * words + lanes);
+  uint32_t* tiled = storage.data();
+  while (reinterpret_cast<uintptr_t>(tiled) % 64) tiled++;
+  for (long o = 0; o < outputs; o++) {
+    pack_signs(weights + o * inputs, no_move.data(), inputs, row.data());
+    for (long w = 0; w < words; w++) tiled[(o / lanes * words + w) * lanes + o % lanes] = row[w];
+  }
+  for_rows(shape, [&](long begin, long end) {
+    std::vector<int32_t> counts((end - begin) * outputs);
+    count_differences(bits + begin * words, end - begin, words, tiled, tiles, counts.data());
+    for (long r = 0; r < end - begin; r++) {
+      const int32_t* from = counts.data() + r * outputs;
+      T* to = out + (begin + r) * outputs;
+      for (long o = 0; o < outputs; o++) {
+        to[o] = static_cast<T>(inputs - 2 * from[o]) * std::abs(weights[o * inputs]);
+      }
     }
   });
 }

@@ -8,9 +8,10 @@ namespace {
 
 template <class T>
 constexpr Table<T> make_table() {
-  return {&moments<T>,       &normalise<T>, &normalise_backward<T>, &signs<T>, &signs_backward<T>, &unit<T>,
-          &unit_backward<T>, &branches<T>,  &branches_backward<T>,  &conv<T>,  &conv_weights<T>,   &cross<T>,
-          &cross_backward<T>};
+  return {&moments<T>,       &normalise<T>,     &normalise_backward<T>, &signs<T>,
+          &bits<T>,          &binary_linear<T>, &signs_backward<T>,     &unit<T>,
+          &unit_backward<T>, &branches<T>,      &branches_backward<T>,  &conv<T>,
+          &conv_weights<T>,  &cross<T>,         &cross_backward<T>};
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ Cut cut_of(const Shape& shape, const Unit<T>& unit) {
 }
 
 template <class T>
-void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, T* means) {
+void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits, T* means) {
   const long channels = shape.channels, run = channels / u.width;
   const bool scaled = u.out_scale != nullptr, binary = u.binary;
   for_rows(shape, [&](long begin, long end) {
@@ -89,9 +89,13 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, T* means) {
         }
         if (u.move) {
           const T* move = u.move + c0;
-          T* to = sign + row * channels + c0;
-          BHVIT_SIMD_LOOP
-          for (long c = 0; c < n; c++) to[c] = sign_of(a[c] + move[c], binary);
+          if (bits) {
+            pack_signs(a, move, n, bits + (row * channels + c0) / 32);
+          } else {
+            T* to = sign + row * channels + c0;
+            BHVIT_SIMD_LOOP
+            for (long c = 0; c < n; c++) to[c] = sign_of(a[c] + move[c], binary);
+          }
           gather(run, a, n, means + row * u.width + c0 / run);
         } else {
           T* to = out + row * channels + c0;

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import bhvit
 from bhvit.models import fused
-from bhvit.models.layers import BatchNorm
+from bhvit.models.layers import BatchNorm, Style
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("bhvit_nano", {}),
@@ -95,6 +95,19 @@ def test_units_of_odd_shapes(rows: int, channels: int, width: int) -> None:
     torch.testing.assert_close(found, plain)
     for a, b in zip(torch.autograd.grad((found * weights).sum(), parameters), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 129])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (96, 48), (2048, 512), (64, 24), (40, 32)])
+def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs: int) -> None:
+    x, move = torch.randn(rows, inputs), torch.randn(inputs)
+    x[0, :2] = -move[:2]  # a sum of zero has the sign +1
+    latent = torch.randn(outputs, inputs, requires_grad=True)
+    product = fused.sign_linear(x, move, Style().linear_weight(latent), Style())
+    exact = torch.where(x + move >= 0, 1.0, -1.0).double() @ Style().linear_weight(latent).double().T
+    torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)
+    product.sum().backward()
+    assert latent.grad is not None
 
 
 def test_a_large_mean_does_not_drown_the_variance() -> None:

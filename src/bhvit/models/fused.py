@@ -9,15 +9,19 @@ other norms and `torch.compile` take. Tensors are tokens (..., channels) of floa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ..bits import LANES, WORD
 from ..ops import TAPS
 from ..spec import DILATIONS, MIXER_GROUPS
 from .batch_statistics import processes
+
+if TYPE_CHECKING:
+    from .layers import Style
 
 _KERNELS: dict[torch.dtype, Any] = {}
 try:
@@ -58,9 +62,9 @@ def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return normalised
 
 
-def sign_linear(x: Tensor, move: Tensor, weight: Tensor, binary: bool) -> Tensor:
-    """sign(x + move), or x + move if not `binary`, times `weight` (O, K): (..., K) -> (..., O)."""
-    product: Tensor = _SignLinear.apply(x, move, weight, binary)
+def sign_linear(x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
+    """sign(x + move), or x + move, times `weight` (O, K), binary or not, as `style` has it: (..., K) -> (..., O)."""
+    product: Tensor = _SignLinear.apply(x, move, weight, style)
     return product
 
 
@@ -74,11 +78,11 @@ def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, sc
 
 
 def hidden_linear(
-    h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, move: Tensor, weight: Tensor, binary: bool
+    h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, move: Tensor, weight: Tensor, style: Style
 ) -> tuple[Tensor, Tensor]:
-    """With u = activation(norm(h) + residual tiled): sign(u + move) times `weight`, and means of r channels of u."""
+    """With u = activation(norm(h) + residual tiled): `sign_linear` of u, and means of r channels of u."""
     parameters = _unit_parameters(norm, activation)
-    product, means = _HiddenLinear.apply(h, residual, *parameters, move, weight, *_statistics(norm, h), binary)
+    product, means = _HiddenLinear.apply(h, residual, *parameters, move, weight, *_statistics(norm, h), style)
     return product, means
 
 
@@ -150,11 +154,15 @@ class _BatchNorm(torch.autograd.Function):
 
 class _SignLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Tensor, weight: Tensor, binary: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
         x, move = x.contiguous(), move.contiguous()
         ctx.save_for_backward(x, move, weight)
-        ctx.binary = binary
-        return _signs(x, move, binary) @ weight.T
+        ctx.binary = style.activation_bits == 1
+        if not _products_of_bits(style, weight):
+            return _signs(x, move, ctx.binary) @ weight.T
+        bits = _bits_for(x)
+        _kernels(x).bits(*_shape(x), _at(x), _at(move), _at(bits))
+        return _binary_linear(bits, x, weight)
 
     @staticmethod
     @once_differentiable
@@ -173,7 +181,7 @@ class _Unit(torch.autograd.Function):
         state = _UnitState(h, residual, rest[:5], rest[5:7], None, rest[7:], True)
         ctx.save_for_backward(*state.tensors)
         out = torch.empty_like(state.h)
-        state.run(out, None, None)
+        state.run(out=out)
         return out
 
     @staticmethod
@@ -187,11 +195,17 @@ class _Unit(torch.autograd.Function):
 class _HiddenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        *parameters, move, weight, mean, inverse, ctx.binary = rest
+        *parameters, move, weight, mean, inverse, style = rest
+        ctx.binary = style.activation_bits == 1
         state = _UnitState(h, residual, parameters, (None, None), move, (mean, inverse), ctx.binary)
         ctx.save_for_backward(weight, *state.tensors)
-        signs, means = torch.empty_like(state.h), torch.empty_like(state.residual)
-        state.run(None, signs, means)
+        means = torch.empty_like(state.residual)
+        if _products_of_bits(style, weight):
+            bits = _bits_for(state.h)
+            state.run(bits=bits, means=means)
+            return _binary_linear(bits, state.h, weight), means
+        signs = torch.empty_like(state.h)
+        state.run(signs=signs, means=means)
         return signs @ weight.T, means
 
     @staticmethod
@@ -201,7 +215,7 @@ class _HiddenLinear(torch.autograd.Function):
         state = _UnitState.of(tensors, False, True, ctx.binary)
         rows, channels = grad.reshape(-1, grad.shape[-1]), state.h.shape[-1]
         signs, means = torch.empty_like(state.h), torch.empty_like(state.residual)
-        state.run(None, signs, means)
+        state.run(signs=signs, means=means)
         weight_grad = rows.T @ signs.view(-1, channels)
         torch.mm(rows, weight, out=signs.view(-1, channels))
         dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())
@@ -245,8 +259,16 @@ class _UnitState:
             _all(self.rprelu), _all(self.scale), _at(self.move), self.binary,
         )  # fmt: skip
 
-    def run(self, out: Tensor | None, signs: Tensor | None, means: Tensor | None) -> None:
-        _kernels(self.h).unit(*self._operands(), _at(out), _at(signs), _at(means))
+    def run(
+        self,
+        *,
+        out: Tensor | None = None,
+        signs: Tensor | None = None,
+        bits: Tensor | None = None,
+        means: Tensor | None = None,
+    ) -> None:
+        """Fill `out`, or `means` and one of `signs` and `bits`."""
+        _kernels(self.h).unit(*self._operands(), _at(out), _at(signs), _at(bits), _at(means))
 
     def gradients(
         self, out: Tensor | None, signs: Tensor | None, means: Tensor | None
@@ -348,6 +370,23 @@ class _Cross(torch.autograd.Function):
 def _signs(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     out = torch.empty_like(x)
     _kernels(x).signs(*_shape(x), _at(x), _at(move), binary, _at(out))
+    return out
+
+
+def _products_of_bits(style: Style, weight: Tensor) -> bool:
+    """Whether the engine can multiply: signs with binary weights, of whole words and tiles."""
+    whole = weight.shape[0] % LANES == 0 and weight.shape[1] % WORD == 0
+    return style.activation_bits == 1 and style.weight_bits == 1 and whole
+
+
+def _bits_for(x: Tensor) -> Tensor:
+    return torch.empty(x.numel() // WORD, dtype=torch.int32)
+
+
+def _binary_linear(bits: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Products of the signs in `bits`, of the shape of x, with binary weights (O, K)."""
+    weight, out = weight.contiguous(), x.new_empty(*x.shape[:-1], weight.shape[0])
+    _kernels(x).binary_linear(*_shape(x), _at(bits), _at(weight), weight.shape[0], _at(out))
     return out
 
 

@@ -77,7 +77,7 @@ class ResidualUnit(nn.Module):
 
     def _fused(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
         style = self.linear.style
-        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight), style.activation_bits == 1)
+        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight), style)
         return fused.unit(h, x, self.norm, self.activation, scale)
 
 

@@ -83,11 +83,10 @@ class Mlp(nn.Module):
         return self.scale(v)
 
     def _fused(self, n: Tensor) -> Tensor:
-        binary, weight = self.linear1.style.activation_bits == 1, self.linear1.style.linear_weight
-        h = fused.sign_linear(n, self.move1.bias, weight(self.linear1.weight), binary)
-        v, means = fused.hidden_linear(
-            h, n, self.norm1, self.activation1, self.move2.bias, weight(self.linear2.weight), binary
-        )
+        style = self.linear1.style
+        weight1, weight2 = style.linear_weight(self.linear1.weight), style.linear_weight(self.linear2.weight)
+        h = fused.sign_linear(n, self.move1.bias, weight1, style)
+        v, means = fused.hidden_linear(h, n, self.norm1, self.activation1, self.move2.bias, weight2, style)
         return fused.unit(v, means, self.norm2, self.activation2, self.scale)
 
 
