@@ -43,7 +43,7 @@ def test_a_missing_extra_is_reported_with_the_install_command() -> None:
 
 def test_native_files_include_only_what_lies_below_them() -> None:
     """bindings -> program -> kernels.h <- kernels_*; and kernel files know no C++ library."""
-    for path in sorted((ROOT / "native").glob("*")):
+    for path in sorted((ROOT / "native").rglob("*.*")):
         included = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
         if path.name.startswith("kernels_"):
             library = re.findall(r"^#include <([^>]+)>", path.read_text(), re.MULTILINE)

@@ -11,8 +11,8 @@ namespace {
 
 // For each token of one image and each of the nine (row, column) `offsets`, the token there; -1 outside the grid,
 // unless the grid is cyclic. `sign` -1 looks the other way.
-inline std::vector<int32_t> neighbours(const Grid& grid, const int* offsets, int sign, bool cyclic) {
-  std::vector<int32_t> found(grid.height * grid.width * 9);
+inline Buffer<int32_t> neighbours(const Grid& grid, const int* offsets, int sign, bool cyclic) {
+  Buffer<int32_t> found(grid.height * grid.width * 9);
   const auto inside = [&](long at, long edge) { return cyclic ? ((at % edge) + edge) % edge : at; };
   for (long row = 0, k = 0; row < grid.height; row++) {
     for (long column = 0; column < grid.width; column++) {
@@ -27,7 +27,7 @@ inline std::vector<int32_t> neighbours(const Grid& grid, const int* offsets, int
   return found;
 }
 
-inline std::vector<int32_t> square(const Grid& grid, int dilation) {
+inline Buffer<int32_t> square(const Grid& grid, int dilation) {
   int offsets[18];
   for (int tap = 0; tap < 9; tap++) {
     offsets[2 * tap] = (tap / 3 - 1) * dilation;
@@ -101,9 +101,9 @@ void conv_rows(const Grid& grid, long group, long inputs, const int32_t* near, c
 
 template <class T>
 void conv(const Grid& grid, int groups, int dilation, bool add, const T* x, const T* weights, T* out) {
-  const std::vector<int32_t> near = square(grid, dilation);
+  const Buffer<int32_t> near = square(grid, dilation);
   const long inputs = grid.channels / groups, image = grid.height * grid.width * grid.channels;
-  const std::vector<T> zeros(inputs);
+  const Buffer<T> zeros(inputs);
 #pragma omp parallel for num_threads(grid.threads) schedule(static)
   for (long task = 0; task < grid.batch * groups; task++) {
     const long b = task / groups, group = task % groups;
@@ -140,14 +140,14 @@ void conv_weights_block(const T* x, const T* grad, const int32_t* near, long tok
 
 template <class T>
 void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const T* grad, T* weights) {
-  const std::vector<int32_t> near = square(grid, dilation);
+  const Buffer<int32_t> near = square(grid, dilation);
   const long inputs = grid.channels / groups, tokens = grid.height * grid.width, image = tokens * grid.channels;
   constexpr long lanes = Vector<T>::kLanes;
 #pragma omp parallel for num_threads(grid.threads) schedule(static)
   for (long task = 0; task < 9 * groups; task++) {
     const long group = task / 9, tap = task % 9, channel = group * inputs;
-    std::vector<T> once(inputs * inputs);
-    std::vector<double> totals(inputs * inputs);
+    Buffer<T> once(inputs * inputs);
+    Buffer<double> totals(inputs * inputs);
     for (long b = 0; b < grid.batch; b++) {
       const T *from = x + b * image, *g = grad + b * image;
       for (long k = 0; k < inputs; k += 4) {
@@ -160,19 +160,19 @@ void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const 
           conv_weights_block<4, 1>(from, g, near.data() + tap, tokens, grid.channels, channel + k, channel + o, to + o,
                                    inputs);
       }
-      for (size_t i = 0; i < once.size(); i++) totals[i] += once[i];
+      for (long i = 0; i < once.size(); i++) totals[i] += once[i];
     }
     T* to = weights + (group * 9 + tap) * inputs * inputs;
-    for (size_t i = 0; i < once.size(); i++) to[i] = static_cast<T>(totals[i]);
+    for (long i = 0; i < once.size(); i++) to[i] = static_cast<T>(totals[i]);
   }
 }
 
 template <class T>
 void cross(const Grid& grid, const int* offsets, bool cyclic, const T* x, const T* taps, const T* shift, const T* base,
            T* out) {
-  const std::vector<int32_t> near = neighbours(grid, offsets, 1, cyclic);
+  const Buffer<int32_t> near = neighbours(grid, offsets, 1, cyclic);
   const long tokens = grid.height * grid.width, channels = grid.channels;
-  const std::vector<T> zeros(channels);
+  const Buffer<T> zeros(channels);
   for_rows({grid.batch * tokens, channels, grid.threads}, [&](long begin, long end) {
     for (long row = begin; row < end; row++) {
       const long t = row % tokens;
@@ -193,11 +193,11 @@ void cross(const Grid& grid, const int* offsets, bool cyclic, const T* x, const 
 template <class T>
 void cross_backward(const Grid& grid, const int* offsets, bool cyclic, const T* x, const T* taps, const T* grad,
                     T* x_grad, T* taps_grad, T* shift_grad) {
-  const std::vector<int32_t> near = neighbours(grid, offsets, 1, cyclic), back = neighbours(grid, offsets, -1, cyclic);
+  const Buffer<int32_t> near = neighbours(grid, offsets, 1, cyclic), back = neighbours(grid, offsets, -1, cyclic);
   const long tokens = grid.height * grid.width, channels = grid.channels;
-  const std::vector<T> zeros(channels);
+  const Buffer<T> zeros(channels);
   const Shape shape{grid.batch * tokens, channels, grid.threads};
-  const std::vector<double> totals = sum_rows<10, T>(shape, [&](long begin, long end, T* sums) {
+  const Buffer<double> totals = sum_rows<10, T>(shape, [&](long begin, long end, T* sums) {
     for (long row = begin; row < end; row++) {
       const long t = row % tokens;
       const T *image = x + (row - t) * channels, *grads = grad + (row - t) * channels, *own = grad + row * channels;

@@ -15,7 +15,7 @@ template <class T>
 void moments(const Shape& shape, const T* x, T* mean, T* variance) {
   // Around the first row's values, so that squares of a large mean do not drown the variance.
   const long channels = shape.channels;
-  const std::vector<double> totals = sum_rows<2, T>(shape, [&](long begin, long end, T* sums) {
+  const Buffer<double> totals = sum_rows<2, T>(shape, [&](long begin, long end, T* sums) {
     T *first = sums, *second = sums + channels;
     for (long row = begin; row < end; row++) {
       const T* from = x + row * channels;
@@ -54,7 +54,7 @@ template <class T>
 void normalise_finish(const Shape& shape, const T* x, const Norm<T>& norm, const double* sums, const T* grad,
                       T* x_grad) {
   const long channels = shape.channels;
-  std::vector<T> constant(channels), linear(channels), factor(channels);
+  Buffer<T> constant(channels), linear(channels), factor(channels);
   for (long c = 0; c < channels; c++) {
     factor[c] = norm.inverse[c] * norm.scale[c];
     constant[c] = static_cast<T>(sums[c] / shape.rows);
@@ -75,7 +75,7 @@ template <class T>
 void normalise_backward(const Shape& shape, const T* x, const Norm<T>& norm, const T* grad, T* x_grad, T* scale,
                         T* offset) {
   const long channels = shape.channels;
-  const std::vector<double> totals = sum_rows<2, T>(shape, [&](long begin, long end, T* sums) {
+  const Buffer<double> totals = sum_rows<2, T>(shape, [&](long begin, long end, T* sums) {
     T *plain = sums, *weighted = sums + channels;
     for (long row = begin; row < end; row++) {
       const T *from = x + row * channels, *g = grad + row * channels;
@@ -145,9 +145,9 @@ void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, l
   constexpr long lanes = 16;  // bits.LANES
   const long inputs = shape.channels, words = inputs / 32, tiles = outputs / lanes;
   // Rows of weights as bits, then tiles: word w of sixteen outputs side by side.
-  const std::vector<T> no_move(inputs);
-  std::vector<uint32_t> row(words);
-  std::vector<uint32_t> storage(outputs * words + lanes);
+  const Buffer<T> no_move(inputs);
+  Buffer<uint32_t> row(words);
+  Buffer<uint32_t> storage(outputs * words + lanes);
   uint32_t* tiled = storage.data();
   while (reinterpret_cast<uintptr_t>(tiled) % 64) tiled++;
   for (long o = 0; o < outputs; o++) {
@@ -155,7 +155,7 @@ void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, l
     for (long w = 0; w < words; w++) tiled[(o / lanes * words + w) * lanes + o % lanes] = row[w];
   }
   for_rows(shape, [&](long begin, long end) {
-    std::vector<int32_t> counts((end - begin) * outputs);
+    Buffer<int32_t> counts((end - begin) * outputs);
     count_differences(bits + begin * words, end - begin, words, tiled, tiles, counts.data());
     for (long r = 0; r < end - begin; r++) {
       const int32_t* from = counts.data() + r * outputs;
@@ -171,7 +171,7 @@ template <class T>
 void signs_backward(const Shape& shape, const T* x, const T* move, bool binary, const T* grad, T* x_grad,
                     T* move_grad) {
   const long channels = shape.channels;
-  const std::vector<double> totals = sum_rows<1, T>(shape, [&](long begin, long end, T* sums) {
+  const Buffer<double> totals = sum_rows<1, T>(shape, [&](long begin, long end, T* sums) {
     for (long row = begin; row < end; row++) {
       const T *from = x + row * channels, *g = grad + row * channels;
       T* to = x_grad + row * channels;

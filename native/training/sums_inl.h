@@ -3,12 +3,33 @@
 #pragma once
 
 #include <algorithm>
-#include <vector>
+#include <cstdlib>
 
 #include "kernels.h"
 
 namespace bhvit::training {
 namespace {
+
+// Zeros of a number type. Not std::vector: its functions, compiled for one instruction set, would be linked into code
+// for another. Memory that is not to be had ends the process.
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(long count) : data_(static_cast<T*>(std::calloc(count + 1, sizeof(T)))), count_(count) {
+    if (!data_) std::abort();
+  }
+  Buffer(Buffer&& other) noexcept : data_(other.data_), count_(other.count_) { other.data_ = nullptr; }
+  ~Buffer() { std::free(data_); }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  T& operator[](long index) { return data_[index]; }
+  const T& operator[](long index) const { return data_[index]; }
+  long size() const { return count_; }
+
+ private:
+  T* data_;
+  long count_;
+};
 
 #define BHVIT_SIMD_LOOP _Pragma("omp simd")
 
@@ -23,14 +44,14 @@ void for_rows(const Shape& shape, const Body& body) {
 // body(first row, row after the last, sums) for every task, sums being K * channels zeros that it adds to; then
 // totals[k * channels + c] in double.
 template <int K, class T, class Body>
-std::vector<double> sum_rows(const Shape& shape, const Body& body) {
+Buffer<double> sum_rows(const Shape& shape, const Body& body) {
   const long tasks = (shape.rows + kRows - 1) / kRows, count = K * shape.channels;
-  std::vector<T> partial(tasks * count);
+  Buffer<T> partial(tasks * count);
 #pragma omp parallel for num_threads(shape.threads) schedule(static)
   for (long task = 0; task < tasks; task++) {
     body(task * kRows, std::min(shape.rows, (task + 1) * kRows), partial.data() + task * count);
   }
-  std::vector<double> totals(count);
+  Buffer<double> totals(count);
   for (long task = 0; task < tasks; task++) {
     const T* from = partial.data() + task * count;
     double* to = totals.data();
@@ -41,7 +62,7 @@ std::vector<double> sum_rows(const Shape& shape, const Body& body) {
 }
 
 template <class T>
-void store(const std::vector<double>& totals, long index, long channels, T* to) {
+void store(const Buffer<double>& totals, long index, long channels, T* to) {
   if (!to) return;
   for (long c = 0; c < channels; c++) to[c] = static_cast<T>(totals[index * channels + c]);
 }

@@ -65,7 +65,7 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits,
   const bool scaled = u.out_scale != nullptr, binary = u.binary;
   for_rows(shape, [&](long begin, long end) {
     const auto [segment, n] = cut_of(shape, u);
-    std::vector<T> values(n);
+    Buffer<T> values(n);
     T* a = values.data();
     for (long first = 0; first < channels; first += segment) {
       for (long i = 0; i < (end - begin) * (segment / n); i++) {
@@ -118,9 +118,9 @@ enum UnitSum { kOffset, kScale, kSlope, kShiftOut, kExtra, kOutShift, kUnitSums 
 template <bool scaled, bool hidden, bool binary, class T>
 void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<T>& grads) {
   const long channels = shape.channels, run = channels / u.width;
-  const std::vector<double> totals = sum_rows<kUnitSums, T>(shape, [&](long begin, long end, T* sums) {
+  const Buffer<double> totals = sum_rows<kUnitSums, T>(shape, [&](long begin, long end, T* sums) {
     const auto [segment, n] = cut_of(shape, u);
-    std::vector<T> zeros(n), buffer(n);
+    Buffer<T> zeros(n), buffer(n);
     T* mean_grad = buffer.data();
     for (long first = 0; first < channels; first += segment) {
       for (long i = 0; i < (end - begin) * (segment / n); i++) {
@@ -215,7 +215,7 @@ void branches_backward(const Shape& shape, int count, const T* const* y, const T
   const long channels = shape.channels;
   for (int d = 0; d < count; d++) {
     const T *in = input[d], *s = slope[d];
-    const std::vector<double> totals = sum_rows<3, T>(shape, [&](long begin, long end, T* sums) {
+    const Buffer<double> totals = sum_rows<3, T>(shape, [&](long begin, long end, T* sums) {
       T *d_in = sums, *d_slope = sums + channels, *d_shift = sums + 2 * channels;
       for (long row = begin; row < end; row++) {
         const T *from = y[d] + row * channels, *g = grad + row * channels;
