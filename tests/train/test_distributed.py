@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from bhvit.errors import UserError
-from bhvit.models import load_checkpoint
+from bhvit.models import fused, load_checkpoint
 from bhvit.train import train
 from bhvit.train.distributed import Processes, Share, choose_device
 
@@ -95,7 +95,10 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path):
+def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch):
+    # Several processes compute layers as they are written, one fuses them: another rounding, which a sign that flips
+    # makes larger than what is compared here. tests/models/test_fused.py compares those two, in float64.
+    monkeypatch.setattr(fused, "_KERNELS", {})
     (tmp_path / "program.py").write_text(STATISTICS + program)
     one = train(config(**OPTIONS, out=str(tmp_path / "one")), quiet=True)
     ended = two_processes(tmp_path / "program.py", *arguments(**OPTIONS, out=tmp_path / "two"), "--json")
