@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.finetune --data ../shared/data/tiny-imagenet --out runs/finetune
 
-The folder is made of ten of Tiny-ImageNet's classes, none of which CIFAR-10 has: 200 training images and 50 test images
-each. Writes `finetune.md`.
+The folder is made of ten of Tiny-ImageNet's classes, none of them one of CIFAR-10's: 200 training images and 50
+test images each. Writes `finetune.md`.
 """
 
 from __future__ import annotations
