@@ -69,6 +69,10 @@ void check_checksum(std::string_view file, const std::string& stored) {
   require(well_formed && stored == computed, "damaged: its checksum does not match; copy or pack it again");
 }
 
+constexpr size_t bytes_each(Tensor::Type type) {
+  return type == Tensor::Type::i8 ? 1 : type == Tensor::Type::f16 ? 2 : 4;
+}
+
 // One entry of the header; its offsets are checked against `data` and must start where the last one ended.
 Tensor read_tensor(const std::string& name, const Json& entry, std::string_view data) {
   const std::string where = "tensor " + name + ": ";
@@ -83,11 +87,13 @@ Tensor read_tensor(const std::string& name, const Json& entry, std::string_view 
     tensor.type = Tensor::Type::f32;
   } else if (dtype->string == "F16") {
     tensor.type = Tensor::Type::f16;
+  } else if (dtype->string == "I8") {
+    tensor.type = Tensor::Type::i8;
   } else {
-    throw FormatError(where + "type " + dtype->string + "; a model has U32, F32 and F16");
+    throw FormatError(where + "type " + dtype->string + "; a model has U32, F32, F16 and I8");
   }
   require(shape->items.size() <= kMaxDims, where + "too many dimensions");
-  uint64_t bytes = tensor.type == Tensor::Type::f16 ? 2 : 4;
+  uint64_t bytes = bytes_each(tensor.type);
   for (const Json& dim : shape->items) {
     require(dim.is(Json::Kind::integer) && dim.integer >= 1 && static_cast<uint64_t>(dim.integer) <= kMaxBytes,
             where + "its shape is damaged");
@@ -106,9 +112,11 @@ Tensor read_tensor(const std::string& name, const Json& entry, std::string_view 
   return tensor;
 }
 
-// Finite and below 2^100 in magnitude: the engine folds small factors into them and must not overflow.
+// Finite and below 2^100 in magnitude: the engine folds small factors into them and must not overflow. Of whole
+// numbers the scales see to that.
 bool in_range(const Tensor& tensor) {
   constexpr uint32_t kExponent = 0x7f800000, kLimit = (127u + 100u) << 23;
+  if (tensor.type == Tensor::Type::i8) return true;
   if (tensor.type == Tensor::Type::f16) {
     for (size_t i = 0; i < tensor.bytes.size(); i += 2) {
       uint16_t v;
@@ -144,7 +152,28 @@ std::string text_of_shape(const std::vector<int64_t>& shape) {
   return "[" + text + "]";
 }
 
-void check_tensors(const Model& model) {
+constexpr const char* kScale = ".scale";
+
+// The bytes of the scales that belong to `tensor`, of 8-bit whole numbers. Throws FormatError.
+std::string_view find_scale(const Model& model, const std::string& name, const Tensor& tensor) {
+  require(tensor.shape.size() >= 2, "tensor " + name + " has type int8, which needs two dimensions or more");
+  const auto found = model.tensors.find(name + kScale);
+  require(found != model.tensors.end(), "tensor " + name + kScale + " is missing");
+  const Tensor& scale = found->second;
+  std::vector<int64_t> shape = tensor.shape;
+  shape[shape.size() - 2] = 1;
+  require(scale.type == Tensor::Type::f32 && scale.shape == shape,
+          "tensor " + name + kScale + " must be float32 of shape " + text_of_shape(shape));
+  for (size_t i = 0; i < scale.bytes.size(); i += 4) {
+    constexpr uint32_t kLimit = (127u + 93u) << 23;  // 2^93: times 128 it is 2^100
+    uint32_t v;
+    std::memcpy(&v, scale.bytes.data() + i, 4);
+    require(v != 0 && v < kLimit, "tensor " + name + kScale + " holds numbers that are not positive or not below 2^93");
+  }
+  return scale.bytes;
+}
+
+void check_tensors(Model& model) {
   size_t expected = 0;
   for (const Op& op : model.ops) {
     const Dims sizes = op.rule->derive(op.attributes);
@@ -153,11 +182,15 @@ void check_tensors(const Model& model) {
       const std::string name = op.name + "." + rule.name;
       const auto found = model.tensors.find(name);
       require(found != model.tensors.end(), "tensor " + name + " is missing");
-      const Tensor& tensor = found->second;
+      Tensor& tensor = found->second;
       const std::vector<int64_t> shape = op.shape(rule, sizes);
       require(tensor.shape == shape, "tensor " + name + " has shape " + text_of_shape(tensor.shape) +
                                          ", its op needs " + text_of_shape(shape));
       require((tensor.type == Tensor::Type::u32) == op.bits(rule), "tensor " + name + " has the wrong type");
+      if (tensor.type == Tensor::Type::i8) {
+        tensor.scale = find_scale(model, name, tensor);
+        expected++;
+      }
       require(op.bits(rule) || in_range(tensor), "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
       if (rule.name == std::string_view("exp_table"))
         require(positive_weights(tensor), "tensor " + name + " is no table of weights: the first must be positive");
@@ -168,7 +201,11 @@ void check_tensors(const Model& model) {
   for (const auto& [name, tensor] : model.tensors) {
     const bool known = std::any_of(model.ops.begin(), model.ops.end(), [&](const Op& op) {
       return std::any_of(op.rule->tensors.begin(), op.rule->tensors.end(),
-                         [&](const TensorRule& rule) { return op.has(rule) && name == op.name + "." + rule.name; });
+                         [&](const TensorRule& rule) {
+                           const std::string key = op.name + "." + rule.name;
+                           return op.has(rule) &&
+                                  (name == key || (name == key + kScale && model.tensors.at(key).type == Tensor::Type::i8));
+                         });
     });
     require(known, "tensor " + name + " belongs to no op");
   }
@@ -205,15 +242,27 @@ uint32_t crc32(std::string_view bytes, uint32_t crc) {
   return ~crc;
 }
 
-int64_t Tensor::size() const { return static_cast<int64_t>(bytes.size()) / (type == Type::f16 ? 2 : 4); }
+int64_t Tensor::size() const { return static_cast<int64_t>(bytes.size() / bytes_each(type)); }
 
 bool Tensor::usable() const {
-  return type != Type::f16 && bytes.size() % kAlignment == 0 && reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
+  return bytes_each(type) == 4 && bytes.size() % kAlignment == 0 && reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
 }
 
 void Tensor::copy_floats(float* values) const {
   if (type == Type::f32) {
     std::memcpy(values, bytes.data(), bytes.size());
+    return;
+  }
+  if (type == Type::i8) {
+    const auto* whole = reinterpret_cast<const int8_t*>(bytes.data());
+    const size_t columns = static_cast<size_t>(shape.back()), rows = static_cast<size_t>(shape[shape.size() - 2]);
+    std::vector<float> factors(columns);
+    for (size_t at = 0; at < bytes.size(); at += rows * columns) {
+      std::memcpy(factors.data(), scale.data() + 4 * (at / rows), 4 * columns);
+      for (size_t row = at; row < at + rows * columns; row += columns) {
+        for (size_t c = 0; c < columns; c++) values[row + c] = static_cast<float>(whole[row + c]) * factors[c];
+      }
+    }
     return;
   }
   for (size_t i = 0; i < bytes.size() / 2; i++) {

@@ -17,10 +17,11 @@ namespace bhvit {
 constexpr uint64_t kMaxBytes = uint64_t{1} << 31;  // of a file
 
 struct Tensor {
-  enum class Type { u32, f32, f16 };
+  enum class Type { u32, f32, f16, i8 };
   Type type;
   std::vector<int64_t> shape;
   std::string_view bytes;  // a part of the file; need not be aligned
+  std::string_view scale;  // of i8, which stands for whole * scale: float32, shape (..., 1, C) for (..., N, C)
 
   int64_t size() const;                   // values
   // Whether kernels may use the bytes where they lie: whole aligned vectors, nothing to convert.

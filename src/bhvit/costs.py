@@ -21,7 +21,8 @@ import dataclasses
 import math
 from collections.abc import Iterator
 
-from .format import Description, Layout, Leftovers, PackedModel, header, stored_dtype
+from .format import Description, PackedModel, header
+from .leftovers import Layout, Leftovers, layout
 from .ops import program
 from .spec import DILATIONS, MIXER_GROUPS, ModelSpec, StageSpec
 
@@ -67,26 +68,22 @@ def total(costs: list[OpCost]) -> OpCost:
 
 
 def bytes_by_kind(model: PackedModel) -> dict[str, int]:
-    """Bytes of a packed model's tensors: "bits", "float32", "float16"."""
+    """Bytes of a packed model's tensors: "bits", "float32", "float16", "int8"."""
     return _bytes_by_kind({name: (tensor.dtype, tensor.shape) for name, tensor in model.tensors.items()})
 
 
-def packed_bytes(described: Description, leftovers: Leftovers = "mixed") -> dict[str, int]:
+def packed_bytes(described: Description, leftovers: Leftovers | None = None) -> dict[str, int]:
     """Bytes of the file that a model so described would be packed into, by kind as above, and "header".
 
     Raises UserError for what cannot be packed.
     """
     ops = program(described.spec)
-    layout = {
-        f"{op.name}.{name}": (stored_dtype(f"{op.name}.{name}", kind, leftovers), shape)
-        for op in ops
-        for name, (kind, shape) in op.shapes().items()
-    }
-    return {**_bytes_by_kind(layout), "header": len(header(described, ops, layout)[1])}
+    stored = layout(ops, leftovers or described.spec.leftovers)
+    return {**_bytes_by_kind(stored), "header": len(header(described, ops, stored)[1])}
 
 
 def _bytes_by_kind(layout: Layout) -> dict[str, int]:
-    sizes = {"bits": 0, "float32": 0, "float16": 0}
+    sizes = {"bits": 0, "float32": 0, "float16": 0, "int8": 0}
     for dtype, shape in layout.values():
         sizes["bits" if dtype.kind == "u" else dtype.name] += dtype.itemsize * math.prod(shape)
     return sizes

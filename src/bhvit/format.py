@@ -12,7 +12,8 @@ data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `
     preprocess    `image.Preprocess` as JSON
 
 A file MUST have these keys and exactly the tensors that its ops name; bit tensors are U32, others
-F32 or F16 and hold finite numbers below 2^100; an `exp_table` has no negative entry and a positive
+F32, F16 or, with two or more dimensions, I8 with a tensor "NAME.scale" beside (`leftovers`). All hold finite
+numbers below 2^100, scales positive ones below 2^93; an `exp_table` has no negative entry and a positive
 first one, so that no softmax divides by zero. Whatever breaks a rule is refused with a FormatError that says
 which. The same model always gives the same bytes.
 """
@@ -25,7 +26,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +36,7 @@ from safetensors import SafetensorError
 from .errors import FormatError, UserError
 from .files import write_atomically
 from .image import Preprocess
-from .op_rules import Kind
+from .leftovers import Layout, decode, scale_key, scale_shape
 from .ops import Op, check_chain
 from .spec import ModelSpec
 
@@ -47,13 +48,10 @@ LARGEST = 2.0**100
 """Numbers are smaller than this in magnitude: the engine folds small factors into them and must not overflow."""
 METADATA = ("format", "version", "checksum", "spec", "program", "class_names", "preprocess")
 
-Leftovers = Literal["mixed", "float16", "float32"]
-"""What stays full precision: "mixed" halves the classifier's weights, which changes next to no answer;
-"float16" the position maps as well, which flips signs all the way down; "float32" halves nothing."""
 Array = npt.NDArray[Any]
-Layout = Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
-"""Type and shape of each tensor in a file."""
-_DTYPES = {np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16"}
+_DTYPES = {
+    np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.int8): "I8",
+}  # fmt: skip
 _NO_CHECKSUM = b'"checksum":"00000000"'
 
 
@@ -96,8 +94,7 @@ class PackedModel(Description):
 
     def tensor(self, op: Op, name: str) -> Array:
         """A tensor of an op: words as they are, numbers as float32."""
-        stored = self.tensors[f"{op.name}.{name}"]
-        return stored if stored.dtype == np.uint32 else stored.astype(np.float32)
+        return _decoded(self.tensors, f"{op.name}.{name}")
 
     def op_tensors(self, op: Op) -> dict[str, Array]:
         """All tensors of an op by their short names."""
@@ -108,9 +105,10 @@ def check(model: PackedModel) -> None:
     """Raises FormatError unless the program, its tensors, the classes and the spec agree."""
     check_chain(list(model.ops))
     expected = {f"{op.name}.{name}": kind_shape for op in model.ops for name, kind_shape in op.shapes().items()}
-    if missing := sorted(expected.keys() - model.tensors.keys()):
+    scales = {scale_key(name) for name in expected if _is_int8(model.tensors.get(name))}
+    if missing := sorted((expected.keys() | scales) - model.tensors.keys()):
         raise FormatError(f"tensor {missing[0]} is missing")
-    if unknown := sorted(model.tensors.keys() - expected.keys()):
+    if unknown := sorted(model.tensors.keys() - expected.keys() - scales):
         raise FormatError(f"tensor {unknown[0]} belongs to no op")
     for name, (kind, shape) in expected.items():
         stored = model.tensors[name]
@@ -118,13 +116,39 @@ def check(model: PackedModel) -> None:
             raise FormatError(f"tensor {name} has shape {list(stored.shape)}, its op needs {list(shape)}")
         if (stored.dtype == np.uint32) != (kind == "bits") or stored.dtype not in _DTYPES:
             raise FormatError(f"tensor {name} has type {stored.dtype}, its op needs {kind}")
-        if kind == "float" and not (np.abs(stored.astype(np.float32)) < LARGEST).all():
+        if _is_int8(stored):
+            _check_scale(name, shape, model.tensors[scale_key(name)])
+        if kind == "float" and not (np.abs(_decoded(model.tensors, name)) < LARGEST).all():
             raise FormatError(f"tensor {name} holds numbers that are not finite, or of 2^100 or more")
         if name.endswith(".exp_table") and (stored[0] <= 0 or (stored < 0).any()):
             raise FormatError(f"tensor {name} is no table of weights: the first must be positive")
     stem, head = model.ops[0].attributes, model.ops[-1].attributes
     image = (stem["in_chans"], stem["height"] * stem["patch"], stem["width"] * stem["patch"])
     model.check(image, head["classes"])
+
+
+def _is_int8(stored: Array | None) -> bool:
+    return stored is not None and stored.dtype == np.int8
+
+
+def _check_scale(name: str, shape: tuple[int, ...], scale: Array) -> None:
+    if len(shape) < 2:
+        raise FormatError(f"tensor {name} has type int8, which needs two dimensions or more")
+    if scale.dtype != np.float32 or scale.shape != scale_shape(shape):
+        raise FormatError(
+            f"tensor {scale_key(name)} must be float32 of shape {list(scale_shape(shape))}, "
+            f"not {scale.dtype} of {list(scale.shape)}"
+        )
+    if not ((scale > 0) & (scale < LARGEST / 128)).all():
+        raise FormatError(f"tensor {scale_key(name)} holds numbers that are not positive or not below 2^93")
+
+
+def _decoded(tensors: Mapping[str, Array], name: str) -> Array:
+    """A stored tensor: words as they are, numbers as float32."""
+    stored = tensors[name]
+    if stored.dtype == np.int8:
+        return decode(stored, tensors[scale_key(name)])
+    return stored if stored.dtype == np.uint32 else stored.astype(np.float32, copy=False)
 
 
 def to_bytes(model: PackedModel) -> bytes:
@@ -134,16 +158,6 @@ def to_bytes(model: PackedModel) -> bytes:
     names, head = header(model, model.ops, layout)
     data = head + b"".join(np.ascontiguousarray(model.tensors[name]).tobytes() for name in names)
     return data.replace(_NO_CHECKSUM, b'"checksum":"%08x"' % zlib.crc32(data), 1)
-
-
-def stored_dtype(key: str, kind: Kind, leftovers: Leftovers) -> np.dtype[Any]:
-    """The type in a packed file of the tensor `key`, "op name.tensor name"."""
-    if kind == "bits":
-        return np.dtype(np.uint32)
-    # Constants a channel stay float32: they are few, and place thresholds.
-    classifier, position = key == "head.weight", key.endswith(".position")
-    half = (classifier and leftovers != "float32") or (position and leftovers == "float16")
-    return np.dtype(np.float16 if half else np.float32)
 
 
 def header(model: Description, ops: Sequence[Op], layout: Layout) -> tuple[list[str], bytes]:

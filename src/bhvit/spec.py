@@ -134,6 +134,9 @@ class ModelSpec:
     recu: bool = False
     """Divide centred latent weights of linear layers by their deviation before their gradient's window
     (ReCU); forward values are unchanged."""
+    leftover_bits: int = 32
+    """8 rounds position maps and the classifier's weights to 8 bits a channel in every forward pass, gradients
+    straight through, so that a packed file holds them so without any loss."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) >= 1, "a model needs at least one stage")
@@ -152,6 +155,7 @@ class ModelSpec:
             set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),
             f"shifts may hold 3 and 5, once each, not {self.shifts}",
         )
+        _one_of("leftover_bits", self.leftover_bits, (8, 32))
         for edge in self.img_size:
             if edge < self.stride or edge % self.stride:
                 raise UserError(
@@ -196,6 +200,11 @@ class ModelSpec:
     def stride(self) -> int:
         """Pixels per token edge at the last stage; input edges are multiples of it."""
         return self.patch * 2 ** (len(self.stages) - 1)
+
+    @property
+    def leftovers(self) -> Literal["mixed", "int8"]:
+        """How a packed file stores what stays full precision, unless it is told (`leftovers.Leftovers`)."""
+        return "int8" if self.leftover_bits == 8 else "mixed"
 
     def grid(self, stage: int) -> tuple[int, int]:
         """Tokens (H, W) of a stage."""

@@ -17,7 +17,8 @@ from .settings import convert, nearest
 from .spec import NOMINAL_WINDOW, ModelSpec, StageSpec
 
 MODEL_SWITCHES = (
-    "attention", "branches", "centre_conv_weights", "downsample", "norm", "recu", "shifts", "stem_activation",
+    "attention", "branches", "centre_conv_weights", "downsample", "leftover_bits", "norm", "recu", "shifts",
+    "stem_activation",
 )  # fmt: skip
 """Fields of `ModelSpec` that are switches; the others (sizes, classes) are arguments of their own."""
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")

@@ -17,12 +17,12 @@ PACKABLE = [name for name in list_models() if name.startswith("bhvit")]
 
 
 @pytest.mark.parametrize("name", PACKABLE)
-@pytest.mark.parametrize("leftovers", ["mixed", "float16", "float32"])
+@pytest.mark.parametrize("leftovers", ["mixed", "int8", "float16", "float32"])
 def test_the_predicted_size_is_that_of_the_packed_file_to_the_byte(name, leftovers):
     model = create_model(name, num_classes=7, img_size=64, in_chans=1).eval()
     packed = packed_model(model, leftovers=leftovers)
     predicted = packed_bytes(format.describe_spec(model.spec), leftovers)
-    assert {kind: predicted[kind] for kind in ("bits", "float32", "float16")} == bytes_by_kind(packed)
+    assert {kind: predicted[kind] for kind in ("bits", "float32", "float16", "int8")} == bytes_by_kind(packed)
     assert sum(predicted.values()) == len(format.to_bytes(packed))
 
 

@@ -29,9 +29,10 @@ from ..spec import ATTENTION_LEVELS
 ROUNDING = 1e-5
 """A value is at rounding distance from its threshold when that is less than this fraction of the values' root mean
 square: about 100 units in the last place of float32."""
-OUTPUT, HALF_OUTPUT = 1e-4, 2e-3
-"""Outputs on equal input differ by more than rounding when they are further apart than this fraction of the largest;
-the second where a tensor of the op is stored in float16, whose rounding is up to 2^-11 a number."""
+OUTPUT = {"float32": 1e-4, "float16": 2e-3, "int8": 4e-3}
+"""Outputs on equal input differ by more than rounding when they are further apart than this fraction of the largest:
+by the least exact type in which a tensor of the op is stored otherwise than the model computes it. Rounding to float16
+is up to 2^-11 a number, to int8 up to 1/254 of a channel's largest."""
 
 Decisions = dict[str, npt.NDArray[Any]]
 
@@ -69,11 +70,17 @@ def count_flips(model: BHViT, file: format.PackedModel, image: Floats) -> list[O
         y = reference.observe(file, op, x, note)
         with torch.inference_mode():
             expected, theirs = _torch(model, op, torch.from_numpy(x))
-        half = any(file.tensors[f"{op.name}.{name}"].dtype == np.float16 for name in op.shapes())
-        beyond = np.abs(expected - y).max() > (HALF_OUTPUT if half else OUTPUT) * np.abs(expected).max()
+        beyond = np.abs(expected - y).max() > _tolerance(model, file, op) * np.abs(expected).max()
         found.append(_compare(op, chosen, distances, theirs, bool(beyond)))
         x = y
     return found
+
+
+def _tolerance(model: BHViT, file: format.PackedModel, op: Op) -> float:
+    types = {file.tensors[f"{op.name}.{name}"].dtype.name for name in op.shapes()}
+    if model.spec.leftover_bits == 8:
+        types.discard("int8")  # the model rounds so, too
+    return max(tolerance for name, tolerance in OUTPUT.items() if name in types | {"float32"})
 
 
 def _compare(

@@ -24,10 +24,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--leftovers",
-        choices=("mixed", "float16", "float32"),
-        default="mixed",
-        help="mixed (default): the classifier in float16; float16: position maps too, smaller and less exact; "
-        "float32: neither",
+        choices=("mixed", "int8", "float16", "float32"),
+        help="mixed: the classifier in float16; int8: the classifier and position maps in 8 bits a channel, exact for "
+        "models trained with leftover_bits=8 and less exact for others; float16: both in float16, less exact; float32: "
+        "neither (default: int8 for models trained so, else mixed)",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         [f"{count_text(weights)} binary weights", size_text(sizes["bits"])],
         ["float32: scales, shifts, thresholds, leftovers", size_text(sizes["float32"])],
         ["float16: leftovers", size_text(sizes["float16"])],
+        ["int8: leftovers", size_text(sizes["int8"])],
         ["header", size_text(size - sum(sizes.values()))],
     ]
     print(table([row for row in rows if row[1] != "0 B"]))

@@ -26,6 +26,7 @@ from .layers import (
     initialise,
 )
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
+from .quantizers import round_leftover
 
 POSITION_STD = 0.02
 
@@ -34,17 +35,31 @@ def _position_map(grid: tuple[int, int], channels: int) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(*grid, channels), std=POSITION_STD))
 
 
-def initialise_position(module: nn.Module) -> None:
-    """Draw the position map of a module anew, if it has one."""
-    if isinstance(module, Stem | BinaryDownsample | FloatDownsample):
-        nn.init.trunc_normal_(module.position, std=POSITION_STD)
+class Positioned(nn.Module):
+    """A part that ends with adding its position map (H, W, C)."""
 
-
-class Stem(nn.Module):
-    """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), full precision."""
+    position: nn.Parameter
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
+        self.leftover_bits = spec.leftover_bits
+
+    def positions(self) -> Tensor:
+        """The map as a packed file stores it."""
+        return round_leftover(self.position, self.leftover_bits, (0, 1))
+
+
+def initialise_position(module: nn.Module) -> None:
+    """Draw the position map of a module anew, if it has one."""
+    if isinstance(module, Positioned):
+        nn.init.trunc_normal_(module.position, std=POSITION_STD)
+
+
+class Stem(Positioned):
+    """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), full precision."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        super().__init__(spec)
         channels = spec.stages[0].channels
         self.conv = nn.Conv2d(spec.in_chans, channels, spec.patch, spec.patch)
         self.norm = Style.of(spec, 0).make_norm(channels)
@@ -53,7 +68,7 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.conv(images).permute(0, 2, 3, 1)
-        return self.activation(self.norm(x)) + self.position
+        return self.activation(self.norm(x)) + self.positions()
 
 
 class Mlp(nn.Module):
@@ -122,11 +137,11 @@ def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | Po
     return PooledAttention(channels, heads, settings.key_pool, spec.attention, style)
 
 
-class BinaryDownsample(nn.Module):
+class BinaryDownsample(Positioned):
     """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution beside average pooling."""
 
     def __init__(self, spec: ModelSpec, stage: int) -> None:
-        super().__init__()
+        super().__init__(spec)
         channels, outputs = spec.stages[stage - 1].channels, spec.stages[stage].channels
         style = Style.of(spec, stage)
         self.repeats = outputs // channels
@@ -142,15 +157,15 @@ class BinaryDownsample(nn.Module):
         pooled = F.avg_pool2d(n.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         y = self.conv(self.move(n))
         if fused.applies(self, y):
-            return fused.unit(y, pooled, self.norm, self.activation) + self.position
-        return self.activation(self.norm(y) + pooled.repeat(1, 1, 1, self.repeats)) + self.position
+            return fused.unit(y, pooled, self.norm, self.activation) + self.positions()
+        return self.activation(self.norm(y) + pooled.repeat(1, 1, 1, self.repeats)) + self.positions()
 
 
-class FloatDownsample(nn.Module):
+class FloatDownsample(Positioned):
     """(B, H, W, C) -> (B, H/2, W/2, O) in full precision: the † variants."""
 
     def __init__(self, spec: ModelSpec, stage: int) -> None:
-        super().__init__()
+        super().__init__(spec)
         channels, outputs = spec.stages[stage - 1].channels, spec.stages[stage].channels
         style = Style.of(spec, stage)
         self.norm_in = style.make_norm(channels)
@@ -159,7 +174,7 @@ class FloatDownsample(nn.Module):
         self.position = _position_map(spec.grid(stage), outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(float_conv(self.conv, self.norm_in(x))) + self.position
+        return self.norm(float_conv(self.conv, self.norm_in(x))) + self.positions()
 
 
 class Head(nn.Module):
@@ -169,6 +184,7 @@ class Head(nn.Module):
         super().__init__()
         channels = spec.stages[-1].channels
         self.norm = Style.of(spec, len(spec.stages) - 1).make_norm(channels)
+        self.leftover_bits = spec.leftover_bits
         self.pooling = "avg"
         self.linear: nn.Linear | nn.Identity = nn.Linear(channels, spec.num_classes)
 
@@ -178,7 +194,10 @@ class Head(nn.Module):
         return x.mean(dim=(1, 2)) if self.pooling else x
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.linear(self.pool(x))
+        x = self.pool(x)
+        if self.leftover_bits == 8 and isinstance(self.linear, nn.Linear):
+            return F.linear(x, round_leftover(self.linear.weight, 8, (1,)), self.linear.bias)
+        logits: Tensor = self.linear(x)
         return logits
 
 

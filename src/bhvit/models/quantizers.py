@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..leftovers import LARGEST_INT8
+
 RECU_QUANTILE = 0.92
 """tau of ReCU (Xu et al., ICCV 2021): the quantile of a Laplace distribution at which the window ends."""
 
@@ -73,6 +75,28 @@ def binarize_weight(weight: Tensor, recu: bool = False, centred: bool = True) ->
         window = -math.log(2 - 2 * RECU_QUANTILE) * latent.detach().abs().mean()
     binary: Tensor = _BinarizeWeight.apply(latent, weight_scale(weight), window)
     return binary
+
+
+class _RoundLeftover(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: tuple[int, ...]) -> Tensor:
+        scale = x.abs().amax(dim=rows, keepdim=True) / LARGEST_INT8
+        scale = torch.where(scale == 0, 1, scale)
+        return (x / scale).round().clamp(-LARGEST_INT8, LARGEST_INT8) * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def round_leftover(x: Tensor, bits: int, rows: tuple[int, ...]) -> Tensor:
+    """`x`, or with 8 `bits` the nearest of 255 numbers around zero that a packed file stores: one scale for all that
+    differ in the axes `rows` only, the largest magnitude over 127. Gradients pass straight through.
+
+    The arithmetic is that of `leftovers.encode`, so that packing rounds nothing more.
+    """
+    rounded: Tensor = _RoundLeftover.apply(x, rows) if bits == 8 else x
+    return rounded
 
 
 def _inputs(weight: Tensor) -> tuple[int, ...]:

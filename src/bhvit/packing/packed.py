@@ -12,8 +12,9 @@ import numpy.typing as npt
 from .. import format
 from ..errors import UserError
 from ..files import refuse_existing
-from ..format import Leftovers, PackedModel, stored_dtype
+from ..format import PackedModel
 from ..image import Preprocess
+from ..leftovers import Leftovers, decode, encode, is_leftover, layout, scale_key
 from ..models import BHViT
 from ..ops import program
 from .lower import lower
@@ -23,12 +24,13 @@ def packed_model(
     model: BHViT,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers = "mixed",
+    leftovers: Leftovers | None = None,
 ) -> PackedModel:
     """The op program of `model` with its tensors.
 
     class_names and preprocess default to the model's own, else to numbers and ImageNet's usual
-    preprocessing at the model's size. leftovers: see `Leftovers`.
+    preprocessing at the model's size. leftovers: see `Leftovers`; by default
+    "int8" for a model whose spec has `leftover_bits` 8, else "mixed".
     Raises UserError if the model is in training mode, holds numbers that are not finite, or the names
     do not match its classes.
     """
@@ -41,13 +43,19 @@ def packed_model(
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
     ops = tuple(program(model.spec))
     lowered = lower(model)
+    stored = layout(ops, leftovers or model.spec.leftovers)
     tensors: dict[str, npt.NDArray[Any]] = {}
-    for op in ops:
-        kinds = op.shapes()
-        for name, value in lowered[op.name].items():
-            key = f"{op.name}.{name}"
-            with np.errstate(over="ignore"):  # what overflows is found and named by `format.check`
-                tensors[key] = value.astype(stored_dtype(key, kinds[name][0], leftovers), copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `format.check`
+        for op in ops:
+            for name in op.shapes():
+                key, value = f"{op.name}.{name}", lowered[op.name][name]
+                if (model.spec.leftover_bits == 8 and is_leftover(key)) or stored[key][0] == np.int8:
+                    whole, scale = encode(value.astype(np.float32))
+                    if stored[key][0] == np.int8:
+                        tensors[key], tensors[scale_key(key)] = whole, scale
+                        continue
+                    value = decode(whole, scale)
+                tensors[key] = value.astype(stored[key][0], copy=False)
     packed = PackedModel(**vars(described), ops=ops, tensors=tensors)
     format.check(packed)
     return packed
@@ -58,7 +66,7 @@ def pack(
     path: str | Path,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers = "mixed",
+    leftovers: Leftovers | None = None,
     force: bool = False,
 ) -> None:
     """Write `model`, in evaluation mode, to a `.bhv` file; the arguments are those of `packed_model`.
