@@ -13,6 +13,8 @@ extern const KernelTable kAvx512BwKernels;
 extern const KernelTable kAvx512Kernels;
 #elif defined(BHVIT_ARM64)
 extern const KernelTable kNeonKernels;
+#elif defined(BHVIT_WASM)
+extern const KernelTable kWasmKernels;
 #endif
 
 namespace {
@@ -47,6 +49,8 @@ const Candidate kCandidates[] = {
     {&kSse2Kernels, [] { return true; }},
 #elif defined(BHVIT_ARM64)
     {&kNeonKernels, [] { return true; }},
+#elif defined(BHVIT_WASM)
+    {&kWasmKernels, [] { return true; }},  // a module with SIMD does not load where there is none
 #endif
     {&kScalarKernels, [] { return true; }},
 };

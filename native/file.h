@@ -34,7 +34,7 @@ class FileBytes {
 
   const char* data_ = nullptr;
   size_t size_ = 0;
-  bool mapped_ = false;
+  [[maybe_unused]] bool mapped_ = false;  // where files can be mapped
   std::unique_ptr<char[], AlignedDelete> copy_;  // where it is not mapped
 };
 

@@ -101,7 +101,7 @@ def _timm(name: str, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
     torch.onnx.export(model, (example,), str(float_file), dynamo=True, external_data=False,
                       input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},))  # fmt: skip
     calibration = next(batches.epoch(0))[0][:CALIBRATION_IMAGES]
-    _quantise(float_file, int_file, calibration.numpy())
+    quantise(float_file, int_file, calibration.numpy())
     test = open_dataset(config.data, "test")
     macs = _macs(model, example)
     rows = []
@@ -119,7 +119,7 @@ def _macs(model: torch.nn.Module, example: torch.Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _quantise(source: Path, target: Path, calibration: Floats) -> None:
+def quantise(source: Path, target: Path, calibration: Floats) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 

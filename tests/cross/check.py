@@ -1,12 +1,13 @@
 """Build the engine for other processors, run it emulated and compare every float with the NumPy reference by ==.
 
-    python tests/cross/check.py [aarch64] [avx512]
+    python tests/cross/check.py [aarch64] [wasm] [avx512]
 
     aarch64   NEON and plain C++, under qemu-user
+    wasm      WebAssembly SIMD and plain C++, in Node
     avx512    both AVX-512 files, each intrinsic replaced by SIMDe's portable function; needs an x86-64 machine
 
 `pip install ziglang` brings the compiler of the first, whose first run takes minutes; Debian's packages are qemu-user,
-libc6-arm64-cross and libsimde-dev. Every op and option is run, on the small models of tests/small_specs.py.
+libc6-arm64-cross, emscripten and libsimde-dev. Every op and option is run, on the small models of tests/small_specs.py.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Target:
     tools: dict[str, str]  # command -> what brings it
     flags: dict[str, tuple[str, ...]]  # of single files of native/, by stem; "" stands for all of them
     isas: tuple[str, ...]  # kernels_*.cc of the target, the fastest first
+    link: tuple[str, ...] = ()
 
 
 TARGETS = {
@@ -56,6 +58,14 @@ TARGETS = {
         tools={"qemu-aarch64": "apt-get install qemu-user libc6-arm64-cross"},
         flags={"": ("-DBHVIT_ARM64",)},
         isas=("neon", "scalar"),
+    ),
+    "wasm": Target(
+        compiler=("em++", "-fexceptions"),
+        run=("node",),
+        tools={"em++": "apt-get install emscripten", "node": "apt-get install nodejs"},
+        flags={"": ("-DBHVIT_WASM", "-msimd128")},
+        isas=("wasm", "scalar"),
+        link=("-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1"),
     ),
     "avx512": Target(
         compiler=(os.environ.get("CXX", "c++"),),
@@ -108,7 +118,7 @@ def build(name: str) -> Path:
         flags = (*FLAGS, *target.flags[""], *target.flags.get(source.stem, ()))
         _run([*target.compiler, *flags, f"-I{ROOT / 'native'}", "-c", str(source), "-o", str(object_file)])
     driver = folder / "driver"
-    _run([*target.compiler, *target.flags[""], *map(str, objects), "-o", str(driver)])
+    _run([*target.compiler, *target.flags[""], *target.link, *map(str, objects), "-o", str(driver)])
     return driver
 
 

@@ -1,0 +1,136 @@
+"""bhvit beside networks that one would take instead, at 224x224, 1000 classes, batch 1, in one run.
+
+    python -m benchmarks.latency.peers
+
+timm's models with random weights and random, non-degenerate norm statistics, exported to ONNX; int8 is ONNX Runtime's
+static quantisation (a scale a channel of weights, calibrated on noise), which OpenVINO runs, too. Accuracies are those
+that the networks' authors publish for ImageNet. Needs onnx, onnxscript, onnxruntime and openvino beside the
+development environment. Writes `peers.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from benchmarks.accuracy.compare import quantise
+from benchmarks.common import markdown, write_results
+from tests.randomise import randomise
+
+import bhvit
+from bhvit.apps.timing import Run, measure
+from bhvit.models import create_model
+
+OURS = {"bhvit_small": "68.4", "bhvit_tiny": "64.0", "bhvit_small_fp": "70.1", "bhvit_tiny_fp": "66.0"}
+PEERS = {
+    "resnet18": "69.8", "deit_tiny_patch16_224": "72.2", "deit_small_patch16_224": "79.9",
+    "mobilenetv3_large_100": "75.0", "mobilenetv3_small_100": "67.7",
+}  # fmt: skip
+"""Models and their published ImageNet top-1."""
+CALIBRATION_IMAGES = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each execution (default 4)")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    args = parser.parse_args()
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    entries, runs = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for entry, call, threads in _executions(folder, args.threads):
+            entries.append(entry)
+            runs.append(Run(name=" ".join(entry), isa="", threads=threads, batch=1, call=lambda call=call: call(image)))
+        timings = measure(runs, args.seconds)
+    rows = []
+    small = {t.threads: t.median for e, t in zip(entries, timings, strict=True) if e[:2] == ("bhvit_small", "bhvit")}
+    for (model, engine, precision), timing in zip(entries, timings, strict=True):
+        rows.append([
+            model, (OURS | PEERS)[model], engine, precision, timing.threads, f"{timing.median:.2f}",
+            f"{timing.p10:.2f}", f"{timing.p90:.2f}", f"{timing.median / small[timing.threads]:.2f}",
+        ])  # fmt: skip
+    header = [
+        "Model",
+        "ImageNet top-1",
+        "Run by",
+        "Precision",
+        "Threads",
+        "Median ms",
+        "p10",
+        "p90",
+        "Times bhvit_small",
+    ]
+    import onnxruntime
+    import openvino
+
+    text = f"""Batch 1, random weights, executions in turns. ONNX Runtime {onnxruntime.__version__}, OpenVINO \
+{openvino.__version__.split("-")[0]}; "default" is the precision that OpenVINO chooses by itself.
+
+{markdown(header, rows)}"""
+    write_results(Path(__file__).with_name("peers.md"), "bhvit beside other networks", text)
+
+
+Execution = tuple[tuple[str, str, str], Callable[[Any], Any], int]
+
+
+def _executions(folder: Path, threads: list[int]) -> Iterator[Execution]:
+    for name in OURS:
+        torch.manual_seed(0)
+        packed = folder / f"{name}.bhv"
+        bhvit.pack(randomise(create_model(name)), packed)
+        for count in threads:
+            session = bhvit.Session(packed, threads=count)
+            yield (name, "bhvit", f"1 bit ({session.isa})"), session, count
+    for name in PEERS:
+        floats, ints = _exported(name, folder)
+        for count in threads:
+            for precision, file in (("float32", floats), ("int8", ints)):
+                yield (name, "ONNX Runtime", precision), _onnxruntime(file, count), count
+            for precision, file in (("float32", floats), ("default", floats), ("int8", ints)):
+                yield (name, "OpenVINO", precision), _openvino(file, count, precision), count
+
+
+def _exported(name: str, folder: Path) -> tuple[Path, Path]:
+    """The network in float32 and in int8, as ONNX files."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    floats, ints = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
+    torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), str(floats), dynamo=True, external_data=False,
+                      input_names=["x"])  # fmt: skip
+    noise = np.random.default_rng(1).standard_normal((CALIBRATION_IMAGES, 3, 224, 224)).astype(np.float32)
+    quantise(floats, ints, noise)
+    return floats, ints
+
+
+def _onnxruntime(file: Path, threads: int) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return lambda image: session.run(None, {"x": image})
+
+
+def _openvino(file: Path, threads: int, precision: str) -> Callable[[Any], Any]:
+    import openvino
+
+    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    if precision == "float32":
+        settings["INFERENCE_PRECISION_HINT"] = "f32"
+    request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
+    return lambda image: request.infer({0: image})
+
+
+if __name__ == "__main__":
+    main()
