@@ -198,7 +198,8 @@ void check_tensors(Model& model) {
     }
   }
   if (expected == model.tensors.size()) return;
-  for (const auto& [name, tensor] : model.tensors) {
+  for (const auto& entry : model.tensors) {
+    const std::string& name = entry.first;
     const bool known = std::any_of(model.ops.begin(), model.ops.end(), [&](const Op& op) {
       return std::any_of(op.rule->tensors.begin(), op.rule->tensors.end(),
                          [&](const TensorRule& rule) {
@@ -219,7 +220,10 @@ float half_to_float(uint16_t half) {
     const float value = static_cast<float>(magnitude) * 0x1p-24f;
     return sign ? -value : value;
   }
-  return std::bit_cast<float>(sign | ((magnitude << 13) + ((127u - 15u) << 23)));
+  const uint32_t bits = sign | ((magnitude << 13) + ((127u - 15u) << 23));
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 }  // namespace

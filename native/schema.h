@@ -40,7 +40,8 @@ struct Op {
   Dims attributes;
   std::map<std::string, std::string> options;  // all that its kind has
 
-  int64_t operator[](const char* attribute) const { return attributes.at(attribute); }
+  // All are below their limits, and so below 2^31.
+  long operator[](const char* attribute) const { return static_cast<long>(attributes.at(attribute)); }
   // (H, W, C) of x after this op; (1, 1, classes) after the head.
   std::vector<int64_t> output() const;
   // Whether the op has an option with this value.

@@ -8,13 +8,16 @@ A source is one of
     FOLDER or FILE.parquet the Hugging Face convention: columns image {bytes, path} and label; files are
                            of the split their names start with (train*, validation*, test*)
     FILE.zip, FILE.tar     an archive of class folders, read without unpacking
+    FOLDER of .tar files   WebDataset shards (`shards`), of the split their names start with, or one such FILE.tar
 
 Where a source has no held-out images, a stratified part of the training images, always the same
 one, is kept apart. Damaged files are named and skipped, or refused with `strict`.
+Of sources of more than `listing.LARGE` files, the list and what was found damaged are remembered between runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -30,15 +33,17 @@ from PIL import Image
 
 from .errors import UserError, require_extra
 from .image import load_image
+from .listing import LARGE, cache_folder, keep, recall
+from .shards import ShardStore, is_shard
 from .stores import ArrayStore, FileStore, FolderStore, ParquetStore, Store, TarStore, ZipStore, open_parquet
 
 SPLITS = ("train", "validation", "test", "all")
 BUILT_IN = ("digits", "cifar10", "cifar100")
 SPLIT_SEED = 0
 """Seed of the stratified split: fixed, so that no run ever trains on another run's test images."""
-THOROUGH_CHECK = 50_000
+THOROUGH_CHECK = LARGE
 """Up to this many images are decoded when a set is opened; of larger sets only the ends of JPEG files
-are looked at."""
+are looked at, once."""
 
 _FOLDERS = {
     "train": ("train", "training"),
@@ -75,6 +80,17 @@ class Dataset:
     def name(self, index: int) -> str:
         """The path of an image, or what stands for one."""
         return self.store.name(int(self.indices[index]))
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        """The part of the source that each image is read with, (N,), if a shuffle should mind them (`stores.Store`)."""
+        blocks = self.store.blocks
+        return None if blocks is None else blocks[self.indices]
+
+    @property
+    def window(self) -> int:
+        """How many blocks a shuffle may mix."""
+        return self.store.window
 
     def subset(self, indices: npt.ArrayLike) -> Dataset:
         """The images with these positions, in this order."""
@@ -150,13 +166,18 @@ def _find(source: str, split: str, classes_file: Path | None) -> _Found:
         raise UserError(f"there is no {source}: give a folder, a parquet file, an archive, or {_some(BUILT_IN)}")
     if path.is_dir():
         files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet"))
-        return _parquet(path, files, split, classes_file) if files else _class_folders(FolderStore(path), split)
+        if files:
+            return _parquet(path, files, split, classes_file)
+        shards = sorted(path.glob("*.tar"))
+        if shards and not any(entry.is_dir() for entry in path.iterdir()):
+            return _shards(path, shards, split, classes_file)
+        return _class_folders(FolderStore(path), split)
     if path.suffix.lower() == ".parquet":
         return _parquet(path, [path], split, classes_file)
     if path.suffix.lower() == ".zip":
         return _class_folders(ZipStore(path), split)
     if path.suffix.lower() == ".tar":
-        return _class_folders(TarStore(path), split)
+        return _shards(path, [path], split, classes_file) if is_shard(path) else _class_folders(TarStore(path), split)
     raise UserError(f"{source} is neither a folder nor a .parquet, .zip or .tar file")
 
 
@@ -176,7 +197,7 @@ def _cifar(source: str, split: str) -> _Found:
         from torchvision import datasets
     except ImportError:
         raise require_extra("torchvision", "train") from None
-    cache = Path(os.environ.get("BHVIT_CACHE") or Path.home() / ".cache" / "bhvit")
+    cache = cache_folder()
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[source]
     try:
         parts = [
@@ -253,9 +274,10 @@ def _choose(split: str, kinds: list[str], source: str) -> tuple[list[str], bool]
     return ["train"], True
 
 
-def _parquet(source: Path, files: list[Path], split: str, classes_file: Path | None) -> _Found:
+def _files_of(source: Path, files: list[Path], split: str) -> tuple[list[Path], list[Path], bool]:
+    """The files of a split, by what their names start with; those that tell the classes; whether to split further."""
     by_kind: dict[str, list[Path]] = {}
-    stems = {file: re.sub(r"-\d+-of-\d+$", "", file.stem.lower()) for file in files}
+    stems = {file: re.sub(r"-\d+(-of-\d+)?$", "", file.stem.lower()) for file in files}
     for kind, prefixes in _FOLDERS.items():
         # test_lossless.parquet beside test.parquet is another set: exact names come before beginnings.
         exact = [file for file in files if stems[file] in prefixes]
@@ -263,25 +285,49 @@ def _parquet(source: Path, files: list[Path], split: str, classes_file: Path | N
     kinds = [kind for kind, of_kind in by_kind.items() if of_kind]
     if kinds:
         chosen, pooled = _choose(split, kinds, str(source))
-        used = [file for kind in chosen for file in by_kind[kind]]
-        reference = by_kind[kinds[0]]
-    else:
-        used, reference, pooled = files, files, split != "all"
+        return [file for kind in chosen for file in by_kind[kind]], by_kind[kinds[0]], pooled
+    return files, files, split != "all"
+
+
+def _shards(source: Path, files: list[Path], split: str, classes_file: Path | None) -> _Found:
+    used, reference, pooled = _files_of(source, files, split)
+    store = ShardStore(used)
+    labels = store.labels
+    if len(labels) == 0:
+        raise UserError(f"{used[0]} holds no samples: an image KEY.jpg and its label KEY.cls or KEY.json")
+    named = _named_classes(source, classes_file)
+    highest = max(int(labels.max()), int((store if reference == used else ShardStore(reference)).labels.max(initial=0)))
+    names = named or tuple(str(number) for number in range(highest + 1))
+    _refuse_beyond(source, labels, names)
+    return _Found(store, np.arange(len(labels)), labels, names, pooled, numbered=named is None)
+
+
+def _named_classes(source: Path, classes_file: Path | None) -> tuple[str, ...] | None:
+    """Class names from a file that is given, or lies in the source as classes.txt."""
+    if classes_file is None and source.is_dir() and (source / "classes.txt").is_file():
+        classes_file = source / "classes.txt"
+    return None if classes_file is None else _read_classes(classes_file)
+
+
+def _refuse_beyond(source: Path, labels: Labels, names: tuple[str, ...]) -> None:
+    if labels.max(initial=0) >= len(names):
+        raise UserError(f"{source} has label {labels.max()}, but {len(names)} class names (0 to {len(names) - 1})")
+
+
+def _parquet(source: Path, files: list[Path], split: str, classes_file: Path | None) -> _Found:
+    used, reference, pooled = _files_of(source, files, split)
     image, label, names = _parquet_schema(used[0])
     for file in used[1:]:
         if _parquet_schema(file) != (image, label, names):
             raise UserError(f"{file} has other columns or class names than {used[0]}")
     labels = _parquet_labels(used, label)
-    if classes_file is None and names is None and source.is_dir() and (source / "classes.txt").is_file():
-        classes_file = source / "classes.txt"
-    if classes_file is not None:
-        names = _read_classes(classes_file)
+    if classes_file is not None or names is None:
+        names = _named_classes(source, classes_file)
     numbered = names is None
     if names is None:
         highest = max(int(labels.max(initial=0)), int(_parquet_labels(reference, label).max(initial=0)))
         names = tuple(str(number) for number in range(highest + 1))
-    if labels.max(initial=0) >= len(names):
-        raise UserError(f"{source} has label {labels.max()}, but {len(names)} class names (0 to {len(names) - 1})")
+    _refuse_beyond(source, labels, names)
     return _Found(ParquetStore(used, image), np.arange(len(labels)), labels, names, pooled, numbered)
 
 
@@ -367,25 +413,40 @@ def _match_classes(source: str, labels: Labels, found: _Found, known: Sequence[s
 def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) -> Dataset:
     if isinstance(dataset.store, ArrayStore):
         return dataset
-    thorough = len(dataset) <= THOROUGH_CHECK
-    reasons: list[str | None] = []
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(dataset), 1024):
-            part = range(start, min(start + 1024, len(dataset)))
-            reasons += pool.map(lambda index: _damage(dataset, index, thorough), part)
-            if strict and (first := next((reason for reason in reasons if reason), None)):
-                raise UserError(f"{first} (refused because of --strict)")
-    damaged = [reason for reason in reasons if reason]
-    if not damaged:
+    found = _damages(dataset, source, strict)
+    if not found:
         return dataset
+    damaged = list(found.values())
+    if strict:
+        raise UserError(f"{damaged[0]} (refused because of --strict)")
     if len(damaged) == len(dataset):
         raise UserError(f"{source}: none of its {len(dataset)} files is a whole image: {damaged[0]}")
     for line in damaged:
         warn(f"skipped: {line}")
     warn(f"skipped {len(damaged)} of {len(dataset)} images of {source}; --strict refuses them")
-    kept = dataset.subset([index for index, reason in enumerate(reasons) if reason is None])
+    kept = dataset.subset([index for index in range(len(dataset)) if index not in found])
     kept.skipped = tuple(damaged)
     return kept
+
+
+def _damages(dataset: Dataset, source: str, first_only: bool) -> dict[int, str]:
+    """Why images cannot be used, by number; of large sets, those known from before are looked at again, no others."""
+    thorough = len(dataset) <= THOROUGH_CHECK
+    digest = hashlib.sha256(dataset.indices.tobytes()).hexdigest()
+    what = f"damaged\n{Path(source).absolute()}\n{digest}"
+    known = None if thorough else recall(what)
+    found: dict[int, str] = {}
+    numbers = range(len(dataset)) if known is None else known
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(numbers), 1024):
+            part = numbers[start : start + 1024]
+            reasons = pool.map(lambda index: _damage(dataset, index, thorough), part)
+            found |= {index: reason for index, reason in zip(part, reasons) if reason}
+            if first_only and found:
+                return found
+    if not thorough and known is None and dataset.store.stamp is not None:
+        keep(what, dataset.store.stamp, list(found))
+    return found
 
 
 def _damage(dataset: Dataset, index: int, thorough: bool) -> str | None:

@@ -28,7 +28,10 @@ from PIL import Image
 
 from .errors import UserError, require_extra
 from .image import load_image
+from .listing import LARGE, Stamp, remembered, stamp_of
 
+WINDOW = 16
+"""Blocks that a shuffle mixes with each other, if the store can hold as many."""
 PARQUET_CACHE = 512 << 20
 """Bytes of encoded images a parquet store keeps in memory. CIFAR and Tiny-ImageNet fit as a whole;
 larger sets keep the row groups used last."""
@@ -48,9 +51,25 @@ class Store(Protocol):
     def image(self, index: int) -> Image.Image:
         """The decoded image. Raises UserError naming it if it is damaged."""
 
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        """For each image the number of the part that it is read with, int64 (N,), where a shuffle should keep those of
+        a part near each other; None where any order is as good."""
+
+    @property
+    def window(self) -> int:
+        """How many blocks can be read at the same time without reading any of them twice."""
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """What tells whether the files have changed (`listing`), if anything does."""
+
 
 class ArrayStore:
     """Pixels in memory: uint8 (N, H, W) or (N, H, W, C)."""
+
+    blocks = stamp = None
+    window = WINDOW
 
     def __init__(self, pixels: npt.NDArray[np.uint8], what: str) -> None:
         self.pixels, self.what = pixels, what
@@ -65,8 +84,15 @@ class ArrayStore:
         return Image.fromarray(self.pixels[index])
 
 
-class _EncodedStore(abc.ABC):
+class EncodedStore(abc.ABC):
     """What stores of encoded images share."""
+
+    stamp: Stamp | None = None
+    window = WINDOW
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        return None
 
     @abc.abstractmethod
     def name(self, index: int) -> str: ...
@@ -81,7 +107,7 @@ class _EncodedStore(abc.ABC):
             return load_image(file, self.name(index))
 
 
-class FileStore(_EncodedStore):
+class FileStore(EncodedStore):
     """A folder or archive: `members` are its files and `folders` its folders, as "a/b" below the root."""
 
     def __init__(self, root: Path, members: list[str], folders: list[str]) -> None:
@@ -95,21 +121,34 @@ class FolderStore(FileStore):
     """Files below a folder, followed through links, in sorted order."""
 
     def __init__(self, root: Path) -> None:
-        members, folders = [], []
-        with _reading(root):
-            for folder, names, files in os.walk(root, followlinks=True, onerror=_raise):
-                names[:] = sorted(name for name in names if not _junk(name))
-                below = Path(folder).relative_to(root)
-                folders += [(below / name).as_posix() for name in names]
-                members += [(below / name).as_posix() for name in files if not _junk(name)]
-        super().__init__(root, sorted(members), sorted(folders))
+        what = f"folder\n{root.absolute()}"
+        members, folders = remembered(what, lambda: _walk(root), lambda found: len(found[0]) > LARGE)
+        super().__init__(root, members, folders)
+
+    @property
+    def stamp(self) -> Stamp:  # type: ignore[override]
+        with reading(self.root):
+            return {str(path): stamp_of(path) for path in (self.root.absolute() / name for name in ("", *self.folders))}
 
     def open(self, index: int) -> IO[bytes] | None:
         path = self.root / self.members[index]
-        with _reading(path):
+        with reading(path):
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
                 raise UserError(f"{path} is not a regular file")
             return path.open("rb")
+
+
+def _walk(root: Path) -> tuple[Stamp, tuple[list[str], list[str]]]:
+    """Files and folders below `root`, each as "a/b"."""
+    members, folders, stamp = [], [], {}
+    with reading(root):
+        for folder, names, files in os.walk(root, followlinks=True, onerror=_raise):
+            stamp[str(Path(folder).absolute())] = stamp_of(Path(folder))
+            names[:] = sorted(name for name in names if not _junk(name))
+            below = Path(folder).relative_to(root)
+            folders += [(below / name).as_posix() for name in names]
+            members += [(below / name).as_posix() for name in files if not _junk(name)]
+    return stamp, (sorted(members), sorted(folders))
 
 
 class ZipStore(FileStore):
@@ -118,14 +157,14 @@ class ZipStore(FileStore):
     def __init__(self, path: Path) -> None:
         self._zip: zipfile.ZipFile | None = None
         self._lock = threading.Lock()
-        with _reading(path), zipfile.ZipFile(path) as archive:
+        with reading(path), zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
         members = sorted(info.filename for info in infos if not info.is_dir())
         folders = sorted(info.filename.rstrip("/") for info in infos if info.is_dir())
         super().__init__(path, _keep(members), _keep(folders))
 
     def open(self, index: int) -> IO[bytes] | None:
-        with self._lock, _reading(self.root / self.members[index]):
+        with self._lock, reading(self.root / self.members[index]):
             self._zip = self._zip or zipfile.ZipFile(self.root)
             return io.BytesIO(self._zip.read(self.members[index]))
 
@@ -140,7 +179,7 @@ class TarStore(FileStore):
     """Files of an uncompressed tar archive, read where they lie."""
 
     def __init__(self, path: Path) -> None:
-        with _reading(path):
+        with reading(path):
             try:
                 with tarfile.open(path, "r:") as archive:
                     infos = archive.getmembers()
@@ -154,26 +193,38 @@ class TarStore(FileStore):
 
     def open(self, index: int) -> IO[bytes] | None:
         offset, size = self._where[self.members[index]]
-        with _reading(self.root), self.root.open("rb") as file:
+        with reading(self.root), self.root.open("rb") as file:
             file.seek(offset)
             return io.BytesIO(file.read(size))
 
 
-class ParquetStore(_EncodedStore):
+class ParquetStore(EncodedStore):
     """The image column of parquet files, either {bytes, path} or bytes, read by row groups."""
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
         self.files, self.column = list(files), column
         self.groups: list[tuple[int, int]] = []
         """(file, row group) of each row group in order."""
+        self.bytes = 0
+        """Of all row groups, uncompressed."""
         rows: list[int] = []
         for number, path in enumerate(self.files):
             metadata = open_parquet(path).metadata
             for group in range(metadata.num_row_groups):
                 self.groups.append((number, group))
                 rows.append(metadata.row_group(group).num_rows)
+                self.bytes += metadata.row_group(group).total_byte_size
         self.starts = [0, *itertools.accumulate(rows)]
+        with reading(self.files[0]):
+            self.window = max(2, min(WINDOW, PARQUET_CACHE * len(rows) // max(1, self.bytes)))
+            self.stamp = {str(path.absolute()): stamp_of(path) for path in self.files}
         self._reset()
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        if self.bytes <= PARQUET_CACHE:  # each row group is read once
+            return None
+        return np.repeat(np.arange(len(self.groups)), np.diff(self.starts))
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -229,7 +280,7 @@ def open_parquet(path: Path) -> Any:
         import pyarrow.parquet
     except ImportError:
         raise require_extra("pyarrow", "train") from None
-    with _reading(path):
+    with reading(path):
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: copy or download it again")
         try:
@@ -239,7 +290,7 @@ def open_parquet(path: Path) -> Any:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Turns errors of the file system and of archives into a UserError that names `path`."""
     try:
         yield

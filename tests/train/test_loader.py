@@ -11,6 +11,7 @@ from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.train.augment import moved, normalized, seed_for, turned
 from bhvit.train.loader import Batches
+from shard_files import png, write_shard
 
 CPU = torch.device("cpu")
 PREPROCESS = Preprocess(size=(8, 8), crop=1.0)
@@ -92,3 +93,24 @@ def test_too_few_images_for_a_batch_are_refused(config):
 
 def test_seeds_differ():
     assert len({seed_for(a, b, c) for a in range(5) for b in range(5) for c in range(5)}) == 125
+
+
+def test_images_of_a_block_stay_near_each_other_and_each_comes_once(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("bhvit.shards.BLOCK", 8)
+    monkeypatch.setattr("bhvit.stores.EncodedStore.window", 2)
+    for shard in range(2):
+        rows = [{"png": png(64 * shard + i), "cls": str(i % 2).encode()} for i in range(64)]
+        write_shard(tmp_path / f"train-{shard}.tar", rows)
+    settings = config(data=str(tmp_path), batch_size=16, augment="none", flip=False, cache_mb=0, workers=0)
+    batches = Batches(open_dataset(tmp_path, "all"), PREPROCESS, settings, CPU)
+    seen = []
+    for images, _ in batches.epoch(0):
+        shades = images[:, 0, 0, 0] * PREPROCESS.std[0] + PREPROCESS.mean[0]
+        numbers = (shades * 255).round().long()
+        assert len(set((numbers // 8).tolist())) == 2, "a batch of two blocks' images is of two blocks"
+        seen += numbers.tolist()
+    assert sorted(seen) == list(range(128))
+    assert seen != sorted(seen)
+    assert same(batches.epoch(1), batches.epoch(1))
+    assert not same(batches.epoch(1), batches.epoch(2))
+    assert same(list(batches.epoch(1))[3:], batches.epoch(1, 3))

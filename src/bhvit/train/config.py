@@ -27,7 +27,7 @@ class TrainConfig:
     """Settings of a run. Raises UserError for values that cannot work."""
 
     data: str
-    """What to train on: digits, cifar10, cifar100, a folder, a parquet file or an archive (see `data`)."""
+    """What to train on: digits, cifar10, cifar100, a folder, parquet or WebDataset files, an archive (see `data`)."""
     model: str
     """A name from `list_models()`."""
     out: str
@@ -152,7 +152,7 @@ class TrainConfig:
     test_fraction: float = 0.2
     """Share of the images held out where the data has no split of its own."""
     classes: str | None = None
-    """File of class names, a line each, for parquet labels without names."""
+    """File of class names, a line each, for parquet labels without names and for shards."""
     strict: bool = False
     """Refuse damaged images instead of skipping them."""
 

@@ -45,6 +45,7 @@ class Batches:
         self.preprocess, self.config, self.device = preprocess, config, device
         self.share = share or Share(config.batch_size)
         self.labels = torch.from_numpy(dataset.labels)
+        self.blocks, self.window = dataset.blocks, dataset.window
         self.steps = len(dataset) // config.batch_size
         """Batches an epoch."""
         each = config.augment == "resized-crop" or config.rand_augment > 0  # an image at a time, by the workers
@@ -58,7 +59,7 @@ class Batches:
         """
         config, seed = self.config, self.config.seed
         generator = torch.Generator().manual_seed(seed_for(seed, epoch))
-        order = torch.randperm(len(self.labels), generator=generator).repeat_interleave(config.repeats)
+        order = self._order(generator).repeat_interleave(config.repeats)
         copies = torch.arange(len(order)) % config.repeats
         used, shape = self.steps * config.batch_size, (self.steps, config.batch_size)
         rows = self.share.rows
@@ -73,6 +74,16 @@ class Batches:
             if config.erase:
                 images = erased(images, config.erase, seed_for(seed, epoch, step, 3), self.share)
             yield images, self.labels[indices].to(self.device, non_blocking=True)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """All images in random order. Where the source is read in blocks, these are shuffled, then the images of those
+        `window` that follow each other."""
+        order = torch.randperm(len(self.labels), generator=generator)
+        if self.blocks is None or self.pixels is not None:
+            return order
+        _, blocks = np.unique(self.blocks, return_inverse=True)
+        place = torch.randperm(int(blocks.max()) + 1, generator=generator)[torch.from_numpy(blocks)]
+        return order[torch.argsort(place[order] // self.window, stable=True)]
 
     def _pixels(self, epoch: int, keys: Tensor) -> Iterator[Tensor]:
         if self.pixels is not None:
