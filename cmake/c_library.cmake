@@ -10,9 +10,13 @@ target_compile_options(bhvit_c PRIVATE ${BHVIT_OPTIONS})
 set_target_properties(bhvit_c PROPERTIES
   POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
 
-add_library(bhvit_shared SHARED $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
+set(BHVIT_LIBRARIES bhvit_static)
+if(NOT EMSCRIPTEN)  # WebAssembly has static libraries alone
+  list(APPEND BHVIT_LIBRARIES bhvit_shared)
+  add_library(bhvit_shared SHARED $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
+endif()
 add_library(bhvit_static STATIC $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
-foreach(library IN ITEMS bhvit_shared bhvit_static)
+foreach(library IN LISTS BHVIT_LIBRARIES)
   set_target_properties(${library} PROPERTIES OUTPUT_NAME bhvit LINKER_LANGUAGE CXX)
   target_link_libraries(${library} PRIVATE Threads::Threads)
   target_include_directories(${library} INTERFACE $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
@@ -21,16 +25,18 @@ foreach(library IN ITEMS bhvit_shared bhvit_static)
   endif()
 endforeach()
 # Before 1.0 a minor version may change the interface.
-set_target_properties(bhvit_shared PROPERTIES
-  EXPORT_NAME bhvit VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
-if(UNIX AND NOT APPLE)
+if(TARGET bhvit_shared)
+  set_target_properties(bhvit_shared PROPERTIES
+    EXPORT_NAME bhvit VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+endif()
+if(UNIX AND NOT APPLE AND TARGET bhvit_shared)
   # Templates of the standard library have default visibility whatever the compiler is told.
   target_link_options(bhvit_shared PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/native/bhvit.map)
 endif()
 
 set(BHVIT_PACKAGE ${CMAKE_INSTALL_LIBDIR}/cmake/bhvit)
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/bhvitConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(TARGETS bhvit_shared bhvit_static EXPORT bhvitTargets)
+install(TARGETS ${BHVIT_LIBRARIES} EXPORT bhvitTargets)
 install(FILES native/bhvit.h TYPE INCLUDE)
 install(EXPORT bhvitTargets NAMESPACE bhvit:: DESTINATION ${BHVIT_PACKAGE})
 install(FILES cmake/bhvitConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/bhvitConfigVersion.cmake DESTINATION ${BHVIT_PACKAGE})

@@ -65,7 +65,7 @@ TARGETS = {
         tools={"em++": "apt-get install emscripten", "node": "apt-get install nodejs"},
         flags={"": ("-DBHVIT_WASM", "-msimd128")},
         isas=("wasm", "scalar"),
-        link=("-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1"),
+        link=("-sNODERAWFS=1", "-sALLOW_MEMORY_GROWTH=1", "-sWASM_ASYNC_COMPILATION=0"),
     ),
     "avx512": Target(
         compiler=(os.environ.get("CXX", "c++"),),

@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+import safetensors.torch
 import torch
 
 import bhvit.train.loop as loop
@@ -54,6 +55,41 @@ def test_other_losses_and_options(config, tmp_path, images):
     assert math.isfinite(result.log[0]["train_loss"])
     grey = config(epochs=1, channels=1, augment="resized-crop", workers=0, precision="bfloat16")
     assert train(grey, quiet=True, force=True).metrics.top1 >= 0
+
+
+def test_kept_outputs_of_a_teacher_are_those_that_it_gives(config, tmp_path, monkeypatch):
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    still = {"epochs": 1, "augment": "none", "flip": False, "teacher": str(teacher)}
+    asked = train(config(**still, out=str(tmp_path / "asked")), quiet=True)
+    kept = {**still, "teacher_outputs": str(tmp_path / "outputs")}
+    first = train(config(**kept, out=str(tmp_path / "first")), quiet=True)
+    (file,) = (tmp_path / "outputs").iterdir()
+    assert first.log[0]["train_loss"] == pytest.approx(asked.log[0]["train_loss"], rel=1e-3)  # float16
+    monkeypatch.setattr("bhvit.train.teacher_outputs._make", lambda *args: pytest.fail("computed again"))
+    monkeypatch.setattr("bhvit.train.teacher.Teacher.forward", lambda *args: pytest.fail("the teacher was asked"))
+    second = train(config(**kept, out=str(tmp_path / "second")), quiet=True)
+    assert second.log[0]["train_loss"] == first.log[0]["train_loss"]
+    monkeypatch.undo()
+    # Other images are another file.
+    train(config(**kept, crop=0.5, out=str(tmp_path / "third")), quiet=True)
+    assert len(list((tmp_path / "outputs").iterdir())) == 2
+    assert file.exists()
+
+
+def test_a_teacher_whose_outputs_cannot_be_kept_is_refused(config, tmp_path):
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    (tmp_path / "file").write_text("")
+    kept = config(epochs=1, augment="none", teacher=str(teacher), teacher_outputs=str(tmp_path / "file"))
+    with pytest.raises(UserError, match="cannot write the teacher's outputs"):
+        train(kept, quiet=True)
+    kept = config(epochs=1, augment="none", teacher=str(teacher), teacher_outputs=str(tmp_path / "outputs"))
+    weights = safetensors.torch.load_file(teacher)
+    weights["head.linear.bias"] += 1e5
+    with safetensors.safe_open(teacher, "pt") as opened:
+        safetensors.torch.save_file(weights, teacher, opened.metadata())
+    with pytest.raises(UserError, match="too large for float16"):
+        train(kept, quiet=True)
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 def test_timm_teachers_are_fed_in_their_own_size_and_scale(config):

@@ -57,7 +57,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config):
     gradients = []
     for parts in (1, 2, 4):
         run = _Run(config(accumulate=parts, **changes), Processes(), resume=False, force=False, quiet=True)
-        loss, right = run._step(*next(run.phase.batches.epoch(0)), 1e-3, 0, 0)
+        batch = next(run.phase.batches.numbered(0))
+        loss, right = run._step(*batch[:2], 1e-3, 0, 0, batch[2])
         gradients.append([loss, right, *(parameter.grad for parameter in run.phase.model.parameters())])
         addresses = [parameter.grad.data_ptr() for parameter in run.phase.model.parameters()]
         assert len(set(addresses)) == len(addresses)  # what is added or clipped in place is changed once
@@ -218,6 +219,12 @@ def test_what_options_cannot_be(settings):
         ({"layer_decay": 1.5}, "at most 1"),
         ({"accumulate": 8}, "8 parts is less than 2 images"),
         ({"label_weight": 0.5}, "no effect without a teacher"),
+        ({"teacher_outputs": "kept"}, "no effect without a teacher"),
+        ({"teacher_outputs": "kept", "teacher": "resnet18", "mixup": 0.8}, "which mixup changes"),
+        (
+            {"teacher_outputs": "kept", "teacher": "resnet18", "augment": "resized-crop"},
+            "which augment=resized-crop changes",
+        ),
         ({"repeats": 0}, "at least 1"),
         ({"mixup": -1.0}, "at least 0"),
     ]:

@@ -112,6 +112,9 @@ class TrainConfig:
     """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name."""
     teacher_file: str | None = None
     """Weights of a timm teacher on the disk, instead of downloading them."""
+    teacher_outputs: str | None = None
+    """Folder to keep the teacher's outputs in, computed once for each image as it is and read by later runs with the
+    same teacher and images: for augmentation `none` or `shift`, without mixing, erasing or RandAugment."""
     distillation: float = 0.9
     """With a teacher: the weight of its soft outputs in the loss."""
     label_weight: float | None = None
@@ -179,6 +182,15 @@ class TrainConfig:
             _at_least(self, "label_weight", 0)
             if self.teacher is None and not any("teacher" in phase for phase in self.phases):
                 raise UserError("label_weight has no effect without a teacher")
+        if self.teacher_outputs is not None:
+            if self.teacher is None and not any("teacher" in phase for phase in self.phases):
+                raise UserError("teacher_outputs has no effect without a teacher")
+            heavy = [name for name in ("rand_augment", "erase", "mixup", "cutmix") if getattr(self, name)]
+            if self.teacher is not None and (heavy or self.augment == "resized-crop"):
+                what = heavy[0] if heavy else "augment=resized-crop"
+                raise UserError(
+                    f"teacher_outputs are of images as they are, which {what} changes: leave one of them out"
+                )
         if self.rand_augment > 30:
             raise UserError(f"rand_augment must be at most 30, not {self.rand_augment}")
         if self.batch_size // self.accumulate < 2:

@@ -57,6 +57,11 @@ class Batches:
 
         Images float32 (B, C, H, W) and labels (B,).
         """
+        for images, labels, _ in self.numbered(epoch, start, stop):
+            yield images, labels
+
+    def numbered(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As `epoch`, and which training images they are, (B,) on the CPU."""
         config, seed = self.config, self.config.seed
         generator = torch.Generator().manual_seed(seed_for(seed, epoch))
         order = self._order(generator).repeat_interleave(config.repeats)
@@ -73,7 +78,7 @@ class Batches:
             images = normalized(pixels, self.preprocess)
             if config.erase:
                 images = erased(images, config.erase, seed_for(seed, epoch, step, 3), self.share)
-            yield images, self.labels[indices].to(self.device, non_blocking=True)
+            yield images, self.labels[indices].to(self.device, non_blocking=True), indices
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """All images in random order. Where the source is read in blocks, these are shuffled, then the images of those

@@ -28,6 +28,7 @@ from .losses import total_loss
 from .optim import learning_rate, set_learning_rate
 from .parts import Phase, check_models, check_phases, open_images
 from .run_folder import Progress, RunFolder, State
+from .teacher_outputs import teacher_outputs
 from .validation import validate
 
 CUDA_CHECK_STEPS = 20
@@ -89,6 +90,7 @@ class _Run:
         processes.wait()  # until all have found the folder as it was
 
     def run(self) -> Result:
+        self._ask_teacher()
         if self.processes.first:
             if self.resume:
                 self.folder.rewind_log(self._epochs_before() + self.progress.epoch)
@@ -102,6 +104,7 @@ class _Run:
                 if self.progress.phase == len(self.configs) - 1:
                     break
                 self._next_phase()
+                self._ask_teacher()
             metrics = metrics or self._validate()
         self.processes.wait()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
@@ -116,6 +119,14 @@ class _Run:
             yield
         finally:
             self.board.close()
+
+    def _ask_teacher(self) -> None:
+        """Find or make what the phase keeps of its teacher's outputs."""
+        phase, images = self.phase, self.images
+        if phase.teacher is not None and phase.config.teacher_outputs is not None:
+            phase.outputs = teacher_outputs(
+                phase.teacher, phase.config, images.train, images.preprocess, self.device, self.processes, self.quiet
+            )
 
     def _phase(self, index: int, before: Phase | None) -> Phase:
         torch.manual_seed(seed_for(self.config.seed))
@@ -149,11 +160,11 @@ class _Run:
         rate = 0.0
         self.phase.model.train()
         with self._bar(number) as bar:
-            for step, (images, labels) in enumerate(batches.epoch(number, progress.step), progress.step):
+            for step, (images, labels, which) in enumerate(batches.numbered(number, progress.step), progress.step):
                 done = progress.epoch * batches.steps + step
                 rate = learning_rate(config, done, batches.steps)
                 self.interruptible.check()
-                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done)
+                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
                 sums += self.processes.sum(torch.stack([loss.double() / self.processes.size, right.double()]))
                 if self.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
                     self._refuse_diverged(sums, number, step)
@@ -196,22 +207,25 @@ class _Run:
         )
         return metrics
 
-    def _step(self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int) -> tuple[Tensor, Tensor]:
-        """Optimiser step number `done`, from 0. This process's loss, and how many images were right; scalars."""
+    def _step(
+        self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int, which: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Optimiser step number `done`, from 0, with the training images `which`. This process's loss, and how many
+        images were right; scalars."""
         phase, config = self.phase, self.phase.config
         total = config.epochs * phase.batches.steps
         set_learning_rate(phase.optimizer, rate)
         phase.optimizer.zero_grad(set_to_none=True)
         loss_sum, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        parts = list(zip(images.chunk(config.accumulate), labels.chunk(config.accumulate)))
-        for index, (x, y) in enumerate(parts):
+        parts = list(zip(*(values.chunk(config.accumulate) for values in (images, labels, which))))
+        for index, (x, y, numbers) in enumerate(parts):
             part_seed = seed_for(seed, index) if index else seed
             torch.manual_seed(part_seed)  # stochastic depth draws from the global generator
             if phase.mixing is not None:
                 x, y = phase.mixing(x, y, part_seed)
             with self._sending(index == len(parts) - 1):
                 with phase.autocast():
-                    teacher_logits = phase.teacher(x) if phase.teacher else None
+                    teacher_logits = phase.teach(x, numbers)
                     logits = phase.network(x)
                     loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total) / len(parts)
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import Dataset, open_dataset
 from ..errors import UserError
@@ -27,6 +27,7 @@ from .losses import refuse_idle
 from .monitor import Monitor
 from .optim import make_optimizer
 from .teacher import Teacher, load_teacher
+from .teacher_outputs import TeacherOutputs
 from .warm_start import refuse_other_architecture, start_from
 
 
@@ -107,6 +108,8 @@ class Phase:
         share = Share(config.batch_size, config.accumulate, processes)
         self.model = _model(config, images)
         self.teacher = teacher.to(device) if teacher else None
+        self.outputs: TeacherOutputs | None = None
+        """The teacher's outputs, where they are kept."""
         decoded = before.batches.pixels if before else None
         self.batches: Batches = Batches(images.train, images.preprocess, config, device, share, decoded)
         self.mixing = Mixing(config, len(images.train.class_names)) if config.mixing else None
@@ -123,6 +126,13 @@ class Phase:
             if not quiet:
                 print(note, file=sys.stderr)
         self.monitor.load({})
+
+    def teach(self, images: Tensor, which: Tensor) -> Tensor | None:
+        """The teacher's logits (B, classes) for the training images `which`, as augmented, or as kept."""
+        if self.outputs is not None:
+            return self.outputs[which].to(self.device)
+        logits: Tensor | None = self.teacher(images) if self.teacher is not None else None
+        return logits
 
     @property
     def result(self) -> BHViT:

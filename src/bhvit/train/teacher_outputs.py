@@ -1,0 +1,101 @@
+"""A teacher's outputs for every training image, computed once and kept for this run and later ones.
+
+They are of the images as they are, so that they only stand for runs whose augmentation leaves images recognisable as a
+whole. In a file they are float16 (N, classes), read where they lie: a set of any size needs no memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data import Dataset
+from ..errors import UserError
+from ..evaluate import decode
+from ..image import Preprocess
+from .config import TrainConfig
+from .distributed import Processes
+from .teacher import Teacher
+
+CHUNK = 256
+"""Images that the teacher sees at a time."""
+
+
+class TeacherOutputs:
+    """Logits of a teacher by the number of a training image."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows = np.load(path, mmap_mode="r")
+
+    def __getitem__(self, images: Tensor) -> Tensor:
+        """Numbers of images (B,) -> logits (B, classes), float32 on the CPU."""
+        return torch.from_numpy(self.rows[images.numpy()].astype(np.float32))
+
+
+def teacher_outputs(
+    teacher: Teacher,
+    config: TrainConfig,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    device: torch.device,
+    processes: Processes,
+    quiet: bool,
+) -> TeacherOutputs:
+    """The outputs in the folder that `config.teacher_outputs` names, which the first process makes if need be.
+
+    Raises UserError if they cannot be written.
+    """
+    assert config.teacher_outputs is not None
+    path = Path(config.teacher_outputs) / f"{_digest(config, teacher, dataset, preprocess)}.npy"
+    if processes.first and not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path, teacher.to(device), dataset, preprocess, device, quiet)
+        except OSError as error:
+            raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
+    processes.wait()
+    return TeacherOutputs(path)
+
+
+def _make(
+    path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, device: torch.device, quiet: bool
+) -> None:
+    """Whole or not at all: an interruption leaves a file of another name, which the next attempt replaces."""
+    part = path.with_suffix(".part")
+    rows: Any = None
+    for start in tqdm(
+        range(0, len(dataset), CHUNK), "teacher", unit="batch", disable=quiet, file=sys.stderr, leave=False
+    ):
+        pixels = decode(dataset, preprocess, range(start, min(start + CHUNK, len(dataset))))
+        logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(device)).float().cpu().numpy()
+        if rows is None:
+            rows = np.lib.format.open_memmap(part, "w+", np.float16, (len(dataset), logits.shape[1]))
+        with np.errstate(over="ignore"):  # found below
+            rows[start : start + len(logits)] = logits
+    if not np.isfinite(rows).all():
+        del rows
+        part.unlink()
+        raise UserError("the teacher's outputs are not finite, or too large for float16")
+    rows.flush()
+    del rows
+    part.replace(path)
+
+
+def _digest(config: TrainConfig, teacher: Teacher, dataset: Dataset, preprocess: Preprocess) -> str:
+    """Of all that the outputs depend on: the teacher's weights, the images and how they are prepared."""
+    found = hashlib.sha256()
+    for tensor in teacher.state_dict().values():
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    names: Sequence[Any] = (config.teacher, config.data, len(dataset), preprocess.to_json(), dataset.class_names)
+    found.update(json.dumps(names).encode())
+    found.update(dataset.labels.tobytes() + dataset.indices.tobytes())
+    return found.hexdigest()[:32]
