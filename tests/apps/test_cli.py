@@ -19,7 +19,7 @@ from without_torch import WITHOUT_TORCH
 _BARE_COMMAND = (
     WITHOUT_TORCH
     + """
-from bhvit.apps.cli import main
+from bhvit.apps.cli import OTHERS_WAIT, main
 sys.exit(main(sys.argv[1:]))
 """
 )
@@ -133,3 +133,14 @@ def test_an_interruption_is_status_130(material):
 def test_verbs_match_their_modules():
     for module in cli.VERBS.values():
         assert (Path(package.__file__).parent / "apps" / f"{module}.py").is_file()
+
+
+def test_of_several_processes_the_first_says_what_is_wrong(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr("bhvit.apps.cli.time.sleep", waited.append)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for rank, waits in (("0", []), ("1", [OTHERS_WAIT])):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["info", "absent.bhv"]) == 2
+        assert waited == waits
+        assert "absent.bhv" in capsys.readouterr().err  # torchrun has ended it by then, if the first failed too

@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from ..errors import UserError, require_extra
@@ -67,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"not enough memory{f': {error}' if str(error) else ''}; smaller batches or images need less")
 
 
+OTHERS_WAIT = 10.0
+"""Seconds until a process of torchrun's that is not the first says why it fails."""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; each sets `run`, a function of the parsed arguments."""
     parser = argparse.ArgumentParser(
@@ -91,6 +96,9 @@ class _Version(argparse.Action):
 
 
 def _fail(message: str) -> int:
+    # Of several processes that stumble over the same thing one speaks: torchrun ends the others while they wait.
+    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+        time.sleep(OTHERS_WAIT)
     print(f"bhvit: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
