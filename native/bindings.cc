@@ -150,6 +150,13 @@ NB_MODULE(_native, m) {
       },
       "isa"_a = "auto", "seconds"_a = 0.2);
   m.def(
+      "float_peak_rate",
+      [](const std::string& isa, double seconds) {
+        nb::gil_scoped_release release;
+        return bhvit::float_peak_rate(isa, seconds);
+      },
+      "isa"_a = "auto", "seconds"_a = 0.2);
+  m.def(
       "binary_linear",
       [](const std::string& isa, const Words& activations, const Tiles& tiles, long length) {
         check_tiles(activations, tiles);

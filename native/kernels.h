@@ -248,6 +248,8 @@ struct KernelTable {
   // `rounds` rounds of XOR, population count and add on registers only; returns the number of binary
   // multiply-accumulates, and in `sink` a value that depends on all of them.
   long (*peak)(long rounds, int32_t* sink);
+  // The same of float multiplications, each with an addition: factor sink[0], summand sink[1], start sink[2].
+  long (*float_peak)(long rounds, float* sink);
 };
 
 }  // namespace bhvit

@@ -55,6 +55,20 @@ void count_and(const uint32_t* activations, long tokens, long words, const uint3
   });
 }
 
+long float_peak(long rounds, float* sink) {
+  constexpr int kFloatChains = BHVIT_NATIVE_LANES == 16 ? 24 : 12;  // hide the latency of both, leave two registers
+  NativeF values[kFloatChains], factor = splat<NativeF>(sink[0]);
+  const NativeF summand = splat<NativeF>(sink[1]);
+  for (int i = 0; i < kFloatChains; i++) values[i] = splat<NativeF>(sink[2]);
+  for (long round = 0; round < rounds; round++) {
+    asm volatile("" : "+" BHVIT_REGISTER(factor));
+    for (int i = 0; i < kFloatChains; i++) values[i] = values[i] * factor + summand;
+  }
+  for (int i = 1; i < kFloatChains; i++) values[0] = values[0] + values[i];
+  store(sink + 4, values[0]);
+  return rounds * kFloatChains * BHVIT_NATIVE_LANES;
+}
+
 constexpr KernelTable table(const char* name) {
   return {name,
           stem,
@@ -83,7 +97,8 @@ constexpr KernelTable table(const char* name) {
           head_logits,
           count_xor,
           count_and,
-          peak};
+          peak,
+          float_peak};
 }
 
 }  // namespace

@@ -19,6 +19,21 @@ std::vector<int32_t> count(decltype(KernelTable::count_xor) kernel, const uint32
   return counts;
 }
 
+// The most that `loop` does in a second, called again and again: it does as many things as it returns.
+template <class Loop>
+double best_rate(double seconds, const Loop& loop) {
+  using Clock = std::chrono::steady_clock;
+  constexpr long kRounds = 1 << 16;
+  double best = 0;
+  const Clock::time_point start = Clock::now();
+  do {
+    const Clock::time_point before = Clock::now();
+    const long done = loop(kRounds);
+    best = std::max(best, static_cast<double>(done) / std::chrono::duration<double>(Clock::now() - before).count());
+  } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
+  return best;
+}
+
 }  // namespace
 
 std::vector<int32_t> binary_linear(const std::string& isa, const uint32_t* activations, long tokens, long words,
@@ -34,18 +49,15 @@ std::vector<int32_t> common_bits(const std::string& isa, const uint32_t* activat
 }
 
 double peak_rate(const std::string& isa, double seconds) {
-  using Clock = std::chrono::steady_clock;
-  constexpr long kRounds = 1 << 16;
   const KernelTable& kernels = kernels_for(isa);
   int32_t sink[16] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
-  double best = 0;
-  const Clock::time_point start = Clock::now();
-  do {
-    const Clock::time_point before = Clock::now();
-    const long products = kernels.peak(kRounds, sink);
-    best = std::max(best, static_cast<double>(products) / std::chrono::duration<double>(Clock::now() - before).count());
-  } while (std::chrono::duration<double>(Clock::now() - start).count() < seconds);
-  return best;
+  return best_rate(seconds, [&](long rounds) { return kernels.peak(rounds, sink); });
+}
+
+double float_peak_rate(const std::string& isa, double seconds) {
+  const KernelTable& kernels = kernels_for(isa);
+  float sink[4 + kLanes] = {0.75f, 0.25f, 1.0f};
+  return best_rate(seconds, [&](long rounds) { return kernels.float_peak(rounds, sink); });
 }
 
 }  // namespace bhvit

@@ -20,4 +20,7 @@ std::vector<int32_t> common_bits(const std::string& isa, const uint32_t* activat
 // Binary multiply-accumulates a second of XOR, population count and add on registers, on one thread.
 double peak_rate(const std::string& isa, double seconds);
 
+// Float multiplications with additions a second on registers, each rounded, on one thread.
+double float_peak_rate(const std::string& isa, double seconds);
+
 }  // namespace bhvit

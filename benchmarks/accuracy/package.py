@@ -1,7 +1,9 @@
-"""Make the packaged model from a finished run: its file, its checkpoint, and a card with what was measured.
+"""Make the packaged model from finished runs: its file, its checkpoint, and a card with what was measured.
 
-    bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/cifar10 --threads 1
-    python -m benchmarks.accuracy.package --run runs/cifar10 --data ../shared/data/cifar10
+    bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/first --threads 1
+    bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/second --threads 1 \\
+        --init runs/first/last.safetensors --lr 1e-3 --seed 1
+    python -m benchmarks.accuracy.package --runs runs/first runs/second --data ../shared/data/cifar10
 
 The checkpoint is that of the last epoch, so that nothing was chosen by looking at the test images. Its latent weights
 are stored in float16; the packed file is made from that checkpoint, so `bhvit pack cifar10` gives the same bytes.
@@ -28,18 +30,21 @@ from bhvit.files import write_atomically
 from bhvit.models.weights import read_weights
 from bhvit.packaged import DEFAULT, FOLDER
 
+COMMANDS = (
+    "bhvit train --recipe cifar10 --data FOLDER --out runs/first --threads 1",
+    "bhvit train --recipe cifar10 --data FOLDER --out runs/second --threads 1 "
+    + "--init runs/first/last.safetensors --lr 1e-3 --seed 1",
+)
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, default=Path("runs/cifar10"))
+    parser.add_argument("--runs", type=Path, nargs="+", help="the last one is packaged; those before led to it")
     parser.add_argument("--data", default="../shared/data/cifar10", help="folder of parquet files")
-    parser.add_argument(
-        "--command", default="bhvit train --recipe cifar10 --data FOLDER --out runs/cifar10 --threads 1"
-    )
     parser.add_argument("--note", default="", help="a sentence for the card, on how the training went")
     args = parser.parse_args()
     checkpoint, packed = FOLDER / f"{DEFAULT}.safetensors", FOLDER / f"{DEFAULT}.bhv"
-    tensors, metadata = read_weights(args.run / "last.safetensors")
+    tensors, metadata = read_weights(args.runs[-1] / "last.safetensors")
     halved = {name: tensor.half() if tensor.ndim >= 2 and name.endswith(".weight") else tensor
               for name, tensor in tensors.items()}  # fmt: skip
     write_atomically(checkpoint, safetensors.torch.save(halved, metadata))
@@ -64,7 +69,8 @@ def main() -> None:
     lossless_images = open_dataset(str(lossless_file), "all", class_names=names)
     test, lossless = both(images), both(lossless_images)
     jpeg = both(images.subset(range(len(lossless_images))))
-    log = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    logs = [[json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()] for run in args.runs]
+    log = [line for lines in logs for line in lines]
     costs = total(op_costs(model.spec))
     rows = [
         [what, f"{native.top1:.2%}", f"{native.top5:.2%}", f"{by_torch.top1:.2%}", f"{agreement(native, by_torch):.2%}"]
@@ -104,16 +110,17 @@ downloads the original ones (a slightly different set: see above).
 ## Training
 
 * Data: the 50,000 training images of CIFAR-10 (Krizhevsky, 2009), as JPEG copies of quality 75.
-* Command: `{args.command}`
-* Recipe: `cifar10`, {len(log)} epochs from scratch, seed 0; no teacher, no full-precision start.
+* Commands: {"; ".join(f"`{command}`" for command in COMMANDS)}
+* Recipe: `cifar10`, {len(logs[0])} epochs from scratch with seed 0, then {len(logs[1])} more from their last \
+weights, with half the peak rate and seed 1; no teacher, no full-precision start.
 * Budget: {minutes:.0f} minutes, one thread of a processor that calls itself {environment()["processor"]}, no GPU.
   {args.note}
 * Validation accuracy by epoch: {", ".join(f"{line['val_top1']:.1%}" for line in log)}.
 
 ## Limits
 
-It knows ten kinds of things, and answers with one of them whatever it is shown. It was trained for an hour and a half
-on one core: full-precision networks that are trained for hours on a GPU are right on far more of these images.
+It knows ten kinds of things, and answers with one of them whatever it is shown. It was trained for
+{minutes / 60:.1f} hours on one core: full-precision networks that are trained for hours on a GPU are right on far more of these images.
 Photographs are shrunk to 32×32 pixels, so that small objects vanish. Not for decisions about people.
 """
     (FOLDER / f"{DEFAULT}.md").write_text("\n".join(line.rstrip() for line in card.splitlines()) + "\n")

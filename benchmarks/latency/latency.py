@@ -1,10 +1,10 @@
-"""Milliseconds an image of the published sizes at 224x224, 1000 classes, against the machine's own limit.
+"""Milliseconds an image of the published sizes and variants at 224x224, 1000 classes, against the machine's own limit.
 
     python -m benchmarks.latency.latency
 
-Random weights with random, non-degenerate norm statistics; batch 1. All executions of a model are timed
-in turns in one run. The limit is the model's binary multiply-accumulates over the peak that a loop of
-XOR, population count and add on registers reaches in the same run. Writes `results.md` beside this file.
+Random weights with random, non-degenerate norm statistics. All executions of a model are timed in turns in one run.
+The limit is the time that loops on registers alone, measured in the same run, need for as many multiply-accumulates.
+Writes `results.md` beside this file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,72 +20,88 @@ from benchmarks.common import markdown, write_results
 from tests.randomise import randomise
 
 from bhvit import Session
-from bhvit._native import available_isas, peak_rate
+from bhvit._native import available_isas, float_peak_rate, peak_rate
 from bhvit.apps.timing import Run, measure
 from bhvit.costs import op_costs, total
 from bhvit.models import create_model
 from bhvit.packing import pack
 
-MODELS = ("bhvit_tiny", "bhvit_small", "bhvit_tiny_fp", "bhvit_small_fp", "bhvit_nano")
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bhvit_small": ("bhvit_small", {}),
+    "bhvit_tiny": ("bhvit_tiny", {}),
+    "bhvit_small_fp (†)": ("bhvit_small_fp", {}),
+    "bhvit_tiny_fp (†)": ("bhvit_tiny_fp", {}),
+    "binaryvit_small": ("binaryvit_small", {}),
+    "bhvit_small, GSB": ("bhvit_small", {"attention": "gsb"}),
+    "bhvit_small, layer norm": ("bhvit_small", {"norm": "layer"}),
+    "bhvit_nano, 32×32": ("bhvit_nano", {}),
+}
+WHOLE = ("bhvit_small", "bhvit_tiny")
+"""Models that every instruction set and PyTorch run, and that run a batch; of the others the fastest alone is timed."""
+BATCH = 16
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each execution (default 5)")
-    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
             rows += _measure(name, Path(folder) / "model.bhv", args.seconds)
-    header = [
-        "Model",
-        "Execution",
-        "Threads",
-        "Median ms",
-        "p10",
-        "p90",
-        "Limit ms",
-        "Times the limit",
-        "PyTorch / this",
-    ]
-    text = f"""Ratio to the limit: median over (executed binary multiply-accumulates / register peak of that \
-instruction set in the same run, times threads). PyTorch runs the same weights in float32, as every \
-published binary vision transformer does.
+    header = ["Model", "Execution", "Threads", "Batch", "Median ms", "p10", "p90", "Binary limit ms", "Times it",
+              "With floats ms", "Times it", "Against 1 thread", "PyTorch / this"]  # fmt: skip
+    text = f"""Milliseconds an image. Binary limit: executed binary multiply-accumulates over the peak of that \
+instruction set, which a loop of XOR, population count and add on registers reaches in the same run. With floats: also \
+the full-precision multiply-accumulates over the peak of multiply and add, each rounded. Peaks are times threads. \
+PyTorch runs the same weights in float32, as every published binary vision transformer does.
 
 {markdown(header, rows)}"""
-    write_results(Path(__file__).with_name("results.md"), "Latency, batch 1", text)
+    write_results(Path(__file__).with_name("results.md"), "Latency", text)
 
 
-def _measure(name: str, path: Path, seconds: float) -> list[list[str]]:
+def _measure(label: str, path: Path, seconds: float) -> list[list[str]]:
     torch.manual_seed(0)
-    model = randomise(create_model(name))
+    name, switches = MODELS[label]
+    model = randomise(create_model(name, **switches))
     pack(model, path, force=True)
-    macs = total(op_costs(model.spec)).executed_binary_macs
+    costs = total(op_costs(model.spec))
     image = torch.randn(1, 3, *model.spec.img_size)
-    array = image.numpy()
+    images = torch.randn(BATCH, 3, *model.spec.img_size).numpy()
+    isas = available_isas() if label in WHOLE else available_isas()[:1]
     runs = []
     for threads in (1, 2):
-        for isa in available_isas():
+        for isa in isas:
             session = Session(path, threads=threads, isa=isa)
-            runs.append(Run(name="bhvit", isa=isa, threads=threads, batch=1, call=lambda s=session: s(array)))
+            for batch in (1, BATCH) if label in WHOLE and isa == isas[0] else (1,):
+                runs.append(Run(name="bhvit", isa=isa, threads=threads, batch=batch,
+                                call=lambda s=session, x=images[:batch]: s(x)))  # fmt: skip
 
         def by_torch() -> None:
             with torch.inference_mode():
                 model(image)
 
-        runs.append(Run(name="PyTorch", isa="", threads=threads, batch=1, call=by_torch,
-                        prepare=lambda n=threads: torch.set_num_threads(n)))  # fmt: skip
-    peaks = {isa: float(np.median([peak_rate(isa) for _ in range(5)])) for isa in available_isas()}
+        if label in WHOLE:
+            runs.append(Run(name="PyTorch", isa="", threads=threads, batch=1, call=by_torch,
+                            prepare=lambda n=threads: torch.set_num_threads(n)))  # fmt: skip
+    peaks = {isa: [float(np.median([rate(isa) for _ in range(5)])) for rate in (peak_rate, float_peak_rate)]
+             for isa in isas}  # fmt: skip
     timings = measure(runs, seconds)
+    alone = {(t.name, t.isa, t.batch): t.median for t in timings if t.threads == 1}
     slow = {t.threads: t.median for t in timings if t.name == "PyTorch"}
     rows = []
     for t in timings:
-        limit = 1000 * macs / (peaks[t.isa] * t.threads) if t.isa else None
+        limits: list[float] = []
+        if t.isa:
+            binary, full = peaks[t.isa]
+            limits = [1000 * costs.executed_binary_macs / binary / t.threads]
+            limits.append(limits[0] + 1000 * costs.float_macs / full / t.threads)
+        ratios = [text for limit in limits for text in (f"{limit:.2f}", f"{t.median / limit:.2f}")] or [""] * 4
         rows.append([
-            name, f"{t.name} {t.isa}".strip(), t.threads, f"{t.median:.2f}", f"{t.p10:.2f}", f"{t.p90:.2f}",
-            f"{limit:.2f}" if limit else "", f"{t.median / limit:.2f}" if limit else "",
-            f"{slow[t.threads] / t.median:.1f}",
+            label, f"{t.name} {t.isa}".strip(), t.threads, t.batch, f"{t.median:.2f}", f"{t.p10:.2f}", f"{t.p90:.2f}",
+            *ratios, f"{alone[t.name, t.isa, t.batch] / t.median:.2f}" if t.threads > 1 else "",
+            f"{slow[t.threads] / t.median:.1f}" if slow else "",
         ])  # fmt: skip
     return rows
 

@@ -53,6 +53,9 @@ def crc32(data: bytes) -> int: ...
 def peak_rate(isa: str = "auto", seconds: float = 0.2) -> float:
     """Binary multiply-accumulates a second of XOR, population count and add on registers, one thread."""
 
+def float_peak_rate(isa: str = "auto", seconds: float = 0.2) -> float:
+    """Float multiplications with additions a second on registers, each rounded, one thread."""
+
 def binary_linear(
     isa: str, activations: npt.NDArray[np.uint32], tiles: npt.NDArray[np.uint32], length: int
 ) -> npt.NDArray[np.int32]:

@@ -19,7 +19,7 @@ from without_torch import WITHOUT_TORCH
 _BARE_COMMAND = (
     WITHOUT_TORCH
     + """
-from bhvit.apps.cli import OTHERS_WAIT, main
+from bhvit.apps.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 )
@@ -139,8 +139,8 @@ def test_of_several_processes_the_first_says_what_is_wrong(monkeypatch, capsys):
     waited = []
     monkeypatch.setattr("bhvit.apps.cli.time.sleep", waited.append)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    for rank, waits in (("0", []), ("1", [OTHERS_WAIT])):
+    for rank, waits in (("0", []), ("1", [cli.OTHERS_WAIT])):
         monkeypatch.setenv("RANK", rank)
-        assert main(["info", "absent.bhv"]) == 2
+        assert cli.main(["info", "absent.bhv"]) == 2
         assert waited == waits
         assert "absent.bhv" in capsys.readouterr().err  # torchrun has ended it by then, if the first failed too

@@ -99,3 +99,4 @@ def test_dilated_convolutions_are_exact_at_borders(isa: str, channels: int) -> N
 @pytest.mark.parametrize("isa", ISAS)
 def test_peak_rate_is_a_speed(isa: str) -> None:
     assert 1e8 < _native.peak_rate(isa, 0.01) < 1e14
+    assert 1e7 < _native.float_peak_rate(isa, 0.01) < 1e13

@@ -40,7 +40,7 @@ With --torch the checkpoint runs in PyTorch (float32, eager, inference mode) in 
 images with the same number of threads.
 With --profile each op is timed: its share of the whole call, the binary and full-precision
 multiply-accumulates it does a second (global tokens of attention counted once, as the engine projects
-them), and the share of the peak that a loop on registers alone reaches."""
+them), and of its limit: the time that loops on registers alone need for as many of both."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -219,6 +219,7 @@ def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: flo
         "microseconds": whole,
         "outside": whole - float(microseconds.sum()),
         "peak_binary_macs_per_second": _native.peak_rate(isa) * threads,
+        "peak_float_macs_per_second": _native.float_peak_rate(isa) * threads,
         "ops": [
             {
                 "name": name,
@@ -234,21 +235,23 @@ def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: flo
 
 
 def _profile_text(profile: dict[str, Any]) -> str:
-    peak, whole, threads = profile["peak_binary_macs_per_second"], profile["microseconds"], profile["threads"]
+    peaks = profile["peak_binary_macs_per_second"], profile["peak_float_macs_per_second"]
+    whole, threads = profile["microseconds"], profile["threads"]
     rows = []
     for op in profile["ops"]:
         binary, full = op["binary_macs_per_second"], op["float_macs_per_second"]
         row = [op["name"], op["kind"], f"{op['microseconds']:.1f}", f"{op['share']:.1%}"]
         row += [count_text(binary) if binary else "", count_text(full) if full else ""]
-        rows.append([*row, f"{binary / peak:.0%}" if binary else ""])
+        limit = binary / peaks[0] + full / peaks[1]
+        rows.append([*row, f"{limit:.0%}" if limit else ""])
     rows.append(["outside the ops", "", f"{profile['outside']:.1f}", f"{profile['outside'] / whole:.1%}", "", "", ""])
     rows.append(["the whole call", "", f"{whole:.1f}", "100.0%", "", "", ""])
     heading = f"\n{profile['isa']}, {threads} thread{'s' * (threads > 1)}, batch 1, medians:"
-    limit = f"  peak: {count_text(peak)} binary MAC/s, by a loop of XOR, population count and add on registers"
+    most = f"  limit: {count_text(peaks[0])} binary and {count_text(peaks[1])} float MAC/s, by loops on registers alone"
     if threads > 1:
-        limit += f", {threads} times that of one core"
-    header = ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of peak")
-    return "\n".join([heading, table(rows, header), limit])
+        most += f", {threads} times those of one core"
+    header = ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of its limit")
+    return "\n".join([heading, table(rows, header), most])
 
 
 def _seconds(text: str) -> float:
