@@ -32,8 +32,7 @@ from bhvit.packaged import DEFAULT, FOLDER
 
 COMMANDS = (
     "bhvit train --recipe cifar10 --data FOLDER --out runs/first --threads 1",
-    "bhvit train --recipe cifar10 --data FOLDER --out runs/second --threads 1 "
-    + "--init runs/first/last.safetensors --lr 1e-3 --seed 1",
+    "bhvit train --recipe cifar10 --data FOLDER --out runs/second --init runs/first/last.safetensors --lr 1e-3 --seed 1",
 )
 
 
@@ -120,7 +119,8 @@ weights, with half the peak rate and seed 1; no teacher, no full-precision start
 ## Limits
 
 It knows ten kinds of things, and answers with one of them whatever it is shown. It was trained for
-{minutes / 60:.1f} hours on one core: full-precision networks that are trained for hours on a GPU are right on far more of these images.
+{minutes / 60:.1f} hours on one core: full-precision networks that are trained for hours on a GPU are right on far more of these
+images.
 Photographs are shrunk to 32×32 pixels, so that small objects vanish. Not for decisions about people.
 """
     (FOLDER / f"{DEFAULT}.md").write_text("\n".join(line.rstrip() for line in card.splitlines()) + "\n")
