@@ -1,9 +1,9 @@
 """Make the packaged model from finished runs: its file, its checkpoint, and a card with what was measured.
 
     bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/first --threads 1
-    bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/second --threads 1 \\
+    bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/more --threads 1 \\
         --init runs/first/last.safetensors --lr 1e-3 --seed 1
-    python -m benchmarks.accuracy.package --runs runs/first runs/second --data ../shared/data/cifar10
+    python -m benchmarks.accuracy.package --runs runs/first runs/more --data ../shared/data/cifar10
 
 The checkpoint is that of the last epoch, so that nothing was chosen by looking at the test images. Its latent weights
 are stored in float16; the packed file is made from that checkpoint, so `bhvit pack cifar10` gives the same bytes.
@@ -32,7 +32,7 @@ from bhvit.packaged import DEFAULT, FOLDER
 
 COMMANDS = (
     "bhvit train --recipe cifar10 --data FOLDER --out runs/first --threads 1",
-    "bhvit train --recipe cifar10 --data FOLDER --out runs/second --init runs/first/last.safetensors --lr 1e-3 --seed 1",
+    "bhvit train --recipe cifar10 --data FOLDER --out runs/more --init runs/first/last.safetensors --lr 1e-3 --seed 1",
 )
 
 
@@ -119,8 +119,7 @@ weights, with half the peak rate and seed 1; no teacher, no full-precision start
 ## Limits
 
 It knows ten kinds of things, and answers with one of them whatever it is shown. It was trained for
-{minutes / 60:.1f} hours on one core: full-precision networks that are trained for hours on a GPU are right on far more of these
-images.
+{minutes / 60:.1f} hours on one core: networks in full precision that are trained on a GPU are right on far more images.
 Photographs are shrunk to 32×32 pixels, so that small objects vanish. Not for decisions about people.
 """
     (FOLDER / f"{DEFAULT}.md").write_text("\n".join(line.rstrip() for line in card.splitlines()) + "\n")
