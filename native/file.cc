@@ -1,7 +1,6 @@
 #include "file.h"
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <system_error>
 
@@ -19,10 +18,6 @@
 
 namespace bhvit {
 namespace {
-
-struct Close {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
 
 std::unique_ptr<char[], AlignedDelete> allocate(size_t size) {
   return std::unique_ptr<char[], AlignedDelete>(static_cast<char*>(::operator new[](size, std::align_val_t{kAlignment})));
@@ -47,15 +42,25 @@ FileBytes::FileBytes(const std::string& path) {
       mapped_ = true;
     }
   }
-  ::close(file);
-  if (mapped_) return;
+  if (mapped_) {
+    ::close(file);
+    return;
+  }
+  // The same descriptor: a pipe that is closed and opened again has lost its writer.
+  std::unique_ptr<std::FILE, Close> opened(::fdopen(file, "rb"));
+  if (!opened) {
+    const int error = errno;
+    ::close(file);
+    throw FileError(path, error);
+  }
+#else
+  std::unique_ptr<std::FILE, Close> opened(std::fopen(path.c_str(), "rb"));
+  if (!opened) throw FileError(path, errno);
 #endif
-  read(path);
+  read(path, std::move(opened));
 }
 
-void FileBytes::read(const std::string& path) {
-  const std::unique_ptr<std::FILE, Close> file(std::fopen(path.c_str(), "rb"));
-  if (!file) throw FileError(path, errno);
+void FileBytes::read(const std::string& path, std::unique_ptr<std::FILE, Close> file) {
   std::setvbuf(file.get(), nullptr, _IONBF, 0);
   size_t capacity = 1 << 16;
   copy_ = allocate(capacity);

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <cstdio>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -30,7 +31,10 @@ class FileBytes {
   std::string_view bytes() const { return {data_, size_}; }
 
  private:
-  void read(const std::string& path);
+  struct Close {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  void read(const std::string& path, std::unique_ptr<std::FILE, Close> file);
 
   const char* data_ = nullptr;
   size_t size_ = 0;
