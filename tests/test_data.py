@@ -204,7 +204,7 @@ def test_classes_are_matched_to_those_a_model_knows(tmp_path):
 
 
 def test_large_sets_are_only_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr("bhvit.data.THOROUGH_CHECK", 1)
+    monkeypatch.setattr("bhvit.damage.THOROUGH_CHECK", 1)
     make_folder(tmp_path, kind="jpeg")
     whole = encoded(7, (200, 200), "JPEG")
     (tmp_path / "cat" / "short.jpg").write_bytes(whole[: len(whole) // 2])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bhvit import data, listing, shards, stores
+from bhvit import damage, listing, shards, stores
 from bhvit.data import open_dataset
 from bhvit.errors import UserError
 from shard_files import png, write_shard
@@ -140,15 +140,15 @@ def make_folder(root: Path, count: int = 4) -> Path:
 
 def test_large_folders_are_listed_and_checked_once(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(stores, "LARGE", 3)
-    monkeypatch.setattr(data, "THOROUGH_CHECK", 3)
+    monkeypatch.setattr(damage, "THOROUGH_CHECK", 3)
     root = make_folder(tmp_path / "pets")
     (root / "cat" / "1.png").write_bytes(png(1)[:30])
     settled(root / "cat")
     lines: list[str] = []
     assert len(open_dataset(root, "all", warn=lines.append)) == 7
     looked: list[int] = []
-    damage = data._damage
-    monkeypatch.setattr(data, "_damage", lambda d, i, t: looked.append(i) or damage(d, i, t))
+    look = damage._damage
+    monkeypatch.setattr(damage, "_damage", lambda store, i, t: looked.append(i) or look(store, i, t))
     monkeypatch.setattr(stores, "_walk", lambda root: pytest.fail("walked again"))
     again: list[str] = []
     assert len(open_dataset(root, "all", warn=again.append)) == 7

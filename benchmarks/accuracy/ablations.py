@@ -16,12 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy.compare import packed_top1
 from benchmarks.accuracy.contenders import slug
 from benchmarks.common import markdown, write_results
 
-import bhvit
-from bhvit.data import open_dataset
-from bhvit.evaluate import evaluate
 from bhvit.models import load_checkpoint
 from bhvit.train import TrainConfig, load_recipe, train
 
@@ -52,7 +50,7 @@ VARIANTS: dict[str, Callable[[int], Settings]] = {
     "with oscillation dampening, 1e-4": lambda epochs: {"dampening": 1e-4},
     "with position maps and classifier in 8 bits": lambda epochs: {"leftover_bits": 8},
 }
-"""Settings by number of epochs, beside those of the recipe's first phase."""
+"""Settings by number of epochs, beside those of the recipe."""
 
 
 def main() -> None:
@@ -75,24 +73,13 @@ def main() -> None:
 
 
 def _row(name: str, settings: Settings, folder: Path) -> None:
-    recipe = load_recipe("cifar10")
-    extra = {key: value for key, value in recipe.items() if not key.startswith("phases.")}
-    config = TrainConfig.from_dict({**extra, "lr": 2e-3, "warmup_epochs": 1, "threads": 1, **settings,
+    config = TrainConfig.from_dict({**load_recipe("cifar10"), "threads": 1, **settings,
                                     **VARIANTS[name](settings["epochs"]), "out": str(folder)})  # fmt: skip
     begin = time.perf_counter()
     trained = train(config, force=True, quiet=True)
     minutes = (time.perf_counter() - begin) / 60
-    packed = folder / "model.bhv"
-    bhvit.pack(load_checkpoint(trained.last), packed, force=True)
-    session = bhvit.Session(packed)
-    found = evaluate(session, open_dataset(config.data, "test"), session._preprocess)
-    result = {
-        "name": name,
-        "epochs": settings["epochs"],
-        "seed": settings["seed"],
-        "top1": found.top1,
-        "minutes": minutes,
-    }
+    _, top1 = packed_top1(load_checkpoint(trained.last), folder, config.data)
+    result = {"name": name, "epochs": config.epochs, "seed": config.seed, "top1": top1, "minutes": minutes}
     (folder / "result.json").write_text(json.dumps(result, indent=1))
     print(result, flush=True)
 

@@ -27,7 +27,7 @@ from bhvit.apps.timing import Run, measure
 from bhvit.costs import op_costs, total
 from bhvit.data import open_dataset
 from bhvit.evaluate import Floats, evaluate
-from bhvit.models import load_checkpoint
+from bhvit.models import BHViT, load_checkpoint
 from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.augment import seed_for
 from bhvit.train.distributed import Processes
@@ -36,6 +36,7 @@ from bhvit.train.optim import learning_rate, make_optimizer, set_learning_rate
 from bhvit.train.parts import open_images
 
 CALIBRATION_IMAGES = 256
+PACKED = "model.bhv"
 
 
 def main() -> None:
@@ -67,14 +68,16 @@ def main() -> None:
 
 def _ours(config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
     """Train, pack and evaluate the packed file."""
-    result = train(config, force=True, quiet=True)
-    packed = folder / "model.bhv"
-    bhvit.pack(load_checkpoint(result.last), packed, force=True)
-    session = bhvit.Session(packed)
-    test = open_dataset(config.data, "test")
-    found = evaluate(session, test, session._preprocess)
+    session, top1 = packed_top1(load_checkpoint(train(config, force=True, quiet=True).last), folder, config.data)
     ops = total(op_costs(session.spec)).ops
-    return [{"what": "packed, bhvit", "file": packed.name, "top1": found.top1, "ops": ops}]
+    return [{"what": "packed, bhvit", "file": PACKED, "top1": top1, "ops": ops}]
+
+
+def packed_top1(model: BHViT, folder: Path, data: str) -> tuple[bhvit.Session, float]:
+    """Pack a model into a folder as PACKED; the file's session, and its accuracy on the test images, 0 to 1."""
+    bhvit.pack(model, folder / PACKED, force=True)
+    session = bhvit.Session(folder / PACKED)
+    return session, evaluate(session, open_dataset(data, "test"), session._preprocess).top1
 
 
 def _timm(name: str, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:

@@ -17,13 +17,10 @@ Of sources of more than `listing.LARGE` files, the list and what was found damag
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from .damage import find_damaged
 from .errors import UserError, require_extra
-from .image import load_image
-from .listing import LARGE, cache_folder, keep, recall
+from .listing import cache_folder
 from .shards import ShardStore, is_shard
 from .stores import ArrayStore, FileStore, FolderStore, ParquetStore, Store, TarStore, ZipStore, open_parquet
 
@@ -41,10 +38,6 @@ SPLITS = ("train", "validation", "test", "all")
 BUILT_IN = ("digits", "cifar10", "cifar100")
 SPLIT_SEED = 0
 """Seed of the stratified split: fixed, so that no run ever trains on another run's test images."""
-THOROUGH_CHECK = LARGE
-"""Up to this many images are decoded when a set is opened; of larger sets only the ends of JPEG files
-are looked at, once."""
-
 _FOLDERS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -413,7 +406,7 @@ def _match_classes(source: str, labels: Labels, found: _Found, known: Sequence[s
 def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) -> Dataset:
     if isinstance(dataset.store, ArrayStore):
         return dataset
-    found = _damages(dataset, source, strict)
+    found = find_damaged(dataset.store, dataset.indices, source, first_only=strict)
     if not found:
         return dataset
     damaged = list(found.values())
@@ -427,52 +420,6 @@ def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) ->
     kept = dataset.subset([index for index in range(len(dataset)) if index not in found])
     kept.skipped = tuple(damaged)
     return kept
-
-
-def _damages(dataset: Dataset, source: str, first_only: bool) -> dict[int, str]:
-    """Why images cannot be used, by number; of large sets, those known from before are looked at again, no others."""
-    thorough = len(dataset) <= THOROUGH_CHECK
-    digest = hashlib.sha256(dataset.indices.tobytes()).hexdigest()
-    what = f"damaged\n{Path(source).absolute()}\n{digest}"
-    known = None if thorough else recall(what)
-    found: dict[int, str] = {}
-    numbers = range(len(dataset)) if known is None else known
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(numbers), 1024):
-            part = numbers[start : start + 1024]
-            reasons = pool.map(lambda index: _damage(dataset, index, thorough), part)
-            found |= {index: reason for index, reason in zip(part, reasons) if reason}
-            if first_only and found:
-                return found
-    if not thorough and known is None and dataset.store.stamp is not None:
-        keep(what, dataset.store.stamp, list(found))
-    return found
-
-
-def _damage(dataset: Dataset, index: int, thorough: bool) -> str | None:
-    """Why an image cannot be used, or None."""
-    name = dataset.name(index)
-    try:
-        file = dataset.store.open(int(dataset.indices[index]))
-        if file is None:
-            return None
-        with file:
-            if not thorough and _ends_like_jpeg(file):
-                return None
-            load_image(file, name, quick=True)
-            return None
-    except UserError as error:
-        return str(error)
-
-
-def _ends_like_jpeg(file: Any) -> bool:
-    """Whether a file begins as a JPEG and has the end marker in its last bytes."""
-    begin = file.read(3)
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - 1024))
-    end = file.read()
-    file.seek(0)
-    return bool(begin == b"\xff\xd8\xff" and b"\xff\xd9" in end)
 
 
 def _some(names: Sequence[str], limit: int = 5) -> str:
