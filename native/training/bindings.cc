@@ -98,6 +98,18 @@ void define(nb::module_& m, const char* name) {
       },
       unlocked);
   to.def(
+      "binarise",
+      [&kernels](long rows, long inputs, int threads, Address latent, Address centre, Address out) {
+        kernels.binarise({rows, inputs, threads}, at<T>(latent), at<T>(centre), at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "binarise_backward",
+      [&kernels](long rows, long inputs, int threads, Address latent, Address centre, Address grad, Address out) {
+        kernels.binarise_backward({rows, inputs, threads}, at<T>(latent), at<T>(centre), at<T>(grad), at<T>(out));
+      },
+      unlocked);
+  to.def(
       "signs_backward",
       [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address grad,
                  Address x_grad, Address move_grad) {

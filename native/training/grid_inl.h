@@ -116,54 +116,62 @@ void conv(const Grid& grid, int groups, int dilation, bool add, const T* x, cons
   }
 }
 
-// sums[inputs][count vectors] of one tap: `count` inputs from `in` on, over the tokens of one image.
+// Adds to sums[inputs][count vectors] of one tap: `count` inputs, over `tokens` neighbours.
 template <int count, int vectors, class T>
-void conv_weights_block(const T* x, const T* grad, const int32_t* near, long tokens, long channels, long in, long out,
-                        T* sums, long stride) {
+void conv_weights_block(const T* x, const T* grad, long tokens, long channels, T* sums, long stride) {
   using V = typename Vector<T>::type;
-  V block[count][vectors] = {};
-  for (long t = 0; t < tokens; t++) {
-    const int32_t at = near[t * 9];
-    if (at < 0) continue;
-    const T *from = x + at * channels + in, *g = grad + t * channels + out;
+  const auto sum = [=](int k, int v) { return reinterpret_cast<V*>(sums + k * stride + v * Vector<T>::kLanes); };
+  V block[count][vectors];
+  for (int k = 0; k < count; k++)
+    for (int v = 0; v < vectors; v++) block[k][v] = *sum(k, v);
+  for (long t = 0; t < tokens; t++, x += channels, grad += channels) {
     V row[vectors];
-    for (int v = 0; v < vectors; v++) row[v] = load(g + v * Vector<T>::kLanes);
-    for (int k = 0; k < count; k++) {
-      const T value = from[k];
-      for (int v = 0; v < vectors; v++) block[k][v] += value * row[v];
-    }
+    for (int v = 0; v < vectors; v++) row[v] = load(grad + v * Vector<T>::kLanes);
+    for (int k = 0; k < count; k++)
+      for (int v = 0; v < vectors; v++) block[k][v] += x[k] * row[v];
   }
-  for (int k = 0; k < count; k++) {
-    for (int v = 0; v < vectors; v++) *reinterpret_cast<V*>(sums + k * stride + v * Vector<T>::kLanes) = block[k][v];
+  for (int k = 0; k < count; k++)
+    for (int v = 0; v < vectors; v++) *sum(k, v) = block[k][v];
+}
+
+// Of one group and image, a row of tokens at a time, so that what all taps and channels read stays in the first cache.
+template <class T>
+void conv_weights_image(const Grid& grid, int dilation, long inputs, const T* x, const T* grad, T* sums) {
+  constexpr long lanes = Vector<T>::kLanes;
+  const long channels = grid.channels, width = grid.width;
+  for (long row = 0; row < grid.height; row++) {
+    for (long tap = 0; tap < 9; tap++) {
+      const long from_row = row + (tap / 3 - 1) * dilation, step = (tap % 3 - 1) * dilation;
+      const long first = std::max(0L, -step), tokens = std::min(width, width - step) - first;
+      if (from_row < 0 || from_row >= grid.height || tokens <= 0) continue;
+      const T* from = x + (from_row * width + first + step) * channels;
+      const T* g = grad + (row * width + first) * channels;
+      for (long k = 0; k < inputs; k += 4) {
+        T* to = sums + (tap * inputs + k) * inputs;
+        long o = 0;
+        for (; o + 2 * lanes <= inputs; o += 2 * lanes)
+          conv_weights_block<4, 2>(from + k, g + o, tokens, channels, to + o, inputs);
+        for (; o < inputs; o += lanes)
+          conv_weights_block<4, 1>(from + k, g + o, tokens, channels, to + o, inputs);
+      }
+    }
   }
 }
 
 template <class T>
 void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const T* grad, T* weights) {
-  const Buffer<int32_t> near = square(grid, dilation);
-  const long inputs = grid.channels / groups, tokens = grid.height * grid.width, image = tokens * grid.channels;
-  constexpr long lanes = Vector<T>::kLanes;
+  const long inputs = grid.channels / groups, image = grid.height * grid.width * grid.channels;
+  const long count = 9 * inputs * inputs;
+  Buffer<T> sums(grid.batch * groups * count);
 #pragma omp parallel for num_threads(grid.threads) schedule(static)
-  for (long task = 0; task < 9 * groups; task++) {
-    const long group = task / 9, tap = task % 9, channel = group * inputs;
-    Buffer<T> once(inputs * inputs);
-    Buffer<double> totals(inputs * inputs);
-    for (long b = 0; b < grid.batch; b++) {
-      const T *from = x + b * image, *g = grad + b * image;
-      for (long k = 0; k < inputs; k += 4) {
-        T* to = once.data() + k * inputs;
-        long o = 0;
-        for (; o + 2 * lanes <= inputs; o += 2 * lanes)
-          conv_weights_block<4, 2>(from, g, near.data() + tap, tokens, grid.channels, channel + k, channel + o, to + o,
-                                   inputs);
-        for (; o < inputs; o += lanes)
-          conv_weights_block<4, 1>(from, g, near.data() + tap, tokens, grid.channels, channel + k, channel + o, to + o,
-                                   inputs);
-      }
-      for (long i = 0; i < once.size(); i++) totals[i] += once[i];
-    }
-    T* to = weights + (group * 9 + tap) * inputs * inputs;
-    for (long i = 0; i < once.size(); i++) to[i] = static_cast<T>(totals[i]);
+  for (long task = 0; task < grid.batch * groups; task++) {
+    const long first = task / groups * image + task % groups * inputs;
+    conv_weights_image(grid, dilation, inputs, x + first, grad + first, sums.data() + task * count);
+  }
+  for (long i = 0; i < groups * count; i++) {
+    double total = 0;
+    for (long b = 0; b < grid.batch; b++) total += sums[b * groups * count + i];
+    weights[i] = static_cast<T>(total);
   }
 }
 

@@ -64,6 +64,11 @@ struct Table {
   // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
   // (rows, outputs). outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);
+  // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
+  // (optional), and of the mean magnitude of the row.
+  void (*binarise)(const Shape&, const T* latent, const T* centre, T* out);
+  // Its gradient: what comes in where the sign was taken of a number in [-1, 1], with `centre` less the row's mean.
+  void (*binarise_backward)(const Shape&, const T* latent, const T* centre, const T* grad, T* out);
   // Gradients of `signs`, with Bi-Real Net's derivative of the sign.
   void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, T* x_grad, T* move_grad);
   // out, or signs (rows, channels), as numbers or as `bits`, and means over channels / width channels (rows, width).

@@ -147,11 +147,13 @@ void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, l
   // Rows of weights as bits, then tiles: word w of sixteen outputs side by side.
   const Buffer<T> no_move(inputs);
   Buffer<uint32_t> row(words);
+  Buffer<T> scales(outputs);
   Buffer<uint32_t> storage(outputs * words + lanes);
   uint32_t* tiled = storage.data();
   while (reinterpret_cast<uintptr_t>(tiled) % 64) tiled++;
   for (long o = 0; o < outputs; o++) {
     pack_signs(weights + o * inputs, no_move.data(), inputs, row.data());
+    scales[o] = std::abs(weights[o * inputs]);
     for (long w = 0; w < words; w++) tiled[(o / lanes * words + w) * lanes + o % lanes] = row[w];
   }
   for_rows(shape, [&](long begin, long end) {
@@ -159,10 +161,11 @@ void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, l
     count_differences(bits + begin * words, end - begin, words, tiled, tiles, counts.data());
     for (long r = 0; r < end - begin; r++) {
       const int32_t* from = counts.data() + r * outputs;
+      const T* scale = scales.data();
       T* to = out + (begin + r) * outputs;
-      for (long o = 0; o < outputs; o++) {
-        to[o] = static_cast<T>(inputs - 2 * from[o]) * std::abs(weights[o * inputs]);
-      }
+      const int32_t all = static_cast<int32_t>(inputs);
+      BHVIT_SIMD_LOOP
+      for (long o = 0; o < outputs; o++) to[o] = static_cast<T>(all - 2 * from[o]) * scale[o];
     }
   });
 }

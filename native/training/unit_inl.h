@@ -78,13 +78,13 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits,
           BHVIT_SIMD_LOOP
           for (long c = 0; c < n; c++) {
             const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] + residual[c] - in[c];
-            a[c] = (p > 0 ? p : p * slope[c]) + up[c];
+            a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
           }
         } else {
           BHVIT_SIMD_LOOP
           for (long c = 0; c < n; c++) {
             const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] - in[c];
-            a[c] = (p > 0 ? p : p * slope[c]) + up[c];
+            a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
           }
         }
         if (u.move) {
@@ -202,7 +202,7 @@ void branches(const Shape& shape, int count, const T* const* y, const T* const* 
         BHVIT_SIMD_LOOP
         for (long c = 0; c < channels; c++) {
           const T p = from[c] + in[c];
-          to[c] += p > 0 ? p : p * s[c];
+          to[c] += p * (p > 0 ? T(1) : s[c]);
         }
       }
     }
@@ -214,17 +214,17 @@ void branches_backward(const Shape& shape, int count, const T* const* y, const T
                        const T* grad, T* const* y_grad, T* const* input_grad, T* const* slope_grad, T* shift_grad) {
   const long channels = shape.channels;
   for (int d = 0; d < count; d++) {
-    const T *in = input[d], *s = slope[d];
     const Buffer<double> totals = sum_rows<3, T>(shape, [&](long begin, long end, T* sums) {
+      const T *in = input[d], *s = slope[d];
       T *d_in = sums, *d_slope = sums + channels, *d_shift = sums + 2 * channels;
       for (long row = begin; row < end; row++) {
         const T *from = y[d] + row * channels, *g = grad + row * channels;
         T* to = y_grad[d] + row * channels;
+        // Factors, not results, are chosen here and below: of those that compilers make no branches.
         BHVIT_SIMD_LOOP
         for (long c = 0; c < channels; c++) {
-          const T p = from[c] + in[c];
-          const T through = p > 0 ? g[c] : g[c] * s[c];
-          d_slope[c] += p > 0 ? T(0) : p * g[c];
+          const T p = from[c] + in[c], factor = p > 0 ? T(1) : s[c], through = g[c] * factor;
+          d_slope[c] += std::min(p, T(0)) * g[c];
           d_in[c] += through;
           d_shift[c] += g[c];
           to[c] = through;

@@ -62,6 +62,13 @@ def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return normalised
 
 
+def binary_weight(latent: Tensor, centred: bool = True) -> Tensor:
+    """`quantizers.binarize_weight` of latent weights (O, ...), for layers that ask of it neither more nor less."""
+    centre = latent.detach().flatten(1).mean(dim=1) if centred else None
+    weight: Tensor = _BinaryWeight.apply(latent, centre)
+    return weight
+
+
 def sign_linear(x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
     """sign(x + move), or x + move, times `weight` (O, K), binary or not, as `style` has it: (..., K) -> (..., O)."""
     product: Tensor = _SignLinear.apply(x, move, weight, style)
@@ -150,6 +157,25 @@ class _BatchNorm(torch.autograd.Function):
         kernels = _kernels(x)
         kernels.normalise_backward(*_shape(x), _at(x), _all(norm), _at(grad), _at(dx), _at(weight), _at(bias))
         return dx, weight, bias, None, None
+
+
+class _BinaryWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, centre: Tensor | None) -> Tensor:
+        latent = latent.contiguous()
+        ctx.save_for_backward(latent, centre)
+        out = torch.empty_like(latent)
+        _kernels(latent).binarise(*_shape(latent.flatten(1)), _at(latent), _at(centre), _at(out))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        latent, centre = ctx.saved_tensors
+        grad, dlatent = grad.contiguous(), torch.empty_like(latent)
+        kernels = _kernels(latent)
+        kernels.binarise_backward(*_shape(latent.flatten(1)), _at(latent), _at(centre), _at(grad), _at(dlatent))
+        return dlatent, None
 
 
 class _SignLinear(torch.autograd.Function):

@@ -44,13 +44,18 @@ class Style:
         """`x`, or its signs."""
         return sign(x) if self.activation_bits == 1 else x
 
-    def linear_weight(self, latent: Tensor) -> Tensor:
-        """Latent weights (O, K) of a linear layer, binarised if they are to be."""
-        return binarize_weight(latent, self.recu) if self.weight_bits == 1 else latent
+    def linear_weight(self, latent: Tensor, fuse: bool = False) -> Tensor:
+        """Latent weights (O, K) of a linear layer, binarised if they are to be; `fuse` if what asks is fused."""
+        if self.weight_bits == 32:
+            return latent
+        return fused.binary_weight(latent) if fuse and not self.recu else binarize_weight(latent, self.recu)
 
-    def conv_weight(self, latent: Tensor) -> Tensor:
+    def conv_weight(self, latent: Tensor, fuse: bool = False) -> Tensor:
         """Latent weights (O, I, h, w) of a convolution, likewise; ReCU is for linear layers, as published."""
-        return binarize_weight(latent, centred=self.centre_convs) if self.weight_bits == 1 else latent
+        if self.weight_bits == 32:
+            return latent
+        binarize = fused.binary_weight if fuse else binarize_weight
+        return binarize(latent, centred=self.centre_convs)
 
 
 class BatchNorm(nn.BatchNorm1d):

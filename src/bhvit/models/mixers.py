@@ -41,7 +41,7 @@ class ConvMixer(nn.Module):
     def _fused(self, n: Tensor) -> Tensor:
         convs, activations = cast("list[QuantConv2d]", list(self.convs)), list(self.activations)
         style = convs[0].style
-        weights = [style.conv_weight(conv.weight) for conv in convs]
+        weights = [style.conv_weight(conv.weight, fuse=True) for conv in convs]
         ys = fused.grouped_convs(n, self.move.bias, weights, style.activation_bits == 1)
         return self.norm(fused.rprelu_sum(ys, [conv.bias for conv in convs], activations))
 
@@ -77,7 +77,7 @@ class ResidualUnit(nn.Module):
 
     def _fused(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
         style = self.linear.style
-        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight), style)
+        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight, fuse=True), style)
         return fused.unit(h, x, self.norm, self.activation, scale)
 
 
