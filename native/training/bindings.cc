@@ -92,6 +92,12 @@ void define(nb::module_& m, const char* name) {
       },
       unlocked);
   to.def(
+      "numbers",
+      [&kernels](long rows, long channels, int threads, Address bits, Address out) {
+        kernels.numbers({rows, channels, threads}, at<uint32_t>(bits), at<T>(out));
+      },
+      unlocked);
+  to.def(
       "binary_linear",
       [&kernels](long rows, long channels, int threads, Address bits, Address weights, long outputs, Address out) {
         kernels.binary_linear({rows, channels, threads}, at<uint32_t>(bits), at<T>(weights), outputs, at<T>(out));

@@ -61,6 +61,8 @@ struct Table {
   void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
   // The bits of sign(x + move): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
   void (*bits)(const Shape&, const T* x, const T* move, uint32_t* out);
+  // The signs of such bits as numbers (rows, channels).
+  void (*numbers)(const Shape&, const uint32_t* bits, T* out);
   // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
   // (rows, outputs). outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);

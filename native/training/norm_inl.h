@@ -141,6 +141,19 @@ void bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
 }
 
 template <class T>
+void numbers(const Shape& shape, const uint32_t* bits, T* out) {
+  const long words = shape.channels / 32;
+  for_rows(shape, [&](long begin, long end) {
+    for (long w = begin * words; w < end * words; w++) {
+      const uint32_t word = bits[w];
+      T* to = out + 32 * w;
+      BHVIT_SIMD_LOOP
+      for (int k = 0; k < 32; k++) to[k] = word >> k & 1 ? T(1) : T(-1);
+    }
+  });
+}
+
+template <class T>
 void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, long outputs, T* out) {
   constexpr long lanes = 16;  // bits.LANES
   const long inputs = shape.channels, words = inputs / 32, tiles = outputs / lanes;

@@ -69,6 +69,12 @@ def binary_weight(latent: Tensor, centred: bool = True) -> Tensor:
     return weight
 
 
+def signs(x: Tensor, move: Tensor) -> Tensor:
+    """sign(x + move): (..., C) -> the same."""
+    ones: Tensor = _Signs.apply(x, move)
+    return ones
+
+
 def sign_linear(x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
     """sign(x + move), or x + move, times `weight` (O, K), binary or not, as `style` has it: (..., K) -> (..., O)."""
     product: Tensor = _SignLinear.apply(x, move, weight, style)
@@ -178,6 +184,19 @@ class _BinaryWeight(torch.autograd.Function):
         return dlatent, None
 
 
+class _Signs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, move: Tensor) -> Tensor:
+        x, move = x.contiguous(), move.contiguous()
+        ctx.save_for_backward(x, move)
+        return _signs(x, move, True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return _signs_backward(*ctx.saved_tensors, True, grad.contiguous())
+
+
 class _SignLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
@@ -224,12 +243,13 @@ class _HiddenLinear(torch.autograd.Function):
         *parameters, move, weight, mean, inverse, style = rest
         ctx.binary = style.activation_bits == 1
         state = _UnitState(h, residual, parameters, (None, None), move, (mean, inverse), ctx.binary)
-        ctx.save_for_backward(weight, *state.tensors)
         means = torch.empty_like(state.residual)
         if _products_of_bits(style, weight):
             bits = _bits_for(state.h)
             state.run(bits=bits, means=means)
+            ctx.save_for_backward(weight, bits, *state.tensors)
             return _binary_linear(bits, state.h, weight), means
+        ctx.save_for_backward(weight, None, *state.tensors)
         signs = torch.empty_like(state.h)
         state.run(signs=signs, means=means)
         return signs @ weight.T, means
@@ -237,11 +257,14 @@ class _HiddenLinear(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, means_grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *tensors = ctx.saved_tensors
+        weight, bits, *tensors = ctx.saved_tensors
         state = _UnitState.of(tensors, False, True, ctx.binary)
         rows, channels = grad.reshape(-1, grad.shape[-1]), state.h.shape[-1]
-        signs, means = torch.empty_like(state.h), torch.empty_like(state.residual)
-        state.run(signs=signs, means=means)
+        signs = torch.empty_like(state.h)
+        if bits is None:
+            state.run(signs=signs, means=torch.empty_like(state.residual))
+        else:
+            _kernels(signs).numbers(*_shape(signs), _at(bits), _at(signs))
         weight_grad = rows.T @ signs.view(-1, channels)
         torch.mm(rows, weight, out=signs.view(-1, channels))
         dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())

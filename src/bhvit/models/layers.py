@@ -153,6 +153,23 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
+def _spread(widths: tuple[int, ...], kind: Branches) -> Tensor:
+    """Which taps bring tokens to which branches of which part of the channels: (9, branches, parts, 1)."""
+    index = {tap: k for k, tap in enumerate(TAPS)}
+    branches = "hwc" if kind == "shift" else "hw"
+    spread = torch.zeros(len(TAPS), len(widths), len(branches), 4 if kind == "shift" else 1, device="cpu")
+    for i, w in enumerate(widths):
+        reach = w // 2
+        for offset in range(-reach, reach + 1):
+            spread[index[offset, 0], i, 0] = 1
+            spread[index[0, offset], i, 1] = 1
+        if kind == "shift":
+            # Moving channels by +s along an axis reads the token at offset -s.
+            for part, tap in enumerate(((-reach, 0), (reach, 0), (0, -reach), (0, reach))):
+                spread[index[tap], i, 2, part] = 1
+    return spread.flatten(1, 2).unsqueeze(-1)
+
+
 class ShiftBranches(nn.Module):
     """The branches beside the MLP of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
 
@@ -166,33 +183,21 @@ class ShiftBranches(nn.Module):
 
     def __init__(self, channels: int, widths: tuple[int, ...], kind: Branches) -> None:
         super().__init__()
-        self.widths = widths
         self.kind = kind
         parts = "hwc" if kind == "shift" else "hw"
         self.scales = nn.ModuleDict({f"{part}{w}": LayerScale(channels, 0.0) for w in widths for part in parts})
+        # Constants, no buffers: those would have to be read from files, or laid out and filled after.
+        self._spread = _spread(widths, kind)
+        self._tokens = torch.tensor([1 if part == "c" else w for w in widths for part in parts], device="cpu")
 
     def taps(self) -> tuple[Tensor, Tensor]:
         """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
-        index = {tap: k for k, tap in enumerate(TAPS)}
-        scale: dict[str, Tensor] = {name: module.get_parameter("scale") for name, module in self.scales.items()}
-        rows = [torch.zeros_like(next(iter(scale.values()))) for _ in TAPS]
-        for w in self.widths:
-            reach = w // 2
-            for offset in range(-reach, reach + 1):
-                rows[index[offset, 0]] = rows[index[offset, 0]] + scale[f"h{w}"] / w
-                rows[index[0, offset]] = rows[index[0, offset]] + scale[f"w{w}"] / w
-            if self.kind == "pool":
-                continue
-            # Moving channels by +s along an axis reads the token at offset -s.
-            quarters = scale[f"c{w}"].view(4, -1)
-            for part, tap in enumerate(((-reach, 0), (reach, 0), (0, -reach), (0, reach))):
-                moved = torch.zeros_like(quarters)
-                moved[part] = quarters[part]
-                rows[index[tap]] = rows[index[tap]] + moved.view(-1)
+        scales = torch.stack([module.get_parameter("scale") for module in self.scales.values()])
         shifts: list[Tensor] = [module.get_parameter("shift") for module in self.scales.values()]
         # Not stack and sum: its backward gives all of them one memory for their gradients, which whatever changes
         # gradients in place (clipping, accumulation) would then change six times.
-        return torch.stack(rows), functools.reduce(torch.add, shifts)
+        means = (scales / self._tokens.to(scales).view(-1, 1)).unflatten(1, (self._spread.shape[2], -1))
+        return (self._spread.to(scales) * means).sum(dim=1).flatten(1), functools.reduce(torch.add, shifts)
 
     def forward(self, x: Tensor, n: Tensor) -> Tensor:
         """x + the branches of n, both (B, H, W, C)."""

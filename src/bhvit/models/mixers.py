@@ -90,7 +90,10 @@ class Projection(ResidualUnit):
 
     def signs(self, z: Tensor) -> Tensor:
         """Signs of z + threshold, or that itself where activations are full precision."""
-        return self.linear.style.activations(self.threshold(z))
+        style = self.linear.style
+        if style.activation_bits == 1 and fused.applies(self.threshold, z):
+            return fused.signs(z, self.threshold.bias)
+        return style.activations(self.threshold(z))
 
 
 class AttentionOutput(ResidualUnit):
