@@ -116,43 +116,54 @@ void conv(const Grid& grid, int groups, int dilation, bool add, const T* x, cons
   }
 }
 
-// Adds to sums[inputs][count vectors] of one tap: `count` inputs, over `tokens` neighbours.
+// Tokens of neighbouring rows: `rows` times `tokens` of them, `stride` numbers from row to row.
+struct Patch {
+  long rows, tokens, stride;
+};
+
+// Adds to sums[inputs][count vectors] of one tap: `count` inputs, over a patch.
 template <int count, int vectors, class T>
-void conv_weights_block(const T* x, const T* grad, long tokens, long channels, T* sums, long stride) {
+void conv_weights_block(const T* x, const T* grad, const Patch& patch, long channels, T* sums, long stride) {
   using V = typename Vector<T>::type;
   const auto sum = [=](int k, int v) { return reinterpret_cast<V*>(sums + k * stride + v * Vector<T>::kLanes); };
   V block[count][vectors];
   for (int k = 0; k < count; k++)
     for (int v = 0; v < vectors; v++) block[k][v] = *sum(k, v);
-  for (long t = 0; t < tokens; t++, x += channels, grad += channels) {
-    V row[vectors];
-    for (int v = 0; v < vectors; v++) row[v] = load(grad + v * Vector<T>::kLanes);
-    for (int k = 0; k < count; k++)
-      for (int v = 0; v < vectors; v++) block[k][v] += x[k] * row[v];
+  for (long r = 0; r < patch.rows; r++) {
+    const T *from = x + r * patch.stride, *g = grad + r * patch.stride;
+    for (long t = 0; t < patch.tokens; t++, from += channels, g += channels) {
+      V row[vectors];
+      for (int v = 0; v < vectors; v++) row[v] = load(g + v * Vector<T>::kLanes);
+      for (int k = 0; k < count; k++)
+        for (int v = 0; v < vectors; v++) block[k][v] += from[k] * row[v];
+    }
   }
   for (int k = 0; k < count; k++)
     for (int v = 0; v < vectors; v++) *sum(k, v) = block[k][v];
 }
 
-// Of one group and image, a row of tokens at a time, so that what all taps and channels read stays in the first cache.
+// Of one group and image, about so many tokens at a time that what all taps and channels read stays in the first cache.
+constexpr long kPatchTokens = 64;
+
 template <class T>
 void conv_weights_image(const Grid& grid, int dilation, long inputs, const T* x, const T* grad, T* sums) {
   constexpr long lanes = Vector<T>::kLanes;
-  const long channels = grid.channels, width = grid.width;
-  for (long row = 0; row < grid.height; row++) {
+  const long channels = grid.channels, width = grid.width, together = std::max(1L, kPatchTokens / width);
+  for (long row = 0; row < grid.height; row += together) {
     for (long tap = 0; tap < 9; tap++) {
-      const long from_row = row + (tap / 3 - 1) * dilation, step = (tap % 3 - 1) * dilation;
-      const long first = std::max(0L, -step), tokens = std::min(width, width - step) - first;
-      if (from_row < 0 || from_row >= grid.height || tokens <= 0) continue;
-      const T* from = x + (from_row * width + first + step) * channels;
-      const T* g = grad + (row * width + first) * channels;
+      const long down = (tap / 3 - 1) * dilation, right = (tap % 3 - 1) * dilation;
+      const long top = std::max(row, -down), left = std::max(0L, -right);
+      const Patch patch{std::min({row + together, grid.height, grid.height - down}) - top,
+                        std::min(width, width - right) - left, width * channels};
+      if (patch.rows <= 0 || patch.tokens <= 0) continue;
+      const T* from = x + ((top + down) * width + left + right) * channels;
+      const T* g = grad + (top * width + left) * channels;
       for (long k = 0; k < inputs; k += 4) {
         T* to = sums + (tap * inputs + k) * inputs;
         long o = 0;
         for (; o + 2 * lanes <= inputs; o += 2 * lanes)
-          conv_weights_block<4, 2>(from + k, g + o, tokens, channels, to + o, inputs);
-        for (; o < inputs; o += lanes)
-          conv_weights_block<4, 1>(from + k, g + o, tokens, channels, to + o, inputs);
+          conv_weights_block<4, 2>(from + k, g + o, patch, channels, to + o, inputs);
+        for (; o < inputs; o += lanes) conv_weights_block<4, 1>(from + k, g + o, patch, channels, to + o, inputs);
       }
     }
   }
@@ -168,11 +179,14 @@ void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const 
     const long first = task / groups * image + task % groups * inputs;
     conv_weights_image(grid, dilation, inputs, x + first, grad + first, sums.data() + task * count);
   }
-  for (long i = 0; i < groups * count; i++) {
-    double total = 0;
-    for (long b = 0; b < grid.batch; b++) total += sums[b * groups * count + i];
-    weights[i] = static_cast<T>(total);
+  Buffer<double> totals(groups * count);
+  for (long b = 0; b < grid.batch; b++) {
+    const T* from = sums.data() + b * groups * count;
+    double* to = totals.data();
+    BHVIT_SIMD_LOOP
+    for (long i = 0; i < groups * count; i++) to[i] += from[i];
   }
+  for (long i = 0; i < groups * count; i++) weights[i] = static_cast<T>(totals[i]);
 }
 
 template <class T>
