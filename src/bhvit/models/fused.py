@@ -194,7 +194,8 @@ class _Signs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        return _signs_backward(*ctx.saved_tensors, True, grad.contiguous())
+        x, move = ctx.saved_tensors
+        return _signs_backward(x, move, True, grad.contiguous())
 
 
 class _SignLinear(torch.autograd.Function):

@@ -196,7 +196,7 @@ class ShiftBranches(nn.Module):
         shifts: list[Tensor] = [module.get_parameter("shift") for module in self.scales.values()]
         # Not stack and sum: its backward gives all of them one memory for their gradients, which whatever changes
         # gradients in place (clipping, accumulation) would then change six times.
-        means = (scales / self._tokens.to(scales).view(-1, 1)).unflatten(1, (self._spread.shape[2], -1))
+        means = (scales / self._tokens.to(scales).view(-1, 1)).view(*self._spread.shape[1:3], -1)
         return (self._spread.to(scales) * means).sum(dim=1).flatten(1), functools.reduce(torch.add, shifts)
 
     def forward(self, x: Tensor, n: Tensor) -> Tensor:
