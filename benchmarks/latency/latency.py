@@ -58,7 +58,8 @@ def main() -> None:
 instruction set, which a loop of XOR, population count and add on registers reaches in the same run. With floats: also \
 the full-precision multiply-accumulates over the peak of multiply and add, each rounded. Peaks are times threads. \
 "bhvit, a session a thread" runs one image in each of two sessions of one thread at once: what two cores give where \
-nothing has to be waited for. PyTorch runs the same weights in float32, as every published binary vision transformer does.
+nothing has to be waited for. PyTorch runs the same weights in float32, as every published binary vision transformer \
+does.
 
 {markdown(header, rows)}"""
     write_results(Path(__file__).with_name("results.md"), "Latency", text)
