@@ -9,21 +9,52 @@ namespace {
 
 constexpr float kNormEps = 1e-5f;  // ops.NORM_EPS
 
-// Of one row; `out` may be `v`.
-BHVIT_INLINE void layer_norm(const float* v, long channels, const float* scale, const float* shift, float* out) {
+// Mean and 1 / deviation of T rows, `stride` numbers apart; together, because each sum alone waits for its last addition.
+template <int T>
+BHVIT_INLINE void row_moments(const float* v, long stride, long channels, f32x16 (&mean)[T], f32x16 (&inverse)[T]) {
   const float count = static_cast<float>(channels);
-  f32x16 sum = loadf(v);
-  for (long c = kLanes; c < channels; c += kLanes) sum = sum + loadf(v + c);
-  const f32x16 mean = splatf(sum_lanes(sum) / count);
-  f32x16 squares = splatf(0.0f);
-  for (long c = 0; c < channels; c += kLanes) {
-    const f32x16 centred = loadf(v + c) - mean;
-    squares = squares + centred * centred;
+  f32x16 sum[T];
+  for (int t = 0; t < T; t++) sum[t] = loadf(v + t * stride);
+  for (long c = kLanes; c < channels; c += kLanes) {
+    for (int t = 0; t < T; t++) sum[t] = sum[t] + loadf(v + t * stride + c);
   }
-  const f32x16 inverse = splatf(1.0f / __builtin_sqrtf(sum_lanes(squares) / count + kNormEps));
-  for (long c = 0; c < channels; c += kLanes) {
-    store(out + c, ((loadf(v + c) - mean) * inverse) * loadf(scale + c) + loadf(shift + c));
+  f32x16 squares[T];
+  for (int t = 0; t < T; t++) {
+    mean[t] = splatf(sum_lanes(sum[t]) / count);
+    squares[t] = splatf(0.0f);
   }
+  for (long c = 0; c < channels; c += kLanes) {
+    for (int t = 0; t < T; t++) {
+      const f32x16 centred = loadf(v + t * stride + c) - mean[t];
+      squares[t] = squares[t] + centred * centred;
+    }
+  }
+  for (int t = 0; t < T; t++) inverse[t] = splatf(1.0f / __builtin_sqrtf(sum_lanes(squares[t]) / count + kNormEps));
+}
+
+// Of T rows; `out` may be `v`.
+template <int T>
+BHVIT_INLINE void layer_norms(const float* v, long channels, const float* scale, const float* shift, float* out) {
+  f32x16 mean[T], inverse[T];
+  row_moments<T>(v, channels, channels, mean, inverse);
+  for (long c = 0; c < channels; c += kLanes) {
+    const f32x16 s = loadf(scale + c), b = loadf(shift + c);
+    for (int t = 0; t < T; t++) {
+      store(out + t * channels + c, ((loadf(v + t * channels + c) - mean[t]) * inverse[t]) * s + b);
+    }
+  }
+}
+
+BHVIT_INLINE void layer_norm(const float* v, long channels, const float* scale, const float* shift, float* out) {
+  layer_norms<1>(v, channels, scale, shift, out);
+}
+
+// Of any number of rows.
+BHVIT_INLINE void layer_norm_rows(const float* v, long rows, long channels, const float* scale, const float* shift,
+                                  float* out) {
+  long row = 0;
+  for (; row + 4 <= rows; row += 4) layer_norms<4>(v + row * channels, channels, scale, shift, out + row * channels);
+  for (; row < rows; row++) layer_norm(v + row * channels, channels, scale, shift, out + row * channels);
 }
 
 // Sets 16 channels' bits in a list of 32-bit words [word][token] of T tokens.
@@ -41,62 +72,83 @@ struct LinearScratch {
         out(scratch.take<float>(kMaxBlock * outputs)) {}
 };
 
-// `linear` of T rows, [token][inputs]. epilogue(o, y) is given outputs o to o + 15 of all rows.
+// What follows the products of T rows in s.out: layer norm if the layer has it. epilogue(o, y) is given outputs o to
+// o + 15 of all rows.
+template <int T, class Epilogue>
+BHVIT_INLINE void finish_linear(const Linear& l, const LinearScratch& s, Epilogue epilogue) {
+  const long outputs = l.outputs;
+  if (!l.weight_scale) {
+    for (long o = 0; o < outputs; o += kLanes) {
+      f32x16 y[T];
+      for (int t = 0; t < T; t++) y[t] = loadf(s.out + t * outputs + o);
+      epilogue(o, y);
+    }
+    return;
+  }
+  f32x16 mean[T], inverse[T];
+  row_moments<T>(s.out, outputs, outputs, mean, inverse);
+  for (long o = 0; o < outputs; o += kLanes) {
+    const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
+    f32x16 y[T];
+    for (int t = 0; t < T; t++) y[t] = ((loadf(s.out + t * outputs + o) - mean[t]) * inverse[t]) * scale + shift;
+    epilogue(o, y);
+  }
+}
+
+// `linear` of the signs of T rows, [word][token].
+template <int T, class Epilogue>
+BHVIT_INLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s, Epilogue epilogue) {
+  const long outputs = l.outputs, words = l.inputs / kWordBits;
+  for (long o = 0; o < outputs; o += kLanes) {
+    i32x16 acc[T];
+    for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
+    xor_count<T>(acc, bits, T, l.bits + o * words, words);
+    if (l.weight_scale) {
+      const f32x16 scale = loadf(l.weight_scale + o);
+      for (int t = 0; t < T; t++) store(s.out + t * outputs + o, to_float(acc[t]) * scale);
+    } else {
+      const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
+      f32x16 y[T];
+      for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;
+      epilogue(o, y);
+    }
+  }
+  if (l.weight_scale) finish_linear<T>(l, s, epilogue);
+}
+
+// `linear` of T rows, [token][inputs].
 template <int T, class Epilogue>
 BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
-  const long inputs = l.inputs, outputs = l.outputs, words = inputs / kWordBits;
+  const long inputs = l.inputs, outputs = l.outputs;
   if (l.bits) {
     for (int t = 0; t < T; t++) {
       for (long k = 0; k < inputs; k += kLanes) {
         set_bits<T>(s.bits, t, k, mask_ge(loadf(rows + t * inputs + k), loadf(l.threshold + k)));
       }
     }
-    for (long o = 0; o < outputs; o += kLanes) {
-      i32x16 acc[T];
-      for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-inputs / 2));
-      xor_count<T>(acc, s.bits, T, l.bits + o * words, words);
-      if (l.weight_scale) {
-        for (int t = 0; t < T; t++) store(s.out + t * outputs + o, to_float(acc[t]) * loadf(l.weight_scale + o));
-      } else {
-        const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
-        f32x16 y[T];
-        for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;
-        epilogue(o, y);
-      }
-    }
-    if (!l.weight_scale) return;
-  } else {
-    for (int t = 0; t < T; t++) {
-      for (long k = 0; k < inputs; k += kLanes) {
-        const f32x16 v = loadf(rows + t * inputs + k), threshold = loadf(l.threshold + k);
-        store(s.activations + t * inputs + k, l.signs ? sign_ge(v, threshold) : v - threshold);
-      }
-    }
-    for (long o = 0; o < outputs; o += kLanes) {
-      f32x16 y[T];
-      for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
-      const float* weight = l.weight + o * inputs;
-      for (long k = 0; k < inputs; k++, weight += kLanes) {
-        const f32x16 w = loadf(weight);
-        for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
-      }
-      for (int t = 0; t < T; t++) {
-        const f32x16 value = l.weight_scale ? y[t] * loadf(l.weight_scale + o)
-                                            : y[t] * loadf(l.scale + o) + loadf(l.shift + o);
-        store(s.out + t * outputs + o, value);
-      }
-    }
+    return linear_of_bits<T>(l, s.bits, s, epilogue);
   }
-  if (l.weight_scale) {
-    for (int t = 0; t < T; t++) {
-      layer_norm(s.out + t * outputs, outputs, l.scale, l.shift, s.out + t * outputs);
+  for (int t = 0; t < T; t++) {
+    for (long k = 0; k < inputs; k += kLanes) {
+      const f32x16 v = loadf(rows + t * inputs + k), threshold = loadf(l.threshold + k);
+      store(s.activations + t * inputs + k, l.signs ? sign_ge(v, threshold) : v - threshold);
     }
   }
   for (long o = 0; o < outputs; o += kLanes) {
     f32x16 y[T];
-    for (int t = 0; t < T; t++) y[t] = loadf(s.out + t * outputs + o);
-    epilogue(o, y);
+    for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
+    const float* weight = l.weight + o * inputs;
+    for (long k = 0; k < inputs; k++, weight += kLanes) {
+      const f32x16 w = loadf(weight);
+      for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
+    }
+    for (int t = 0; t < T; t++) {
+      const f32x16 value = l.weight_scale ? y[t] * loadf(l.weight_scale + o)
+                                          : y[t] * loadf(l.scale + o) + loadf(l.shift + o);
+      store(s.out + t * outputs + o, value);
+    }
   }
+  finish_linear<T>(l, s, epilogue);
 }
 
 }  // namespace

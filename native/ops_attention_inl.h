@@ -41,9 +41,9 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
   u32* bits = scratch.take<u32>(kProjections * kMaxBlock * words);        // [projection][word][token]
 
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    layer_norms<T>(a.n + first * channels, channels, a.token_scale, a.token_shift, tokens);
     for (int t = 0; t < T; t++) {
-      float* token = tokens + t * channels;
-      layer_norm(a.n + (first + t) * channels, channels, a.token_scale, a.token_shift, token);
+      const float* token = tokens + t * channels;
       for (long p = 0; p < kProjections; p++) {
         const float* threshold = a.qkv[p].threshold;
         for (long w = 0; w < words; w++) {
@@ -83,9 +83,7 @@ void attention_project_general(const AttentionArgs& args, long begin, long end, 
   const LinearScratch s(scratch, channels, channels);
 
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
-    for (int t = 0; t < T; t++) {
-      layer_norm(a.n + (first + t) * channels, channels, a.token_scale, a.token_shift, tokens + t * channels);
-    }
+    layer_norms<T>(a.n + first * channels, channels, a.token_scale, a.token_shift, tokens);
     for (long p = 0; p < kProjections; p++) {
       linear<T>(a.qkv[p], tokens, s, [&](long c, const f32x16(&y)[T]) {
         const f32x16 slope = loadf(a.qkv_slope + p * channels + c);

@@ -41,12 +41,10 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
         }
       }
       if (!a.norm_scale) return;
-      for (int t = 0; t < T; t++) {
-        const long token = (row * a.width + first + t) * a.channels;
-        layer_norm(a.x + token, a.channels, a.norm_scale, a.norm_shift, a.x + token);
-        for (long at = token; at < token + a.channels; at += kLanes) {
-          store(a.x + at, activate(loadf(a.x + at), a.gelu) + loadf(a.position + at));
-        }
+      const long token = (row * a.width + first) * a.channels;
+      layer_norms<T>(a.x + token, a.channels, a.norm_scale, a.norm_shift, a.x + token);
+      for (long at = token; at < token + T * a.channels; at += kLanes) {
+        store(a.x + at, activate(loadf(a.x + at), a.gelu) + loadf(a.position + at));
       }
     });
   }
@@ -63,10 +61,8 @@ void stem(const StemArgs& a, long begin, long end) {
 void norm(const NormArgs& args, long begin, long end) {
   const NormArgs a = args;
   if (a.layer) {
-    for (long t = begin; t < end; t++) {
-      layer_norm(a.x + t * a.channels, a.channels, a.scale, a.shift, a.n + t * a.channels);
-    }
-    return;
+    const long from = begin * a.channels;
+    return layer_norm_rows(a.x + from, end - begin, a.channels, a.scale, a.shift, a.n + from);
   }
   for (long c = 0; c < a.channels; c += kLanes) {
     const f32x16 scale = loadf(a.scale + c), shift = loadf(a.shift + c);
@@ -174,11 +170,10 @@ void downsample_float(const DownsampleArgs& args, long begin, long end) {
       }
     }
     if (a.bias) return;
-    for (long at = first * a.out_channels; at < (first + T) * a.out_channels; at += a.out_channels) {
-      layer_norm(a.out + at, a.out_channels, a.scale, a.shift, a.out + at);
-      for (long o = 0; o < a.out_channels; o += kLanes) {
-        store(a.out + at + o, loadf(a.out + at + o) + loadf(a.position + at + o));
-      }
+    const long from = first * a.out_channels;
+    layer_norms<T>(a.out + from, a.out_channels, a.scale, a.shift, a.out + from);
+    for (long at = from; at < from + T * a.out_channels; at += kLanes) {
+      store(a.out + at, loadf(a.out + at) + loadf(a.position + at));
     }
   });
 }

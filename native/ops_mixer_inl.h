@@ -71,10 +71,9 @@ BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, 
 
 BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
   if (!a.sum_shift) return;
-  for (long t = 0; t < a.width; t++) {
-    float* sums = rows + t * a.channels;
-    add_normed(sums, a.channels, a.out_scale, a.out_shift, sums, a.x + (row * a.width + t) * a.channels);
-  }
+  layer_norm_rows(rows, a.width, a.channels, a.out_scale, a.out_shift, rows);
+  float* x = a.x + row * a.width * a.channels;
+  for (long at = 0; at < a.width * a.channels; at += kLanes) store(x + at, loadf(x + at) + loadf(rows + at));
 }
 
 void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {

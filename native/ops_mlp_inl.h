@@ -155,7 +155,8 @@ void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
   Scratch scratch{static_cast<char*>(memory)};
   float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [i][period/16][token][16]
   float* mean = scratch.take<float>(kMaxBlock * channels);          // [channel/16][token][16]
-  float* hidden = scratch.take<float>(kMaxBlock * a.hidden);        // [token][hidden]
+  float* hidden = scratch.take<float>(kMaxBlock * a.hidden);        // [token][hidden], or their bits [word][token]
+  u32* hidden_bits = a.second.bits ? reinterpret_cast<u32*>(hidden) : nullptr;
   const LinearScratch s(scratch, a.hidden, a.hidden);
   const f32x16 share = splatf(1.0f / static_cast<float>(r));
 
@@ -163,20 +164,29 @@ void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
     const float* n = a.n + first * channels;
     for (int t = 0; t < T; t++) deinterleave(n + t * channels, channels, r, a.period, T, residual + t * kLanes);
     linear<T>(a.first, n, s, [&](long h, const f32x16(&y)[T]) {
-      const f32x16 slope = loadf(a.slope1 + h);
+      const f32x16 slope = loadf(a.slope1 + h), threshold = loadf(a.second.threshold + h);
       const float* rest = residual + (h / channels * a.period + h % channels % a.period) * T;
-      for (int t = 0; t < T; t++) store(hidden + t * a.hidden + h, prelu(y[t] + loadf(rest + t * kLanes), slope));
-    });
-    for (long c = 0; c < channels; c += kLanes) {
+      float* sums = mean + h % channels * T;
+      const bool starts = h < channels, ends = h >= a.hidden - channels;
       for (int t = 0; t < T; t++) {
-        f32x16 sum = splatf(0.0f);
-        for (long h = c; h < a.hidden; h += channels) sum = sum + loadf(hidden + t * a.hidden + h);
-        store(mean + c * T + t * kLanes, sum * share);
+        const f32x16 z = prelu(y[t] + loadf(rest + t * kLanes), slope);
+        const f32x16 sum = (starts ? splatf(0.0f) : loadf(sums + t * kLanes)) + z;
+        store(sums + t * kLanes, ends ? sum * share : sum);
+        if (hidden_bits) {
+          set_bits<T>(hidden_bits, t, h, mask_ge(z, threshold));
+        } else {
+          store(hidden + t * a.hidden + h, z);
+        }
       }
-    }
+    });
     const float* taps[T][kTaps];
     find_taps<T>(a, first, taps);
-    linear<T>(a.second, hidden, s, [&](long c, const f32x16(&y)[T]) { mlp_tail<T>(a, first, c, y, mean, taps); });
+    const auto tail = [&](long c, const f32x16(&y)[T]) { mlp_tail<T>(a, first, c, y, mean, taps); };
+    if (hidden_bits) {
+      linear_of_bits<T>(a.second, hidden_bits, s, tail);
+    } else {
+      linear<T>(a.second, hidden, s, tail);
+    }
   });
 }
 
