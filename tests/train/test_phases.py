@@ -161,6 +161,16 @@ def test_the_published_recipe_has_the_published_numbers():
     assert second.start == "best"
 
 
+def test_what_a_run_says_of_its_teacher_is_nothing_to_a_phase_without_one(tmp_path):
+    given = {"data": "digits", "model": "bhvit_nano", "out": "x", "label_weight": 0.2, "teacher_outputs": str(tmp_path)}
+    given |= {"phases.0.epochs": 1, "phases.1.epochs": 1, "phases.1.teacher": "resnet18"}
+    first, second = TrainConfig.from_dict(given).phase_configs()
+    assert (first.teacher, first.label_weight, first.teacher_outputs) == (None, None, None)
+    assert (second.teacher, second.label_weight, second.teacher_outputs) == ("resnet18", 0.2, str(tmp_path))
+    with pytest.raises(UserError, match=r"phases.0: label_weight has no effect without a teacher"):
+        TrainConfig.from_dict(given | {"phases.0.label_weight": 0.1})
+
+
 def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     torch.manual_seed(0)
     start = create_model("small", num_classes=3, img_size=8, patch=2, weight_bits=32, activation_bits=32)

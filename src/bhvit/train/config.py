@@ -223,8 +223,11 @@ class TrainConfig:
                 if known(name) in WHOLE_RUN:
                     raise UserError(f"phases.{index}.{name}: {name} is a setting of the whole run")
             first = {"init": self.init} if index == 0 else {}
+            merged = {**shared, **first, **phase}
+            if merged["teacher"] is None:  # what the run says of its teachers is nothing to a phase without one
+                merged |= {name: phase.get(name) for name in ("label_weight", "teacher_outputs")}
             try:
-                configs.append(TrainConfig.from_dict({**shared, **first, **phase}))
+                configs.append(TrainConfig.from_dict(merged))
             except UserError as error:
                 raise UserError(f"phases.{index}: {error}") from None
         return configs
