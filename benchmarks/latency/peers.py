@@ -5,12 +5,14 @@
 timm's models with random weights and random, non-degenerate norm statistics, exported to ONNX; int8 is ONNX Runtime's
 static quantisation (a scale a channel of weights, calibrated on noise), which OpenVINO runs, too. Accuracies are those
 that the networks' authors publish for ImageNet. Needs onnx, onnxscript, onnxruntime and openvino beside the
-development environment. Writes `peers.md`.
+development environment. With `--larq PYTHON`, which has Larq Compute Engine (`quicknet.py` says how), also
+QuickNet, in a process of its own that is told over a pipe when to run. Writes `peers.md`.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +35,7 @@ PEERS = {
     "mobilenetv3_large_100": "75.0", "mobilenetv3_small_100": "67.7",
 }  # fmt: skip
 """Models and their published ImageNet top-1."""
+LARQ = {"QuickNetLarge": "66.9", "QuickNet": "63.3"}
 CALIBRATION_IMAGES = 8
 
 
@@ -40,12 +43,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each execution (default 4)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--larq", type=Path, help="python of an environment with Larq Compute Engine")
     args = parser.parse_args()
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     entries, runs = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for entry, call, threads in _executions(folder, args.threads):
+        for entry, call, threads in _executions(folder, args.threads, args.larq):
             entries.append(entry)
             runs.append(Run(name=" ".join(entry), isa="", threads=threads, batch=1, call=lambda call=call: call(image)))
         timings = measure(runs, args.seconds)
@@ -53,7 +57,7 @@ def main() -> None:
     small = {t.threads: t.median for e, t in zip(entries, timings, strict=True) if e[:2] == ("bhvit_small", "bhvit")}
     for (model, engine, precision), timing in zip(entries, timings, strict=True):
         rows.append([
-            model, (OURS | PEERS)[model], engine, precision, timing.threads, f"{timing.median:.2f}",
+            model, (OURS | PEERS | LARQ)[model], engine, precision, timing.threads, f"{timing.median:.2f}",
             f"{timing.p10:.2f}", f"{timing.p90:.2f}", f"{timing.median / small[timing.threads]:.2f}",
         ])  # fmt: skip
     header = [
@@ -80,7 +84,7 @@ def main() -> None:
 Execution = tuple[tuple[str, str, str], Callable[[Any], Any], int]
 
 
-def _executions(folder: Path, threads: list[int]) -> Iterator[Execution]:
+def _executions(folder: Path, threads: list[int], larq: Path | None) -> Iterator[Execution]:
     for name in OURS:
         torch.manual_seed(0)
         packed = folder / f"{name}.bhv"
@@ -95,6 +99,30 @@ def _executions(folder: Path, threads: list[int]) -> Iterator[Execution]:
                 yield (name, "ONNX Runtime", precision), _onnxruntime(file, count), count
             for precision, file in (("float32", floats), ("default", floats), ("int8", ints)):
                 yield (name, "OpenVINO", precision), _openvino(file, count, precision), count
+    if larq:
+        for name in LARQ:
+            for count in threads:
+                yield (name, "Larq Compute Engine 0.13", "1 bit (use_indirect_bgemm)"), _larq(larq, name, count), count
+
+
+def _larq(python: Path, name: str, threads: int) -> Callable[[Any], Any]:
+    """One image for each call, in a process that ends with this one: its input is then closed."""
+    command = [str(python), str(Path(__file__).with_name("quicknet.py")), name, str(threads)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    stdin, stdout = process.stdin, process.stdout
+
+    def call(_: Any) -> None:
+        print(file=stdin, flush=True)
+        if stdout.readline() != "done\n":
+            raise RuntimeError(f"{name} stopped in the middle")
+
+    if not any(line == "ready\n" for line in stdout):
+        raise SystemExit(f"{name} does not run under {python}: try {' '.join(command)}")
+    return call
 
 
 def _exported(name: str, folder: Path) -> tuple[Path, Path]:
