@@ -112,23 +112,27 @@ def _peak_kib() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, help="checkout of the published BHViT repository")
-    parser.add_argument("--models", default="bhvit_tiny,bhvit_small")
-    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--cases", nargs="+", default=["bhvit_tiny:4", "bhvit_small:4", "bhvit_tiny:16"],
+                        metavar="MODEL:BATCH")  # fmt: skip
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--steps", type=int, default=7)
     args = parser.parse_args()
 
     rows = []
-    for name in args.models.split(","):
+    checked = set()
+    for case in args.cases:
+        name, size = case.split(":")[0], int(case.split(":")[1])
         models = executions(args.published, name)
-        refuse_other_mathematics(models)
-        peaks = {execution: peak_mib(args.published, name, execution, args.batch_size) for execution in models}
+        if name not in checked:
+            refuse_other_mathematics(models)
+            checked.add(name)
+        peaks = {execution: peak_mib(args.published, name, execution, size) for execution in models}
         for threads in map(int, args.threads.split(",")):
             torch.set_num_threads(threads)
-            rows += _rows(name, threads, args.batch_size, seconds(models, args.batch_size, args.steps), peaks)
-    header = ("Model", "Threads", "Execution", "Median s a step", "p10", "p90", "Images/s", "Of bhvit's images/s",
-              "Peak MiB", "bhvit's peak of it")  # fmt: skip
-    text = f"Batch {args.batch_size}, 224×224, 1000 classes, float32, no optimiser step.\n\n{markdown(header, rows)}"
+            rows += _rows(name, threads, size, seconds(models, size, args.steps), peaks)
+    header = ("Model", "Batch", "Threads", "Execution", "Median s a step", "p10", "p90", "Images/s",
+              "Of bhvit's images/s", "Peak MiB", "bhvit's peak of it")  # fmt: skip
+    text = f"224×224, 1000 classes, float32, no optimiser step.\n\n{markdown(header, rows)}"
     write_results(Path(__file__).with_name("throughput.md"), "A training step beside the published way", text)
 
 
@@ -140,7 +144,7 @@ def _rows(
     for execution, values in times.items():
         ratio = statistics.median(other / ours for ours, other in zip(times[OURS], values, strict=True))
         rows.append([
-            name, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
+            name, size, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
             f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
             "" if execution == OURS else f"1 / {ratio:.2f}",
             f"{peaks[execution]:.0f}", "" if execution == OURS else f"{peaks[OURS] / peaks[execution]:.0%}",
