@@ -41,8 +41,8 @@ def main() -> None:
             rows.append([f"{size}×{size}", batch, f"{found['seconds']:.2f}", f"{batch / found['seconds']:.1f}",
                          f"{found['mib']:.0f}"])  # fmt: skip
             print(rows[-1], file=sys.stderr, flush=True)
-    text = f"""`{args.model}`, 1000 classes, float32, {args.threads} thread{"" if args.threads == 1 else "s"}: forward, backward, AdamW; medians \
-of {STEPS} steps.
+    threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}"
+    text = f"""`{args.model}`, 1000 classes, float32, {threads}: forward, backward, AdamW; medians of {STEPS} steps.
 
 {markdown(["Images", "Batch", "s a step", "Images/s", "Peak MiB"], rows)}"""
     write_results(Path(__file__).with_name("scaling.md"), "What a training step costs", text)
