@@ -12,6 +12,7 @@ QuickNet, in a process of its own that is told over a pipe when to run. Writes `
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -108,9 +109,10 @@ def _executions(folder: Path, threads: list[int], larq: Path | None) -> Iterator
 def _larq(python: Path, name: str, threads: int) -> Callable[[Any], Any]:
     """One image for each call, in a process that ends with this one: its input is then closed."""
     command = [str(python), str(Path(__file__).with_name("quicknet.py")), name, str(threads)]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    # Packages that were put in this interpreter's way are none of the other's.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                               text=True, env=environment)  # fmt: skip
     assert process.stdin
     assert process.stdout
     stdin, stdout = process.stdin, process.stdout
