@@ -25,6 +25,7 @@ setup: $(VENV)/.installed
 
 $(VENV)/.installed: $(NATIVE)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "bhvit needs Python 3.10 or newer: make PYTHON=python3.12")'
+	@echo 'Making $(VENV): minutes of downloading and compiling, up to 7 GB'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --config-settings=cmake.define.BHVIT_WARNINGS_AS_ERRORS=$(WERROR)
 	touch $@

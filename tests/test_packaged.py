@@ -106,12 +106,14 @@ def test_classify_needs_no_model(picture: Path, capsys: pytest.CaptureFixture[st
     [
         (["classify", "cifar10"], "no image to classify"),
         (["classify", "missing.png"], "no image or folder missing.png"),
+        (["classify", "cifar", "missing.png"], "folder cifar; a model is named first: a .bhv file, or cifar10"),
         (["classify", "missing.bhv", "missing.png"], "missing"),
         (["demo", "--pretrained", "--epochs", "3"], "--epochs"),
         (["demo", "--data", "photos"], "--pretrained"),
         (["demo", "--pretrained", "--data", "missing"], "missing"),
         (["eval", "cifar100", "--data", "digits"], "cifar100"),
         (["train", "--data", "digits", "--init", "cifar11", "--out", "out"], "cifar11"),
+        (["train", "--data", "digits", "--recipe", "finetune", "--out", "out"], "the recipe finetune"),
     ],
 )
 def test_mistakes_are_named_in_a_line(

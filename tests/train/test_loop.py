@@ -189,7 +189,9 @@ def test_the_command_line(settings, arguments, capsys):
     assert main(["eval", result["last"], "--data", settings["data"], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == result["validation"]["top1"]
     assert main(["eval", result["last"], "--data", settings["data"]]) == 0
-    assert "top-1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "top-1" in shown
+    assert "of the split test (--split all takes every one)" in shown
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ def find_images(named: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for path in named:
         if not path.exists():
-            raise UserError(f"there is no image or folder {path}")
+            models = f"; a model is named first: a .bhv file, or {', '.join(packaged.list_packaged())}"
+            raise UserError(f"there is no image or folder {path}{'' if path.suffix else models}")
         if not path.is_dir():
             paths.append(path)
             continue

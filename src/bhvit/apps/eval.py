@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"model": args.model, "data": args.data, "split": args.split, **metrics.to_dict()})
     else:
-        _print(metrics)
+        _print(metrics, args.split)
     return 0
 
 
@@ -102,9 +102,10 @@ def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preproces
     return predict, model.preprocess, model.class_names
 
 
-def _print(metrics: Metrics) -> None:
+def _print(metrics: Metrics, split: str) -> None:
     count = len(metrics.labels)
-    print(f"{count} images, {len(metrics.class_names)} classes")
+    others = "" if split == "all" else f" of the split {split} (--split all takes every one)"
+    print(f"{count} images{others}, {len(metrics.class_names)} classes")
     print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
     print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
     print(f"{1000 * metrics.seconds / count:.2f} ms an image in the model, in batches")

@@ -150,7 +150,8 @@ class Phase:
 def check_models(configs: list[TrainConfig]) -> None:
     """Before any image is opened, which takes a while. Raises UserError for a model that cannot be or to train."""
     if configs[0].layer_decay < 1 and configs[0].init is None:
-        raise UserError("layer_decay is for models that were trained before: give --init, or layer_decay=1")
+        raise UserError("a layer_decay below 1, as the recipe finetune has it, is for models that were trained before: "
+                        "give --init CHECKPOINT (or cifar10), or --set layer_decay=1")  # fmt: skip
     if configs[0].compile:
         refuse_old_torch()
     before = None
