@@ -52,7 +52,7 @@ def test_a_fused_step_is_the_plain_step_in_float64(
     calls = _count_calls(monkeypatch)
     logits, gradients, buffers = _step(model, images)
     assert calls, "nothing was fused"
-    monkeypatch.setattr(fused, "_KERNELS", {})
+    monkeypatch.setattr(fused.native, "KERNELS", {})
     plain_logits, plain_gradients, plain_buffers = _step(model, images)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-11, atol=1e-11)
     assert gradients.keys() == plain_gradients.keys()
@@ -145,6 +145,6 @@ def test_layers_are_computed_as_written_where_something_looks_into_them(monkeypa
 
 def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    kernels = fused._kernels
-    monkeypatch.setattr(fused, "_kernels", lambda x: (calls.append("call"), kernels(x))[1])
+    kernels = fused.native.kernels
+    monkeypatch.setattr(fused.native, "kernels", lambda x: (calls.append("call"), kernels(x))[1])
     return calls

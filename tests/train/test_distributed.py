@@ -98,7 +98,7 @@ def log_of(folder):
 def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch):
     # Several processes compute layers as they are written, one fuses them: another rounding, which a sign that flips
     # makes larger than what is compared here. tests/models/test_fused.py compares those two, in float64.
-    monkeypatch.setattr(fused, "_KERNELS", {})
+    monkeypatch.setattr(fused.native, "KERNELS", {})
     (tmp_path / "program.py").write_text(STATISTICS + program)
     one = train(config(**OPTIONS, out=str(tmp_path / "one")), quiet=True)
     ended = two_processes(tmp_path / "program.py", *arguments(**OPTIONS, out=tmp_path / "two"), "--json")

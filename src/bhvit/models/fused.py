@@ -16,22 +16,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..bits import LANES, WORD
-from ..ops import TAPS
-from ..spec import DILATIONS, MIXER_GROUPS
+from . import training_kernels as native
 from .batch_statistics import processes
+from .training_kernels import all_at, at, channels_of, shape_of, signs_backward, signs_of
 
 if TYPE_CHECKING:
     from .layers import Style
-
-_KERNELS: dict[torch.dtype, Any] = {}
-try:
-    from .._training import float32, float64
-
-    _KERNELS = {torch.float32: float32, torch.float64: float64}
-except ImportError:  # built for another machine, or not at all: layers compute as they are written
-    pass
-
-_OFFSETS = [step for tap in TAPS for step in tap]
 
 
 def applies(module: nn.Module, x: Tensor) -> bool:
@@ -39,7 +29,7 @@ def applies(module: nn.Module, x: Tensor) -> bool:
     return (
         module.training
         and x.device.type == "cpu"
-        and x.dtype in _KERNELS
+        and x.dtype in native.KERNELS
         and processes() == 1
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
@@ -107,18 +97,6 @@ def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequenc
     return total
 
 
-def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], binary: bool) -> tuple[Tensor, ...]:
-    """3x3 convolutions of sign(n + move) (B, H, W, C) in groups, one for each dilation, without bias."""
-    convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, move, binary, *weights)
-    return convs
-
-
-def cross(base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) -> Tensor:
-    """base + shift + the sum over `taps` (9, C) of the tokens at `ops.TAPS` from each of n (B, H, W, C)."""
-    total: Tensor = _Cross.apply(base, n, taps, shift, cyclic)
-    return total
-
-
 def fits_hidden(channels: int, width: int) -> bool:
     """Whether `hidden_linear` can: its means must not cross the tiles of the residual."""
     return channels % width == 0 and width % (channels // width) == 0
@@ -136,7 +114,7 @@ def _statistics(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     if rows < 2:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
     mean, variance = x.new_empty(channels), x.new_empty(channels)
-    _kernels(x).moments(*_shape(x), _at(x), _at(mean), _at(variance))
+    native.kernels(x).moments(*shape_of(x), at(x), at(mean), at(variance))
     norm.num_batches_tracked.add_(1)
     momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean, momentum)
@@ -150,7 +128,7 @@ class _BatchNorm(torch.autograd.Function):
         x = x.contiguous()
         out = torch.empty_like(x)
         norm = [mean, inverse, weight.contiguous(), bias.contiguous()]
-        _kernels(x).normalise(*_shape(x), _at(x), _all(norm), _at(out))
+        native.kernels(x).normalise(*shape_of(x), at(x), all_at(norm), at(out))
         ctx.save_for_backward(x, *norm)
         return out
 
@@ -159,9 +137,9 @@ class _BatchNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *norm = ctx.saved_tensors
         grad, dx = grad.contiguous(), torch.empty_like(x)
-        weight, bias = _channels(x, 2)
-        kernels = _kernels(x)
-        kernels.normalise_backward(*_shape(x), _at(x), _all(norm), _at(grad), _at(dx), _at(weight), _at(bias))
+        weight, bias = channels_of(x, 2)
+        kernels = native.kernels(x)
+        kernels.normalise_backward(*shape_of(x), at(x), all_at(norm), at(grad), at(dx), at(weight), at(bias))
         return dx, weight, bias, None, None
 
 
@@ -171,7 +149,7 @@ class _BinaryWeight(torch.autograd.Function):
         latent = latent.contiguous()
         ctx.save_for_backward(latent, centre)
         out = torch.empty_like(latent)
-        _kernels(latent).binarise(*_shape(latent.flatten(1)), _at(latent), _at(centre), _at(out))
+        native.kernels(latent).binarise(*shape_of(latent.flatten(1)), at(latent), at(centre), at(out))
         return out
 
     @staticmethod
@@ -179,8 +157,8 @@ class _BinaryWeight(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         latent, centre = ctx.saved_tensors
         grad, dlatent = grad.contiguous(), torch.empty_like(latent)
-        kernels = _kernels(latent)
-        kernels.binarise_backward(*_shape(latent.flatten(1)), _at(latent), _at(centre), _at(grad), _at(dlatent))
+        kernels = native.kernels(latent)
+        kernels.binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), at(grad), at(dlatent))
         return dlatent, None
 
 
@@ -189,13 +167,13 @@ class _Signs(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, move: Tensor) -> Tensor:
         x, move = x.contiguous(), move.contiguous()
         ctx.save_for_backward(x, move)
-        return _signs(x, move, True)
+        return signs_of(x, move, True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, move = ctx.saved_tensors
-        return _signs_backward(x, move, True, grad.contiguous())
+        return signs_backward(x, move, True, grad.contiguous())
 
 
 class _SignLinear(torch.autograd.Function):
@@ -205,9 +183,9 @@ class _SignLinear(torch.autograd.Function):
         ctx.save_for_backward(x, move, weight)
         ctx.binary = style.activation_bits == 1
         if not _products_of_bits(style, weight):
-            return _signs(x, move, ctx.binary) @ weight.T
+            return signs_of(x, move, ctx.binary) @ weight.T
         bits = _bits_for(x)
-        _kernels(x).bits(*_shape(x), _at(x), _at(move), _at(bits))
+        native.kernels(x).bits(*shape_of(x), at(x), at(move), at(bits))
         return _binary_linear(bits, x, weight)
 
     @staticmethod
@@ -215,8 +193,8 @@ class _SignLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, move, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        weight_grad = rows.T @ _signs(x, move, ctx.binary).view(-1, x.shape[-1])
-        dx, dmove = _signs_backward(x, move, ctx.binary, rows @ weight)
+        weight_grad = rows.T @ signs_of(x, move, ctx.binary).view(-1, x.shape[-1])
+        dx, dmove = signs_backward(x, move, ctx.binary, rows @ weight)
         return dx, dmove, weight_grad, None
 
 
@@ -265,7 +243,7 @@ class _HiddenLinear(torch.autograd.Function):
         if bits is None:
             state.run(signs=signs, means=torch.empty_like(state.residual))
         else:
-            _kernels(signs).numbers(*_shape(signs), _at(bits), _at(signs))
+            native.kernels(signs).numbers(*shape_of(signs), at(bits), at(signs))
         weight_grad = rows.T @ signs.view(-1, channels)
         torch.mm(rows, weight, out=signs.view(-1, channels))
         dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())
@@ -305,8 +283,8 @@ class _UnitState:
 
     def _operands(self) -> tuple[Any, ...]:
         return (
-            *_shape(self.h), _at(self.h), _at(self.residual), self.residual.shape[-1], _all(self.norm),
-            _all(self.rprelu), _all(self.scale), _at(self.move), self.binary,
+            *shape_of(self.h), at(self.h), at(self.residual), self.residual.shape[-1], all_at(self.norm),
+            all_at(self.rprelu), all_at(self.scale), at(self.move), self.binary,
         )  # fmt: skip
 
     def run(
@@ -318,7 +296,7 @@ class _UnitState:
         means: Tensor | None = None,
     ) -> None:
         """Fill `out`, or `means` and one of `signs` and `bits`."""
-        _kernels(self.h).unit(*self._operands(), _at(out), _at(signs), _at(bits), _at(means))
+        native.kernels(self.h).unit(*self._operands(), at(out), at(signs), at(bits), at(means))
 
     def gradients(
         self, out: Tensor | None, signs: Tensor | None, means: Tensor | None
@@ -329,14 +307,14 @@ class _UnitState:
         """
         dh = torch.empty_like(self.h) if signs is None else signs
         dresidual = torch.empty_like(self.residual)
-        plain, scale, move = _channels(self.h, 5), [None, None], None
+        plain, scale, move = channels_of(self.h, 5), [None, None], None
         if self.scale[0] is not None:
-            scale = _channels(self.h, 2)  # type: ignore[assignment]
+            scale = channels_of(self.h, 2)  # type: ignore[assignment]
         if self.move is not None:
-            (move,) = _channels(self.h, 1)
+            (move,) = channels_of(self.h, 1)
         sums: list[Tensor | None] = [*plain, *scale, move]
-        given = _at(out), _at(signs), _at(means)
-        _kernels(self.h).unit_backward(*self._operands(), *given, _at(dh), _at(dresidual), _all(sums))
+        given = at(out), at(signs), at(means)
+        native.kernels(self.h).unit_backward(*self._operands(), *given, at(dh), at(dresidual), all_at(sums))
         return dh, dresidual, sums
 
 
@@ -347,7 +325,7 @@ class _RPReLUSum(torch.autograd.Function):
         ctx.save_for_backward(*operands)
         ys, inputs, slopes = _thirds(operands)
         out = torch.empty_like(ys[0])
-        _kernels(out).branches(*_shape(out), _all(ys), _all(inputs), _all(slopes), _at(shift), _at(out))
+        native.kernels(out).branches(*shape_of(out), all_at(ys), all_at(inputs), all_at(slopes), at(shift), at(out))
         return out
 
     @staticmethod
@@ -356,71 +334,12 @@ class _RPReLUSum(torch.autograd.Function):
         ys, inputs, slopes = _thirds(ctx.saved_tensors)
         grad = grad.contiguous()
         dys = [torch.empty_like(y) for y in ys]
-        dinputs, dslopes, (dshift,) = _channels(grad, len(ys)), _channels(grad, len(ys)), _channels(grad, 1)
-        _kernels(grad).branches_backward(
-            *_shape(grad), _all(ys), _all(inputs), _all(slopes), _at(grad), _all(dys), _all(dinputs), _all(dslopes),
-            _at(dshift),
+        dinputs, dslopes, (dshift,) = channels_of(grad, len(ys)), channels_of(grad, len(ys)), channels_of(grad, 1)
+        native.kernels(grad).branches_backward(
+            *shape_of(grad), all_at(ys), all_at(inputs), all_at(slopes), at(grad), all_at(dys), all_at(dinputs),
+            all_at(dslopes), at(dshift),
         )  # fmt: skip
         return dshift, *dys, *dinputs, *dslopes
-
-
-class _GroupedConvs(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, n: Tensor, move: Tensor, binary: bool, *weights: Tensor) -> tuple[Tensor, ...]:
-        n, move = n.contiguous(), move.contiguous()
-        ctx.save_for_backward(n, move, *weights)
-        ctx.binary = binary
-        signs = _signs(n, move, binary)
-        outs = []
-        for dilation, weight in zip(DILATIONS, weights, strict=True):
-            out = torch.empty_like(n)
-            taps = _grouped(weight).permute(0, 3, 2, 1).contiguous()
-            _kernels(n).conv(*_grid(n), MIXER_GROUPS, dilation, False, _at(signs), _at(taps), _at(out))
-            outs.append(out)
-        return tuple(outs)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        n, move, *weights = ctx.saved_tensors
-        signs, dsigns, kernels = _signs(n, move, ctx.binary), torch.empty_like(n), _kernels(n)
-        dweights = []
-        for index, (dilation, weight, grad) in enumerate(zip(DILATIONS, weights, grads, strict=True)):
-            grad = grad.contiguous()
-            # What a tap brings from one side its gradient takes back to the other.
-            taps = _grouped(weight).flip(3).permute(0, 3, 1, 2).contiguous()
-            kernels.conv(*_grid(n), MIXER_GROUPS, dilation, index > 0, _at(grad), _at(taps), _at(dsigns))
-            kernels.conv_weights(*_grid(n), MIXER_GROUPS, dilation, _at(signs), _at(grad), _at(taps))
-            dweights.append(taps.permute(0, 3, 2, 1).reshape(weight.shape))
-        dn, dmove = _signs_backward(n, move, ctx.binary, dsigns)
-        return dn, dmove, None, *dweights
-
-
-class _Cross(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) -> Tensor:
-        base, n, taps = base.contiguous(), n.contiguous(), taps.contiguous()
-        ctx.save_for_backward(n, taps)
-        ctx.cyclic = cyclic
-        out = torch.empty_like(base)
-        _kernels(n).cross(*_grid(n), _OFFSETS, cyclic, _at(n), _at(taps), _at(shift), _at(base), _at(out))
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        n, taps = ctx.saved_tensors
-        grad, dn, dtaps, (dshift,) = grad.contiguous(), torch.empty_like(n), torch.empty_like(taps), _channels(n, 1)
-        _kernels(n).cross_backward(
-            *_grid(n), _OFFSETS, ctx.cyclic, _at(n), _at(taps), _at(grad), _at(dn), _at(dtaps), _at(dshift)
-        )
-        return grad, dn, dtaps, dshift, None
-
-
-def _signs(x: Tensor, move: Tensor, binary: bool) -> Tensor:
-    out = torch.empty_like(x)
-    _kernels(x).signs(*_shape(x), _at(x), _at(move), binary, _at(out))
-    return out
 
 
 def _products_of_bits(style: Style, weight: Tensor) -> bool:
@@ -436,45 +355,10 @@ def _bits_for(x: Tensor) -> Tensor:
 def _binary_linear(bits: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Products of the signs in `bits`, of the shape of x, with binary weights (O, K)."""
     weight, out = weight.contiguous(), x.new_empty(*x.shape[:-1], weight.shape[0])
-    _kernels(x).binary_linear(*_shape(x), _at(bits), _at(weight), weight.shape[0], _at(out))
+    native.kernels(x).binary_linear(*shape_of(x), at(bits), at(weight), weight.shape[0], at(out))
     return out
-
-
-def _signs_backward(x: Tensor, move: Tensor, binary: bool, grad: Tensor) -> tuple[Tensor, Tensor]:
-    dx, (dmove,) = torch.empty_like(x), _channels(x, 1)
-    _kernels(x).signs_backward(*_shape(x), _at(x), _at(move), binary, _at(grad), _at(dx), _at(dmove))
-    return dx, dmove
-
-
-def _grouped(weight: Tensor) -> Tensor:
-    """(C, C / groups, 3, 3) -> (groups, outputs, inputs, 9)."""
-    return weight.view(MIXER_GROUPS, -1, weight.shape[1], 9)
 
 
 def _thirds(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
     count = len(tensors) // 3
     return tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-
-
-def _channels(like: Tensor, count: int) -> list[Tensor]:
-    return [like.new_empty(like.shape[-1]) for _ in range(count)]
-
-
-def _kernels(x: Tensor) -> Any:
-    return _KERNELS[x.dtype]
-
-
-def _shape(x: Tensor) -> tuple[int, int, int]:
-    return x.numel() // x.shape[-1], x.shape[-1], torch.get_num_threads()
-
-
-def _grid(x: Tensor) -> tuple[tuple[int, ...], int]:
-    return tuple(x.shape), torch.get_num_threads()
-
-
-def _at(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _all(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [_at(tensor) for tensor in tensors]

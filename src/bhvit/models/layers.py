@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ops import TAPS
 from ..spec import Branches, ModelSpec, Norm
-from . import fused
+from . import fused, fused_grids
 from .batch_statistics import processes, shared_batch_norm
 from .quantizers import binarize_weight, sign
 
@@ -203,7 +203,7 @@ class ShiftBranches(nn.Module):
         """x + the branches of n, both (B, H, W, C)."""
         taps, shift = self.taps()
         if fused.applies(self, n):
-            return fused.cross(x, n, taps, shift, cyclic=self.kind == "shift")
+            return fused_grids.cross(x, n, taps, shift, cyclic=self.kind == "shift")
         height, width, channels = n.shape[1:]
         kernel = torch.zeros(channels, 1, 5, 5, dtype=n.dtype, device=n.device)
         for k, (row, column) in enumerate(TAPS):
