@@ -9,14 +9,14 @@ namespace {
 
 constexpr float kNormEps = 1e-5f;  // ops.NORM_EPS
 
-// Mean and 1 / deviation of T rows, `stride` numbers apart; together, because each sum alone waits for its last addition.
+// Mean and 1 / deviation of T rows; together, because each sum alone waits for its last addition.
 template <int T>
-BHVIT_INLINE void row_moments(const float* v, long stride, long channels, f32x16 (&mean)[T], f32x16 (&inverse)[T]) {
+BHVIT_INLINE void row_moments(const float* v, long channels, f32x16 (&mean)[T], f32x16 (&inverse)[T]) {
   const float count = static_cast<float>(channels);
   f32x16 sum[T];
-  for (int t = 0; t < T; t++) sum[t] = loadf(v + t * stride);
+  for (int t = 0; t < T; t++) sum[t] = loadf(v + t * channels);
   for (long c = kLanes; c < channels; c += kLanes) {
-    for (int t = 0; t < T; t++) sum[t] = sum[t] + loadf(v + t * stride + c);
+    for (int t = 0; t < T; t++) sum[t] = sum[t] + loadf(v + t * channels + c);
   }
   f32x16 squares[T];
   for (int t = 0; t < T; t++) {
@@ -25,7 +25,7 @@ BHVIT_INLINE void row_moments(const float* v, long stride, long channels, f32x16
   }
   for (long c = 0; c < channels; c += kLanes) {
     for (int t = 0; t < T; t++) {
-      const f32x16 centred = loadf(v + t * stride + c) - mean[t];
+      const f32x16 centred = loadf(v + t * channels + c) - mean[t];
       squares[t] = squares[t] + centred * centred;
     }
   }
@@ -36,7 +36,7 @@ BHVIT_INLINE void row_moments(const float* v, long stride, long channels, f32x16
 template <int T>
 BHVIT_INLINE void layer_norms(const float* v, long channels, const float* scale, const float* shift, float* out) {
   f32x16 mean[T], inverse[T];
-  row_moments<T>(v, channels, channels, mean, inverse);
+  row_moments<T>(v, channels, mean, inverse);
   for (long c = 0; c < channels; c += kLanes) {
     const f32x16 s = loadf(scale + c), b = loadf(shift + c);
     for (int t = 0; t < T; t++) {
@@ -86,7 +86,7 @@ BHVIT_INLINE void finish_linear(const Linear& l, const LinearScratch& s, Epilogu
     return;
   }
   f32x16 mean[T], inverse[T];
-  row_moments<T>(s.out, outputs, outputs, mean, inverse);
+  row_moments<T>(s.out, outputs, mean, inverse);
   for (long o = 0; o < outputs; o += kLanes) {
     const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
     f32x16 y[T];
