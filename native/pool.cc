@@ -28,7 +28,7 @@ void wait_while_equal(const std::atomic<unsigned>& value, unsigned old) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) {
+ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
   try {
     for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker_loop(i); });
   } catch (...) {
@@ -49,7 +49,12 @@ void ThreadPool::stop_workers() {
 void ThreadPool::start(const Task& task) {
   task_ = task;
   task_.ranges = std::min(task.ranges, threads() * kRangesPerThread);
-  next_.store(0, std::memory_order_relaxed);
+  long begin = 0;
+  for (long t = 0; t < threads(); t++) {
+    Share& share = shares_[static_cast<size_t>(t)];
+    share.next.store(begin, std::memory_order_relaxed);
+    share.end = begin = task_.ranges * (t + 1) / threads();
+  }
   state_.fetch_add(kTask + kOpen, std::memory_order_release);
   state_.notify_all();
   work(0);
@@ -61,9 +66,13 @@ void ThreadPool::start(const Task& task) {
 }
 
 void ThreadPool::work(int thread) {
+  for (int i = 0; i < threads(); i++) work_share(shares_[static_cast<size_t>((thread + i) % threads())], thread);
+}
+
+void ThreadPool::work_share(Share& share, int thread) {
   for (;;) {
-    const long range = next_.fetch_add(1, std::memory_order_relaxed);
-    if (range >= task_.ranges) return;
+    const long range = share.next.fetch_add(1, std::memory_order_relaxed);
+    if (range >= share.end) return;
     task_.call(task_.context, task_.count * range / task_.ranges, task_.count * (range + 1) / task_.ranges, thread);
   }
 }

@@ -20,6 +20,8 @@ class ThreadPool {
 
   // Calls body(begin, end, thread) until [0, count) is covered, in equal ranges of about `grain` items or
   // more; thread < threads() tells whose scratch to use. `body` must not throw. One caller at a time.
+  // Thread t starts with the t-th share of the items, so that from op to op it meets what lies in its own
+  // core's cache, and helps the others when it is done.
   template <class Body>
   void run(long count, long grain, const Body& body) {
     if (workers_.empty() || count <= grain) {
@@ -39,6 +41,11 @@ class ThreadPool {
     long count = 0, ranges = 1;
   };
 
+  struct alignas(64) Share {
+    std::atomic<long> next{0};  // first range that nobody took
+    long end = 0;
+  };
+
   // state_: kOpen while ranges are handed out, the workers that joined times kWorker, and above them a
   // counter of tasks. Only who joined is waited for: a worker whose core is busy elsewhere wakes to a
   // closed task and costs nothing.
@@ -46,6 +53,7 @@ class ThreadPool {
 
   void start(const Task& task);
   void work(int thread);
+  void work_share(Share& share, int thread);
   void worker_loop(int thread);
   bool join(unsigned& seen);
   void stop_workers();
@@ -53,7 +61,7 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   Task task_;                      // written by `start` only while the task is closed and nobody joined
   std::atomic<unsigned> state_{0};
-  std::atomic<long> next_{0};      // first range that nobody took
+  std::vector<Share> shares_;      // one a thread
   std::atomic<bool> stop_{false};
 };
 
