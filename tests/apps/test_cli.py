@@ -103,13 +103,13 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
 @pytest.mark.parametrize("words", [["pack", "{checkpoint}", "{out}"], ["info", "bhvit_nano"], ["report", "{run}"],
                                    ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
                                    ["demo", "--out", "{out}"]])  # fmt: skip
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(material, tmp_path, words):
+def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, words):
     out = tmp_path / "out"
     known = {**material._asdict(), "out": out}
     result = _python(_BARE_COMMAND, *(word.format(**known) for word in words))
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert "pip install 'bhvit[train]'" in result.stderr
+    assert "install bhvit with the extra 'train', for example pip install '.[train]' in its checkout" in result.stderr
     assert not out.exists()
 
 
