@@ -69,6 +69,24 @@ void check_checksum(std::string_view file, const std::string& stored) {
   require(well_formed && stored == computed, "damaged: its checksum does not match; copy or pack it again");
 }
 
+[[noreturn]] void fail_cut_short(std::string_view file, const char* claim, uint64_t needed) {
+  throw FormatError("cut short: it has " + std::to_string(file.size()) + " bytes, its header " + claim + " " +
+                    std::to_string(needed) + "; copy or download it again");
+}
+
+// Throws if tensors lie beyond the end of the file; other damage of the header, not yet checked, is passed over.
+void check_length(std::string_view file, uint64_t start, const Json& header) {
+  uint64_t needed = start;
+  for (const auto& member : header.members) {
+    const Json* offsets = member.second.find("data_offsets");
+    if (!offsets || offsets->items.size() != 2) continue;
+    const Json& end = offsets->items[1];
+    if (!end.is(Json::Kind::integer) || end.integer < 0) continue;
+    needed = std::max(needed, start + static_cast<uint64_t>(end.integer));
+  }
+  if (file.size() < needed && needed <= kMaxBytes) fail_cut_short(file, "says it needs", needed);
+}
+
 constexpr size_t bytes_each(Tensor::Type type) {
   return type == Tensor::Type::i8 ? 1 : type == Tensor::Type::f16 ? 2 : 4;
 }
@@ -106,7 +124,7 @@ Tensor read_tensor(const std::string& name, const Json& entry, std::string_view 
           where + "its offsets are damaged");
   const int64_t begin = offsets->items[0].integer, end = offsets->items[1].integer;
   require(0 <= begin && begin <= end && static_cast<uint64_t>(end) <= data.size(),
-          where + "its offsets are outside the file, which may be cut short");
+          where + "its offsets are outside the file");
   require(static_cast<uint64_t>(end - begin) == bytes, where + "its shape does not fit its offsets");
   tensor.bytes = data.substr(static_cast<size_t>(begin), bytes);
   return tensor;
@@ -279,10 +297,11 @@ void Tensor::copy_floats(float* values) const {
 Model read_model(std::string_view file) {
   uint64_t length = 0;
   std::memcpy(&length, file.data(), std::min<size_t>(file.size(), 8));
-  require(file.size() >= 8 && file.size() <= kMaxBytes && length >= 2 && length <= kMaxHeader &&
-              length <= file.size() - 8,
-          "not a .bhv file, or cut short: " + std::to_string(file.size()) + " bytes, of which the header claims " +
-              std::to_string(length));
+  require(file.size() >= 8,
+          "not a .bhv file: " + std::to_string(file.size()) + " bytes hold no header; copy or download it again");
+  require(file.size() <= kMaxBytes && length >= 2 && length <= kMaxHeader && (file.size() == 8 || file[8] == '{'),
+          "not a .bhv file: it does not begin as one, or is too large; `bhvit pack` makes one");
+  if (file.size() < 8 + length) fail_cut_short(file, "alone needs", 8 + length);
   Json header;
   try {
     header = parse_json(file.substr(8, length));
@@ -298,6 +317,7 @@ Model read_model(std::string_view file) {
   const Json* version = metadata.find("version");
   require(version && version->is(Json::Kind::string) && version->string == kVersion,
           "another version; this bhvit reads version '1': pack it again");
+  check_length(file, 8 + length, header);  // first: a file that is cut short has another checksum, too
   check_checksum(file, text_of(metadata, "checksum"));
 
   Model model;

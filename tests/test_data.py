@@ -175,14 +175,19 @@ def test_damaged_images_are_named_and_skipped_or_refused(tmp_path):
     dataset = open_dataset(tmp_path, "all", warn=lines.append)
     assert len(dataset) == 20
     assert len(dataset.skipped) == 4
-    assert "skipped 4 of 24" in lines[-1]
+    assert lines[-1] == f"skipped 4 of the 24 images of {tmp_path}; --strict refuses them"
+    for split in ("train", "test"):
+        part = open_dataset(tmp_path, split, warn=lines.append)
+        count = len(part.skipped)
+        said = f"skipped {count} of the {len(part) + count} images of the split {split} of {tmp_path}; "
+        assert lines[-1].startswith(said)
     for name in ("short.jpg", "notes.txt", "empty.png", "corrupt.png"):
         assert any(name in line for line in lines)
     assert "--strict" in refused(tmp_path, "all", strict=True)
     for name in ("cat", "dog"):
         for path in (tmp_path / name).glob("*.jpeg"):
             path.unlink()
-    assert "none of its 4 files" in refused(tmp_path, "all")
+    assert f"none of the 4 files of {tmp_path} is a whole image" in refused(tmp_path, "all")
 
 
 def test_damaged_images_in_parquet(tmp_path):

@@ -69,8 +69,18 @@ def test_safetensors_opens_it_and_large_tensors_are_aligned(data: bytes, tmp_pat
 
 @pytest.mark.parametrize("share", [0.0, 1e-5, 0.001, 0.01, 0.3, 0.9, 0.99999])
 def test_a_file_cut_short_is_refused(data: bytes, share: float) -> None:
-    with pytest.raises(FormatError):
-        format.from_bytes(data[: int(len(data) * share)])
+    length, header = int(len(data) * share), 8 + int.from_bytes(data[:8], "little")
+    claim = f"alone needs {header}" if length < header else f"says it needs {len(data)}"
+    said = f"cut short: it has {length} bytes, its header {claim}; copy or download it again"
+    with pytest.raises(FormatError, match=said if length >= 8 else f"not a .bhv file: {length} bytes hold no header"):
+        format.from_bytes(data[:length])
+
+
+def test_damaged_offsets_are_not_taken_for_a_cut(data: bytes) -> None:
+    for offsets in ([0, 10**12], [0, "x"], [0], 7, None):
+        changed = _with_header(data, lambda header, offsets=offsets: header["head.bias"].update(data_offsets=offsets))
+        with pytest.raises(FormatError, match="not a whole safetensors file"):
+            format.from_bytes(changed)
 
 
 def test_any_flipped_byte_is_found(data: bytes) -> None:

@@ -112,6 +112,7 @@ def test_classify_needs_no_model(picture: Path, capsys: pytest.CaptureFixture[st
         (["demo", "--data", "photos"], "--pretrained"),
         (["demo", "--pretrained", "--data", "missing"], "missing"),
         (["eval", "cifar100", "--data", "digits"], "cifar100"),
+        (["eval", "cifar10", "--data", "missing"], "there is no missing"),
         (["train", "--data", "digits", "--init", "cifar11", "--out", "out"], "cifar11"),
         (["train", "--data", "digits", "--recipe", "finetune", "--out", "out"], "the recipe finetune"),
     ],
@@ -124,7 +125,22 @@ def test_mistakes_are_named_in_a_line(
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+    assert captured.out == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["cifar10"], [], ["--strict"]])
+def test_a_damaged_image_is_the_only_line(
+    words: list[str], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(picture.read_bytes()[:60])
+    assert main(["classify", *words, str(damaged)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"bhvit: {damaged}")
+    assert captured.err.count("\n") == 1
+    assert main(["classify", str(damaged), str(picture), str(picture)]) == 2
+    assert capsys.readouterr().err.count("packaged model cifar10") == 1
 
 
 def test_the_demo_of_it_trains_nothing(

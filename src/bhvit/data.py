@@ -127,7 +127,8 @@ def open_dataset(
         raise UserError(f"{source} has a single class ({names[0]}): a classifier needs two or more")
     if class_names is not None:
         labels, names = _match_classes(str(source), labels, found, class_names), tuple(class_names)
-    dataset = _without_damaged(Dataset(found.store, indices, labels, names), str(source), strict, warn or _to_stderr)
+    dataset = Dataset(found.store, indices, labels, names)
+    dataset = _without_damaged(dataset, str(source), split, strict, warn or _to_stderr)
     if split == "train":
         counts = np.bincount(dataset.labels, minlength=len(names))
         if class_names is None and not found.numbered and (counts == 0).any():
@@ -403,20 +404,21 @@ def _match_classes(source: str, labels: Labels, found: _Found, known: Sequence[s
     return np.asarray(table[labels])
 
 
-def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) -> Dataset:
+def _without_damaged(dataset: Dataset, source: str, split: str, strict: bool, warn: Warn) -> Dataset:
     if isinstance(dataset.store, ArrayStore):
         return dataset
     found = find_damaged(dataset.store, dataset.indices, source, first_only=strict)
     if not found:
         return dataset
     damaged = list(found.values())
+    part = source if split == "all" else f"the split {split} of {source}"  # what is counted here
     if strict:
         raise UserError(f"{damaged[0]} (refused because of --strict)")
     if len(damaged) == len(dataset):
-        raise UserError(f"{source}: none of its {len(dataset)} files is a whole image: {damaged[0]}")
+        raise UserError(f"none of the {len(dataset)} files of {part} is a whole image: {damaged[0]}")
     for line in damaged:
         warn(f"skipped: {line}")
-    warn(f"skipped {len(damaged)} of {len(dataset)} images of {source}; --strict refuses them")
+    warn(f"skipped {len(damaged)} of the {len(dataset)} images of {part}; --strict refuses them")
     kept = dataset.subset([index for index in range(len(dataset)) if index not in found])
     kept.skipped = tuple(damaged)
     return kept

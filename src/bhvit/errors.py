@@ -21,5 +21,8 @@ class MissingExtraError(UserError, ImportError):
 
 
 def require_extra(module: str, extra: str) -> MissingExtraError:
-    """The error for an absent optional dependency, with the command that installs it."""
-    return MissingExtraError(f"this needs {module}, which is not installed: pip install 'bhvit[{extra}]'")
+    """The error for an absent optional dependency, with what installs it from wherever bhvit came."""
+    return MissingExtraError(
+        f"this needs {module}, which is not installed: install bhvit with the extra '{extra}', "
+        f"for example pip install '.[{extra}]' in its checkout"
+    )

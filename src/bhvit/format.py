@@ -209,7 +209,9 @@ def read(path: str | Path) -> PackedModel:
 
 def from_bytes(data: bytes) -> PackedModel:
     """The model in the bytes of a `.bhv` file. Raises FormatError saying what is wrong."""
-    metadata = _read_metadata(data)
+    fields = _read_header(data)
+    metadata = fields["__metadata__"]
+    _check_length(data, fields)  # first: a file that is cut short has another checksum, too
     stored = b'"checksum":"%s"' % metadata["checksum"].encode()
     if f"{zlib.crc32(data.replace(stored, _NO_CHECKSUM, 1)):08x}" != metadata["checksum"]:
         raise FormatError("damaged: its checksum does not match; copy or pack it again")
@@ -228,7 +230,7 @@ def describe(data: bytes) -> Description:
 
     Raises FormatError or UserError if the header or a description in it is damaged.
     """
-    return Description(**_description(_read_metadata(data)))
+    return Description(**_description(_read_header(data)["__metadata__"]))
 
 
 def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -239,13 +241,18 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _read_metadata(data: bytes) -> dict[str, str]:
-    """The `__metadata__` of a file, its format and version checked."""
+def _read_header(data: bytes) -> dict[str, Any]:
+    """The header of a file, the format, the version and the keys of its `__metadata__` checked."""
     length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or len(data) > MAX_BYTES or not 2 <= length <= min(MAX_HEADER, len(data) - 8):
-        raise FormatError(f"not a .bhv file, or cut short: {len(data)} bytes, of which the header claims {length}")
+    if len(data) < 8:
+        raise FormatError(f"not a .bhv file: {len(data)} bytes hold no header; copy or download it again")
+    if len(data) > MAX_BYTES or not 2 <= length <= MAX_HEADER or data[8:9] not in (b"{", b""):
+        raise FormatError("not a .bhv file: it does not begin as one, or is too large; `bhvit pack` makes one")
+    if len(data) < 8 + length:
+        raise _cut_short(data, f"alone needs {8 + length}")
     try:
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        fields: dict[str, Any] = json.loads(data[8 : 8 + length])
+        metadata = fields["__metadata__"]
         if metadata["format"] != "bhvit":
             raise KeyError("format")
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -255,7 +262,21 @@ def _read_metadata(data: bytes) -> dict[str, str]:
     for key in METADATA:
         if not isinstance(metadata.get(key), str):
             raise FormatError(f"the header lacks {key}")
-    return metadata
+    return fields
+
+
+def _check_length(data: bytes, fields: Mapping[str, Any]) -> None:
+    """Raises FormatError if tensors lie beyond the end; other damage of the header, not yet checked, is passed over."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    offsets = [entry.get("data_offsets") for entry in fields.values() if isinstance(entry, dict)]
+    ends = [pair[1] for pair in offsets if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)]
+    needed = start + max(ends, default=0)
+    if len(data) < needed <= MAX_BYTES:
+        raise _cut_short(data, f"says it needs {needed}")
+
+
+def _cut_short(data: bytes, claim: str) -> FormatError:
+    return FormatError(f"cut short: it has {len(data)} bytes, its header {claim}; copy or download it again")
 
 
 def _names(metadata: Mapping[str, str]) -> tuple[str, ...]:

@@ -13,12 +13,16 @@ from typing import Any, Literal
 from .errors import UserError, require_extra
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """What to add to "there is no ..." : the nearest of `names`, or all of them if none is near."""
-    names = list(names)
+def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
+    """What to add to "there is no ..." : the nearest of `names`, or all of them if none is near.
+
+    `marks` are characters that names begin with and that make none near: the dashes of options.
+    """
+    bare = {known.lstrip(marks): known for known in names}
+    name = name.lstrip(marks)
     # Letters in another order are near, however short the name.
-    near = difflib.get_close_matches(name, names, n=1) or [n for n in names if sorted(n) == sorted(name)]
-    return f"; did you mean {near[0]}?" if near else f"; known: {', '.join(names)}"
+    near = difflib.get_close_matches(name, bare, n=1) or [n for n in bare if sorted(n) == sorted(name)]
+    return f"; did you mean {bare[near[0]]}?" if near else f"; known: {', '.join(bare.values())}"
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:

@@ -52,14 +52,44 @@ def test_version(bhvit):
     assert bhvit("--version") == (0, f"bhvit {package.__version__}\n", "")
 
 
-@pytest.mark.parametrize("words", [[], ["nonsense"], ["pack"], ["bench", "m.bhv", "--threads", "0"],
-                                   ["bench", "m.bhv", "--seconds", "-1"], ["classify", "m.bhv", "i", "--top", "x"],
-                                   ["verify", "c", "m", "--data", "d", "--threshold", "101"]])  # fmt: skip
-def test_bad_arguments_are_status_2(bhvit, words):
+def test_without_arguments_the_help_is_printed(bhvit):
+    assert bhvit() == bhvit("--help")
+    assert bhvit().status == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["evla", "m.bhv"], "there is no verb 'evla'; did you mean eval? (`bhvit --help` explains more)"),
+    (["cat.jpg"], "there is no verb 'cat.jpg'; known: demo, train, eval"),
+    ([""], "there is no verb ''"),
+    (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
+    (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
+    (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
+    (["bench", "m.bhv", "-threads=2"], "`bhvit bench` has no option -threads; did you mean --threads?"),
+    (["eval", "m.bhv", "--dta", "digits"], "did you mean --data?"),
+    (["eval", "m.bhv", "--dta=my photos"], "did you mean --data?"),
+    (["train", "--nope"], "`bhvit train` has no option --nope; known: -h, --help, --data"),
+    (["train"], "required: --out (`bhvit train --help` explains more)"),
+    (["pack"], "required: checkpoint"),
+    (["--"], "required: VERB"),
+    (["pack", "a", "b", "c", "d"], "cannot place c d: too many arguments"),
+    (["classify", "m.bhv", "--top", "1", "cat.jpg"], "cannot place cat.jpg: too many arguments, or options stand"),
+    (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
+    (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
+    (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
+    (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
+    (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: invalid int value: 'x'"),
+    (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
+    (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
+])  # fmt: skip
+def test_mistakes_in_the_arguments_are_one_line(refused, words, said):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize("words", [["eval", "--help", "--nope"], ["train", "--epoch", "3", "-h"], ["--help", "evla"]])
+def test_help_is_given_beside_names_that_are_wrong(bhvit, words):
     answer = bhvit(*words)
-    assert answer.status == 2
-    assert "error:" in answer.err
-    assert "Traceback" not in answer.err
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("usage: bhvit")
 
 
 def test_classify_info_pack_help_and_bench_work_without_torch(material):
@@ -73,13 +103,13 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
 @pytest.mark.parametrize("words", [["pack", "{checkpoint}", "{out}"], ["info", "bhvit_nano"], ["report", "{run}"],
                                    ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
                                    ["demo", "--out", "{out}"]])  # fmt: skip
-def test_a_missing_extra_is_named_with_the_command_that_installs_it(material, tmp_path, words):
+def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, words):
     out = tmp_path / "out"
     known = {**material._asdict(), "out": out}
     result = _python(_BARE_COMMAND, *(word.format(**known) for word in words))
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
-    assert "pip install 'bhvit[train]'" in result.stderr
+    assert "install bhvit with the extra 'train', for example pip install '.[train]' in its checkout" in result.stderr
     assert not out.exists()
 
 

@@ -128,10 +128,10 @@ def test_what_cannot_be_described_is_refused(refused, words, said):
 def test_foreign_and_damaged_files_are_refused(refused, material, tmp_path):
     foreign = tmp_path / "notes.bhv"
     foreign.write_text("these are notes, not a model")
-    assert "notes.bhv" in refused("info", foreign)
+    assert "notes.bhv: not a .bhv file" in refused("info", foreign)
     cut = tmp_path / "cut.bhv"
     cut.write_bytes(material.model.read_bytes()[:-100])
-    assert "cut.bhv" in refused("info", cut)
+    assert "cut.bhv: cut short: it has" in refused("info", cut)
     assert "is a folder" in refused("info", tmp_path)
     assert "go with a model's name" in refused("info", material.model, "--img-size", "64")
 

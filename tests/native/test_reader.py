@@ -75,6 +75,30 @@ def test_cut_anywhere(data: bytes) -> None:
     refused(data + b"\0")
 
 
+def test_both_readers_say_how_much_is_missing(data: bytes) -> None:
+    header = 8 + int.from_bytes(data[:8], "little")
+    alone, whole = f"its header alone needs {header}", f"its header says it needs {len(data)}"
+    for length, said in ((8, alone), (100, alone), (header - 1, alone), (header, whole), (len(data) - 1, whole)):
+        refused(data[:length], f"^cut short: it has {length} bytes, {said}; copy or download it again$")
+        with pytest.raises(FormatError) as native:
+            _native.Program(data[:length])
+        with pytest.raises(FormatError) as python:
+            format.from_bytes(data[:length])
+        assert str(native.value) == str(python.value)
+
+
+@pytest.mark.parametrize(
+    "foreign", [b"", b"{", b"\xff\xd8\xff\xe0" + bytes(1000), b"these are notes, not a model", bytes(64)]
+)
+def test_both_readers_call_foreign_files_so(foreign: bytes) -> None:
+    refused(foreign, "^not a .bhv file: ")
+    with pytest.raises(FormatError) as native:
+        _native.Program(foreign)
+    with pytest.raises(FormatError) as python:
+        format.from_bytes(foreign)
+    assert str(native.value) == str(python.value)
+
+
 def test_any_flipped_byte_of_the_header(data: bytes) -> None:
     length = int.from_bytes(data[:8], "little")
     damaged = bytearray(data)

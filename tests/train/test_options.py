@@ -253,6 +253,6 @@ def test_the_log_is_there_for_tensorboard(config, tmp_path):
 
 def test_tensorboard_that_is_absent_is_named(config, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"pip install 'bhvit\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"with the extra 'tensorboard', for example pip install '\.\[tensorboard\]'"):
         train(config(epochs=1, out=str(tmp_path / "run"), tensorboard=True), quiet=True)
     assert not (tmp_path / "run").exists()

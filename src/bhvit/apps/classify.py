@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     model, images = _split(args.images)
     paths = find_images(images)
     session = Session(model, threads=args.threads, isa=args.isa)
-    if not args.json and model == Path(packaged.DEFAULT):
-        print(f"packaged model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
+    introduce = not args.json and model == Path(packaged.DEFAULT)  # before the first answer: an error stands alone
     progress = Progress("classifying")
     answers: list[dict[str, Any]] = []
     damaged = 0
@@ -63,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
         })  # fmt: skip
         if not args.json:
             progress.clear()
+            if introduce:
+                print(f"packaged model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
+                introduce = False
             _show(path, classes)
     progress.clear()
     if args.json:

@@ -1,7 +1,7 @@
 """`bhvit`: the command line. Each verb is a module of this folder with `add_parser(subparsers)`.
 
 Exit status: 0 done; 1 the answer is no (verification or the demo failed); 2 a bad argument or file,
-with one line on standard error; 130 interrupted.
+with one line on standard error; 130 interrupted. Without any argument the help is printed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from ..errors import UserError, require_extra
+from .arguments import Parser
 
 _SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
 VERBS = {verb: verb for verb in _SAME} | {"import": "import_weights"}
@@ -38,11 +39,11 @@ first steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status."""
     try:
-        args = build_parser().parse_args(argv)
+        args = build_parser().parse((sys.argv[1:] if argv is None else argv) or ["--help"])
         status: int = args.run(args)
         sys.stdout.flush()
         return status
-    except SystemExit as error:  # argparse: --help, --version and bad arguments
+    except SystemExit as error:  # argparse: --help and --version
         return error.code if isinstance(error.code, int) else 2
     except UserError as error:
         return _fail(str(error))
@@ -72,15 +73,14 @@ OTHERS_WAIT = 10.0
 """Seconds until a process of torchrun's that is not the first says why it fails."""
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The parser of all verbs; each sets `run`, a function of the parsed arguments."""
-    parser = argparse.ArgumentParser(
-        prog="bhvit", description=_DESCRIPTION, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(prog="bhvit", description=_DESCRIPTION, epilog=_EXAMPLE)
     parser.add_argument("--version", action=_Version)
     subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for module in VERBS.values():
         importlib.import_module(f".{module}", __package__).add_parser(subparsers)
+    parser.verbs = subparsers.choices
     return parser
 
 

@@ -27,7 +27,6 @@ def verb(subparsers: Subparsers, name: str, summary: str, description: str, exam
         help=summary,
         description=description,
         epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
 

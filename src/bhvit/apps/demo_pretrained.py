@@ -27,9 +27,9 @@ def demo_pretrained(data: str) -> int:
     path = packaged.find(packaged.DEFAULT, ".bhv")
     file = format.read(path)
     session = Session(path, threads=os.cpu_count() or 1)
+    dataset = open_dataset(data, "test", class_names=session.class_names)
     print(f"{describe(file.spec)}, {size_text(path.stat().st_size)}: {path}")
     print(f"its card: {path.with_suffix('.md')}")
-    dataset = open_dataset(data, "test", class_names=session.class_names)
 
     progress = Progress("evaluating")
     metrics = evaluate(session, dataset, file.preprocess, progress=progress)

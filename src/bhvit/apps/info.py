@@ -140,7 +140,8 @@ def _open(args: argparse.Namespace) -> _Subject:
             described=describe_spec(model.spec, model.class_names, model.preprocess),
             size=(folder / WEIGHTS).stat().st_size,
         )
-    metadata, size = safetensors_metadata(path), path.stat().st_size
+    # What is wrong with a packed file its own reader says better.
+    metadata = {} if path.suffix == ".bhv" else safetensors_metadata(path)
     if "bhvit-checkpoint" in metadata:
         try:
             saved = json.loads(metadata["bhvit-checkpoint"])
@@ -149,12 +150,12 @@ def _open(args: argparse.Namespace) -> _Subject:
             preprocess = Preprocess.from_json(saved["preprocess"]) if "preprocess" in saved else None
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path} is damaged: its description cannot be read") from None
-        return _Subject(described=describe_spec(spec, names, preprocess), size=size)
+        return _Subject(described=describe_spec(spec, names, preprocess), size=path.stat().st_size)
     from .. import format
     from ..costs import bytes_by_kind
 
     packed = format.read(path)
-    kinds = bytes_by_kind(packed)
+    kinds, size = bytes_by_kind(packed), path.stat().st_size
     return _Subject(described=packed, size=size, kinds={**kinds, "header": size - sum(kinds.values())})
 
 

@@ -44,7 +44,7 @@ bhvit.pack(model, "model.bhv")
 bhvit.Session("model.bhv").classify("picture.jpg")
 ```
 
-With [transformers](https://huggingface.co/docs/transformers), after `pip install 'bhvit[transformers]'`:
+With [transformers](https://huggingface.co/docs/transformers), where bhvit is installed with its extra `transformers`:
 
 ```python
 import bhvit
