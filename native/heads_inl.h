@@ -70,9 +70,11 @@ struct QueryScratch {
         planes(scratch.take<u32>(kMaxBlock * 3 * h.key_words)) {}
 };
 
-// One head: its distances, softmax and levels; `planes` is [key word][P*query + plane], and sums[t][p] their set bits.
+// One head: its distances, of which `minimum` are the least, softmax and levels; `planes` is
+// [key word][P*query + plane], and sums[t][p] their set bits. Queries go side by side, because each waits for its sum.
 template <int T, int P>
-BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, u32* planes, int32_t (&sums)[T][P]) {
+BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, const i32x16 (&minimum)[T], u32* planes,
+                                 int32_t (&sums)[T][P]) {
   const long last = h.depth;  // of exp_table
   const long keys16 = round_up(h.keys, kLanes);
   const f32x16 scale = splatf(h.level_scale[head]), shift = splatf(h.level_shift[head]);
@@ -82,37 +84,38 @@ BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, 
   if (keys16 % kWordBits) {  // the last word's upper half has no vector of its own
     for (int i = 0; i < P * T; i++) planes[(h.key_words - 1) * P * T + i] = 0;
   }
-  for (int t = 0; t < T; t++) {
-    int32_t* const row = distances + t * keys16;
-    i32x16 nearest = loadi(row);
-    for (long j = kLanes; j < keys16; j += kLanes) nearest = min(nearest, loadi(row + j));
-    const int32_t minimum = min_lanes(nearest);
-
-    f32x16 total = zero;
-    for (long j = 0; j < keys16; j += kLanes) {
-      const i32x16 distance = loadi(row + j) - splati(minimum);
+  f32x16 total[T], inverse[T];
+  for (int t = 0; t < T; t++) total[t] = zero;
+  for (long j = 0; j < keys16; j += kLanes) {
+    const i32x16 present = loadi(kFirstLanes[h.keys - j < kLanes ? h.keys - j : kLanes]);
+    for (int t = 0; t < T; t++) {
+      int32_t* const at = distances + t * keys16 + j;
       // Lanes without a key look up the last entry, which the mask of real keys then clears.
-      const i32x16 index = min(distance, splati(static_cast<int32_t>(last)));
-      f32x16 e = look_up(exp_table, index);
-      if (j + kLanes > h.keys) e = as_float(as_int(e) & loadi(kFirstLanes[h.keys - j]));
-      store(row + j, as_int(e));
-      total = total + e;
+      const i32x16 index = min(loadi(at) - minimum[t], splati(static_cast<int32_t>(last)));
+      const i32x16 e = as_int(look_up(exp_table, index)) & present;
+      store(at, e);
+      total[t] = total[t] + as_float(e);
     }
-    const f32x16 inverse = splatf(1.0f / sum_lanes(total));
-    for (int p = 0; p < P; p++) sums[t][p] = 0;
-    for (long j = 0; j < keys16; j += kLanes) {
-      const f32x16 e = as_float(loadi(row + j)), value = (e * inverse) * scale + shift;
+  }
+  for (int t = 0; t < T; t++) inverse[t] = splatf(1.0f / sum_lanes(total[t]));
+  for (long j = 0; j < keys16; j += kLanes) {
+    const i32x16 present = loadi(kFirstLanes[h.keys - j < kLanes ? h.keys - j : kLanes]);
+    for (int t = 0; t < T; t++) {
+      const f32x16 e = loadf(reinterpret_cast<const float*>(distances) + t * keys16 + j);
+      const f32x16 value = (e * inverse[t]) * scale + shift;
       // Clamping first gives the same level and keeps the value small enough to round with `magic`.
-      i32x16 level = as_int(min(max(value, zero), highest) + magic);
-      if (j + kLanes > h.keys) level = level & loadi(kFirstLanes[h.keys - j]);
+      const i32x16 level = as_int(min(max(value, zero), highest) + magic) & present;
       u32 masks[3] = {mask_bit<0>(level), 0, 0};
       if (P == 2) masks[1] = mask_bit<1>(level);
       if (P == 3) masks[1] = mask_ge(e, splatf(kGsbUpper)), masks[2] = mask_ge(e, splatf(kGsbHigh));
       u16* half = halves + (j / kWordBits * P * T + P * t) * 2 + j / kLanes % 2;
-      for (int p = 0; p < P; p++) {
-        sums[t][p] += __builtin_popcount(masks[p]);
-        half[2 * p] = static_cast<uint16_t>(masks[p]);
-      }
+      for (int p = 0; p < P; p++) half[2 * p] = static_cast<uint16_t>(masks[p]);
+    }
+  }
+  for (int t = 0; t < T; t++) {
+    for (int p = 0; p < P; p++) {
+      sums[t][p] = 0;
+      for (long w = 0; w < h.key_words; w++) sums[t][p] += __builtin_popcount(planes[(w * T + t) * P + p]);
     }
   }
 }
@@ -123,6 +126,8 @@ template <int T, int P, class Epilogue>
 BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, const u32* key_tiles,
                               const u32* value_tiles, const QueryScratch& s, Epilogue epilogue) {
   const long depth_words = h.depth / kWordBits, keys16 = round_up(h.keys, kLanes);
+  i32x16 least[T];
+  for (int t = 0; t < T; t++) least[t] = splati(kNoKey);
   for (long j = 0; j < keys16; j += kLanes) {
     i32x16 acc[T];
     for (int t = 0; t < T; t++) acc[t] = splati(0);
@@ -132,11 +137,13 @@ BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, 
         const i32x16 present = loadi(kFirstLanes[h.keys - j]);
         acc[t] = (acc[t] & present) | (splati(kNoKey) & (present ^ splati(-1)));
       }
+      least[t] = min(least[t], acc[t]);
       store(s.distances + t * keys16 + j, acc[t]);
     }
   }
+  for (int t = 0; t < T; t++) least[t] = splati(min_lanes(least[t]));
   int32_t sums[T][P];
-  softmax_levels<T, P>(h, head, s.distances, s.planes, sums);
+  softmax_levels<T, P>(h, head, s.distances, least, s.planes, sums);
   for (long i = 0; i < h.depth; i += kLanes) {
     i32x16 counts[P][T];
     for (int p = 0; p < P; p++) {

@@ -65,11 +65,13 @@ template <int T>
 BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&y)[T], const float* mean,
                            const float* const (&taps)[T][kTaps]) {
   const f32x16 slope = loadf(a.slope2 + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
-  for (int t = 0; t < T; t++) {
+  f32x16 weight[kTaps];
+  for (long k = 0; k < kTaps; k++) weight[k] = loadf(a.taps + k * a.channels + c);
+  float* x = a.x + first * a.channels + c;
+  for (int t = 0; t < T; t++, x += a.channels) {
     const f32x16 z = prelu(y[t] + loadf(mean + c * T + t * kLanes), slope);
-    f32x16 cross = loadf(taps[t][0] + c) * loadf(a.taps + c);
-    for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * loadf(a.taps + k * a.channels + c);
-    float* x = a.x + (first + t) * a.channels + c;
+    f32x16 cross = loadf(taps[t][0] + c) * weight[0];
+    for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * weight[k];
     store(x, (loadf(x) + (z * out_scale + out_shift)) + cross);
   }
 }
