@@ -68,6 +68,12 @@ struct NormArgs {
   float* n;
 };
 
+// Batch norm of what an op leaves in x, done by it for the op that follows: n = x*scale + shift. n is null if nobody asks.
+struct NextNorm {
+  const float *scale, *shift;  // [channels]
+  float* n;                    // [height*width][channels]
+};
+
 // mixer: `mixer_bits` (items are rows) fills the planes, then `mixer_conv` (items are rows) adds to x. Where activations
 // or weights are numbers, `mixer_values` fills `values` from n, and `mixer_conv_float` adds.
 //
@@ -94,6 +100,7 @@ struct MixerArgs {
   float* values;
   const float* source;                   // x, or n where `values` are made or layer norm came first
   float* x;
+  NextNorm next;                         // with batch norm
   // Scratch of one thread, bytes, each part rounded up to 64: 4 * 3 * groups * words * row_stride, and with layer norm
   // 4 * width * channels.
   long row_stride;  // tokens of a row rounded up to 16
@@ -139,9 +146,10 @@ struct Heads {
 };
 
 // attention: norm into `n`, then `attention_pool` (items are global tokens), `attention_project` (items
-// are tokens, the global ones last), `attention_heads` (items are heads), `attention_output` (tokens).
-// With layer norm or numbers: `attention_project_general`, then `attention_heads` leaves I in `products`, which
-// `attention_context` (items are windows * keys) and `attention_average` (global tokens) turn into c and cg.
+// are tokens, the global ones last), `attention_heads` (items are windows * heads, window by window),
+// `attention_average` (items are global tokens), `attention_output` (tokens).
+// With layer norm or numbers: `attention_project_general`, and `attention_heads` leaves I in `products`, which
+// `attention_context` (items are windows * keys) turns into c.
 struct AttentionArgs {
   long height, width, channels, window_h, window_w, windows;
   Heads heads;
@@ -153,11 +161,14 @@ struct AttentionArgs {
   const float *mix_local, *mix_global, *mix_shift, *proj_slope, *out_scale, *out_shift;
   float* n;         // [height*width + windows][channels]: the grid, then the global tokens
   float* context;   // same shape: zs, which is turned into c for the grid's tokens
-  float* pooled;    // [windows][channels]: cg
+  float* pooled;    // [windows][channels]: cg, the mean over windows
   uint16_t* signs;  // [3][height*width + windows][channels/16]
   float* values;    // [3][height*width + windows][channels]: q, k and v that are numbers
   float* products;  // [windows][keys][channels], or null
+  float* globals;   // [window][global token][channels], windows globals_stride apart: c of global tokens, which are the
+  long globals_stride;  // last rows of a window's `products` if there are such
   float* x;
+  NextNorm next;
   // Scratch of one thread, bytes, each part rounded up to 64: of `project` kMaxBlock * (4*channels + 3*channels/8), or
   // kMaxBlock*4*channels and a Linear; of `output` the latter; of `heads` that of Heads, and 4*keys32.
 };

@@ -57,6 +57,21 @@ BHVIT_INLINE void layer_norm_rows(const float* v, long rows, long channels, cons
   for (; row < rows; row++) layer_norm(v + row * channels, channels, scale, shift, out + row * channels);
 }
 
+// NextNorm at channels c to c + 15.
+struct NextOutputs {
+  float* n;
+  f32x16 scale, shift;
+  BHVIT_INLINE NextOutputs(const NextNorm& next, long c)
+      : n(next.n), scale(next.n ? loadf(next.scale + c) : splatf(0.0f)),
+        shift(next.n ? loadf(next.shift + c) : splatf(0.0f)) {}
+};
+
+// An op leaves `value` in x.
+BHVIT_INLINE void leave(float* x, long at, const f32x16& value, const NextOutputs& next) {
+  store(x + at, value);
+  if (next.n) store(next.n + at, value * next.scale + next.shift);
+}
+
 // Sets 16 channels' bits in a list of 32-bit words [word][token] of T tokens.
 template <int T>
 BHVIT_INLINE void set_bits(u32* bits, int t, long c, u32 mask) {

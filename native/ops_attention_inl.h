@@ -127,8 +127,7 @@ BHVIT_INLINE void window_products(const AttentionArgs& a, long window, long firs
     if (row < tokens) {
       store(context, value);
     } else {
-      float* pooled = a.pooled + (row - tokens) * a.channels + c;
-      store(pooled, loadf(pooled) + value);
+      store(a.globals + window * a.globals_stride + (row - tokens) * a.channels + c, value);
     }
   }
 }
@@ -155,55 +154,43 @@ void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
   int32_t* row_of = scratch.take<int32_t>(h.key_words * kWordBits);
   const u32_alias* signs = reinterpret_cast<const u32_alias*>(a.signs);
 
-  for (long head = begin; head < end; head++) {
-    for (long window = 0; window < a.windows; window++) {
-      for (long j = 0; j < h.keys; j++) row_of[j] = static_cast<int32_t>(key_row(a, window, j));
-      if constexpr (P) {
-        const u32_alias* q = signs + head * depth_words;
-        const u32_alias* k = q + rows * row_words;
-        tile_keys(h, k, k + rows * row_words, row_words, [&](long j) { return row_of[j]; }, key_tiles, value_tiles);
-        for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
-          for (int t = 0; t < T; t++) {
-            for (long w = 0; w < depth_words; w++) s.bits[w * T + t] = q[row_of[first + t] * row_words + w];
-          }
-          attend_bits<T, P>(h, head, s.bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
-            window_products<T>(a, window, first, row_of, head * h.depth + i, y);
-          });
+  for (long item = begin; item < end; item++) {
+    const long window = item / h.heads, head = item % h.heads;
+    for (long j = 0; j < h.keys; j++) row_of[j] = static_cast<int32_t>(key_row(a, window, j));
+    if constexpr (P) {
+      const u32_alias* q = signs + head * depth_words;
+      const u32_alias* k = q + rows * row_words;
+      tile_keys(h, k, k + rows * row_words, row_words, [&](long j) { return row_of[j]; }, key_tiles, value_tiles);
+      for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
+        for (int t = 0; t < T; t++) {
+          for (long w = 0; w < depth_words; w++) s.bits[w * T + t] = q[row_of[first + t] * row_words + w];
+        }
+        attend_bits<T, P>(h, head, s.bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
+          window_products<T>(a, window, first, row_of, head * h.depth + i, y);
         });
-      } else {
-        const float* q = a.values + head * h.depth;
-        const float *k = q + rows * a.channels, *v = k + rows * a.channels;
-        tile_key_values(h, [&](long j) { return k + row_of[j] * a.channels; }, key_values);
-        for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
-          attend_values<T>(
-              h, [&](int t) { return q + row_of[first + t] * a.channels; }, key_values,
-              [&](long j) { return v + row_of[j] * a.channels; }, s, [&](long i, const f32x16(&y)[T]) {
-                window_products<T>(a, window, first, row_of, head * h.depth + i, y);
-              });
-        });
-      }
+      });
+    } else {
+      const float* q = a.values + head * h.depth;
+      const float *k = q + rows * a.channels, *v = k + rows * a.channels;
+      tile_key_values(h, [&](long j) { return k + row_of[j] * a.channels; }, key_values);
+      for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
+        attend_values<T>(
+            h, [&](int t) { return q + row_of[first + t] * a.channels; }, key_values,
+            [&](long j) { return v + row_of[j] * a.channels; }, s, [&](long i, const f32x16(&y)[T]) {
+              window_products<T>(a, window, first, row_of, head * h.depth + i, y);
+            });
+      });
     }
   }
 }
 
 void attention_heads(const AttentionArgs& args, long begin, long end, void* memory) {
   const AttentionArgs a = args;
-  const long first = begin * a.heads.depth, last = end * a.heads.depth;
-  for (long g = 0; g < a.windows; g++) {
-    for (long c = first; c < last; c += kLanes) store(a.pooled + g * a.channels + c, splatf(0.0f));
-  }
   switch (a.heads.planes) {
-    case 0: window_heads<0>(a, begin, end, memory); break;
-    case 1: window_heads<1>(a, begin, end, memory); break;
-    case 2: window_heads<2>(a, begin, end, memory); break;
-    default: window_heads<3>(a, begin, end, memory);
-  }
-  if (a.products) return;
-  for (long g = 0; g < a.windows; g++) {
-    for (long c = first; c < last; c += kLanes) {
-      float* pooled = a.pooled + g * a.channels + c;
-      store(pooled, loadf(pooled) / splatf(static_cast<float>(a.windows)));
-    }
+    case 0: return window_heads<0>(a, begin, end, memory);
+    case 1: return window_heads<1>(a, begin, end, memory);
+    case 2: return window_heads<2>(a, begin, end, memory);
+    default: return window_heads<3>(a, begin, end, memory);
   }
 }
 
@@ -232,11 +219,10 @@ void attention_context(const AttentionArgs& args, long begin, long end) {
 
 void attention_average(const AttentionArgs& args, long begin, long end) {
   const AttentionArgs a = args;
-  const long keys = a.heads.keys, length = a.window_h * a.window_w;
   for (long g = begin; g < end; g++) {
     for (long c = 0; c < a.channels; c += kLanes) {
       f32x16 sum = splatf(0.0f);
-      for (long w = 0; w < a.windows; w++) sum = sum + loadf(a.products + (w * keys + length + g) * a.channels + c);
+      for (long w = 0; w < a.windows; w++) sum = sum + loadf(a.globals + w * a.globals_stride + g * a.channels + c);
       store(a.pooled + g * a.channels + c, sum / splatf(static_cast<float>(a.windows)));
     }
   }
@@ -262,10 +248,11 @@ void attention_output(const AttentionArgs& args, long begin, long end, void* mem
     }
     linear<T>(a.proj, mixed, s, [&](long c, const f32x16(&y)[T]) {
       const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+      const NextOutputs next(a.next, c);
       for (int t = 0; t < T; t++) {
         const f32x16 z = prelu(y[t] + loadf(mixed + t * channels + c), slope);
-        float* x = a.x + (first + t) * channels + c;
-        store(x, loadf(x) + (z * out_scale + out_shift));
+        const long at = (first + t) * channels + c;
+        leave(a.x, at, loadf(a.x + at) + (z * out_scale + out_shift), next);
       }
     });
   });

@@ -59,8 +59,11 @@ BHVIT_INLINE void mixer_sums(const MixerArgs& a, long row, long first, long c, c
     return;
   }
   const f32x16 out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
-  float* x = a.x + (row * a.width + first) * a.channels + c;
-  for (int t = 0; t < T; t++, x += a.channels) store(x, loadf(x) + (sum[t] * out_scale + out_shift));
+  const NextOutputs next(a.next, c);
+  long at = (row * a.width + first) * a.channels + c;
+  for (int t = 0; t < T; t++, at += a.channels) {
+    leave(a.x, at, loadf(a.x + at) + (sum[t] * out_scale + out_shift), next);
+  }
 }
 
 // x += v of one row after layer norm.

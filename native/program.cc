@@ -35,7 +35,12 @@ void Program::load(std::string_view file, bool lasting) {
   for (float*& grid : plan.grids) grid = arena_.take<float>(needs.grid_floats);
   plan.shared = arena_.take<char>(needs.shared);
   for (int i = 0; i < threads(); i++) machine_.scratch.push_back(arena_.take<char>(needs.scratch));
-  for (const Op& op : ops_) steps_.push_back(make_step(op, plan));
+  for (const Op& op : ops_) {
+    steps_.push_back(make_step(op, plan));
+    if (steps_.size() == 1) continue;
+    const NormArgs* norm = steps_.back()->first_norm();
+    if (norm && steps_[steps_.size() - 2]->do_norm({norm->scale, norm->shift, norm->n})) steps_.back()->norm_is_done();
+  }
 }
 
 void Program::run(const float* images, long count, float* logits) {

@@ -79,14 +79,17 @@ class MlpStep : public Step {
 
   void run(const Machine& m) const override {
     const long tokens = args_.height * args_.width;
-    run_norm(m, norm_, tokens);
+    if (!normed_) run_norm(m, norm_, tokens);
     m.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
       (fused_ ? m.kernels->mlp : m.kernels->mlp_general)(args_, begin, end, m.scratch[static_cast<size_t>(thread)]);
     });
   }
 
+  const NormArgs* first_norm() const override { return norm_.layer ? nullptr : &norm_; }
+  void norm_is_done() override { normed_ = true; }
+
  private:
-  bool fused_;
+  bool fused_, normed_ = false;  // normed_: the step before left n
   MlpArgs args_{};
   NormArgs norm_;
 };

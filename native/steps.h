@@ -43,6 +43,12 @@ class Step {
   virtual ~Step() = default;
   virtual void run(const Machine& machine) const = 0;
 
+  // The batch norm that the step starts with, if the step before may do it as it leaves x: `do_norm` says whether that
+  // one does, and then `norm_is_done` tells this one.
+  virtual const NormArgs* first_norm() const { return nullptr; }
+  virtual void norm_is_done() {}
+  virtual bool do_norm(const NextNorm&) { return false; }
+
   const Op* op = nullptr;
   const float* output = nullptr;  // x after the op, or the logits
 };

@@ -84,7 +84,14 @@ class AttentionStep : public Step {
     } else {
       args_.values = shared.take<float>(kProjections * sizes.rows * channels);
     }
-    if (!fused_) args_.products = shared.take<float>(sizes.windows * sizes.keys * channels);
+    if (fused_) {
+      args_.globals = shared.take<float>(sizes.windows * sizes.windows * channels);
+      args_.globals_stride = sizes.windows * channels;
+    } else {
+      args_.products = shared.take<float>(sizes.windows * sizes.keys * channels);
+      args_.globals = args_.products + args_.window_h * args_.window_w * channels;
+      args_.globals_stride = sizes.keys * channels;
+    }
     args_.x = plan.x();
     norm_ = norm_args(op, p, plan.x(), args_.n);
   }
@@ -94,7 +101,7 @@ class AttentionStep : public Step {
     const long channels = op["channels"];
     const size_t states = block(kProjections * sizes.rows * channels * (signs(op) ? 4 : 128) / 32);
     const size_t shared = 2 * block(sizes.rows * channels * 4) + block(sizes.windows * channels * 4) + states +
-                          (fused(op) ? 0 : block(sizes.windows * sizes.keys * channels * 4));
+                          block(sizes.windows * (fused(op) ? sizes.windows : sizes.keys) * channels * 4);
     const size_t project = block(kMaxBlock * channels * 4) + block(kProjections * kMaxBlock * channels / 8);
     const size_t output = block(kMaxBlock * channels * 4) + linear_bytes(channels, channels);
     const size_t heads = key_bytes(op, sizes.keys) + query_bytes(op, sizes.keys) +
@@ -111,18 +118,24 @@ class AttentionStep : public Step {
     m.pool->run(tokens + a.windows, kTokenGrain, [&](long begin, long end, int thread) {
       (fused_ ? m.kernels->attention_project : m.kernels->attention_project_general)(a, begin, end, scratch(thread));
     });
-    m.pool->run(a.heads.heads, 1, [&](long begin, long end, int thread) {
+    m.pool->run(a.windows * a.heads.heads, 1, [&](long begin, long end, int thread) {
       m.kernels->attention_heads(a, begin, end, scratch(thread));
     });
     if (!fused_) {
       m.pool->run(a.windows * a.heads.keys, kTokenGrain, [&](long begin, long end, int) {
         m.kernels->attention_context(a, begin, end);
       });
-      m.pool->run(a.windows, 1, [&](long begin, long end, int) { m.kernels->attention_average(a, begin, end); });
     }
+    m.pool->run(a.windows, 1, [&](long begin, long end, int) { m.kernels->attention_average(a, begin, end); });
     m.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
       m.kernels->attention_output(a, begin, end, scratch(thread));
     });
+  }
+
+  // The next op's n lies where this one's did, which nobody reads any more when the last kernel runs.
+  bool do_norm(const NextNorm& next) override {
+    args_.next = next;
+    return true;
   }
 
  private:

@@ -72,6 +72,13 @@ class MixerStep : public Step {
     });
   }
 
+  // The next op's n lies where this one keeps its own, if it needs one: only without is there room.
+  bool do_norm(const NextNorm& next) override {
+    if (normed_) return false;
+    args_.next = next;
+    return true;
+  }
+
  private:
   // Bits past a weight's last input have no meaning; here they must be zero, as those of the inputs are.
   const uint32_t* clear_tails(uint32_t* weight, long inputs) const {
