@@ -127,6 +127,7 @@ struct MlpArgs {
   const float* zeros;                       // [channels]
   const float* n;
   float* x;
+  NextNorm next;
   // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*r*period + 4*channels), then of `mlp`
   // kMaxBlock * (channels/8 + hidden/8), of `mlp_general` kMaxBlock*4*hidden and what `Linear` needs of
   // hidden inputs and hidden outputs.

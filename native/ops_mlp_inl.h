@@ -67,12 +67,13 @@ BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&
   const f32x16 slope = loadf(a.slope2 + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
   f32x16 weight[kTaps];
   for (long k = 0; k < kTaps; k++) weight[k] = loadf(a.taps + k * a.channels + c);
-  float* x = a.x + first * a.channels + c;
-  for (int t = 0; t < T; t++, x += a.channels) {
+  const NextOutputs next(a.next, c);
+  long at = first * a.channels + c;
+  for (int t = 0; t < T; t++, at += a.channels) {
     const f32x16 z = prelu(y[t] + loadf(mean + c * T + t * kLanes), slope);
     f32x16 cross = loadf(taps[t][0] + c) * weight[0];
     for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * weight[k];
-    store(x, (loadf(x) + (z * out_scale + out_shift)) + cross);
+    leave(a.x, at, (loadf(a.x + at) + (z * out_scale + out_shift)) + cross, next);
   }
 }
 

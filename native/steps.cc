@@ -87,6 +87,11 @@ class MlpStep : public Step {
 
   const NormArgs* first_norm() const override { return norm_.layer ? nullptr : &norm_; }
   void norm_is_done() override { normed_ = true; }
+  bool do_norm(const NextNorm& next) override {
+    if (next.n == args_.n) return false;  // another MLP's: this one's is still being read when the first tokens leave
+    args_.next = next;
+    return true;
+  }
 
  private:
   bool fused_, normed_ = false;  // normed_: the step before left n

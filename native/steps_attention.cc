@@ -76,8 +76,10 @@ class AttentionStep : public Step {
     args_.mix_local = p.floats("mix_local");
     args_.mix_global = p.floats("mix_global");
     Shared shared(plan);
-    args_.n = shared.take<float>(sizes.rows * channels);
+    // The order lets an MLP before it leave `n`, whose own lies where `context` does, and lets the last kernel leave the
+    // n of an MLP after it, token by token, where it has just read the context.
     args_.context = shared.take<float>(sizes.rows * channels);
+    args_.n = shared.take<float>(sizes.rows * channels);
     args_.pooled = shared.take<float>(sizes.windows * channels);
     if (signs(op)) {
       args_.signs = shared.take<uint16_t>(kProjections * sizes.rows * channels / kLanes);
@@ -113,7 +115,7 @@ class AttentionStep : public Step {
     const AttentionArgs& a = args_;
     const long tokens = a.height * a.width;
     const auto scratch = [&](int thread) { return m.scratch[static_cast<size_t>(thread)]; };
-    run_norm(m, norm_, tokens);
+    if (!normed_) run_norm(m, norm_, tokens);
     m.pool->run(a.windows, 1, [&](long begin, long end, int) { m.kernels->attention_pool(a, begin, end); });
     m.pool->run(tokens + a.windows, kTokenGrain, [&](long begin, long end, int thread) {
       (fused_ ? m.kernels->attention_project : m.kernels->attention_project_general)(a, begin, end, scratch(thread));
@@ -132,7 +134,8 @@ class AttentionStep : public Step {
     });
   }
 
-  // The next op's n lies where this one's did, which nobody reads any more when the last kernel runs.
+  const NormArgs* first_norm() const override { return norm_.layer ? nullptr : &norm_; }
+  void norm_is_done() override { normed_ = true; }
   bool do_norm(const NextNorm& next) override {
     args_.next = next;
     return true;
@@ -147,7 +150,7 @@ class AttentionStep : public Step {
           rows(op["height"] * op["width"] + windows) {}
   };
 
-  bool fused_;
+  bool fused_, normed_ = false;  // normed_: the step before left n
   AttentionArgs args_{};
   NormArgs norm_;
 };
