@@ -24,23 +24,29 @@ void mixer_bits(const MixerArgs& args, long begin, long end) {
 }
 
 // The words of all taps of one row of tokens: [group][word][token], for one dilation. A weight's inputs
-// are (tap, channel of the group), so half q of a word list is tap q / halves, half q % halves.
+// are (tap, channel of the group), so the halves of a word list go through the halves of one tap after the other's.
+// Whole vectors are written: the words past the row's last token mean nothing.
 BHVIT_INLINE void gather_taps(const MixerArgs& a, long row, long dilation, u32* words) {
   const long halves = a.channels / a.groups / kLanes;  // of one tap
-  for (long group = 0; group < a.groups; group++) {
-    const auto half_row = [&](long q) {
-      const long tap = q / halves;
-      const long tap_row = row + kBorder + (tap / 3 - 1) * dilation;
-      const long tap_column = kBorder + (tap % 3 - 1) * dilation;
-      return a.planes + (group * halves + q % halves) * a.plane_size + tap_row * a.plane_stride + tap_column;
+  long offsets[9];
+  for (long tap = 0; tap < 9; tap++) {
+    offsets[tap] = (row + kBorder + (tap / 3 - 1) * dilation) * a.plane_stride + kBorder + (tap % 3 - 1) * dilation;
+  }
+  const uint16_t* plane = a.planes;
+  for (long group = 0; group < a.groups; group++, plane += halves * a.plane_size) {
+    long tap = 0, half = 0;
+    const auto next = [&] {
+      const uint16_t* from = plane + half * a.plane_size + offsets[tap];
+      if (++half == halves) half = 0, tap++;
+      return from;
     };
     for (long w = 0; w < a.words; w++, words += a.row_stride) {
-      const uint16_t* low = half_row(2 * w);
-      if (2 * w + 1 < 9 * halves) {
-        const uint16_t* high = half_row(2 * w + 1);
-        for (long t = 0; t < a.width; t++) words[t] = low[t] | static_cast<u32>(high[t]) << 16;
+      const uint16_t* low = next();
+      if (tap < 9) {
+        const uint16_t* high = next();
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_halves(low + t) | load_halves(high + t) << 16);
       } else {
-        for (long t = 0; t < a.width; t++) words[t] = low[t];
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_halves(low + t));
       }
     }
   }

@@ -44,7 +44,9 @@ class MixerStep : public Step {
       args_.weight = inputs % kWordBits ? clear_tails(p.mutable_bits("weight"), inputs) : p.bits("weight");
       args_.start = make_starts(*plan.arena);
       uint16_t*& planes = plan.planes[grid];
-      if (!planes) planes = plan.arena->take<uint16_t>(static_cast<size_t>(args_.channels / kLanes * args_.plane_size));
+      // Rows are read in whole vectors, the last one past the end.
+      const long size = args_.channels / kLanes * args_.plane_size + kLanes;
+      if (!planes) planes = plan.arena->take<uint16_t>(static_cast<size_t>(size));
       args_.planes = planes;
     } else {
       args_.weight_float = p.numbers("weight", inputs);

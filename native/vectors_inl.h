@@ -111,6 +111,19 @@ BHVIT_INLINE i32x16 loadi(const void* from) { return load<i32x16>(from); }
 BHVIT_INLINE f32x16 splatf(float s) { return splat<f32x16>(s); }
 BHVIT_INLINE i32x16 splati(int32_t s) { return splat<i32x16>(s); }
 
+// 16 unsigned 16-bit integers.
+template <class V>
+BHVIT_INLINE V load_halves_as(const uint16_t* from) {
+  if constexpr (is_pair<V>) {
+    using Half = decltype(V::lo);
+    return {load_halves_as<Half>(from), load_halves_as<Half>(from + sizeof(Half) / 4)};
+  } else {
+    typedef uint16_t Halves __attribute__((vector_size(2 * BHVIT_NATIVE_LANES)));
+    return __builtin_convertvector(load<Halves>(from), V);
+  }
+}
+BHVIT_INLINE i32x16 load_halves(const uint16_t* from) { return load_halves_as<i32x16>(from); }
+
 BHVIT_INLINE NativeF to_float(const NativeI& v) { return __builtin_convertvector(v, NativeF); }
 BHVIT_INLINE NativeF as_float(const NativeI& v) { return (NativeF)v; }
 BHVIT_INLINE NativeI as_int(const NativeF& v) { return (NativeI)v; }
