@@ -2,6 +2,9 @@
 
 #pragma once
 
+#include <immintrin.h>
+
+#define BHVIT_OWN_HALF_PRECISION
 #include "vectors_inl.h"
 
 namespace bhvit {
@@ -18,6 +21,10 @@ BHVIT_INLINE u32 mask_bit(const i32x16& v) {
 
 BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
   return (f32x16)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xffff, (__m512i)index, from, 4);
+}
+
+BHVIT_INLINE f32x16 load_half_precision(const uint16_t* from) {
+  return (f32x16)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
 // A table of 64 entries and one more lies in registers: a gather costs about eight times the two permutations.

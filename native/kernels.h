@@ -216,7 +216,8 @@ struct DownsampleArgs {
 struct HeadArgs {
   long tokens, channels, classes;
   const float *norm_scale, *norm_shift;  // [channels]; null if x is normalised already
-  const float* weight;                   // [ceil(classes/16)][channels][16]
+  const float* weight;                   // [ceil(classes/16)][channels][16], or null:
+  const uint16_t* half_weight;           // the same in half precision, all finite
   const float* bias;                     // [classes rounded up to 16]
   const float* x;
   float* features;  // [channels]

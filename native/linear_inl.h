@@ -9,23 +9,30 @@ namespace {
 
 constexpr float kNormEps = 1e-5f;  // ops.NORM_EPS
 
-// Mean and 1 / deviation of T rows; together, because each sum alone waits for its last addition.
+// Lane sums of T rows; together, because each alone waits for its last addition.
 template <int T>
-BHVIT_INLINE void row_moments(const float* v, long channels, f32x16 (&mean)[T], f32x16 (&inverse)[T]) {
-  const float count = static_cast<float>(channels);
-  f32x16 sum[T];
+BHVIT_INLINE void row_sums(const float* v, long channels, f32x16 (&sum)[T]) {
   for (int t = 0; t < T; t++) sum[t] = loadf(v + t * channels);
   for (long c = kLanes; c < channels; c += kLanes) {
     for (int t = 0; t < T; t++) sum[t] = sum[t] + loadf(v + t * channels + c);
   }
-  f32x16 squares[T];
+}
+
+// Takes from T rows, of which `sum` are the lane sums, their means: v - mean goes to `out`, which may be `v`, and
+// 1 / deviation to `inverse`. Channels c to c + 15 of row t lie at index(t, c).
+template <int T, class Index>
+BHVIT_INLINE void centre_rows(const float* v, long channels, const f32x16 (&sum)[T], float* out, f32x16 (&inverse)[T],
+                              Index index) {
+  const float count = static_cast<float>(channels);
+  f32x16 mean[T], squares[T];
   for (int t = 0; t < T; t++) {
     mean[t] = splatf(sum_lanes(sum[t]) / count);
     squares[t] = splatf(0.0f);
   }
   for (long c = 0; c < channels; c += kLanes) {
     for (int t = 0; t < T; t++) {
-      const f32x16 centred = loadf(v + t * channels + c) - mean[t];
+      const f32x16 centred = loadf(v + index(t, c)) - mean[t];
+      store(out + index(t, c), centred);
       squares[t] = squares[t] + centred * centred;
     }
   }
@@ -35,12 +42,14 @@ BHVIT_INLINE void row_moments(const float* v, long channels, f32x16 (&mean)[T], 
 // Of T rows; `out` may be `v`.
 template <int T>
 BHVIT_INLINE void layer_norms(const float* v, long channels, const float* scale, const float* shift, float* out) {
-  f32x16 mean[T], inverse[T];
-  row_moments<T>(v, channels, mean, inverse);
+  f32x16 sum[T], inverse[T];
+  row_sums<T>(v, channels, sum);
+  centre_rows<T>(v, channels, sum, out, inverse, [&](int t, long c) { return t * channels + c; });
   for (long c = 0; c < channels; c += kLanes) {
     const f32x16 s = loadf(scale + c), b = loadf(shift + c);
     for (int t = 0; t < T; t++) {
-      store(out + t * channels + c, ((loadf(v + t * channels + c) - mean[t]) * inverse[t]) * s + b);
+      float* at = out + t * channels + c;
+      store(at, (loadf(at) * inverse[t]) * s + b);
     }
   }
 }
@@ -87,25 +96,38 @@ struct LinearScratch {
         out(scratch.take<float>(kMaxBlock * outputs)) {}
 };
 
-// What follows the products of T rows in s.out: layer norm if the layer has it. epilogue(o, y) is given outputs o to
-// o + 15 of all rows.
-template <int T, class Epilogue>
-BHVIT_INLINE void finish_linear(const Linear& l, const LinearScratch& s, Epilogue epilogue) {
-  const long outputs = l.outputs;
+// A layer of T rows: products(o, y) makes outputs o to o + 15 of all rows, epilogue(o, y) is given them normed.
+template <int T, class Products, class Epilogue>
+BHVIT_INLINE void normed_linear(const Linear& l, const LinearScratch& s, Products products, Epilogue epilogue) {
   if (!l.weight_scale) {
-    for (long o = 0; o < outputs; o += kLanes) {
+    for (long o = 0; o < l.outputs; o += kLanes) {
+      const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
       f32x16 y[T];
-      for (int t = 0; t < T; t++) y[t] = loadf(s.out + t * outputs + o);
+      products(o, y);
+      for (int t = 0; t < T; t++) y[t] = y[t] * scale + shift;
       epilogue(o, y);
     }
     return;
   }
-  f32x16 mean[T], inverse[T];
-  row_moments<T>(s.out, outputs, mean, inverse);
-  for (long o = 0; o < outputs; o += kLanes) {
+  // Products are kept as [output/16][row][16], in the order in which they come and go.
+  const auto index = [](int t, long o) { return o * T + t * kLanes; };
+  f32x16 sum[T], inverse[T];
+  for (int t = 0; t < T; t++) sum[t] = splatf(-0.0f);  // changes nothing that is added to it
+  for (long o = 0; o < l.outputs; o += kLanes) {
+    const f32x16 scale = loadf(l.weight_scale + o);
+    f32x16 y[T];
+    products(o, y);
+    for (int t = 0; t < T; t++) {
+      const f32x16 v = y[t] * scale;
+      store(s.out + index(t, o), v);
+      sum[t] = sum[t] + v;
+    }
+  }
+  centre_rows<T>(s.out, l.outputs, sum, s.out, inverse, index);
+  for (long o = 0; o < l.outputs; o += kLanes) {
     const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
     f32x16 y[T];
-    for (int t = 0; t < T; t++) y[t] = ((loadf(s.out + t * outputs + o) - mean[t]) * inverse[t]) * scale + shift;
+    for (int t = 0; t < T; t++) y[t] = (loadf(s.out + index(t, o)) * inverse[t]) * scale + shift;
     epilogue(o, y);
   }
 }
@@ -113,28 +135,22 @@ BHVIT_INLINE void finish_linear(const Linear& l, const LinearScratch& s, Epilogu
 // `linear` of the signs of T rows, [word][token].
 template <int T, class Epilogue>
 BHVIT_INLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s, Epilogue epilogue) {
-  const long outputs = l.outputs, words = l.inputs / kWordBits;
-  for (long o = 0; o < outputs; o += kLanes) {
-    i32x16 acc[T];
-    for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
-    xor_count<T>(acc, bits, T, l.bits + o * words, words);
-    if (l.weight_scale) {
-      const f32x16 scale = loadf(l.weight_scale + o);
-      for (int t = 0; t < T; t++) store(s.out + t * outputs + o, to_float(acc[t]) * scale);
-    } else {
-      const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
-      f32x16 y[T];
-      for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;
-      epilogue(o, y);
-    }
-  }
-  if (l.weight_scale) finish_linear<T>(l, s, epilogue);
+  const long words = l.inputs / kWordBits;
+  normed_linear<T>(
+      l, s,
+      [&](long o, f32x16(&y)[T]) {
+        i32x16 acc[T];
+        for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
+        xor_count<T>(acc, bits, T, l.bits + o * words, words);
+        for (int t = 0; t < T; t++) y[t] = to_float(acc[t]);
+      },
+      epilogue);
 }
 
 // `linear` of T rows, [token][inputs].
 template <int T, class Epilogue>
 BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
-  const long inputs = l.inputs, outputs = l.outputs;
+  const long inputs = l.inputs;
   if (l.bits) {
     for (int t = 0; t < T; t++) {
       for (long k = 0; k < inputs; k += kLanes) {
@@ -149,21 +165,17 @@ BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch
       store(s.activations + t * inputs + k, l.signs ? sign_ge(v, threshold) : v - threshold);
     }
   }
-  for (long o = 0; o < outputs; o += kLanes) {
-    f32x16 y[T];
-    for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
-    const float* weight = l.weight + o * inputs;
-    for (long k = 0; k < inputs; k++, weight += kLanes) {
-      const f32x16 w = loadf(weight);
-      for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
-    }
-    for (int t = 0; t < T; t++) {
-      const f32x16 value = l.weight_scale ? y[t] * loadf(l.weight_scale + o)
-                                          : y[t] * loadf(l.scale + o) + loadf(l.shift + o);
-      store(s.out + t * outputs + o, value);
-    }
-  }
-  finish_linear<T>(l, s, epilogue);
+  normed_linear<T>(
+      l, s,
+      [&](long o, f32x16(&y)[T]) {
+        for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
+        const float* weight = l.weight + o * inputs;
+        for (long k = 0; k < inputs; k++, weight += kLanes) {
+          const f32x16 w = loadf(weight);
+          for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
+        }
+      },
+      epilogue);
 }
 
 }  // namespace

@@ -187,19 +187,27 @@ void head_features(const HeadArgs& a, long begin, long end) {
   }
 }
 
-void head_logits(const HeadArgs& a, long begin, long end) {
+template <class Weights>
+BHVIT_INLINE void head_logits_of(const HeadArgs& a, long begin, long end, Weights weights) {
   // Eight groups of classes at a time, so that their sums, each in a fixed order, overlap.
   for_blocks<8>(begin, end, [&]<int T>(long first) {
     f32x16 y[T];
     for (int t = 0; t < T; t++) y[t] = loadf(a.bias + (first + t) * kLanes);
     for (long c = 0; c < a.channels; c++) {
       const f32x16 feature = splatf(a.features[c]);
-      for (int t = 0; t < T; t++) {
-        y[t] = y[t] + feature * loadf(a.weight + ((first + t) * a.channels + c) * kLanes);
-      }
+      for (int t = 0; t < T; t++) y[t] = y[t] + feature * weights(((first + t) * a.channels + c) * kLanes);
     }
     for (int t = 0; t < T; t++) store(a.logits + (first + t) * kLanes, y[t]);
   });
+}
+
+void head_logits(const HeadArgs& args, long begin, long end) {
+  const HeadArgs a = args;
+  if (a.half_weight) {
+    head_logits_of(a, begin, end, [&](long at) { return load_half_precision(a.half_weight + at); });
+  } else {
+    head_logits_of(a, begin, end, [&](long at) { return loadf(a.weight + at); });
+  }
 }
 
 }  // namespace

@@ -267,7 +267,7 @@ uint32_t crc32(std::string_view bytes, uint32_t crc) {
 int64_t Tensor::size() const { return static_cast<int64_t>(bytes.size() / bytes_each(type)); }
 
 bool Tensor::usable() const {
-  return bytes_each(type) == 4 && bytes.size() % kAlignment == 0 && reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
+  return bytes.size() % kAlignment == 0 && reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment == 0;
 }
 
 void Tensor::copy_floats(float* values) const {

@@ -24,7 +24,7 @@ struct Tensor {
   std::string_view scale;  // of i8, which stands for whole * scale: float32, shape (..., 1, C) for (..., N, C)
 
   int64_t size() const;                   // values
-  // Whether kernels may use the bytes where they lie: whole aligned vectors, nothing to convert.
+  // Whether kernels may use the bytes where they lie: whole aligned vectors.
   bool usable() const;
   void copy_floats(float* values) const;  // of a float tensor
 };

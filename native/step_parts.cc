@@ -10,21 +10,31 @@ const float* Parameters::constant(long count, float value) {
   return values;
 }
 
-const uint32_t* Parameters::bits(const char* name) {
+const uint16_t* Parameters::half_precision(const char* name) {
   const Tensor& stored = tensor(name);
-  return plan_.lasting && stored.usable() ? reinterpret_cast<const uint32_t*>(stored.bytes.data()) : mutable_bits(name);
+  return stored.type == Tensor::Type::f16 ? in_place<uint16_t>(stored) : nullptr;
 }
 
-uint32_t* Parameters::mutable_bits(const char* name) {
-  const Tensor& stored = tensor(name);
-  uint32_t* copy = plan_.arena->take<uint32_t>(stored.bytes.size() / 4);
-  std::memcpy(copy, stored.bytes.data(), stored.bytes.size());
-  return copy;
+const uint32_t* Parameters::bits(const char* name) { return in_place<uint32_t>(tensor(name)); }
+
+uint32_t* Parameters::mutable_bits(const char* name) { return copy<uint32_t>(tensor(name)); }
+
+template <class T>
+const T* Parameters::in_place(const Tensor& stored) {
+  return plan_.lasting && stored.usable() ? reinterpret_cast<const T*>(stored.bytes.data()) : copy<T>(stored);
+}
+
+template <class T>
+T* Parameters::copy(const Tensor& stored) {
+  T* values = plan_.arena->take<T>(stored.bytes.size() / sizeof(T));
+  std::memcpy(values, stored.bytes.data(), stored.bytes.size());
+  return values;
 }
 
 const float* Parameters::scaled(const char* name, float factor) {
   const Tensor& stored = tensor(name);
-  if (factor == 1.0f && plan_.lasting && stored.usable()) return reinterpret_cast<const float*>(stored.bytes.data());
+  if (factor == 1.0f && plan_.lasting && stored.type == Tensor::Type::f32 && stored.usable())
+    return reinterpret_cast<const float*>(stored.bytes.data());
   float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(stored.size(), kLanes)));
   stored.copy_floats(copy);
   if (factor != 1.0f) std::transform(copy, copy + stored.size(), copy, [factor](float v) { return v * factor; });

@@ -47,8 +47,8 @@ struct LinearNames {
   const char *weight, *threshold, *scale, *shift, *weight_scale;
 };
 
-// The parameters of one op. Those whose bytes last and are as kernels need them (bits, and float32 that no factor is
-// folded into, of whole vectors) are used where they lie; the others are copied into aligned memory.
+// The parameters of one op. Those whose bytes last and are as kernels need them (bits, halves, and float32 that no factor
+// is folded into, of whole vectors) are used where they lie; the others are copied into aligned memory.
 class Parameters {
  public:
   Parameters(const Op& op, Plan& plan) : op_(op), plan_(plan) {}
@@ -58,6 +58,7 @@ class Parameters {
   const float* scale2(const char* name) { return scaled(name, binary(op_) ? -2.0f : 1.0f); }
   const float* constant(long count, float value);
 
+  const uint16_t* half_precision(const char* name);  // null if the file has it in another type
   const uint32_t* bits(const char* name);
   uint32_t* mutable_bits(const char* name);
   // Weights [tiles][inputs][16] as numbers, whether the file holds bits or numbers.
@@ -69,6 +70,10 @@ class Parameters {
  private:
   const Tensor& tensor(const char* name) { return plan_.model->tensors.at(op_.name + "." + name); }
   const float* scaled(const char* name, float factor);
+  template <class T>
+  const T* in_place(const Tensor& stored);  // or a copy, if its bytes do not last or are not aligned
+  template <class T>
+  T* copy(const Tensor& stored);
 
   const Op& op_;
   Plan& plan_;

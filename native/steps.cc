@@ -177,8 +177,10 @@ class HeadStep : public Step {
     const long classes = round_up(op["classes"], kLanes), tokens = op["height"] * op["width"];
     float* n = layer_norm(op) ? Shared(plan).take<float>(tokens * op["channels"]) : nullptr;
     if (n) norm_ = norm_args(op, p, plan.x(), n);
+    const uint16_t* half = p.half_precision("weight");
     args_ = {tokens, op["channels"], op["classes"], n ? nullptr : p.floats("norm_scale"),
-             n ? nullptr : p.floats("norm_shift"), p.floats("weight"), p.floats("bias"), n ? n : plan.x(),
+             n ? nullptr : p.floats("norm_shift"), half ? nullptr : p.floats("weight"), half, p.floats("bias"),
+             n ? n : plan.x(),
              plan.arena->take<float>(static_cast<size_t>(op["channels"])),
              plan.arena->take<float>(static_cast<size_t>(classes))};
     output = args_.logits;

@@ -279,6 +279,16 @@ constexpr float kRoundMagic = 12582912.0f;
 
 BHVIT_INLINE f32x16 round_even(const f32x16& v) { return (v + splatf(kRoundMagic)) - splatf(kRoundMagic); }
 
+// 16 finite numbers of half precision. Moved to where a float has them, a half's exponent and fraction stand for 2^-112
+// of its value, subnormal halves included.
+#if !defined(BHVIT_OWN_HALF_PRECISION)
+BHVIT_INLINE f32x16 load_half_precision(const uint16_t* from) {
+  const i32x16 half = load_halves(from);
+  const f32x16 magnitude = as_float((half & splati(0x7fff)) << 13) * splatf(0x1p112f);
+  return as_float(as_int(magnitude) | (half & splati(0x8000)) << 16);
+}
+#endif
+
 // e^x for x <= 0, in the steps of `exp32` of runtime/reference.py.
 BHVIT_INLINE f32x16 exp32(f32x16 x) {
   x = max(x, splatf(-87.0f));
