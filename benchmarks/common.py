@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import shlex
 import sys
@@ -17,6 +18,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; numbers come formatted."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def add_page(parser: argparse.ArgumentParser, page: Path) -> None:
+    """The option for another page than `page`, for runs on other machines."""
+    parser.add_argument(
+        "--page", type=Path, default=page, help=f"page to write (default {page.name}, beside the script)"
+    )
 
 
 def command() -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.common import markdown, write_results
+from benchmarks.common import add_page, markdown, write_results
 from tests.randomise import randomise
 
 from bhvit import Session
@@ -47,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="time for each execution (default 5)")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, metavar="MODEL")
+    add_page(parser, Path(__file__).with_name("results.md"))
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +63,7 @@ nothing has to be waited for. PyTorch runs the same weights in float32, as every
 does.
 
 {markdown(header, rows)}"""
-    write_results(Path(__file__).with_name("results.md"), "Latency", text)
+    write_results(args.page, "Latency", text)
 
 
 def _measure(label: str, path: Path, seconds: float) -> list[list[str]]:

@@ -23,7 +23,7 @@ import numpy as np
 import timm
 import torch
 from benchmarks.accuracy.compare import quantise
-from benchmarks.common import markdown, write_results
+from benchmarks.common import add_page, markdown, write_results
 from tests.randomise import randomise
 
 import bhvit
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each execution (default 4)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--larq", type=Path, help="python of an environment with Larq Compute Engine")
+    add_page(parser, Path(__file__).with_name("peers.md"))
     args = parser.parse_args()
     image = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
     entries, runs = [], []
@@ -79,7 +80,7 @@ def main() -> None:
 {openvino.__version__.split("-")[0]}; "default" is the precision that OpenVINO chooses by itself.
 
 {markdown(header, rows)}"""
-    write_results(Path(__file__).with_name("peers.md"), "bhvit beside other networks", text)
+    write_results(args.page, "bhvit beside other networks", text)
 
 
 Execution = tuple[tuple[str, str, str], Callable[[Any], Any], int]

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     timings = measure(runs, args.seconds, progress)
     profiles = []
     if args.profile:
-        profiles = [_profile(args.model, file, isa, n, args.seconds) for isa in isas for n in args.threads]
+        profiles = [profile_ops(args.model, file, isa, n, args.seconds) for isa in isas for n in args.threads]
     where = environment()
     sizes = {"packed": args.model.stat().st_size}
     if args.torch:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if busy(timings):
         print(BUSY)
     for profile in profiles:
-        print(_profile_text(profile))
+        print(profile_text(profile))
     return 0
 
 
@@ -186,7 +186,7 @@ def _isas(text: str) -> list[str]:
     return names
 
 
-def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
+def profile_ops(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
     """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
 
     "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
@@ -234,7 +234,7 @@ def _profile(path: Path, file: PackedModel, isa: str, threads: int, seconds: flo
     }
 
 
-def _profile_text(profile: dict[str, Any]) -> str:
+def profile_text(profile: dict[str, Any]) -> str:
     peaks = profile["peak_binary_macs_per_second"], profile["peak_float_macs_per_second"]
     whole, threads = profile["microseconds"], profile["threads"]
     rows = []
