@@ -3,6 +3,7 @@
 // Before including it, after vectors_inl.h, a file defines in the unnamed namespace of bhvit:
 //   kStrip                       native vectors of 16 outputs that one pass covers; as many as registers hold
 //   kChains                      independent sums of `peak`, as many as hide the latency of counting
+//   kCarries                     whether counting costs so much that carries of pairs of words are counted instead
 //   Bytes count_bytes(Bytes v)   set bits of each byte
 //   NativeI sum_bytes(Bytes v)   sums of the four bytes of each 32-bit lane
 //
@@ -14,6 +15,10 @@
 
 namespace bhvit {
 namespace {
+
+#if !defined(BHVIT_OWN_CARRY)
+BHVIT_INLINE Bytes carry(const Bytes& p0, const Bytes& p1, const Bytes& p2) { return (p0 | p1) & ~(p1 & p2); }
+#endif
 
 constexpr long kWordsPerByteSum = 255 / 8;
 constexpr int kVectors = kLanes / BHVIT_NATIVE_LANES;  // of 16 outputs
@@ -75,9 +80,54 @@ BHVIT_INLINE void count(i32x16 (&acc)[T], const u32* bits, long stride, long ste
   }
 }
 
+// Where counting is dear, half of it can be saved. Let x be weights XOR activations of successive words and p the XOR of
+// all x so far, which is the XOR of the weights so far XOR that of the activations, so that a word costs one operation.
+// Adding two words to p leaves a new p and a carry, worth two, in every bit: carries are counted after every pair, p but
+// once, at the end. The carry is the majority of p0, x1 = p0^p1 and x2 = p1^p2, which is p0 | p1 unless p1 & p2.
+constexpr long kCarryWords = 30;  // twice 15 carries and p, of 8 bits, are at most 248
+
+// Outputs of native vector `first` and on; `parities` has the XOR of each token's words so far, [word][token].
+template <int T, int first>
+BHVIT_INLINE void count_carries(i32x16 (&acc)[T], const u32* parities, const u32* weight, long words) {
+  Bytes carries[T], p0[T];
+  for (int t = 0; t < T; t++) carries[t] = p0[t] = Bytes{};
+  const u32 *parity = parities, *tile = weight + first * BHVIT_NATIVE_LANES;
+  Bytes sum{};
+  for (long w = 0; w + 2 <= words; w += 2, parity += 2 * T, tile += 2 * kLanes) {
+    const Bytes sum1 = sum ^ load<Bytes>(tile), sum2 = sum1 ^ load<Bytes>(tile + kLanes);
+    for (int t = 0; t < T; t++) {
+      const Bytes p1 = sum1 ^ (Bytes)splat<NativeU>(parity[t]), p2 = sum2 ^ (Bytes)splat<NativeU>(parity[T + t]);
+      carries[t] = carries[t] + count_bytes(carry(p0[t], p1, p2));
+      p0[t] = p2;
+    }
+    sum = sum2;
+  }
+  for (int t = 0; t < T; t++) {
+    Bytes total[1] = {carries[t] + carries[t] + count_bytes(p0[t])};
+    if (words % 2) total[0] = total[0] + count_bytes(p0[t] ^ sum ^ load<Bytes>(tile) ^ (Bytes)splat<NativeU>(parity[t]));
+    NativeI& lanes = native<first>(acc[t]);
+    lanes = lanes + sum_bytes(total[0]);
+  }
+  if constexpr (first + 1 < kVectors) count_carries<T, first + 1>(acc, parities, weight, words);
+}
+
 template <int T>
 BHVIT_INLINE void xor_count(i32x16 (&acc)[T], const u32* bits, long stride, const u32* weight, long words) {
-  count<T>(acc, bits, stride, 1, weight, words, [](const Bytes& w, const Bytes& a) { return w ^ a; });
+  if (!kCarries || words < 6) {
+    return count<T>(acc, bits, stride, 1, weight, words, [](const Bytes& w, const Bytes& a) { return w ^ a; });
+  }
+  while (words > 0) {
+    const long part = words < kCarryWords ? words : kCarryWords;
+    u32 parities[kCarryWords * T];
+    for (int t = 0; t < T; t++) parities[t] = bits[t];
+    for (long w = 1; w < part; w++) {
+      for (int t = 0; t < T; t++) parities[w * T + t] = parities[(w - 1) * T + t] ^ bits[w * stride + t];
+    }
+    count_carries<T, 0>(acc, parities, weight, part);
+    bits += part * stride;
+    weight += part * kLanes;
+    words -= part;
+  }
 }
 
 template <int T, int step>

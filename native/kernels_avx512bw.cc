@@ -11,6 +11,7 @@ namespace bhvit {
 namespace {
 
 constexpr int kBlock = 8, kStrip = 1, kChains = 8;
+constexpr bool kCarries = true;
 
 BHVIT_INLINE Bytes count_bytes(const Bytes& bytes) {
   const __m512i v = (__m512i)bytes, nibble = _mm512_set1_epi32(0x0f0f0f0f);
@@ -18,6 +19,11 @@ BHVIT_INLINE Bytes count_bytes(const Bytes& bytes) {
   const __m512i low = _mm512_shuffle_epi8(table, _mm512_and_si512(v, nibble));
   const __m512i high = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi32(v, 4), nibble));
   return (Bytes)_mm512_add_epi8(low, high);
+}
+
+#define BHVIT_OWN_CARRY
+BHVIT_INLINE Bytes carry(const Bytes& p0, const Bytes& p1, const Bytes& p2) {
+  return (Bytes)_mm512_ternarylogic_epi32((__m512i)p0, (__m512i)p1, (__m512i)p2, 0x74);
 }
 
 BHVIT_INLINE NativeI sum_bytes(const Bytes& v) {

@@ -12,6 +12,7 @@ namespace bhvit {
 namespace {
 
 constexpr int kBlock = 4, kStrip = 4, kChains = 12;
+constexpr bool kCarries = false;  // one instruction counts
 
 // Bit l of the result is lane l of four vectors whose lanes are all ones or all zeros.
 BHVIT_INLINE u32 mask_of(uint32x4_t a, uint32x4_t b, uint32x4_t c, uint32x4_t d) {

@@ -9,6 +9,7 @@ namespace bhvit {
 namespace {
 
 constexpr int kBlock = 4, kStrip = 2, kChains = 4;
+constexpr bool kCarries = true;
 
 // Bit l of the result is the sign of lane l of four vectors.
 BHVIT_INLINE u32 mask_of(__m128 a, __m128 b, __m128 c, __m128 d) {

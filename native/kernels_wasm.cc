@@ -10,6 +10,7 @@ namespace {
 
 // How many registers there are is the engine's affair: x86-64 behind it has 16.
 constexpr int kBlock = 4, kStrip = 2, kChains = 4;
+constexpr bool kCarries = false;  // one instruction counts
 
 // Bit l of the result is the sign of lane l of four vectors.
 BHVIT_INLINE u32 mask_of(const NativeI& a, const NativeI& b, const NativeI& c, const NativeI& d) {
