@@ -1,6 +1,7 @@
 # make demo   set up, then train, pack, verify and report on the digits (needs Python 3.10+, a C++20 compiler)
 # make test   set up, then linters, type checks, the layer check and all tests
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
+# make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
 # make check-slow   kernels, damaged files and whole programs under sanitizers, threads, a minute of fuzzing
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 # make fuzz   damaged and strange files until SECONDS are over (needs clang++ and its libFuzzer)
@@ -19,7 +20,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*) $(wildcard native/training/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c check-slow check-cross threads fuzz clean
+.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz clean
 
 setup: $(VENV)/.installed
 
@@ -64,6 +65,16 @@ example-c:
 	$(CMAKE) -S examples -B build/example-c -DCMAKE_PREFIX_PATH=$(CURDIR)/build/c/prefix
 	$(CMAKE) --build build/example-c
 	@echo 'build/example-c/classify MODEL.bhv PICTURE.ppm'
+
+# What a stranger's page would serve: bhvit.js and bhvit.wasm as installed, and a script beside them.
+example-wasm:
+	@command -v emcmake >/dev/null && command -v node >/dev/null || { echo 'needs Emscripten and Node: apt-get install emscripten nodejs'; exit 1; }
+	emcmake $(CMAKE) -S . -B build/wasm -DCMAKE_BUILD_TYPE=Release -DBHVIT_WARNINGS_AS_ERRORS=$(WERROR)
+	$(CMAKE) --build build/wasm --parallel $(JOBS)
+	$(CMAKE) --install build/wasm --prefix build/wasm/prefix
+	mkdir -p build/example-wasm
+	cp examples/classify.mjs build/wasm/prefix/lib/bhvit.js build/wasm/prefix/lib/bhvit.wasm build/example-wasm
+	@echo 'node build/example-wasm/classify.mjs MODEL.bhv PICTURE.ppm'
 
 # Good small files of every op and option; needs the environment of `make setup`.
 CORPUS := build/corpus

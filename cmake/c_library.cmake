@@ -34,6 +34,25 @@ if(UNIX AND NOT APPLE AND TARGET bhvit_shared)
   target_link_options(bhvit_shared PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/native/bhvit.map)
 endif()
 
+if(EMSCRIPTEN)
+  # Exceptions, which the library keeps to itself, are emulated by code that only the last linking can add.
+  target_link_options(bhvit_static INTERFACE -fexceptions)
+  # What JavaScript loads: bhvit.js, a CommonJS module, and bhvit.wasm. It exports what the header declares. Objects are
+  # optimised already; linking with more than -O1 shortens the JavaScript, by a parser that not every Node finds.
+  file(READ native/bhvit.h header)
+  string(REGEX MATCHALL "BHVIT_API [^;(]*bhvit_[a-z_]+\\(" declared "${header}")
+  list(TRANSFORM declared REPLACE ".*(bhvit_[a-z_]+)\\(" "_\\1")
+  list(JOIN declared "," declared)
+  add_executable(bhvit_module $<TARGET_OBJECTS:bhvit_c> $<TARGET_OBJECTS:bhvit_engine>)
+  target_link_options(bhvit_module PRIVATE -fexceptions -O1 -sMODULARIZE=1 -sEXPORT_NAME=createBhvit
+    -sALLOW_MEMORY_GROWTH=1 -sNODEJS_CATCH_EXIT=0 -sNODEJS_CATCH_REJECTION=0
+    -sEXPORTED_FUNCTIONS=${declared},_malloc,_free
+    -sEXPORTED_RUNTIME_METHODS=UTF8ToString,HEAPU8,HEAPU32,HEAPF32)
+  set_target_properties(bhvit_module PROPERTIES OUTPUT_NAME bhvit LINKER_LANGUAGE CXX)
+  install(FILES $<TARGET_FILE_DIR:bhvit_module>/bhvit.js $<TARGET_FILE_DIR:bhvit_module>/bhvit.wasm
+    DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+
 set(BHVIT_PACKAGE ${CMAKE_INSTALL_LIBDIR}/cmake/bhvit)
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/bhvitConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(TARGETS ${BHVIT_LIBRARIES} EXPORT bhvitTargets)

@@ -50,9 +50,9 @@ BHVIT_API const char *bhvit_version(void);
  * next call that fails. */
 BHVIT_API const char *bhvit_error(void);
 
-/* Opens a model and sets *session, to null on failure. `threads`, 1 to 256, work on one image together. `isa` is an
- * instruction set such as "avx2" or "scalar"; null or "auto" is what the environment variable BHVIT_ISA names, or else
- * the fastest that this machine has.
+/* Opens a model and sets *session, to null on failure. `threads`, 1 to 256, work on one image together; WebAssembly
+ * built without -pthread has one. `isa` is an instruction set such as "avx2" or "scalar"; null or "auto" is what the
+ * environment variable BHVIT_ISA names, or else the fastest that this machine has.
  *
  * A file is mapped where the platform can, and weights that need no conversion are used where they lie. It may be
  * deleted or replaced by renaming while the session is open. Writing into it changes the answers, though never what

@@ -1,6 +1,8 @@
 #include "pool.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 namespace bhvit {
 namespace {
@@ -29,6 +31,12 @@ void wait_while_equal(const std::atomic<unsigned>& value, unsigned old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
+#if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__)
+  // Starting one would fail as if threads were to be had another time.
+  if (threads > 1) {
+    throw std::invalid_argument("threads must be 1 in WebAssembly built without -pthread, not " + std::to_string(threads));
+  }
+#endif
   try {
     for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker_loop(i); });
   } catch (...) {

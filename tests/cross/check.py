@@ -93,7 +93,7 @@ def main() -> None:
         for tool, package in TARGETS[name].tools.items():
             if not shutil.which(tool):
                 sys.exit(f"{name} needs {tool}: {package}")
-        driver = build(name)
+        driver = build(name, TARGETS[name])
         with tempfile.TemporaryDirectory() as folder:
             compared = sum(check(name, driver, Path(folder), model) for model in models())
             refuses_damage(name, driver, Path(folder))
@@ -101,13 +101,13 @@ def main() -> None:
         print(f"{name}: {isas} give the reference's bits, {compared} floats of {len(SPECS) + 1} models")
 
 
-def build(name: str) -> Path:
-    """The driver of a target, in build/cross; files that did not change since the last time are not compiled again."""
-    target, folder = TARGETS[name], ROOT / "build" / "cross" / name
+def build(name: str, target: Target, entry: Path = HERE / "driver.cc") -> Path:
+    """The program `entry` with the engine, in build/cross/NAME; files that did not change are not compiled again."""
+    folder = ROOT / "build" / "cross" / name
     folder.mkdir(parents=True, exist_ok=True)
     headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*.h"), *HERE.glob("*.h")])
     objects = []
-    for source in [*sorted(ROOT.glob("native/*.cc")), HERE / "driver.cc"]:
+    for source in [*sorted(ROOT.glob("native/*.cc")), entry]:
         kernels = source.stem.removeprefix("kernels_")
         if source.stem == "bindings" or (kernels != source.stem and kernels not in target.isas):
             continue
@@ -117,9 +117,9 @@ def build(name: str) -> Path:
             continue
         flags = (*FLAGS, *target.flags[""], *target.flags.get(source.stem, ()))
         _run([*target.compiler, *flags, f"-I{ROOT / 'native'}", "-c", str(source), "-o", str(object_file)])
-    driver = folder / "driver"
-    _run([*target.compiler, *target.flags[""], *target.link, *map(str, objects), "-o", str(driver)])
-    return driver
+    program = folder / entry.stem
+    _run([*target.compiler, *target.flags[""], *target.link, *map(str, objects), "-o", str(program)])
+    return program
 
 
 def models() -> Iterator[PackedModel]:

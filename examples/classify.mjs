@@ -1,0 +1,68 @@
+// Names what is in a picture: node classify.mjs MODEL.bhv PICTURE.ppm, beside bhvit.js and bhvit.wasm
+//
+// The C API in WebAssembly, called as classify.c calls it, which says what pictures are taken. Pointers are numbers, and
+// what they point at is read through the module's views of its memory; these are fetched from the module each time,
+// because they change when the memory grows.
+
+import { readFileSync } from "node:fs";
+import createBhvit from "./bhvit.js";
+
+function stop(name, reason) {
+  console.error(`classify: ${name}: ${reason}`);
+  process.exit(2);
+}
+
+function read(path) {
+  try {
+    return readFileSync(path);
+  } catch {
+    return stop(path, "cannot read it");
+  }
+}
+
+if (process.argv.length !== 4) stop("needs", "MODEL.bhv PICTURE.ppm");
+const [modelPath, picturePath] = process.argv.slice(2);
+// Given here, because older Emscriptens look for it with fetch, which in Node takes no files.
+const bhvit = await createBhvit({ wasmBinary: readFileSync(new URL("bhvit.wasm", import.meta.url)) });
+const error = () => bhvit.UTF8ToString(bhvit._bhvit_error());
+
+function allocate(bytes) {
+  return bhvit._malloc(bytes) || stop(picturePath, "not enough memory");
+}
+
+function copy(bytes) {
+  const pointer = allocate(bytes.length);
+  bhvit.HEAPU8.set(bytes, pointer);
+  return pointer;
+}
+
+const model = read(modelPath), file = copy(model), opened = allocate(4);
+if (bhvit._bhvit_open_memory(file, model.length, 1, 0, opened)) stop(modelPath, error());
+bhvit._free(file); // the session has copied what it needs
+const session = bhvit.HEAPU32[opened / 4];
+const info = allocate(48); // bhvit_info: twelve fields of 4 bytes
+bhvit._bhvit_get_info(session, info);
+const [channels, , , classes, imageFloats, height, width] = bhvit.HEAPU32.subarray(info / 4, info / 4 + 7);
+if (channels !== 3) stop(modelPath, "the model does not take colour pictures");
+
+const picture = read(picturePath);
+if (picture.toString("latin1", 0, 2) !== "P6") stop(picturePath, "not a binary PPM (P6)");
+const header = /^P6(?:\s|#.*\n)+(\d+)(?:\s|#.*\n)+(\d+)(?:\s|#.*\n)+255\s/.exec(picture.toString("latin1", 0, 1000));
+const [w, h] = (header ?? [0, 0, 0]).slice(1).map(Number);
+// One edge is what the model wants, the other not shorter: then Python would not resize it either.
+if (h < height || w < width || (h !== height && w !== width)) {
+  stop(picturePath, `resize it to ${width} pixels wide and ${height} high, 8 bits a channel, or one edge longer`);
+}
+const pixels = picture.subarray(header[0].length, header[0].length + h * w * 3);
+if (pixels.length !== h * w * 3) stop(picturePath, "cut short");
+
+const bytes = copy(pixels), image = allocate(4 * imageFloats), out = allocate(4 * classes);
+if (bhvit._bhvit_normalize(session, bytes, pixels.length, h, w, image, imageFloats) ||
+    bhvit._bhvit_run(session, 1, image, imageFloats, out, classes)) {
+  stop(picturePath, error());
+}
+const logits = [...bhvit.HEAPF32.subarray(out / 4, out / 4 + classes)];
+const best = logits.indexOf(Math.max(...logits));
+const sum = logits.reduce((total, logit) => total + Math.exp(logit - logits[best]), 0);
+console.log(`${(100 / sum).toFixed(1)} %  ${bhvit.UTF8ToString(bhvit._bhvit_class_name(session, best))}`);
+bhvit._bhvit_close(session);

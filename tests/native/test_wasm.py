@@ -1,0 +1,51 @@
+"""The C library in WebAssembly: its example's answers and its logits against Python's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_c_api import CMAKE, ROOT, call
+
+from bhvit import Session
+from bhvit.apps.cli import main
+from bhvit.packaged import FOLDER
+
+
+def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One test, so that of several processes one builds: a minute the first time, then what has changed."""
+    if CMAKE is None or not all(map(shutil.which, ("emcmake", "node"))):
+        pytest.skip("needs cmake, emscripten and node")
+    build, prefix = ROOT / "build" / "wasm-plain", tmp_path / "prefix"
+    call("emcmake", CMAKE, "-S", ROOT, "-B", build, "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
+    call(CMAKE, "--build", build)
+    call(CMAKE, "--install", build, "--prefix", prefix)
+    folder, model = prefix / "lib", str(FOLDER / "cifar10.bhv")
+    for script in (ROOT / "examples" / "classify.mjs", ROOT / "tests" / "native" / "run.mjs"):
+        shutil.copy(script, folder)
+
+    best = set()
+    for seed in range(4):
+        picture = tmp_path / f"{seed}.ppm"
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 32 + seed, 3)) // (seed + 1)
+        Image.fromarray(pixels.astype(np.uint8)).save(picture)
+        assert main(["classify", model, str(picture), "--top", "1", "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)[0]["classes"][0]
+        said = call("node", folder / "classify.mjs", model, picture)
+        assert said == f"{100 * answer['probability']:.1f} %  {answer['name']}\n"
+        best.add(answer["name"])
+    assert len(best) > 1  # or the same answer would prove nothing
+
+    image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    image.tofile(tmp_path / "image")
+    refused = call("node", folder / "run.mjs", model, tmp_path / "image", tmp_path / "logits", "10").splitlines()
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "logits", np.float32), Session(model)(image)[0])
+    assert refused[0] == "1 threads must be 1 in WebAssembly built without -pthread, not 2"
+    assert refused[1].startswith("3 ")
+    assert "cut short" in refused[1]
+    assert refused[2].startswith(f"2 cannot read {model}: ")
+    assert refused[3].endswith("not one that this machine can run: auto, wasm, scalar")
