@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import wasmtime
-from benchmarks.common import ROOT, markdown, write_results
+from benchmarks.common import ROOT, add_page, markdown, write_results
 from tests.cross import check
 from tests.randomise import randomise
 
@@ -47,6 +47,7 @@ Count = Callable[[list[str], bytes], tuple[int, bytes]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, metavar="MODEL")
+    add_page(parser, HERE / "instructions.md")
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +82,7 @@ kind has.
 add as the kernels do, without loading or storing; the last column is an image's instructions over those of the loop.
 
 {markdown(header, rows)}"""
-    write_results(HERE / "instructions.md", "Instructions", text)
+    write_results(args.page, "Instructions", text)
 
 
 def _model(name: str, path: Path) -> tuple[npt.NDArray[np.float32], int]:
