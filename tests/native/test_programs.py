@@ -36,6 +36,18 @@ def test_every_op_equals_the_reference(spec: ModelSpec, half: bool) -> None:
                 np.testing.assert_array_equal(native_x, x, err_msg=f"{name}, {isa}, {threads} threads")
 
 
+def test_half_precision_to_its_ends() -> None:
+    spec = SPECS[2]
+    model = random_model(spec, half=True)
+    weight = model.tensors["head.weight"]
+    ends = np.array([2**-24, -(2**-24), 2**-14 - 2**-24, 2**-14, -0.0, 65504, -65504], np.float16)  # subnormal ones too
+    weight.flat[:: weight.size // 500] = np.resize(ends, len(weight.flat[:: weight.size // 500]))
+    images = random_images(spec, 1)
+    for isa in ISAS:
+        program = _native.Program(format.to_bytes(model), 1, isa)
+        np.testing.assert_array_equal(program.run(images), reference.run(model, images), err_msg=isa)
+
+
 @pytest.mark.parametrize("order", range(8))
 def test_ops_of_a_grid_in_any_order(order: int) -> None:
     # An op may leave the norm of whichever comes next, in memory that both know: no order may overwrite what is in use.
