@@ -33,6 +33,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from . import packaged
 from .errors import FormatError, UserError
 from .files import write_atomically
 from .image import Preprocess
@@ -200,7 +201,7 @@ def read(path: str | Path) -> PackedModel:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}{packaged.instead(path)}") from error
     try:
         return from_bytes(data)
     except UserError as error:

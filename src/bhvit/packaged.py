@@ -24,6 +24,13 @@ def find(path: str | Path, suffix: str) -> Path:
     return named if len(path.parts) == 1 and not path.exists() and named.is_file() else path
 
 
+def instead(path: str | Path) -> str:
+    """What an error adds where `path` is absent and may be meant for the name of a packaged model: their names."""
+    path = Path(path)
+    meant = len(path.parts) == 1 and not path.suffix and not path.exists()
+    return f"; packaged models: {', '.join(list_packaged())}" if meant else ""
+
+
 def is_packed(path: str | Path) -> bool:
     """Whether `path` names a packed model: by its suffix, as a packaged one, or by how the file begins."""
     path = find(path, ".bhv")

@@ -183,6 +183,8 @@ def _isas(text: str) -> list[str]:
         return list(_native.available_isas())
     if not names:
         raise UserError("--isa needs a name, auto or all")
+    if "all" in names:
+        raise UserError(f"--isa all stands alone, without other names: {text}")
     return names
 
 

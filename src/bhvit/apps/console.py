@@ -140,7 +140,8 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise UserError(f"there is no file {path}" if not path.exists() else f"{path} is a folder, not a file")
+        kind = "a folder, not a file" if path.is_dir() else "not a plain file"
+        raise UserError(f"{path} is {kind}" if path.exists() else f"there is no file {path}")
     try:
         with safe_open(path, framework="numpy") as file:
             return dict(file.metadata() or {})

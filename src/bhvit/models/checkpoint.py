@@ -45,7 +45,7 @@ def load_checkpoint(path: str | Path) -> BHViT:
     """
     path = packaged.find(path, ".safetensors")
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}")
+        raise UserError(f"no checkpoint at {path}{packaged.instead(path)}")
     tensors, metadata = read_weights(path)
     if FORMAT not in metadata:
         if path.name == WEIGHTS and (path.parent / CONFIG).is_file():

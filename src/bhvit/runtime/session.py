@@ -40,13 +40,15 @@ class Session:
             raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(isa, str):
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
+        if not isinstance(path, (str, os.PathLike)):
+            raise UserError(f"a model is a path or the name of a packaged one, not {path!r}")
         path = packaged.find(path, ".bhv")
         try:
             program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
             described = format.describe(program.header)
             described.check(program.input_shape, program.classes)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
+            raise UserError(f"cannot read {path}: {error.strerror}{packaged.instead(path)}") from error
         except UserError as error:
             raise FormatError(f"{path}: {error}") from error
         except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
