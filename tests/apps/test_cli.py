@@ -77,12 +77,18 @@ def test_without_arguments_the_help_is_printed(bhvit):
     (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
     (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
     (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
-    (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: invalid int value: 'x'"),
+    (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
     (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
     (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
 ])  # fmt: skip
 def test_mistakes_in_the_arguments_are_one_line(refused, words, said):
     assert said in refused(*words)
+
+
+def test_a_file_that_begins_with_a_dash_is_told_how_to_be_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-cat.jpg").touch()
+    assert "write ./-cat.jpg for the file" in refused("classify", "-cat.jpg")
 
 
 @pytest.mark.parametrize("words", [["eval", "--help", "--nope"], ["train", "--epoch", "3", "-h"], ["--help", "evla"]])

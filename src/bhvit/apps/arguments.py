@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
 from ..settings import nearest
+
+_PLAINER = {"invalid int value:": "not a whole number:", "invalid float value:": "not a number:"}
+"""argparse's words, which name Python's types, in ours."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,9 +55,13 @@ class Parser(argparse.ArgumentParser):
             return
         for name in (word.partition("=")[0] for word in words):
             if _is_option(name) and name not in self._options:
+                if Path(name).exists():
+                    raise UserError(f"{name} would be an option; write ./{name} for the file {self._help()}")
                 raise UserError(f"`{self.prog}` has no option {name}{nearest(name, self._options, '-')} {self._help()}")
 
     def error(self, message: str) -> NoReturn:
+        for theirs, ours in _PLAINER.items():
+            message = message.replace(theirs, ours)
         raise UserError(f"{message} {self._help()}")
 
     def _help(self) -> str:
