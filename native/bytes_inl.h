@@ -84,7 +84,8 @@ BHVIT_INLINE void count(i32x16 (&acc)[T], const u32* bits, long stride, long ste
 // all x so far, which is the XOR of the weights so far XOR that of the activations, so that a word costs one operation.
 // Adding two words to p leaves a new p and a carry, worth two, in every bit: carries are counted after every pair, p but
 // once, at the end. The carry is the majority of p0, x1 = p0^p1 and x2 = p1^p2, which is p0 | p1 unless p1 & p2.
-constexpr long kCarryWords = 30;  // twice 15 carries and p, of 8 bits, are at most 248
+constexpr long kCarryWords = 30;      // twice 15 carries and p, of 8 bits, are at most 248
+constexpr long kFewestCarryWords = 6;  // fewer do not pay for counting p
 
 // Outputs of native vector `first` and on; `parities` has the XOR of each token's words so far, [word][token].
 template <int T, int first>
@@ -103,17 +104,17 @@ BHVIT_INLINE void count_carries(i32x16 (&acc)[T], const u32* parities, const u32
     sum = sum2;
   }
   for (int t = 0; t < T; t++) {
-    Bytes total[1] = {carries[t] + carries[t] + count_bytes(p0[t])};
-    if (words % 2) total[0] = total[0] + count_bytes(p0[t] ^ sum ^ load<Bytes>(tile) ^ (Bytes)splat<NativeU>(parity[t]));
+    Bytes total = carries[t] + carries[t] + count_bytes(p0[t]);
+    if (words % 2) total = total + count_bytes(p0[t] ^ sum ^ load<Bytes>(tile) ^ (Bytes)splat<NativeU>(parity[t]));
     NativeI& lanes = native<first>(acc[t]);
-    lanes = lanes + sum_bytes(total[0]);
+    lanes = lanes + sum_bytes(total);
   }
   if constexpr (first + 1 < kVectors) count_carries<T, first + 1>(acc, parities, weight, words);
 }
 
 template <int T>
 BHVIT_INLINE void xor_count(i32x16 (&acc)[T], const u32* bits, long stride, const u32* weight, long words) {
-  if (!kCarries || words < 6) {
+  if (!kCarries || words < kFewestCarryWords) {
     return count<T>(acc, bits, stride, 1, weight, words, [](const Bytes& w, const Bytes& a) { return w ^ a; });
   }
   while (words > 0) {

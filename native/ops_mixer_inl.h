@@ -44,9 +44,9 @@ BHVIT_INLINE void gather_taps(const MixerArgs& a, long row, long dilation, u32* 
       const uint16_t* low = next();
       if (tap < 9) {
         const uint16_t* high = next();
-        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_halves(low + t) | load_halves(high + t) << 16);
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_u16(low + t) | load_u16(high + t) << 16);
       } else {
-        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_halves(low + t));
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_u16(low + t));
       }
     }
   }

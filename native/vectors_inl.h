@@ -113,16 +113,16 @@ BHVIT_INLINE i32x16 splati(int32_t s) { return splat<i32x16>(s); }
 
 // 16 unsigned 16-bit integers.
 template <class V>
-BHVIT_INLINE V load_halves_as(const uint16_t* from) {
+BHVIT_INLINE V load_u16_as(const uint16_t* from) {
   if constexpr (is_pair<V>) {
     using Half = decltype(V::lo);
-    return {load_halves_as<Half>(from), load_halves_as<Half>(from + sizeof(Half) / 4)};
+    return {load_u16_as<Half>(from), load_u16_as<Half>(from + sizeof(Half) / 4)};
   } else {
     typedef uint16_t Halves __attribute__((vector_size(2 * BHVIT_NATIVE_LANES)));
     return __builtin_convertvector(load<Halves>(from), V);
   }
 }
-BHVIT_INLINE i32x16 load_halves(const uint16_t* from) { return load_halves_as<i32x16>(from); }
+BHVIT_INLINE i32x16 load_u16(const uint16_t* from) { return load_u16_as<i32x16>(from); }
 
 BHVIT_INLINE NativeF to_float(const NativeI& v) { return __builtin_convertvector(v, NativeF); }
 BHVIT_INLINE NativeF as_float(const NativeI& v) { return (NativeF)v; }
@@ -283,7 +283,7 @@ BHVIT_INLINE f32x16 round_even(const f32x16& v) { return (v + splatf(kRoundMagic
 // of its value, subnormal halves included.
 #if !defined(BHVIT_OWN_HALF_PRECISION)
 BHVIT_INLINE f32x16 load_half_precision(const uint16_t* from) {
-  const i32x16 half = load_halves(from);
+  const i32x16 half = load_u16(from);
   const f32x16 magnitude = as_float((half & splati(0x7fff)) << 13) * splatf(0x1p112f);
   return as_float(as_int(magnitude) | (half & splati(0x8000)) << 16);
 }

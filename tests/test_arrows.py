@@ -38,7 +38,10 @@ def test_the_runtime_opens_without_torch() -> None:
 
 def test_a_missing_extra_is_reported_with_the_install_command() -> None:
     code = WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
-    assert "needs torch, which is not installed: install bhvit with the extra 'train'" in _python(code)
+    assert _python(code) == (
+        "this needs torch, which is not installed: install bhvit with the extra 'train', "
+        "for example pip install '.[train]' in its checkout"
+    )
 
 
 def test_native_files_include_only_what_lies_below_them() -> None:

@@ -91,7 +91,10 @@ def test_importing_both_loads_no_more_than_transformers_alone() -> None:
 def test_a_missing_extra_is_reported_with_the_install_command() -> None:
     code = "import sys; sys.modules['transformers'] = None\ntry:\n    import bhvit.transformers\n"
     code += "except ImportError as error:\n    print(error)"
-    assert "needs transformers, which is not installed: install bhvit with the extra 'transformers'" in _python(code)
+    assert _python(code) == (
+        "this needs transformers, which is not installed: install bhvit with the extra 'transformers', "
+        "for example pip install '.[transformers]' in its checkout"
+    )
 
 
 def test_a_folder_of_ours_gives_the_same_logits(folder: Path, model: BHViT, picture: Image.Image) -> None:
