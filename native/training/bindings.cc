@@ -104,6 +104,27 @@ void define(nb::module_& m, const char* name) {
       },
       unlocked);
   to.def(
+      "sign_columns",
+      [&kernels](long rows, long channels, int threads, Address x, Address move, Address out) {
+        kernels.sign_columns({rows, channels, threads}, at<T>(x), at<T>(move), at<uint32_t>(out));
+      },
+      unlocked);
+  to.def(
+      "bit_columns",
+      [&kernels](long rows, long channels, int threads, Address bits, Address out) {
+        kernels.bit_columns({rows, channels, threads}, at<uint32_t>(bits), at<uint32_t>(out));
+      },
+      unlocked);
+  to.attr("multiplies_signs") = kernels.sign_products != nullptr;
+  to.def(
+      "sign_products",
+      [&kernels](long rows, long channels, int threads, Address a, bool transposed, long inputs, Address scale,
+                 Address columns, Address out) {
+        kernels.sign_products({rows, channels, threads}, at<float>(a), transposed, inputs, at<float>(scale),
+                              at<uint32_t>(columns), at<float>(out));
+      },
+      unlocked);
+  to.def(
       "binarise",
       [&kernels](long rows, long inputs, int threads, Address latent, Address centre, Address out) {
         kernels.binarise({rows, inputs, threads}, at<T>(latent), at<T>(centre), at<T>(out));
@@ -178,6 +199,22 @@ void define(nb::module_& m, const char* name) {
                  Address weights) {
         kernels.conv_weights({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, at<T>(x), at<T>(grad),
                              at<T>(weights));
+      },
+      unlocked);
+  to.def(
+      "sign_conv",
+      [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, bool add, Address x, Address weights,
+                 bool by_input, Address out) {
+        kernels.sign_conv({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, add, at<float>(x),
+                          at<float>(weights), by_input, at<float>(out));
+      },
+      unlocked);
+  to.def(
+      "sign_conv_weights",
+      [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, Address x, Address grad,
+                 Address weights) {
+        kernels.sign_conv_weights({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, at<float>(x),
+                                  at<float>(grad), at<float>(weights));
       },
       unlocked);
   to.def(

@@ -66,6 +66,14 @@ struct Table {
   // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
   // (rows, outputs). outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);
+  // The bits of sign(x + move), `move` being optional, or those in rows as of `bits`, in columns: (rows / 32 rounded up,
+  // channels), row r of a channel being bit r % 32 of its word r / 32.
+  void (*sign_columns)(const Shape&, const T* x, const T* move, uint32_t* out);
+  void (*bit_columns)(const Shape&, const uint32_t* bits, uint32_t* out);
+  // out (rows, channels) = a * scale * signs: a is (rows, inputs), or (inputs, rows) if `transposed`; scale, optional, has a
+  // number an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where it is not faster.
+  void (*sign_products)(const Shape&, const float* a, bool transposed, long inputs, const float* scale,
+                        const uint32_t* columns, float* out);
   // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
   // (optional), and of the mean magnitude of the row.
   void (*binarise)(const Shape&, const T* latent, const T* centre, T* out);
@@ -86,6 +94,11 @@ struct Table {
   void (*conv)(const Grid&, int groups, int dilation, bool add, const T* x, const T* weights, T* out);
   // Gradient of its weights, in that layout.
   void (*conv_weights)(const Grid&, int groups, int dilation, const T* x, const T* grad, T* weights);
+  // The same for weights that of an output, or of an input if `by_input`, differ in their signs alone, and for signs x.
+  // channels / groups % 16 == 0. Null where they are not faster.
+  void (*sign_conv)(const Grid&, int groups, int dilation, bool add, const float* x, const float* weights,
+                    bool by_input, float* out);
+  void (*sign_conv_weights)(const Grid&, int groups, int dilation, const float* x, const float* grad, float* weights);
   // base + shift + the sum of nine taps (9, channels) at `offsets` (9, 2); cyclic, or zeros outside the grid.
   void (*cross)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* shift, const T* base,
                 T* out);

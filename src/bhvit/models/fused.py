@@ -18,7 +18,9 @@ from torch.autograd.function import once_differentiable
 from ..bits import LANES, WORD
 from . import training_kernels as native
 from .batch_statistics import processes
-from .training_kernels import all_at, at, channels_of, shape_of, signs_backward, signs_of
+from .training_kernels import (
+    all_at, at, channels_of, input_gradient, shape_of, signs_backward, signs_of, weight_gradient, weight_gradient_of_bits,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from .layers import Style
@@ -181,7 +183,7 @@ class _SignLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
         x, move = x.contiguous(), move.contiguous()
         ctx.save_for_backward(x, move, weight)
-        ctx.binary = style.activation_bits == 1
+        ctx.binary, ctx.binary_weight = style.activation_bits == 1, style.weight_bits == 1
         if not _products_of_bits(style, weight):
             return signs_of(x, move, ctx.binary) @ weight.T
         bits = _bits_for(x)
@@ -193,8 +195,8 @@ class _SignLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, move, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        weight_grad = rows.T @ signs_of(x, move, ctx.binary).view(-1, x.shape[-1])
-        dx, dmove = signs_backward(x, move, ctx.binary, rows @ weight)
+        weight_grad = weight_gradient(rows, x, move, ctx.binary)
+        dx, dmove = signs_backward(x, move, ctx.binary, input_gradient(rows, weight, ctx.binary_weight))
         return dx, dmove, weight_grad, None
 
 
@@ -220,7 +222,7 @@ class _HiddenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         *parameters, move, weight, mean, inverse, style = rest
-        ctx.binary = style.activation_bits == 1
+        ctx.binary, ctx.binary_weight = style.activation_bits == 1, style.weight_bits == 1
         state = _UnitState(h, residual, parameters, (None, None), move, (mean, inverse), ctx.binary)
         means = torch.empty_like(state.residual)
         if _products_of_bits(style, weight):
@@ -242,10 +244,10 @@ class _HiddenLinear(torch.autograd.Function):
         signs = torch.empty_like(state.h)
         if bits is None:
             state.run(signs=signs, means=torch.empty_like(state.residual))
+            weight_grad = rows.T @ signs.view(-1, channels)
         else:
-            native.kernels(signs).numbers(*shape_of(signs), at(bits), at(signs))
-        weight_grad = rows.T @ signs.view(-1, channels)
-        torch.mm(rows, weight, out=signs.view(-1, channels))
+            weight_grad = weight_gradient_of_bits(rows, bits, state.h)
+        input_gradient(rows, weight, ctx.binary_weight, out=signs.view(-1, channels))
         dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())
         return dh, dresidual, *sums[:5], sums[7], weight_grad, None, None, None
 

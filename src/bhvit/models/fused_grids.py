@@ -6,7 +6,7 @@ Grids of tokens are (B, H, W, C) of float32 or float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,12 +17,15 @@ from ..spec import DILATIONS, MIXER_GROUPS
 from . import training_kernels as native
 from .training_kernels import at, channels_of, grid_of, signs_backward, signs_of
 
+if TYPE_CHECKING:
+    from .layers import Style
+
 _OFFSETS = [step for tap in TAPS for step in tap]
 
 
-def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], binary: bool) -> tuple[Tensor, ...]:
+def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], style: Style) -> tuple[Tensor, ...]:
     """3x3 convolutions of sign(n + move) (B, H, W, C) in groups, one for each dilation, without bias."""
-    convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, move, binary, *weights)
+    convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, move, style, *weights)
     return convs
 
 
@@ -32,34 +35,53 @@ def cross(base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) ->
     return total
 
 
+def conv(
+    x: Tensor, weight: Tensor, dilation: int, out: Tensor, *, binary: bool, back: bool = False, add: bool = False
+) -> None:
+    """Put into `out` (B, H, W, C), or `add` to it, x convolved with `weight` (C, C / groups, 3, 3) in groups.
+
+    `binary`: the weights of an output differ in their signs alone. `back`: x is the gradient of what is
+    convolved, and `out` that of its input: what a tap brings from one side its gradient takes back to the other.
+    """
+    kernels, taps = native.kernels(x), _grouped(weight)
+    taps = (taps.flip(3).permute(0, 3, 1, 2) if back else taps.permute(0, 3, 2, 1)).contiguous()
+    operands = *grid_of(x), MIXER_GROUPS, dilation, add, at(x), at(taps)
+    if binary and kernels.multiplies_signs:
+        kernels.sign_conv(*operands, back, at(out))
+    else:
+        kernels.conv(*operands, at(out))
+
+
+def conv_weights(x: Tensor, grad: Tensor, dilation: int, weight: Tensor, *, binary: bool) -> Tensor:
+    """The gradient of `weight` for `grad`, that of its convolution of x, both (B, H, W, C); `binary`: x is of signs."""
+    kernels = native.kernels(x)
+    taps = weight.new_empty(MIXER_GROUPS, 9, weight.shape[1], weight.shape[1])
+    sum_up = kernels.sign_conv_weights if binary and kernels.multiplies_signs else kernels.conv_weights
+    sum_up(*grid_of(x), MIXER_GROUPS, dilation, at(x), at(grad), at(taps))
+    return taps.permute(0, 3, 2, 1).reshape(weight.shape)
+
+
 class _GroupedConvs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, n: Tensor, move: Tensor, binary: bool, *weights: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, n: Tensor, move: Tensor, style: Style, *weights: Tensor) -> tuple[Tensor, ...]:
         n, move = n.contiguous(), move.contiguous()
         ctx.save_for_backward(n, move, *weights)
-        ctx.binary = binary
-        signs = signs_of(n, move, binary)
-        outs = []
-        for dilation, weight in zip(DILATIONS, weights, strict=True):
-            out = torch.empty_like(n)
-            taps = _grouped(weight).permute(0, 3, 2, 1).contiguous()
-            native.kernels(n).conv(*grid_of(n), MIXER_GROUPS, dilation, False, at(signs), at(taps), at(out))
-            outs.append(out)
-        return tuple(outs)
+        ctx.binary, ctx.binary_weights = style.activation_bits == 1, style.weight_bits == 1
+        signs = signs_of(n, move, ctx.binary)
+        outs = tuple(torch.empty_like(n) for _ in DILATIONS)
+        for dilation, weight, out in zip(DILATIONS, weights, outs, strict=True):
+            conv(signs, weight, dilation, out, binary=ctx.binary_weights)
+        return outs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n, move, *weights = ctx.saved_tensors
-        signs, dsigns, kernels = signs_of(n, move, ctx.binary), torch.empty_like(n), native.kernels(n)
-        dweights = []
+        signs, dsigns, dweights = signs_of(n, move, ctx.binary), torch.empty_like(n), []
         for index, (dilation, weight, grad) in enumerate(zip(DILATIONS, weights, grads, strict=True)):
             grad = grad.contiguous()
-            # What a tap brings from one side its gradient takes back to the other.
-            taps = _grouped(weight).flip(3).permute(0, 3, 1, 2).contiguous()
-            kernels.conv(*grid_of(n), MIXER_GROUPS, dilation, index > 0, at(grad), at(taps), at(dsigns))
-            kernels.conv_weights(*grid_of(n), MIXER_GROUPS, dilation, at(signs), at(grad), at(taps))
-            dweights.append(taps.permute(0, 3, 2, 1).reshape(weight.shape))
+            conv(grad, weight, dilation, dsigns, binary=ctx.binary_weights, back=True, add=index > 0)
+            dweights.append(conv_weights(signs, grad, dilation, weight, binary=ctx.binary))
         dn, dmove = signs_backward(n, move, ctx.binary, dsigns)
         return dn, dmove, None, *dweights
 

@@ -42,7 +42,7 @@ class ConvMixer(nn.Module):
         convs, activations = cast("list[QuantConv2d]", list(self.convs)), list(self.activations)
         style = convs[0].style
         weights = [style.conv_weight(conv.weight, fuse=True) for conv in convs]
-        ys = fused_grids.grouped_convs(n, self.move.bias, weights, style.activation_bits == 1)
+        ys = fused_grids.grouped_convs(n, self.move.bias, weights, style)
         return self.norm(fused.rprelu_sum(ys, [conv.bias for conv in convs], activations))
 
 

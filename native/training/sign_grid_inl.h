@@ -1,0 +1,177 @@
+// Grouped 3x3 convolutions with signs, by the tables of products_inl.h.
+
+#pragma once
+
+#include "grid_inl.h"
+#include "products_inl.h"
+
+namespace bhvit::training {
+namespace {
+
+#if defined(BHVIT_TABLES)
+
+// Signs of weights (count, inputs, outputs) in columns: (count, inputs / 32 rounded up, outputs).
+inline Buffer<uint32_t> weight_columns(const float* weights, long count, long inputs, long outputs) {
+  const long words = (inputs + 31) / 32;
+  Buffer<uint32_t> columns(count * words * outputs);
+  for (long i = 0; i < count; i++)
+    sign_columns<float>({inputs, outputs, 1}, weights + i * inputs * outputs, nullptr,
+                        columns.data() + i * words * outputs);
+  return columns;
+}
+
+// Tables of an image's tokens, each channel scaled if there is a scale, and after them those of a token outside:
+// tables[token][inputs / 4][entry].
+inline void image_tables(const Grid& grid, const Signs& signs, const float* image, const float* scale, long inputs,
+                         float* scaled, float* tables) {
+  const long tokens = grid.height * grid.width, each = inputs * kAcross;
+  for (long t = 0; t < tokens; t++) {
+    const float* from = image + t * grid.channels;
+    float* to = tables + t * each;
+    if (scale) {
+      BHVIT_SIMD_LOOP
+      for (long k = 0; k < inputs; k++) scaled[k] = from[k] * scale[k];
+      from = scaled;
+    }
+    make_tables<1>(signs, &from, 1, inputs, &to);
+  }
+  std::fill(tables + tokens * each, tables + (tokens + 1) * each, 0.0f);
+}
+
+// `vectors` vectors of outputs of each token of an image; tables_at[token][tap]: where its tables are; columns: (9, words, outputs), inputs as many as outputs.
+template <int vectors>
+void sign_conv_image(const Grid& grid, const int64_t* tables_at, const float* tables, const uint32_t* columns,
+                     long outputs, const float* scale, bool add, float* out) {
+  const long tokens = grid.height * grid.width;
+  constexpr int rows = vectors == 1 ? 2 * kTileRows : kTileRows;
+  for (long t = 0; t < tokens; t += rows) {
+    const auto tables_of = [=](int tap, long row) { return tables + tables_at[std::min(t + row, tokens - 1) * 9 + tap]; };
+    look_up<rows, vectors>(9, tables_of, columns, outputs, outputs, [=](long row, int v, Lookup::Vector sum) {
+      if (t + row >= tokens) return;
+      float* to = out + (t + row) * grid.channels + v * Lookup::kLanes;
+      if (scale) sum = Lookup::multiply(sum, Lookup::load(scale + v * Lookup::kLanes));
+      Lookup::store(to, add ? Lookup::add(Lookup::load(to), sum) : sum);
+    });
+  }
+}
+
+inline void sign_conv(const Grid& grid, int groups, int dilation, bool add, const float* x, const float* weights,
+                      bool by_input, float* out) {
+  const Buffer<int32_t> near = square(grid, dilation);
+  const long inputs = grid.channels / groups, tokens = grid.height * grid.width, words = (inputs + 31) / 32;
+  const Buffer<uint32_t> columns = weight_columns(weights, groups * 9L, inputs, inputs);
+  Buffer<float> scales(grid.channels);
+  for (long c = 0; c < grid.channels; c++) {
+    const float* of = weights + c / inputs * 9 * inputs * inputs;
+    scales[c] = std::abs(of[c % inputs * (by_input ? inputs : 1)]);
+  }
+  Buffer<int64_t> tables_at(tokens * 9);
+  for (long i = 0; i < tokens * 9; i++) tables_at[i] = (near[i] < 0 ? tokens : near[i]) * inputs * kAcross;
+  const Signs signs;
+#pragma omp parallel num_threads(grid.threads)
+  {
+    Buffer<float> tables((tokens + 1) * inputs * kAcross), scaled(inputs);
+#pragma omp for schedule(static)
+    for (long task = 0; task < grid.batch * groups; task++) {
+      const long b = task / groups, group = task % groups, first = b * tokens * grid.channels + group * inputs;
+      const float* scale = scales.data() + group * inputs;
+      image_tables(grid, signs, x + first, by_input ? scale : nullptr, inputs, scaled.data(),
+                   tables.data());
+      const uint32_t* of = columns.data() + group * 9 * words * inputs;
+      const auto outputs = [&]<int vectors>(long o) {
+        sign_conv_image<vectors>(grid, tables_at.data(), tables.data(), of + o, inputs, by_input ? nullptr : scale + o, add,
+                                 out + first + o);
+      };
+      long o = 0;
+      for (; o + 4 * Lookup::kLanes <= inputs; o += 4 * Lookup::kLanes) outputs.template operator()<4>(o);
+      for (; o + 2 * Lookup::kLanes <= inputs; o += 2 * Lookup::kLanes) outputs.template operator()<2>(o);
+      for (; o < inputs; o += Lookup::kLanes) outputs.template operator()<1>(o);
+    }
+  }
+}
+
+// Signs of what tap `tap` brings to the tokens of an image, in columns `stride` words apart, from the image's own columns
+// (words, channels): they move by whole tokens. Of tokens outside the grid the bits are 0.
+inline void moved_columns(const Grid& grid, int dilation, int tap, const uint32_t* own, long channels, long stride,
+                          uint32_t* out) {
+  const long tokens = grid.height * grid.width, words = (tokens + 31) / 32;
+  const long down = (tap / 3 - 1) * dilation, right = (tap % 3 - 1) * dilation, by = down * grid.width + right;
+  for (long w = 0; w < words; w++) {
+    uint32_t inside = 0;
+    for (long t = 32 * w; t < std::min(tokens, 32 * (w + 1)); t++) {
+      const long row = t / grid.width + down, column = t % grid.width + right;
+      inside |= uint32_t(row >= 0 && row < grid.height && column >= 0 && column < grid.width) << t % 32;
+    }
+    const long low = 32 * w + by, from = low >= 0 ? low / 32 : -((31 - low) / 32);  // rounded down
+    const uint64_t shift = static_cast<uint64_t>(low - 32 * from);
+    const uint32_t first = from >= 0 && from < words ? ~0u : 0, second = from + 1 >= 0 && from + 1 < words ? ~0u : 0;
+    const uint32_t *a = own + (first ? from : 0) * channels, *b = own + (second ? from + 1 : 0) * channels;
+    uint32_t* to = out + w * stride;
+    BHVIT_SIMD_LOOP
+    for (long c = 0; c < channels; c++)
+      to[c] = static_cast<uint32_t>((uint64_t(b[c] & second) << 32 | (a[c] & first)) >> shift) & inside;
+  }
+}
+
+// What tokens whose tap lies outside the grid gave to its sums although it is not there: the bits 0 were counted as -1.
+inline void take_back(const Grid& grid, int dilation, int tap, const float* grad, long outputs, float* outside) {
+  const long down = (tap / 3 - 1) * dilation, right = (tap % 3 - 1) * dilation;
+  std::fill(outside, outside + outputs, 0.0f);
+  for (long row = 0; row < grid.height; row++) {
+    const bool there = row + down >= 0 && row + down < grid.height;
+    const long left = there ? std::max(0L, -right) : grid.width, last = there ? std::min(grid.width, grid.width - right) : grid.width;
+    const auto add = [&](long column) {
+      const float* g = grad + (row * grid.width + column) * grid.channels;
+      BHVIT_SIMD_LOOP
+      for (long o = 0; o < outputs; o++) outside[o] += g[o];
+    };
+    for (long column = 0; column < std::min(left, grid.width); column++) add(column);
+    for (long column = std::max(0L, last); there && column < grid.width; column++) add(column);
+  }
+}
+
+inline void sign_conv_weights(const Grid& grid, int groups, int dilation, const float* x, const float* grad,
+                              float* weights) {
+  const long inputs = grid.channels / groups, tokens = grid.height * grid.width, words = (tokens + 31) / 32;
+  const long wide = 9 * inputs, count = wide * inputs;
+  const Signs signs;
+  Buffer<float> sums(grid.batch * groups * count);
+#pragma omp parallel num_threads(grid.threads)
+  {
+    Buffer<uint32_t> own(words * inputs), columns(words * wide);
+    Buffer<float> outside(inputs);
+    const Buffer<float> still(inputs);
+#pragma omp for schedule(static)
+    for (long task = 0; task < grid.batch * groups; task++) {
+      const long first = task / groups * tokens * grid.channels + task % groups * inputs;
+      float* to = sums.data() + task * count;  // (outputs, 9, inputs)
+      fill_columns(0, tokens, x + first, grid.channels, still.data(), inputs, own.data());
+      for (int tap = 0; tap < 9; tap++)
+        moved_columns(grid, dilation, tap, own.data(), inputs, wide, columns.data() + tap * inputs);
+      const Products p{tokens, wide, 1, grid.channels, grad + first, nullptr, columns.data()};
+      for (long o = 0; o < inputs; o += kTaskRows)
+        multiply_rows(p, signs, o, std::min<long>(kTaskRows, inputs - o), to + o * wide);
+      for (int tap = 0; tap < 9; tap++) {
+        take_back(grid, dilation, tap, grad + first, inputs, outside.data());
+        for (long o = 0; o < inputs; o++)
+          for (long k = 0; k < inputs; k++) to[o * wide + tap * inputs + k] += outside[o];
+      }
+    }
+  }
+  Buffer<double> totals(groups * count);
+  for (long b = 0; b < grid.batch; b++) {
+    const float* from = sums.data() + b * groups * count;
+    double* to = totals.data();
+    BHVIT_SIMD_LOOP
+    for (long i = 0; i < groups * count; i++) to[i] += from[i];
+  }
+  for (long group = 0; group < groups; group++)
+    for (long o = 0; o < inputs; o++)
+      for (long i = 0; i < wide; i++)
+        weights[group * count + i * inputs + o] = static_cast<float>(totals[group * count + o * wide + i]);
+}
+
+#endif
+
+}  // namespace
+}  // namespace bhvit::training

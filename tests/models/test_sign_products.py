@@ -1,0 +1,104 @@
+"""Products of float32 numbers with signs, by tables where the processor has permutations, against float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bhvit.models import training_kernels as native
+from bhvit.models.fused_grids import conv, conv_weights
+from bhvit.spec import DILATIONS, MIXER_GROUPS
+
+pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> "object":
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def _random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def _signs(*shape: int) -> Tensor:
+    return torch.where(_random(*shape) >= 0, 1.0, -1.0)
+
+
+def _close(found: Tensor, exact: Tensor, terms: int) -> None:
+    """What `terms` float32 additions of standard normal numbers may be off, with room for one number in a million."""
+    assert found.dtype == torch.float32
+    assert (found.double() - exact).abs().max() <= 5 * terms * torch.finfo(torch.float32).eps
+
+
+SHAPES = [(1, 16, 32), (5, 64, 64), (33, 48, 160), (196, 64, 16), (131, 32, 80), (257, 256, 96)]
+
+
+@pytest.mark.parametrize(("tokens", "outputs", "inputs"), SHAPES)
+def test_gradient_of_inputs(tokens: int, outputs: int, inputs: int, threads: int) -> None:
+    rows = _random(tokens, outputs)
+    weight = _random(outputs, 1).abs() * _signs(outputs, inputs)
+    exact = rows.double() @ weight.double()
+    _close(native.input_gradient(rows, weight, True), exact, outputs)
+    into = torch.full((tokens, inputs), torch.nan)
+    assert native.input_gradient(rows, weight, True, out=into) is into
+    _close(into, exact, outputs)
+
+
+@pytest.mark.parametrize(("tokens", "outputs", "inputs"), SHAPES)
+def test_gradient_of_weights(tokens: int, outputs: int, inputs: int, threads: int) -> None:
+    rows, x, move = _random(tokens, outputs), _random(tokens, inputs), _random(inputs)
+    x[0, 0], move[0] = 1.0, -1.0  # the sign of 0 is +1
+    signs = torch.where(x + move >= 0, 1.0, -1.0)
+    exact = rows.double().T @ signs.double()
+    _close(native.weight_gradient(rows, x, move, True), exact, tokens)
+    if inputs % 32 == 0:
+        bits = torch.empty(x.numel() // 32, dtype=torch.int32)
+        native.kernels(x).bits(*native.shape_of(x), native.at(x), native.at(move), native.at(bits))
+        _close(native.weight_gradient_of_bits(rows, bits, x), exact, tokens)
+
+
+def test_rows_that_are_a_view() -> None:
+    rows, weight = _random(64, 40).T, _signs(64, 32)
+    _close(native.input_gradient(rows, weight, True), rows.double() @ weight.double(), 64)
+
+
+GRIDS = [(2, 7, 9, 64), (1, 1, 1, 64), (3, 4, 3, 128), (1, 14, 14, 192), (2, 33, 2, 256)]
+
+
+@pytest.mark.parametrize("dilation", DILATIONS)
+@pytest.mark.parametrize("shape", GRIDS)
+def test_convolution_in_groups(shape: tuple[int, ...], dilation: int, threads: int) -> None:
+    channels, each = shape[3], shape[3] // MIXER_GROUPS
+    weight = _random(channels, 1, 1, 1).abs() * _signs(channels, each, 3, 3)
+    x, grad = _signs(*shape), _random(*shape)
+    exact_x = x.double().permute(0, 3, 1, 2).requires_grad_()
+    exact_weight = weight.double().requires_grad_()
+    exact = F.conv2d(exact_x, exact_weight, padding=dilation, dilation=dilation, groups=MIXER_GROUPS)
+    exact.backward(grad.double().permute(0, 3, 1, 2))
+    assert exact_x.grad is not None and exact_weight.grad is not None
+
+    out = torch.full_like(x, torch.nan)
+    conv(x, weight, dilation, out, binary=True)
+    _close(out, exact.detach().permute(0, 2, 3, 1), 9 * each)
+    dx = _random(*shape)
+    expected = dx.double() + exact_x.grad.permute(0, 2, 3, 1)
+    conv(grad, weight, dilation, dx, binary=True, back=True, add=True)
+    _close(dx, expected, 9 * each)
+    _close(conv_weights(x, grad, dilation, weight, binary=True), exact_weight.grad, shape[0] * shape[1] * shape[2])
+
+
+def test_threads_change_nothing() -> None:
+    rows, weight, x, move = _random(301, 64), _signs(64, 96), _random(301, 96), _random(96)
+    before = torch.get_num_threads()
+    try:
+        seen = []
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            seen.append((native.input_gradient(rows, weight, True), native.weight_gradient(rows, x, move, True)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
