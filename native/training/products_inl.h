@@ -66,6 +66,7 @@ struct Lookup {
   using Words = __m512i;
   using Index = __m512i;
   static constexpr int kLanes = 16, kEntries = 16;  // an entry for each of the sums
+  static constexpr int kVectors = 4;                // of outputs, side by side: what registers have room for
 
   static Words words(const uint32_t* from) { return _mm512_loadu_si512(from); }
   static Words next(Words words) { return _mm512_srli_epi32(words, 4); }
@@ -74,9 +75,10 @@ struct Lookup {
   static void store(float* to, Vector sum) { _mm512_storeu_ps(to, sum); }
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  static Vector all(float a) { return _mm512_set1_ps(a); }
   static Vector zero() { return _mm512_setzero_ps(); }
   static Vector look(Index index, Vector table) { return _mm512_permutexvar_ps(index, table); }
-  static Vector times(float a, Vector b, Vector sum) { return _mm512_fmadd_ps(_mm512_set1_ps(a), b, sum); }
+  static Vector times(float a, Vector b, Vector sum) { return _mm512_fmadd_ps(all(a), b, sum); }
 };
 #else
 struct Lookup {
@@ -86,6 +88,7 @@ struct Lookup {
     __m256i entry;
     Vector sign;
   };
+  static constexpr int kVectors = 2;
   static constexpr int kLanes = 8, kEntries = 8;  // those with the fourth number added; the others are their negatives
 
   static Words words(const uint32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
@@ -99,11 +102,12 @@ struct Lookup {
   static void store(float* to, Vector sum) { _mm256_storeu_ps(to, sum); }
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector all(float a) { return _mm256_set1_ps(a); }
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector look(Index index, Vector table) {
     return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, index.entry), index.sign);
   }
-  static Vector times(float a, Vector b, Vector sum) { return _mm256_fmadd_ps(_mm256_set1_ps(a), b, sum); }
+  static Vector times(float a, Vector b, Vector sum) { return _mm256_fmadd_ps(all(a), b, sum); }
 };
 #endif
 
@@ -122,22 +126,28 @@ struct Signs {
   }
 };
 
-// The tables of `inputs` numbers of `rows` rows, a multiple of four: tables[row][inputs / 4][entry].
-template <int rows>
-void make_tables(const Signs& signs, const float* const* from, long along, long inputs, float* const* tables) {
-  Lookup::Vector sign[4];
-  for (int i = 0; i < 4; i++) sign[i] = Lookup::load(signs.of[i]);
-  for (long k = 0; k < inputs; k += 4) {
-    for (int row = 0; row < rows; row++) {
-      Lookup::Vector sums = Lookup::zero();
-      for (int i = 0; i < 4; i++) sums = Lookup::times(from[row][(k + i) * along], sign[i], sums);
-      Lookup::store(tables[row] + k * kAcross, sums);
-    }
-  }
+// The table of four numbers, `along` apart.
+template <long along>
+inline Lookup::Vector make_table(const Signs& signs, const float* from) {
+  Lookup::Vector sums = Lookup::multiply(Lookup::all(from[0]), Lookup::load(signs.of[0]));
+  for (int i = 1; i < 4; i++) sums = Lookup::times(from[i * along], Lookup::load(signs.of[i]), sums);
+  return sums;
 }
 
-// For each row and vector of outputs, give(row, vector, sum over `parts` times `inputs` inputs). tables_of(part, row) are the
-// tables of a row in a part; columns lie `stride` words apart, a part's after those of the part before.
+// Where look_up finds a row's tables: stored one after the other, or made as they are needed, from numbers `along` apart.
+struct Stored {
+  const float* tables;
+  Lookup::Vector operator()(long input) const { return Lookup::load(tables + input * kAcross); }
+};
+template <long along>
+struct Made {
+  const Signs* signs;
+  const float* from;
+  Lookup::Vector operator()(long input) const { return make_table<along>(*signs, from + input * along); }
+};
+
+// For each row and vector of outputs, give(row, vector, sum over `parts` times `inputs` inputs). tables_of(part, row)(input)
+// is the table of a row for four inputs of a part; columns lie `stride` words apart, a part's after those of the part before.
 template <int rows, int vectors, class TablesOf, class Give>
 inline void look_up(int parts, const TablesOf& tables_of, const uint32_t* columns, long inputs, long stride,
                     const Give& give) {
@@ -145,7 +155,7 @@ inline void look_up(int parts, const TablesOf& tables_of, const uint32_t* column
   for (auto& row : sums)
     for (auto& sum : row) sum = Lookup::zero();
   for (int part = 0; part < parts; part++) {
-    const float* tables[rows];
+    decltype(tables_of(0, 0)) tables[rows];
     for (int row = 0; row < rows; row++) tables[row] = tables_of(part, row);
     for (long first = 0; first < inputs; first += 32, columns += stride) {
       Lookup::Words words[vectors];
@@ -159,7 +169,7 @@ inline void look_up(int parts, const TablesOf& tables_of, const uint32_t* column
         }
 #pragma GCC unroll 8
         for (int row = 0; row < rows; row++) {
-          const Lookup::Vector table = Lookup::load(tables[row] + k * kAcross);
+          const Lookup::Vector table = tables[row](k);
 #pragma GCC unroll 4
           for (int v = 0; v < vectors; v++) sums[row][v] = Lookup::add(sums[row][v], Lookup::look(index[v], table));
         }
@@ -170,10 +180,10 @@ inline void look_up(int parts, const TablesOf& tables_of, const uint32_t* column
     for (int v = 0; v < vectors; v++) give(row, v, sums[row][v]);
 }
 
-// To `count` rows of out: the products, added to what is there unless they are the `first`.
-template <int vectors>
-void add_products(const float* const* tables, const uint32_t* columns, long inputs, long outputs, long count,
-                  bool first, float* out) {
+// To `count` rows of out, `outputs` apart: products with `vectors` vectors of columns, added unless they are the `first`.
+template <int vectors, class Table>
+void add_products(const Table* tables, const uint32_t* columns, long inputs, long outputs, long count, bool first,
+                  float* out) {
   const auto tables_of = [=](int, int row) { return tables[row]; };
   look_up<kTileRows, vectors>(1, tables_of, columns, inputs, outputs, [=](int row, int v, Lookup::Vector sum) {
     if (row >= count) return;
@@ -191,7 +201,7 @@ struct Products {
 };
 
 // Inputs begin to end of `count` rows from row `first` on, scaled: block[row][input], or block[input][row] where the rows of
-// a lie so. The rest of the block is 0.
+// a lie so. The rest of the block is 0. What the next block will take is asked for: such strides no processor foresees.
 inline void take_block(const Products& p, long first, long count, long begin, long end, float* block) {
   std::fill(block, block + kTaskRows * kTableInputs, 0.0f);
   const float* from = p.a + first * p.across + begin * p.along;
@@ -200,39 +210,62 @@ inline void take_block(const Products& p, long first, long count, long begin, lo
       float* to = block + row * kTableInputs;
       BHVIT_SIMD_LOOP
       for (long k = 0; k < end - begin; k++) to[k] = p.scale ? from[k] * p.scale[begin + k] : from[k];
+      for (long k = end; k < std::min(p.inputs, end + kTableInputs); k += 16) __builtin_prefetch(from + k - begin, 0, 2);
     }
   } else {
     for (long k = begin; k < end; k++, from += p.along, block += kTaskRows) {
       const float scale = p.scale ? p.scale[k] : 1.0f;
       BHVIT_SIMD_LOOP
       for (long row = 0; row < count; row++) block[row] = from[row] * scale;
+      if (k + kTableInputs >= p.inputs) continue;
+      for (long row = 0; row < count; row += 16) __builtin_prefetch(from + row + kTableInputs * p.along, 0, 2);
     }
   }
 }
 
+// Products of kTileRows rows of a block with the columns of `inputs` inputs, of which `count` rows are wanted. Few outputs
+// do not pay for storing tables.
+template <long across, long along>
+void multiply_tile(const Products& p, const Signs& signs, const float* block, const uint32_t* columns, long inputs,
+                   long count, bool first, float* out) {
+  constexpr int lanes = Lookup::kLanes, together = Lookup::kVectors * lanes;
+  const auto all_outputs = [&](const auto* tables) {
+    long o = 0;
+    for (; o + together <= p.outputs; o += together)
+      add_products<Lookup::kVectors>(tables, columns + o, inputs, p.outputs, count, first, out + o);
+    for (; o < p.outputs; o += lanes)
+      add_products<1>(tables, columns + o, inputs, p.outputs, count, first, out + o);
+  };
+  if (p.outputs <= together) {
+    Made<along> tables[kTileRows];
+    for (long row = 0; row < kTileRows; row++) tables[row] = {&signs, block + row * across};
+    return all_outputs(tables);
+  }
+  alignas(64) float storage[kTileRows][kTableInputs * kAcross];
+  Stored tables[kTileRows];
+  for (long row = 0; row < kTileRows; row++) {
+    tables[row] = {storage[row]};
+    for (long k = 0; k < inputs; k += 4)
+      Lookup::store(storage[row] + k * kAcross, make_table<along>(signs, block + row * across + k * along));
+  }
+  all_outputs(tables);
+}
+
 // out (count, outputs) for `count` rows from row `first` on, count <= kTaskRows.
 inline void multiply_rows(const Products& p, const Signs& signs, long first, long count, float* out) {
-  constexpr int lanes = Lookup::kLanes;
-  alignas(64) float block[kTaskRows * kTableInputs], storage[kTileRows][kTableInputs * kAcross];
-  const long across = p.along == 1 ? kTableInputs : 1, along = p.along == 1 ? 1 : kTaskRows;
+  alignas(64) float block[kTaskRows * kTableInputs];
   for (long begin = 0; begin < p.inputs; begin += kTableInputs) {
     const long end = std::min(p.inputs, begin + kTableInputs), inputs = (end - begin + 3) / 4 * 4;
     take_block(p, first, count, begin, end, block);
     const uint32_t* columns = p.columns + begin / 32 * p.outputs;
     for (long tile = 0; tile < count; tile += kTileRows) {
-      const float* from[kTileRows];
-      float* tables[kTileRows];
-      for (long row = 0; row < kTileRows; row++) {
-        from[row] = block + (tile + row) * across;
-        tables[row] = storage[row];
-      }
-      make_tables<kTileRows>(signs, from, along, inputs, tables);
       const long together = std::min<long>(kTileRows, count - tile);
       float* to = out + tile * p.outputs;
-      long o = 0;
-      for (; o + 4 * lanes <= p.outputs; o += 4 * lanes)
-        add_products<4>(tables, columns + o, inputs, p.outputs, together, begin == 0, to + o);
-      for (; o < p.outputs; o += lanes) add_products<1>(tables, columns + o, inputs, p.outputs, together, begin == 0, to + o);
+      if (p.along == 1) {
+        multiply_tile<kTableInputs, 1>(p, signs, block + tile * kTableInputs, columns, inputs, together, begin == 0, to);
+      } else {
+        multiply_tile<1, kTaskRows>(p, signs, block + tile, columns, inputs, together, begin == 0, to);
+      }
     }
   }
 }

@@ -33,7 +33,7 @@ inline void image_tables(const Grid& grid, const Signs& signs, const float* imag
       for (long k = 0; k < inputs; k++) scaled[k] = from[k] * scale[k];
       from = scaled;
     }
-    make_tables<1>(signs, &from, 1, inputs, &to);
+    for (long k = 0; k < inputs; k += 4) Lookup::store(to + k * kAcross, make_table<1>(signs, from + k));
   }
   std::fill(tables + tokens * each, tables + (tokens + 1) * each, 0.0f);
 }
@@ -43,9 +43,11 @@ template <int vectors>
 void sign_conv_image(const Grid& grid, const int64_t* tables_at, const float* tables, const uint32_t* columns,
                      long outputs, const float* scale, bool add, float* out) {
   const long tokens = grid.height * grid.width;
-  constexpr int rows = vectors == 1 ? 2 * kTileRows : kTileRows;
+  constexpr int rows = kTileRows;
   for (long t = 0; t < tokens; t += rows) {
-    const auto tables_of = [=](int tap, long row) { return tables + tables_at[std::min(t + row, tokens - 1) * 9 + tap]; };
+    const auto tables_of = [=](int tap, long row) {
+      return Stored{tables + tables_at[std::min(t + row, tokens - 1) * 9 + tap]};
+    };
     look_up<rows, vectors>(9, tables_of, columns, outputs, outputs, [=](long row, int v, Lookup::Vector sum) {
       if (t + row >= tokens) return;
       float* to = out + (t + row) * grid.channels + v * Lookup::kLanes;
@@ -67,6 +69,7 @@ inline void sign_conv(const Grid& grid, int groups, int dilation, bool add, cons
   }
   Buffer<int64_t> tables_at(tokens * 9);
   for (long i = 0; i < tokens * 9; i++) tables_at[i] = (near[i] < 0 ? tokens : near[i]) * inputs * kAcross;
+  constexpr int lanes = Lookup::kLanes, most = Lookup::kVectors;
   const Signs signs;
 #pragma omp parallel num_threads(grid.threads)
   {
@@ -83,33 +86,37 @@ inline void sign_conv(const Grid& grid, int groups, int dilation, bool add, cons
                                  out + first + o);
       };
       long o = 0;
-      for (; o + 4 * Lookup::kLanes <= inputs; o += 4 * Lookup::kLanes) outputs.template operator()<4>(o);
-      for (; o + 2 * Lookup::kLanes <= inputs; o += 2 * Lookup::kLanes) outputs.template operator()<2>(o);
-      for (; o < inputs; o += Lookup::kLanes) outputs.template operator()<1>(o);
+      for (; o + most * lanes <= inputs; o += most * lanes) outputs.template operator()<most>(o);
+      for (; o + 2 * lanes <= inputs; o += 2 * lanes) outputs.template operator()<2>(o);
+      for (; o < inputs; o += lanes) outputs.template operator()<1>(o);
     }
   }
 }
 
-// Signs of what tap `tap` brings to the tokens of an image, in columns `stride` words apart, from the image's own columns
-// (words, channels): they move by whole tokens. Of tokens outside the grid the bits are 0.
-inline void moved_columns(const Grid& grid, int dilation, int tap, const uint32_t* own, long channels, long stride,
-                          uint32_t* out) {
+// Whether what a tap brings to a token lies inside the grid, a bit a token: (9, tokens / 32 rounded up).
+inline Buffer<uint32_t> inside(const Grid& grid, int dilation) {
+  const Buffer<int32_t> near = square(grid, dilation);
   const long tokens = grid.height * grid.width, words = (tokens + 31) / 32;
-  const long down = (tap / 3 - 1) * dilation, right = (tap % 3 - 1) * dilation, by = down * grid.width + right;
+  Buffer<uint32_t> bits(9 * words);
+  for (long tap = 0; tap < 9; tap++)
+    for (long t = 0; t < tokens; t++) bits[tap * words + t / 32] |= uint32_t(near[t * 9 + tap] >= 0) << t % 32;
+  return bits;
+}
+
+// Signs of what a tap, `by` tokens away, brings to the tokens of an image, in columns `stride` words apart, from the image's own
+// columns (words, channels). Of tokens that are not `inside` the grid the bits are 0.
+inline void moved_columns(long by, long words, const uint32_t* inside, const uint32_t* own, long channels, long stride,
+                          uint32_t* out) {
   for (long w = 0; w < words; w++) {
-    uint32_t inside = 0;
-    for (long t = 32 * w; t < std::min(tokens, 32 * (w + 1)); t++) {
-      const long row = t / grid.width + down, column = t % grid.width + right;
-      inside |= uint32_t(row >= 0 && row < grid.height && column >= 0 && column < grid.width) << t % 32;
-    }
     const long low = 32 * w + by, from = low >= 0 ? low / 32 : -((31 - low) / 32);  // rounded down
     const uint64_t shift = static_cast<uint64_t>(low - 32 * from);
     const uint32_t first = from >= 0 && from < words ? ~0u : 0, second = from + 1 >= 0 && from + 1 < words ? ~0u : 0;
     const uint32_t *a = own + (first ? from : 0) * channels, *b = own + (second ? from + 1 : 0) * channels;
+    const uint32_t there = inside[w];
     uint32_t* to = out + w * stride;
     BHVIT_SIMD_LOOP
     for (long c = 0; c < channels; c++)
-      to[c] = static_cast<uint32_t>((uint64_t(b[c] & second) << 32 | (a[c] & first)) >> shift) & inside;
+      to[c] = static_cast<uint32_t>((uint64_t(b[c] & second) << 32 | (a[c] & first)) >> shift) & there;
   }
 }
 
@@ -134,6 +141,7 @@ inline void sign_conv_weights(const Grid& grid, int groups, int dilation, const 
                               float* weights) {
   const long inputs = grid.channels / groups, tokens = grid.height * grid.width, words = (tokens + 31) / 32;
   const long wide = 9 * inputs, count = wide * inputs;
+  const Buffer<uint32_t> there = inside(grid, dilation);
   const Signs signs;
   Buffer<float> sums(grid.batch * groups * count);
 #pragma omp parallel num_threads(grid.threads)
@@ -147,7 +155,8 @@ inline void sign_conv_weights(const Grid& grid, int groups, int dilation, const 
       float* to = sums.data() + task * count;  // (outputs, 9, inputs)
       fill_columns(0, tokens, x + first, grid.channels, still.data(), inputs, own.data());
       for (int tap = 0; tap < 9; tap++)
-        moved_columns(grid, dilation, tap, own.data(), inputs, wide, columns.data() + tap * inputs);
+        moved_columns(((tap / 3 - 1) * grid.width + tap % 3 - 1) * dilation, words, there.data() + tap * words, own.data(),
+                      inputs, wide, columns.data() + tap * inputs);
       const Products p{tokens, wide, 1, grid.channels, grad + first, nullptr, columns.data()};
       for (long o = 0; o < inputs; o += kTaskRows)
         multiply_rows(p, signs, o, std::min<long>(kTaskRows, inputs - o), to + o * wide);
