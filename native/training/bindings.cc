@@ -202,11 +202,19 @@ void define(nb::module_& m, const char* name) {
       },
       unlocked);
   to.def(
+      "binary_conv",
+      [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, Address x, Address weights,
+                 Address out) {
+        kernels.binary_conv({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, at<T>(x), at<T>(weights),
+                            at<T>(out));
+      },
+      unlocked);
+  to.def(
       "sign_conv",
       [&kernels](std::array<long, 4> grid, int threads, int groups, int dilation, bool add, Address x, Address weights,
-                 bool by_input, Address out) {
+                 Address out) {
         kernels.sign_conv({grid[0], grid[1], grid[2], grid[3], threads}, groups, dilation, add, at<float>(x),
-                          at<float>(weights), by_input, at<float>(out));
+                          at<float>(weights), at<float>(out));
       },
       unlocked);
   to.def(

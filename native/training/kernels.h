@@ -94,10 +94,11 @@ struct Table {
   void (*conv)(const Grid&, int groups, int dilation, bool add, const T* x, const T* weights, T* out);
   // Gradient of its weights, in that layout.
   void (*conv_weights)(const Grid&, int groups, int dilation, const T* x, const T* grad, T* weights);
-  // The same for weights that of an output, or of an input if `by_input`, differ in their signs alone, and for signs x.
-  // channels / groups % 16 == 0. Null where they are not faster.
-  void (*sign_conv)(const Grid&, int groups, int dilation, bool add, const float* x, const float* weights,
-                    bool by_input, float* out);
+  // The convolution of signs x with weights that of an output differ in their signs alone. channels / groups % 16 == 0.
+  void (*binary_conv)(const Grid&, int groups, int dilation, const T* x, const T* weights, T* out);
+  // `conv` with weights that of an input differ in their signs alone, and `conv_weights` for signs x. Null where they are
+  // not faster.
+  void (*sign_conv)(const Grid&, int groups, int dilation, bool add, const float* x, const float* weights, float* out);
   void (*sign_conv_weights)(const Grid&, int groups, int dilation, const float* x, const float* grad, float* weights);
   // base + shift + the sum of nine taps (9, channels) at `offsets` (9, 2); cyclic, or zeros outside the grid.
   void (*cross)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* shift, const T* base,

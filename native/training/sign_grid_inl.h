@@ -1,12 +1,116 @@
-// Grouped 3x3 convolutions with signs, by the tables of products_inl.h.
+// Grouped 3x3 convolutions with signs: forward by counting bits, backward by the tables of products_inl.h.
 
 #pragma once
+
+#include <bit>
 
 #include "grid_inl.h"
 #include "products_inl.h"
 
 namespace bhvit::training {
 namespace {
+
+// Sixteen channels of a token, or of a tap of an output, as bits.
+constexpr long kPart = 16;
+
+template <class T>
+inline uint16_t part_of(const T* x, long stride) {
+  uint32_t bits = 0;
+  for (int k = 0; k < kPart; k++) bits |= uint32_t(x[k * stride] >= 0) << k;
+  return static_cast<uint16_t>(bits);
+}
+
+// Weights (groups, 9, inputs, outputs) as the engine multiplies them.
+template <class T>
+struct ConvWeights {
+  long inputs, parts, words;  // parts: of a tap; words: of all taps of an output
+  Buffer<uint32_t> storage;
+  uint32_t* tiles;          // [group][outputs / 16][word][16 outputs]
+  Buffer<T> scales;         // [group][output]
+  Buffer<int32_t> outside;  // [group][tap][output]: half of what a tap gives whose bits are all 0
+
+  ConvWeights(const T* weights, long groups, long inputs)
+      : inputs(inputs), parts(inputs / kPart), words((9 * parts + 1) / 2), storage(groups * inputs * words + 16),
+        tiles(storage.data()), scales(groups * inputs), outside(groups * 9 * inputs) {
+    while (reinterpret_cast<uintptr_t>(tiles) % 64) tiles++;
+    for (long c = 0; c < groups * inputs; c++) {
+      const long group = c / inputs, o = c % inputs;
+      const T* of = weights + group * 9 * inputs * inputs + o;
+      scales[c] = std::abs(*of);
+      for (long i = 0; i < 9 * parts; i++) {
+        const uint32_t part = part_of(of + i * kPart * inputs, inputs);
+        tiles[(c / 16 * words + i / 2) * 16 + c % 16] |= part << i % 2 * 16;
+        outside[(group * 9 + i / parts) * inputs + o] += static_cast<int32_t>(kPart / 2 - std::popcount(part));
+      }
+    }
+  }
+};
+
+// A group's inputs of the nine taps of `count` tokens, to[token][2 * words]. Their parts, `stride` for a token, lie in `own`;
+// `zeros` are those of tokens outside.
+template <class Parts>
+void gather_taps(const int32_t* near, long count, const uint16_t* own, long stride, const uint16_t* zeros, Parts parts,
+                 long words, uint16_t* to) {
+  for (long t = 0; t < count; t++, to += 2 * words) {
+    for (long tap = 0; tap < 9; tap++) {
+      const int32_t at = near[t * 9 + tap];
+      const uint16_t* from = at < 0 ? zeros : own + at * stride;
+      for (long i = 0; i < parts; i++) to[tap * parts + i] = from[i];
+    }
+  }
+}
+
+// x is of signs; weights of an output differ in their signs alone.
+template <class T>
+void binary_conv(const Grid& grid, int groups, int dilation, const T* x, const T* weights, T* out) {
+  const Buffer<int32_t> near = square(grid, dilation);
+  const long inputs = grid.channels / groups, tokens = grid.height * grid.width, width = grid.width;
+  const ConvWeights<T> w(weights, groups, inputs);
+  const long stride = groups * w.parts;
+  Buffer<uint16_t> own(grid.batch * tokens * stride), zeros(w.parts);
+  for_rows({grid.batch * tokens, grid.channels, grid.threads}, [&](long begin, long end) {
+    for (long i = begin * stride; i < end * stride; i++) own[i] = part_of(x + i * kPart, 1);
+  });
+#pragma omp parallel num_threads(grid.threads)
+  {
+    Buffer<uint16_t> taps(width * 2 * w.words);
+    Buffer<int32_t> counts(width * inputs);
+#pragma omp for schedule(static)
+    for (long row = 0; row < grid.batch * grid.height; row++) {
+      const int32_t* around = near.data() + row % grid.height * width * 9;
+      const uint16_t* image = own.data() + row / grid.height * tokens * stride;
+      for (long group = 0; group < groups; group++) {
+        const auto gather = [&](auto parts) {
+          gather_taps(around, width, image + group * parts, stride, zeros.data(), parts, w.words, taps.data());
+        };
+        // Copies of a known length are no calls.
+        if (w.parts == 1) {
+          gather(std::integral_constant<long, 1>());
+        } else if (w.parts == 2) {
+          gather(std::integral_constant<long, 2>());
+        } else {
+          gather(w.parts);
+        }
+        count_differences(reinterpret_cast<const uint32_t*>(taps.data()), width, w.words,
+                          w.tiles + group * inputs * w.words, inputs / 16, counts.data());
+        const T* scale = w.scales.data() + group * inputs;
+        for (long t = 0; t < width; t++) {
+          int32_t* count = counts.data() + t * inputs;
+          T* to = out + (row * width + t) * grid.channels + group * inputs;
+          for (long tap = 0; tap < 9; tap++) {
+            if (around[t * 9 + tap] >= 0) continue;
+            const int32_t* outside = w.outside.data() + (group * 9 + tap) * inputs;
+            BHVIT_SIMD_LOOP
+            for (long o = 0; o < inputs; o++) count[o] += outside[o];
+          }
+          const int32_t all = static_cast<int32_t>(9 * inputs);
+          BHVIT_SIMD_LOOP
+          for (long o = 0; o < inputs; o++) to[o] = static_cast<T>(all - 2 * count[o]) * scale[o];
+        }
+      }
+    }
+  }
+}
 
 #if defined(BHVIT_TABLES)
 
@@ -20,53 +124,48 @@ inline Buffer<uint32_t> weight_columns(const float* weights, long count, long in
   return columns;
 }
 
-// Tables of an image's tokens, each channel scaled if there is a scale, and after them those of a token outside:
+// Tables of an image's tokens, each channel scaled, and after them those of a token outside:
 // tables[token][inputs / 4][entry].
 inline void image_tables(const Grid& grid, const Signs& signs, const float* image, const float* scale, long inputs,
                          float* scaled, float* tables) {
   const long tokens = grid.height * grid.width, each = inputs * kAcross;
   for (long t = 0; t < tokens; t++) {
     const float* from = image + t * grid.channels;
+    BHVIT_SIMD_LOOP
+    for (long k = 0; k < inputs; k++) scaled[k] = from[k] * scale[k];
     float* to = tables + t * each;
-    if (scale) {
-      BHVIT_SIMD_LOOP
-      for (long k = 0; k < inputs; k++) scaled[k] = from[k] * scale[k];
-      from = scaled;
-    }
-    for (long k = 0; k < inputs; k += 4) Lookup::store(to + k * kAcross, make_table<1>(signs, from + k));
+    for (long k = 0; k < inputs; k += 4) Lookup::store(to + k * kAcross, make_table<1>(signs, scaled + k));
   }
   std::fill(tables + tokens * each, tables + (tokens + 1) * each, 0.0f);
 }
 
-// `vectors` vectors of outputs of each token of an image; tables_at[token][tap]: where its tables are; columns: (9, words, outputs), inputs as many as outputs.
+// `vectors` vectors of outputs of each token of an image; tables_at[token][tap]: where its tables are; columns: (9, words,
+// outputs), inputs as many as outputs.
 template <int vectors>
 void sign_conv_image(const Grid& grid, const int64_t* tables_at, const float* tables, const uint32_t* columns,
-                     long outputs, const float* scale, bool add, float* out) {
+                     long outputs, bool add, float* out) {
   const long tokens = grid.height * grid.width;
-  constexpr int rows = kTileRows;
-  for (long t = 0; t < tokens; t += rows) {
+  for (long t = 0; t < tokens; t += kTileRows) {
     const auto tables_of = [=](int tap, long row) {
       return Stored{tables + tables_at[std::min(t + row, tokens - 1) * 9 + tap]};
     };
-    look_up<rows, vectors>(9, tables_of, columns, outputs, outputs, [=](long row, int v, Lookup::Vector sum) {
+    look_up<kTileRows, vectors>(9, tables_of, columns, outputs, outputs, [=](long row, int v, Lookup::Vector sum) {
       if (t + row >= tokens) return;
       float* to = out + (t + row) * grid.channels + v * Lookup::kLanes;
-      if (scale) sum = Lookup::multiply(sum, Lookup::load(scale + v * Lookup::kLanes));
       Lookup::store(to, add ? Lookup::add(Lookup::load(to), sum) : sum);
     });
   }
 }
 
+// weights (groups, 9, inputs, outputs) of an input differ in their signs alone.
 inline void sign_conv(const Grid& grid, int groups, int dilation, bool add, const float* x, const float* weights,
-                      bool by_input, float* out) {
+                      float* out) {
   const Buffer<int32_t> near = square(grid, dilation);
   const long inputs = grid.channels / groups, tokens = grid.height * grid.width, words = (inputs + 31) / 32;
   const Buffer<uint32_t> columns = weight_columns(weights, groups * 9L, inputs, inputs);
   Buffer<float> scales(grid.channels);
-  for (long c = 0; c < grid.channels; c++) {
-    const float* of = weights + c / inputs * 9 * inputs * inputs;
-    scales[c] = std::abs(of[c % inputs * (by_input ? inputs : 1)]);
-  }
+  for (long c = 0; c < grid.channels; c++)
+    scales[c] = std::abs(weights[(c / inputs * 9 * inputs + c % inputs) * inputs]);
   Buffer<int64_t> tables_at(tokens * 9);
   for (long i = 0; i < tokens * 9; i++) tables_at[i] = (near[i] < 0 ? tokens : near[i]) * inputs * kAcross;
   constexpr int lanes = Lookup::kLanes, most = Lookup::kVectors;
@@ -77,13 +176,10 @@ inline void sign_conv(const Grid& grid, int groups, int dilation, bool add, cons
 #pragma omp for schedule(static)
     for (long task = 0; task < grid.batch * groups; task++) {
       const long b = task / groups, group = task % groups, first = b * tokens * grid.channels + group * inputs;
-      const float* scale = scales.data() + group * inputs;
-      image_tables(grid, signs, x + first, by_input ? scale : nullptr, inputs, scaled.data(),
-                   tables.data());
+      image_tables(grid, signs, x + first, scales.data() + group * inputs, inputs, scaled.data(), tables.data());
       const uint32_t* of = columns.data() + group * 9 * words * inputs;
       const auto outputs = [&]<int vectors>(long o) {
-        sign_conv_image<vectors>(grid, tables_at.data(), tables.data(), of + o, inputs, by_input ? nullptr : scale + o, add,
-                                 out + first + o);
+        sign_conv_image<vectors>(grid, tables_at.data(), tables.data(), of + o, inputs, add, out + first + o);
       };
       long o = 0;
       for (; o + most * lanes <= inputs; o += most * lanes) outputs.template operator()<most>(o);

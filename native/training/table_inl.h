@@ -13,7 +13,7 @@ constexpr Table<T> make_table() {
   Table<T> table{&moments<T>, &normalise<T>, &normalise_backward<T>, &signs<T>,
           &bits<T>, &numbers<T>, &binary_linear<T>, &sign_columns<T>, &bit_columns, nullptr, &binarise<T>,
           &binarise_backward<T>, &signs_backward<T>, &unit<T>, &unit_backward<T>,
-          &branches<T>, &branches_backward<T>, &conv<T>, &conv_weights<T>, nullptr, nullptr,
+          &branches<T>, &branches_backward<T>, &conv<T>, &conv_weights<T>, &binary_conv<T>, nullptr, nullptr,
           &cross<T>, &cross_backward<T>};
 #if defined(BHVIT_TABLES)
   if constexpr (sizeof(T) == sizeof(float)) {

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bhvit.models import training_kernels as native
-from bhvit.models.fused_grids import conv, conv_weights
+from bhvit.models.fused_grids import add_conv_input, conv, conv_weights
+from bhvit.models.layers import Style
 from bhvit.spec import DILATIONS, MIXER_GROUPS
 
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
@@ -81,14 +82,14 @@ def test_convolution_in_groups(shape: tuple[int, ...], dilation: int, threads: i
     exact.backward(grad.double().permute(0, 3, 1, 2))
     assert exact_x.grad is not None and exact_weight.grad is not None
 
-    out = torch.full_like(x, torch.nan)
-    conv(x, weight, dilation, out, binary=True)
-    _close(out, exact.detach().permute(0, 2, 3, 1), 9 * each)
+    out = conv(x, weight, dilation, Style())
+    whole = exact.detach().permute(0, 2, 3, 1) / weight[:, 0, 0, 0].abs().double()
+    assert torch.equal(out, whole.round().float() * weight[:, 0, 0, 0].abs())
     dx = _random(*shape)
     expected = dx.double() + exact_x.grad.permute(0, 2, 3, 1)
-    conv(grad, weight, dilation, dx, binary=True, back=True, add=True)
+    add_conv_input(grad, weight, dilation, Style(), dx)
     _close(dx, expected, 9 * each)
-    _close(conv_weights(x, grad, dilation, weight, binary=True), exact_weight.grad, shape[0] * shape[1] * shape[2])
+    _close(conv_weights(x, grad, weight, dilation, Style()), exact_weight.grad, shape[0] * shape[1] * shape[2])
 
 
 def test_threads_change_nothing() -> None:

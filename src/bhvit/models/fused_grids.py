@@ -35,28 +35,30 @@ def cross(base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) ->
     return total
 
 
-def conv(
-    x: Tensor, weight: Tensor, dilation: int, out: Tensor, *, binary: bool, back: bool = False, add: bool = False
-) -> None:
-    """Put into `out` (B, H, W, C), or `add` to it, x convolved with `weight` (C, C / groups, 3, 3) in groups.
-
-    `binary`: the weights of an output differ in their signs alone. `back`: x is the gradient of what is
-    convolved, and `out` that of its input: what a tap brings from one side its gradient takes back to the other.
-    """
-    kernels, taps = native.kernels(x), _grouped(weight)
-    taps = (taps.flip(3).permute(0, 3, 1, 2) if back else taps.permute(0, 3, 2, 1)).contiguous()
-    operands = *grid_of(x), MIXER_GROUPS, dilation, add, at(x), at(taps)
-    if binary and kernels.multiplies_signs:
-        kernels.sign_conv(*operands, back, at(out))
+def conv(x: Tensor, weight: Tensor, dilation: int, style: Style) -> Tensor:
+    """x (B, H, W, C), its signs if `style` has it so, convolved with `weight` (C, C / groups, 3, 3) in groups."""
+    kernels, taps, out = native.kernels(x), _grouped(weight).permute(0, 3, 2, 1).contiguous(), torch.empty_like(x)
+    if style.activation_bits == 1 and style.weight_bits == 1:
+        kernels.binary_conv(*grid_of(x), MIXER_GROUPS, dilation, at(x), at(taps), at(out))
     else:
-        kernels.conv(*operands, at(out))
+        kernels.conv(*grid_of(x), MIXER_GROUPS, dilation, False, at(x), at(taps), at(out))
+    return out
 
 
-def conv_weights(x: Tensor, grad: Tensor, dilation: int, weight: Tensor, *, binary: bool) -> Tensor:
-    """The gradient of `weight` for `grad`, that of its convolution of x, both (B, H, W, C); `binary`: x is of signs."""
+def add_conv_input(grad: Tensor, weight: Tensor, dilation: int, style: Style, dx: Tensor) -> None:
+    """Add to dx the gradient of the input of `conv` for `grad`, that of its result."""
+    # What a tap brings from one side its gradient takes back to the other.
+    kernels, taps = native.kernels(grad), _grouped(weight).flip(3).permute(0, 3, 1, 2).contiguous()
+    multiply = kernels.sign_conv if style.weight_bits == 1 and kernels.multiplies_signs else kernels.conv
+    multiply(*grid_of(grad), MIXER_GROUPS, dilation, True, at(grad), at(taps), at(dx))
+
+
+def conv_weights(x: Tensor, grad: Tensor, weight: Tensor, dilation: int, style: Style) -> Tensor:
+    """The gradient of the weight of `conv` for `grad`, that of its result."""
     kernels = native.kernels(x)
     taps = weight.new_empty(MIXER_GROUPS, 9, weight.shape[1], weight.shape[1])
-    sum_up = kernels.sign_conv_weights if binary and kernels.multiplies_signs else kernels.conv_weights
+    by_signs = style.activation_bits == 1
+    sum_up = kernels.sign_conv_weights if by_signs and kernels.multiplies_signs else kernels.conv_weights
     sum_up(*grid_of(x), MIXER_GROUPS, dilation, at(x), at(grad), at(taps))
     return taps.permute(0, 3, 2, 1).reshape(weight.shape)
 
@@ -66,23 +68,21 @@ class _GroupedConvs(torch.autograd.Function):
     def forward(ctx: Any, n: Tensor, move: Tensor, style: Style, *weights: Tensor) -> tuple[Tensor, ...]:
         n, move = n.contiguous(), move.contiguous()
         ctx.save_for_backward(n, move, *weights)
-        ctx.binary, ctx.binary_weights = style.activation_bits == 1, style.weight_bits == 1
-        signs = signs_of(n, move, ctx.binary)
-        outs = tuple(torch.empty_like(n) for _ in DILATIONS)
-        for dilation, weight, out in zip(DILATIONS, weights, outs, strict=True):
-            conv(signs, weight, dilation, out, binary=ctx.binary_weights)
-        return outs
+        ctx.style = style
+        signs = signs_of(n, move, style.activation_bits == 1)
+        return tuple(conv(signs, weight, dilation, style) for dilation, weight in zip(DILATIONS, weights, strict=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n, move, *weights = ctx.saved_tensors
-        signs, dsigns, dweights = signs_of(n, move, ctx.binary), torch.empty_like(n), []
-        for index, (dilation, weight, grad) in enumerate(zip(DILATIONS, weights, grads, strict=True)):
+        binary = ctx.style.activation_bits == 1
+        signs, dsigns, dweights = signs_of(n, move, binary), torch.zeros_like(n), []
+        for dilation, weight, grad in zip(DILATIONS, weights, grads, strict=True):
             grad = grad.contiguous()
-            conv(grad, weight, dilation, dsigns, binary=ctx.binary_weights, back=True, add=index > 0)
-            dweights.append(conv_weights(signs, grad, dilation, weight, binary=ctx.binary))
-        dn, dmove = signs_backward(n, move, ctx.binary, dsigns)
+            add_conv_input(grad, weight, dilation, ctx.style, dsigns)
+            dweights.append(conv_weights(signs, grad, weight, dilation, ctx.style))
+        dn, dmove = signs_backward(n, move, binary, dsigns)
         return dn, dmove, None, *dweights
 
 
