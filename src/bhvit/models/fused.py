@@ -158,10 +158,10 @@ class _BinaryWeight(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         latent, centre = ctx.saved_tensors
-        grad, dlatent = grad.contiguous(), torch.empty_like(latent)
-        kernels = native.kernels(latent)
-        kernels.binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), at(grad), at(dlatent))
-        return dlatent, None
+        # Nothing but the functions here ever sees this gradient, so that its memory may become that of the latent ones.
+        grad = grad.contiguous()
+        native.kernels(latent).binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), at(grad), at(grad))
+        return grad, None
 
 
 class _Signs(torch.autograd.Function):
