@@ -66,12 +66,12 @@ struct Table {
   // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
   // (rows, outputs). outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);
-  // The bits of sign(x + move), `move` being optional, or those in rows as of `bits`, in columns: (rows / 32 rounded up,
-  // channels), row r of a channel being bit r % 32 of its word r / 32.
+  // The bits of sign(x + move), `move` being optional, or those in rows that `bits` gives, in columns: (rows / 32
+  // rounded up, channels), row r of a channel being bit r % 32 of its word r / 32.
   void (*sign_columns)(const Shape&, const T* x, const T* move, uint32_t* out);
   void (*bit_columns)(const Shape&, const uint32_t* bits, uint32_t* out);
-  // out (rows, channels) = a * scale * signs: a is (rows, inputs), or (inputs, rows) if `transposed`; scale, optional, has a
-  // number an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where it is not faster.
+  // out (rows, channels) = a * scale * signs: a is (rows, inputs), or (inputs, rows) if `transposed`; scale, optional,
+  // has a number an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where not faster.
   void (*sign_products)(const Shape&, const float* a, bool transposed, long inputs, const float* scale,
                         const uint32_t* columns, float* out);
   // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
@@ -96,8 +96,8 @@ struct Table {
   void (*conv_weights)(const Grid&, int groups, int dilation, const T* x, const T* grad, T* weights);
   // The convolution of signs x with weights that of an output differ in their signs alone. channels / groups % 16 == 0.
   void (*binary_conv)(const Grid&, int groups, int dilation, const T* x, const T* weights, T* out);
-  // `conv` with weights that of an input differ in their signs alone, and `conv_weights` for signs x. Null where they are
-  // not faster.
+  // `conv` with weights that of an input differ in their signs alone, and `conv_weights` for signs x. Null where they
+  // are not faster.
   void (*sign_conv)(const Grid&, int groups, int dilation, bool add, const float* x, const float* weights, float* out);
   void (*sign_conv_weights)(const Grid&, int groups, int dilation, const float* x, const float* grad, float* weights);
   // base + shift + the sum of nine taps (9, channels) at `offsets` (9, 2); cyclic, or zeros outside the grid.

@@ -1,25 +1,16 @@
-// Products of numbers with signs, by tables: half of the arithmetic of a backward pass.
-//
-// Of four numbers there are sixteen sums with signs. They are computed once for a row, and each output looks its own up by
-// four bits: a permutation and an addition in the place of four multiply-adds. Bits come in columns: word w of an
-// output holds its signs of inputs 32 w to 32 w + 31.
+// Products of numbers with signs: half of the arithmetic of a backward pass.
 
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
-#include "sums_inl.h"
-
-#if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
-#include <immintrin.h>
-#define BHVIT_TABLES 1
-#endif
+#include "lookup_inl.h"
 
 namespace bhvit::training {
 namespace {
 
-// Bits of the signs of x + move in columns, of rows begin to end; rows of x are `stride` numbers apart. begin % 32 == 0.
+// Bits of the signs of x + move in columns, of rows begin to end, begin % 32 == 0. Rows of x lie `stride` apart.
 template <class T>
 void fill_columns(long begin, long end, const T* x, long stride, const T* move, long channels, uint32_t* out) {
   for (long row = begin; row < end; row++) {
@@ -60,127 +51,10 @@ inline void bit_columns(const Shape& shape, const uint32_t* bits, uint32_t* out)
 
 #if defined(BHVIT_TABLES)
 
-#if defined(__AVX512F__)
-struct Lookup {
-  using Vector = __m512;
-  using Words = __m512i;
-  using Index = __m512i;
-  static constexpr int kLanes = 16, kEntries = 16;  // an entry for each of the sums
-  static constexpr int kVectors = 4;                // of outputs, side by side: what registers have room for
+constexpr int kTaskRows = 64;     // rows that are taken from memory at a time: whole cache lines where they are columns
+constexpr int kTableInputs = 64;  // inputs whose tables are made at a time, so that they stay in the first cache
 
-  static Words words(const uint32_t* from) { return _mm512_loadu_si512(from); }
-  static Words next(Words words) { return _mm512_srli_epi32(words, 4); }
-  static Index index(Words words) { return words; }
-  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
-  static void store(float* to, Vector sum) { _mm512_storeu_ps(to, sum); }
-  static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
-  static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
-  static Vector all(float a) { return _mm512_set1_ps(a); }
-  static Vector zero() { return _mm512_setzero_ps(); }
-  static Vector look(Index index, Vector table) { return _mm512_permutexvar_ps(index, table); }
-  static Vector times(float a, Vector b, Vector sum) { return _mm512_fmadd_ps(all(a), b, sum); }
-};
-#else
-struct Lookup {
-  using Vector = __m256;
-  using Words = __m256i;
-  struct Index {
-    __m256i entry;
-    Vector sign;
-  };
-  static constexpr int kVectors = 2;
-  static constexpr int kLanes = 8, kEntries = 8;  // those with the fourth number added; the others are their negatives
-
-  static Words words(const uint32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-  static Words next(Words words) { return _mm256_srli_epi32(words, 4); }
-  static Index index(Words words) {
-    const __m256i added = _mm256_srai_epi32(_mm256_slli_epi32(words, 28), 31), all = _mm256_set1_epi32(-1);
-    const __m256i negative = _mm256_slli_epi32(_mm256_andnot_si256(added, all), 31);
-    return {_mm256_xor_si256(words, _mm256_andnot_si256(added, all)), _mm256_castsi256_ps(negative)};
-  }
-  static Vector load(const float* from) { return _mm256_loadu_ps(from); }
-  static void store(float* to, Vector sum) { _mm256_storeu_ps(to, sum); }
-  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
-  static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
-  static Vector all(float a) { return _mm256_set1_ps(a); }
-  static Vector zero() { return _mm256_setzero_ps(); }
-  static Vector look(Index index, Vector table) {
-    return _mm256_xor_ps(_mm256_permutevar8x32_ps(table, index.entry), index.sign);
-  }
-  static Vector times(float a, Vector b, Vector sum) { return _mm256_fmadd_ps(all(a), b, sum); }
-};
-#endif
-
-constexpr int kTileRows = 4;       // rows that are looked up side by side
-constexpr int kTaskRows = 64;      // rows that are taken from memory at a time, by cache lines where they are columns
-constexpr int kTableInputs = 64;   // inputs whose tables are made at a time, so that they stay in the first cache
-constexpr int kAcross = Lookup::kEntries / 4;  // numbers of tables an input
-
-// Signs of the four numbers of a table, by entry.
-struct Signs {
-  alignas(64) float of[4][Lookup::kEntries];
-  Signs() {
-    for (int k = 0; k < 4; k++)
-      for (int entry = 0; entry < Lookup::kEntries; entry++)
-        of[k][entry] = 1 << k >= Lookup::kEntries || entry >> k & 1 ? 1.0f : -1.0f;
-  }
-};
-
-// The table of four numbers, `along` apart.
-template <long along>
-inline Lookup::Vector make_table(const Signs& signs, const float* from) {
-  Lookup::Vector sums = Lookup::multiply(Lookup::all(from[0]), Lookup::load(signs.of[0]));
-  for (int i = 1; i < 4; i++) sums = Lookup::times(from[i * along], Lookup::load(signs.of[i]), sums);
-  return sums;
-}
-
-// Where look_up finds a row's tables: stored one after the other, or made as they are needed, from numbers `along` apart.
-struct Stored {
-  const float* tables;
-  Lookup::Vector operator()(long input) const { return Lookup::load(tables + input * kAcross); }
-};
-template <long along>
-struct Made {
-  const Signs* signs;
-  const float* from;
-  Lookup::Vector operator()(long input) const { return make_table<along>(*signs, from + input * along); }
-};
-
-// For each row and vector of outputs, give(row, vector, sum over `parts` times `inputs` inputs). tables_of(part, row)(input)
-// is the table of a row for four inputs of a part; columns lie `stride` words apart, a part's after those of the part before.
-template <int rows, int vectors, class TablesOf, class Give>
-inline void look_up(int parts, const TablesOf& tables_of, const uint32_t* columns, long inputs, long stride,
-                    const Give& give) {
-  Lookup::Vector sums[rows][vectors];
-  for (auto& row : sums)
-    for (auto& sum : row) sum = Lookup::zero();
-  for (int part = 0; part < parts; part++) {
-    decltype(tables_of(0, 0)) tables[rows];
-    for (int row = 0; row < rows; row++) tables[row] = tables_of(part, row);
-    for (long first = 0; first < inputs; first += 32, columns += stride) {
-      Lookup::Words words[vectors];
-      for (int v = 0; v < vectors; v++) words[v] = Lookup::words(columns + v * Lookup::kLanes);
-      const long last = std::min(inputs, first + 32);
-      for (long k = first; k < last; k += 4) {
-        Lookup::Index index[vectors];
-        for (int v = 0; v < vectors; v++) {
-          index[v] = Lookup::index(words[v]);
-          words[v] = Lookup::next(words[v]);
-        }
-#pragma GCC unroll 8
-        for (int row = 0; row < rows; row++) {
-          const Lookup::Vector table = tables[row](k);
-#pragma GCC unroll 4
-          for (int v = 0; v < vectors; v++) sums[row][v] = Lookup::add(sums[row][v], Lookup::look(index[v], table));
-        }
-      }
-    }
-  }
-  for (int row = 0; row < rows; row++)
-    for (int v = 0; v < vectors; v++) give(row, v, sums[row][v]);
-}
-
-// To `count` rows of out, `outputs` apart: products with `vectors` vectors of columns, added unless they are the `first`.
+// To `count` rows of out, `outputs` apart: products with vectors of columns, added unless they are the `first`.
 template <int vectors, class Table>
 void add_products(const Table* tables, const uint32_t* columns, long inputs, long outputs, long count, bool first,
                   float* out) {
@@ -200,8 +74,8 @@ struct Products {
   const uint32_t* columns;
 };
 
-// Inputs begin to end of `count` rows from row `first` on, scaled: block[row][input], or block[input][row] where the rows of
-// a lie so. The rest of the block is 0. What the next block will take is asked for: such strides no processor foresees.
+// Inputs begin to end of `count` rows from row `first` on, scaled: block[row][input], or block[input][row] where a lies
+// so. The rest of the block is 0. What the next block will take is asked for: no processor foresees such strides.
 inline void take_block(const Products& p, long first, long count, long begin, long end, float* block) {
   std::fill(block, block + kTaskRows * kTableInputs, 0.0f);
   const float* from = p.a + first * p.across + begin * p.along;
@@ -210,7 +84,8 @@ inline void take_block(const Products& p, long first, long count, long begin, lo
       float* to = block + row * kTableInputs;
       BHVIT_SIMD_LOOP
       for (long k = 0; k < end - begin; k++) to[k] = p.scale ? from[k] * p.scale[begin + k] : from[k];
-      for (long k = end; k < std::min(p.inputs, end + kTableInputs); k += 16) __builtin_prefetch(from + k - begin, 0, 2);
+      const long next = std::min(p.inputs, end + kTableInputs);
+      for (long k = end; k < next; k += 16) __builtin_prefetch(from + k - begin, 0, 2);
     }
   } else {
     for (long k = begin; k < end; k++, from += p.along, block += kTaskRows) {
@@ -223,8 +98,8 @@ inline void take_block(const Products& p, long first, long count, long begin, lo
   }
 }
 
-// Products of kTileRows rows of a block with the columns of `inputs` inputs, of which `count` rows are wanted. Few outputs
-// do not pay for storing tables.
+// Products of kTileRows rows of a block, of which `count` are wanted, with columns of `inputs` inputs. Few outputs do
+// not pay for storing tables.
 template <long across, long along>
 void multiply_tile(const Products& p, const Signs& signs, const float* block, const uint32_t* columns, long inputs,
                    long count, bool first, float* out) {
@@ -261,10 +136,11 @@ inline void multiply_rows(const Products& p, const Signs& signs, long first, lon
     for (long tile = 0; tile < count; tile += kTileRows) {
       const long together = std::min<long>(kTileRows, count - tile);
       float* to = out + tile * p.outputs;
+      const bool is_first = begin == 0;
       if (p.along == 1) {
-        multiply_tile<kTableInputs, 1>(p, signs, block + tile * kTableInputs, columns, inputs, together, begin == 0, to);
+        multiply_tile<kTableInputs, 1>(p, signs, block + tile * kTableInputs, columns, inputs, together, is_first, to);
       } else {
-        multiply_tile<1, kTaskRows>(p, signs, block + tile, columns, inputs, together, begin == 0, to);
+        multiply_tile<1, kTaskRows>(p, signs, block + tile, columns, inputs, together, is_first, to);
       }
     }
   }

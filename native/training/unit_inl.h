@@ -64,7 +64,8 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits,
   const long channels = shape.channels, run = channels / u.width;
   const bool scaled = u.out_scale != nullptr, binary = u.binary;
   for_rows(shape, [&](long begin, long end) {
-    const auto [segment, n] = cut_of(shape, u);
+    const Cut cut = cut_of(shape, u);
+    const long segment = cut.segment, n = cut.run;
     Buffer<T> values(n);
     T* a = values.data();
     for (long first = 0; first < channels; first += segment) {
@@ -119,7 +120,8 @@ template <bool scaled, bool hidden, bool binary, class T>
 void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<T>& grads) {
   const long channels = shape.channels, run = channels / u.width;
   const Buffer<double> totals = sum_rows<kUnitSums, T>(shape, [&](long begin, long end, T* sums) {
-    const auto [segment, n] = cut_of(shape, u);
+    const Cut cut = cut_of(shape, u);
+    const long segment = cut.segment, n = cut.run;
     Buffer<T> zeros(n), buffer(n);
     T* mean_grad = buffer.data();
     for (long first = 0; first < channels; first += segment) {

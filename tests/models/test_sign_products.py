@@ -1,5 +1,7 @@
 """Products of float32 numbers with signs, by tables where the processor has permutations, against float64."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the ke
 
 
 @pytest.fixture(params=[1, 3])
-def threads(request: pytest.FixtureRequest) -> "object":
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -30,7 +32,7 @@ def _signs(*shape: int) -> Tensor:
 
 
 def _close(found: Tensor, exact: Tensor, terms: int) -> None:
-    """What `terms` float32 additions of standard normal numbers may be off, with room for one number in a million."""
+    """What `terms` float32 additions of standard normal numbers may be off."""
     assert found.dtype == torch.float32
     assert (found.double() - exact).abs().max() <= 5 * terms * torch.finfo(torch.float32).eps
 
@@ -80,7 +82,8 @@ def test_convolution_in_groups(shape: tuple[int, ...], dilation: int, threads: i
     exact_weight = weight.double().requires_grad_()
     exact = F.conv2d(exact_x, exact_weight, padding=dilation, dilation=dilation, groups=MIXER_GROUPS)
     exact.backward(grad.double().permute(0, 3, 1, 2))
-    assert exact_x.grad is not None and exact_weight.grad is not None
+    assert exact_x.grad is not None
+    assert exact_weight.grad is not None
 
     out = conv(x, weight, dilation, Style())
     whole = exact.detach().permute(0, 2, 3, 1) / weight[:, 0, 0, 0].abs().double()

@@ -18,9 +18,7 @@ from torch.autograd.function import once_differentiable
 from ..bits import LANES, WORD
 from . import training_kernels as native
 from .batch_statistics import processes
-from .training_kernels import (
-    all_at, at, channels_of, input_gradient, shape_of, signs_backward, signs_of, weight_gradient, weight_gradient_of_bits,
-)  # fmt: skip
+from .training_kernels import all_at, at, channels_of, shape_of, signs_backward, signs_of
 
 if TYPE_CHECKING:
     from .layers import Style
@@ -160,7 +158,8 @@ class _BinaryWeight(torch.autograd.Function):
         latent, centre = ctx.saved_tensors
         # Nothing but the functions here ever sees this gradient, so that its memory may become that of the latent ones.
         grad = grad.contiguous()
-        native.kernels(latent).binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), at(grad), at(grad))
+        kernels, memory = native.kernels(latent), at(grad)
+        kernels.binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), memory, memory)
         return grad, None
 
 
@@ -195,8 +194,8 @@ class _SignLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, move, weight = ctx.saved_tensors
         rows = grad.reshape(-1, grad.shape[-1])
-        weight_grad = weight_gradient(rows, x, move, ctx.binary)
-        dx, dmove = signs_backward(x, move, ctx.binary, input_gradient(rows, weight, ctx.binary_weight))
+        weight_grad = native.weight_gradient(rows, x, move, ctx.binary)
+        dx, dmove = signs_backward(x, move, ctx.binary, native.input_gradient(rows, weight, ctx.binary_weight))
         return dx, dmove, weight_grad, None
 
 
@@ -246,8 +245,8 @@ class _HiddenLinear(torch.autograd.Function):
             state.run(signs=signs, means=torch.empty_like(state.residual))
             weight_grad = rows.T @ signs.view(-1, channels)
         else:
-            weight_grad = weight_gradient_of_bits(rows, bits, state.h)
-        input_gradient(rows, weight, ctx.binary_weight, out=signs.view(-1, channels))
+            weight_grad = native.weight_gradient_of_bits(rows, bits, state.h)
+        native.input_gradient(rows, weight, ctx.binary_weight, out=signs.view(-1, channels))
         dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())
         return dh, dresidual, *sums[:5], sums[7], weight_grad, None, None, None
 
