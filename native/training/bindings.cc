@@ -52,6 +52,12 @@ Unit<T> unit_of(Address h, Address residual, long width, const std::array<Addres
           binary};
 }
 
+template <class T>
+Attention<T> attention_of(const std::array<long, 5>& shape, int threads, const std::array<Address, 5>& operands) {
+  return {shape[0], shape[1], shape[2], shape[3], shape[4], threads, at<const T>(operands[0]),
+          at<const T>(operands[1]), at<const T>(operands[2]), at<const T>(operands[3]), at<const T>(operands[4])};
+}
+
 // Every function for one type of number, in a submodule.
 template <class T>
 void define(nb::module_& m, const char* name) {
@@ -239,6 +245,20 @@ void define(nb::module_& m, const char* name) {
                  Address taps, Address grad, Address x_grad, Address taps_grad, Address shift_grad) {
         kernels.cross_backward({grid[0], grid[1], grid[2], grid[3], threads}, offsets.data(), cyclic, at<T>(x),
                                at<T>(taps), at<T>(grad), at<T>(x_grad), at<T>(taps_grad), at<T>(shift_grad));
+      },
+      unlocked);
+  to.def(
+      "attention",
+      [&kernels](std::array<long, 5> shape, int threads, std::array<Address, 5> operands, Address out) {
+        kernels.attention(attention_of<T>(shape, threads, operands), at<T>(out));
+      },
+      unlocked);
+  to.def(
+      "attention_backward",
+      [&kernels](std::array<long, 5> shape, int threads, std::array<Address, 5> operands, Address grad,
+                 std::array<Address, 5> grads) {
+        kernels.attention_backward(attention_of<T>(shape, threads, operands), at<T>(grad), at<T>(grads[0]),
+                                   at<T>(grads[1]), at<T>(grads[2]), at<T>(grads[3]), at<T>(grads[4]));
       },
       unlocked);
 }

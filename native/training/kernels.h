@@ -49,6 +49,16 @@ struct UnitGradients {
   T *norm_scale, *norm_offset, *shift_in, *slope, *shift_out, *out_scale, *out_shift, *move;
 };
 
+// Attention of `queries` to `keys` tokens in each of `groups` groups: q (groups, queries, heads * depth), k and v
+// likewise, all of signs. With P the softmax of q k / sqrt(depth), and step and offset those of a head:
+// levels = clamp(round(3 P / step + offset), 0, 3).
+template <class T>
+struct Attention {
+  long groups, queries, keys, heads, depth;
+  int threads;
+  const T *q, *k, *v, *step, *offset;
+};
+
 template <class T>
 struct Table {
   // Mean and biased variance of each channel.
@@ -105,6 +115,9 @@ struct Table {
                 T* out);
   void (*cross_backward)(const Grid&, const int* offsets, bool cyclic, const T* x, const T* taps, const T* grad,
                          T* x_grad, T* taps_grad, T* shift_grad);
+  // Contexts, levels * step * v, as q lies. Levels pass gradients between their ends, not at them.
+  void (*attention)(const Attention<T>&, T* out);
+  void (*attention_backward)(const Attention<T>&, const T* grad, T* q_grad, T* k_grad, T* v_grad, T* step, T* offset);
 };
 
 // The engine's count of bits that differ, of the fastest instruction set here: counts[t][16 * tile + lane].

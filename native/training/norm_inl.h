@@ -8,6 +8,10 @@
 
 #include "sums_inl.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace bhvit::training {
 namespace {
 
@@ -116,20 +120,41 @@ void signs(const Shape& shape, const T* x, const T* move, bool binary, T* out) {
   });
 }
 
-// Bits of `count` signs of x + move, 32 to a word.
+// Bit k is the sign of x[k] + move[k], k < 32.
 template <class T>
-void pack_signs(const T* x, const T* move, long count, uint32_t* out) {
+inline uint32_t sign_word(const T* x, const T* move) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const auto half = [=](int k) -> uint32_t {
+      const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(x + k), _mm512_loadu_ps(move + k));
+      return _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_GE_OQ);
+    };
+    return half(0) | half(16) << 16;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == sizeof(float)) {
+    const auto byte = [=](int k) -> uint32_t {
+      const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(x + k), _mm256_loadu_ps(move + k));
+      return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(sum, _mm256_setzero_ps(), _CMP_GE_OQ)));
+    };
+    return byte(0) | byte(8) << 8 | byte(16) << 16 | byte(24) << 24;
+  }
+#endif
   static constexpr auto bit = [] {
     std::array<uint32_t, 32> powers{};
     for (int k = 0; k < 32; k++) powers[k] = 1u << k;
     return powers;
   }();
-  for (long w = 0; w < count / 32; w++) {
-    uint32_t word = 0;
+  uint32_t word = 0;
 #pragma omp simd reduction(| : word)
-    for (int k = 0; k < 32; k++) word |= x[32 * w + k] + move[32 * w + k] >= 0 ? bit[k] : 0;
-    out[w] = word;
-  }
+  for (int k = 0; k < 32; k++) word |= x[k] + move[k] >= 0 ? bit[k] : 0;
+  return word;
+}
+
+// Bits of `count` signs of x + move, 32 to a word.
+template <class T>
+void pack_signs(const T* x, const T* move, long count, uint32_t* out) {
+  for (long w = 0; w < count / 32; w++) out[w] = sign_word(x + 32 * w, move + 32 * w);
 }
 
 template <class T>

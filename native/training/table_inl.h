@@ -1,5 +1,6 @@
 // Included last by the file of an instruction set: its functions as a table.
 
+#include "attention_inl.h"
 #include "binary_grid_inl.h"
 #include "sign_grid_inl.h"
 #include "unit_inl.h"
@@ -15,7 +16,8 @@ constexpr Table<T> make_table() {
                  &bit_columns,     nullptr,           &binarise<T>,           &binarise_backward<T>,
                  &signs_backward<T>, &unit<T>,        &unit_backward<T>,      &branches<T>,
                  &branches_backward<T>, &conv<T>,     &conv_weights<T>,       &binary_conv<T>,
-                 nullptr,          nullptr,           &cross<T>,              &cross_backward<T>};
+                 nullptr,          nullptr,           &cross<T>,              &cross_backward<T>,
+                 &attention<T>,    &attention_backward<T>};
 #if defined(BHVIT_TABLES)
   if constexpr (sizeof(T) == sizeof(float)) {
     table.sign_products = &sign_products;

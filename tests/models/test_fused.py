@@ -43,12 +43,15 @@ def _varied(name: str, **switches: Any) -> nn.Module:
     return model.train()
 
 
+@pytest.mark.parametrize("steps_before", [0, 1])  # the first sets the attention's quantisers
 @pytest.mark.parametrize(("name", "switches"), MODELS, ids=[f"{name}-{'-'.join(s)}" for name, s in MODELS])
 def test_a_fused_step_is_the_plain_step_in_float64(
-    name: str, switches: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    name: str, switches: dict[str, Any], steps_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = _varied(name, **switches)
     images = torch.randn(3, 3, *model.spec.img_size, dtype=torch.float64)
+    for _ in range(steps_before):
+        model(images)
     calls = _count_calls(monkeypatch)
     logits, gradients, buffers = _step(model, images)
     assert calls, "nothing was fused"

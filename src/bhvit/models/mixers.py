@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..spec import DILATIONS, MIXER_GROUPS, AttentionQuantizer
-from . import fused, fused_grids
+from . import fused, fused_attention, fused_grids
 from .attention_quantizers import make_attention_quantizer
 from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, Style
 
@@ -129,13 +129,19 @@ class QuantAttention(nn.Module):
         """
         z_q, z_k, z_v = self.query(queries), self.key(keys), self.value(keys)
         signs = self.query.signs(z_q), self.key.signs(z_k), self.value.signs(z_v)
-        q, k, v = map(self._heads, signs)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
-        probabilities = self.quantizer(scores.softmax(dim=-1))
-        context = (probabilities @ v).transpose(-2, -3).flatten(-2)
+        context = self._attend(*signs)
         if fused.applies(self, context):
             return fused.unit(context, z_q + spread(z_k) + spread(z_v), self.norm, self.activation)
         return self.activation(self.norm(context) + z_q + spread(z_k) + spread(z_v))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if fused_attention.applies(self.quantizer, q):
+            return fused_attention.attention(q, k, v, self.quantizer)
+        q, k, v = map(self._heads, (q, k, v))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
+        probabilities = self.quantizer(scores.softmax(dim=-1))
+        context: Tensor = (probabilities @ v).transpose(-2, -3).flatten(-2)
+        return context
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)
