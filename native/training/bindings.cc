@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels.h"
+#include "levels.h"
 
 namespace nb = nanobind;
 using namespace bhvit::training;
@@ -60,8 +60,7 @@ Attention<T> attention_of(const std::array<long, 5>& shape, int threads, const s
 
 // Every function for one type of number, in a submodule.
 template <class T>
-void define(nb::module_& m, const char* name) {
-  const Table<T>& kernels = table<T>();
+void define(nb::module_& m, const char* name, const Table<T>& kernels) {
   nb::module_ to = m.def_submodule(name);
   const nb::call_guard<nb::gil_scoped_release> unlocked;
 
@@ -267,6 +266,12 @@ void define(nb::module_& m, const char* name) {
 
 NB_MODULE(_training, m) {
   m.doc() = "Fused kernels of a training step on a CPU; bhvit.models.fused is their face.";
-  define<float>(m, "float32");
-  define<double>(m, "float64");
+  nb::list names;
+  for (const Level& level : levels()) {
+    names.append(level.name);
+    nb::module_ to = m.def_submodule(level.name);
+    define<float>(to, "float32", *level.floats);
+    define<double>(to, "float64", *level.doubles);
+  }
+  m.attr("levels") = names;  // the fastest first
 }

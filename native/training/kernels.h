@@ -123,8 +123,4 @@ struct Table {
 // The engine's count of bits that differ, of the fastest instruction set here: counts[t][16 * tile + lane].
 void count_differences(const uint32_t* bits, long rows, long words, const uint32_t* tiles, long count, int32_t* counts);
 
-// The fastest that this machine can run.
-template <class T>
-const Table<T>& table();
-
 }  // namespace bhvit::training

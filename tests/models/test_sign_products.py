@@ -1,4 +1,7 @@
-"""Products of float32 numbers with signs, by tables where the processor has permutations, against float64."""
+"""Products of float32 numbers with signs, by tables where the processor has permutations, against float64.
+
+All with the kernels of every instruction set that this machine can run.
+"""
 
 from collections.abc import Iterator
 
@@ -13,6 +16,11 @@ from bhvit.models.layers import Style
 from bhvit.spec import DILATIONS, MIXER_GROUPS
 
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
+
+
+@pytest.fixture(autouse=True, params=list(native.LEVELS))
+def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "KERNELS", native.LEVELS[request.param])
 
 
 @pytest.fixture(params=[1, 3])

@@ -10,13 +10,17 @@ from torch import Tensor
 
 from ..bits import LANES, WORD
 
-KERNELS: dict[torch.dtype, Any] = {}
+LEVELS: dict[str, dict[torch.dtype, Any]] = {}
+"""Of each instruction set that this machine can run, the fastest first, its functions by type of number."""
 try:
-    from .._training import float32, float64
+    from .. import _training
 
-    KERNELS = {torch.float32: float32, torch.float64: float64}
+    for _name in _training.levels:
+        _level = getattr(_training, _name)
+        LEVELS[_name] = {torch.float32: _level.float32, torch.float64: _level.float64}
 except ImportError:  # built for another machine, or not at all: layers compute as they are written
     pass
+KERNELS: dict[torch.dtype, Any] = next(iter(LEVELS.values()), {})
 
 
 def channels_of(like: Tensor, count: int) -> list[Tensor]:

@@ -1,0 +1,20 @@
+// The kernels of each instruction set, for those who choose; not for the files that are compiled for one.
+
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+
+namespace bhvit::training {
+
+struct Level {
+  const char* name;  // "base": what every processor of the architecture has
+  const Table<float>* floats;
+  const Table<double>* doubles;
+};
+
+// Those that this machine can run, the fastest first.
+std::vector<Level> levels();
+
+}  // namespace bhvit::training
