@@ -76,6 +76,7 @@ def test_without_arguments_the_help_is_printed(bhvit):
     (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
     (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
     (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
+    (["info", "bhvit_nano", "--json=3"], "--json: takes no value, but has '3'"),
     (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
     (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
     (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),

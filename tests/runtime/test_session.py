@@ -104,6 +104,8 @@ def test_files_that_cannot_be_opened(path: Path, tmp_path: Path) -> None:
         Session("cifar11")
     with pytest.raises(UserError, match="a path or the name of a packaged one, not None"):
         Session(None)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="a path or the name of a packaged one, not ''"):
+        Session("")
     damaged = tmp_path / "damaged.bhv"
     damaged.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FormatError, match=r"damaged.bhv: ") as caught:

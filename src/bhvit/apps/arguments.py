@@ -10,7 +10,11 @@ from typing import Any, NoReturn
 from ..errors import UserError
 from ..settings import nearest
 
-_PLAINER = {"invalid int value:": "not a whole number:", "invalid float value:": "not a number:"}
+_PLAINER = {
+    "invalid int value:": "not a whole number:",
+    "invalid float value:": "not a number:",
+    "ignored explicit argument": "takes no value, but has",
+}
 """argparse's words, which name Python's types, in ours."""
 
 

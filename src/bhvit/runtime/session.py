@@ -40,7 +40,7 @@ class Session:
             raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
         if not isinstance(isa, str):
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
-        if not isinstance(path, (str, os.PathLike)):
+        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise UserError(f"a model is a path or the name of a packaged one, not {path!r}")
         path = packaged.find(path, ".bhv")
         try:
