@@ -266,12 +266,12 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
 
 NB_MODULE(_training, m) {
   m.doc() = "Fused kernels of a training step on a CPU; bhvit.models.fused is their face.";
-  nb::list names;
+  nb::dict found;
   for (const Level& level : levels()) {
-    names.append(level.name);
     nb::module_ to = m.def_submodule(level.name);
+    found[level.name] = to;
     define<float>(to, "float32", *level.floats);
     define<double>(to, "float64", *level.doubles);
   }
-  m.attr("levels") = names;  // the fastest first
+  m.attr("levels") = found;  // the fastest first
 }

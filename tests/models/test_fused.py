@@ -28,7 +28,9 @@ def _step(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], 
     """Logits, gradients and buffers after one step; the model itself is left alone."""
     model = copy.deepcopy(model)
     logits = model(images)
-    (logits * torch.linspace(-1, 1, logits.shape[1])).sum().backward()
+    # Weights that differ from image to image: of a batch norm's outputs the sum over a batch is a constant.
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1))
+    (logits * weights.to(logits)).sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return logits.detach(), gradients, dict(model.named_buffers())
 
@@ -59,6 +61,8 @@ def test_a_fused_step_is_the_plain_step_in_float64(
     plain_logits, plain_gradients, plain_buffers = _step(model, images)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-11, atol=1e-11)
     assert gradients.keys() == plain_gradients.keys()
+    gone = [name for name, gradient in gradients.items() if gradient.abs().max() < 1e-8]
+    assert len(gone) < len(gradients) / 4, f"gradients that compare nothing: {gone}"
     for name in gradients:
         torch.testing.assert_close(gradients[name], plain_gradients[name], rtol=1e-9, atol=1e-11, msg=name)
     for name in buffers:
@@ -153,6 +157,9 @@ def test_layers_are_computed_as_written_where_something_looks_into_them(monkeypa
     norms = model.stages[1][0].mlp
     norms.norm1.eval()  # frozen statistics
     assert not fused.applies(norms, torch.randn(2, 4))
+    hook = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not fused.applies(model.stages[1][1].mlp, torch.randn(2, 4))
+    hook.remove()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not fused.applies(model.stages[1][1].mlp, torch.randn(2, 4))
     assert not fused.applies(bhvit.create_model("bhvit_nano", norm="layer").stages[0][0].mlp, torch.randn(2, 4))
@@ -163,3 +170,14 @@ def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     kernels = fused.native.kernels
     monkeypatch.setattr(fused.native, "kernels", lambda x: (calls.append("call"), kernels(x))[1])
     return calls
+
+
+def test_another_default_device_is_none_of_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _varied("bhvit_nano").float()
+    images = torch.randn(2, 3, *model.spec.img_size)
+    _, expected, _ = _step(model, images)
+    with torch.device("meta"):
+        weights = torch.randn(2, 10, device="cpu", generator=torch.Generator("cpu").manual_seed(1))
+        (model(images) * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected.get(name), msg=name)

@@ -33,8 +33,18 @@ def applies(module: nn.Module, x: Tensor) -> bool:
         and processes() == 1
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
+        and not _hooked_everywhere()
         and all(_plain(part, x) for part in module.modules())
     )
+
+
+def _hooked_everywhere() -> bool:
+    """Whether hooks of all modules are registered, which look into each."""
+    every = torch.nn.modules.module
+    return bool(
+        every._global_forward_hooks or every._global_forward_pre_hooks
+        or every._global_backward_hooks or every._global_backward_pre_hooks
+    )  # fmt: skip
 
 
 def _plain(part: nn.Module, x: Tensor) -> bool:
@@ -350,7 +360,7 @@ def _products_of_bits(style: Style, weight: Tensor) -> bool:
 
 
 def _bits_for(x: Tensor) -> Tensor:
-    return torch.empty(x.numel() // WORD, dtype=torch.int32)
+    return torch.empty(x.numel() // WORD, dtype=torch.int32, device=x.device)
 
 
 def _binary_linear(bits: Tensor, x: Tensor, weight: Tensor) -> Tensor:

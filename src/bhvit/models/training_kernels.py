@@ -13,11 +13,9 @@ from ..bits import LANES, WORD
 LEVELS: dict[str, dict[torch.dtype, Any]] = {}
 """Of each instruction set that this machine can run, the fastest first, its functions by type of number."""
 try:
-    from .. import _training
+    from .._training import levels
 
-    for _name in _training.levels:
-        _level = getattr(_training, _name)
-        LEVELS[_name] = {torch.float32: _level.float32, torch.float64: _level.float64}
+    LEVELS = {name: {torch.float32: level.float32, torch.float64: level.float64} for name, level in levels.items()}
 except ImportError:  # built for another machine, or not at all: layers compute as they are written
     pass
 KERNELS: dict[torch.dtype, Any] = next(iter(LEVELS.values()), {})
@@ -105,7 +103,7 @@ def _multiplies_signs(rows: Tensor, signs: Tensor) -> bool:
 def _columns(x: Tensor) -> Tensor:
     """Room for the signs of x (..., C) in the columns of native/training/kernels.h: (rows / 32 rounded up, C)."""
     rows, channels, _ = shape_of(x)
-    return torch.empty((rows + WORD - 1) // WORD, channels, dtype=torch.int32)
+    return torch.empty((rows + WORD - 1) // WORD, channels, dtype=torch.int32, device=x.device)
 
 
 def _sign_products(rows: Tensor, transposed: bool, scale: Tensor | None, columns: Tensor, out: Tensor) -> Tensor:
