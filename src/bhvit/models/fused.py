@@ -28,6 +28,7 @@ def applies(module: nn.Module, x: Tensor) -> bool:
     """Whether `module` may compute its output for `x` by the functions below: nothing that they skip is looked at."""
     return (
         module.training
+        and type(x) is Tensor  # what only looks like one, as in torch.export, has no memory
         and x.device.type == "cpu"
         and x.dtype in native.KERNELS
         and processes() == 1
