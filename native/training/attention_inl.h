@@ -200,14 +200,10 @@ void attention_backward(const Attention<T>& a, const T* grad, T* q_grad, T* k_gr
       work.v.give(result.data(), scale, channels, v_grad + key);
     }
   }
+  const Buffer<double> totals = total(partial, a.groups, 2 * a.heads);
   for (long head = 0; head < a.heads; head++) {
-    double steps = 0, offsets = 0;
-    for (long group = 0; group < a.groups; group++) {
-      steps += partial[2 * (group * a.heads + head)];
-      offsets += partial[2 * (group * a.heads + head) + 1];
-    }
-    step[head] = static_cast<T>(steps);
-    offset[head] = static_cast<T>(offsets);
+    step[head] = static_cast<T>(totals[2 * head]);
+    offset[head] = static_cast<T>(totals[2 * head + 1]);
   }
 }
 

@@ -11,6 +11,7 @@ namespace {
 
 // Sixteen channels of a token, or of a tap of an output, as bits.
 constexpr long kPart = 16;
+typedef uint16_t __attribute__((may_alias)) Part;  // two of them are read as a word
 
 template <class T>
 inline uint16_t part_of(const T* x, long stride) {
@@ -49,7 +50,7 @@ struct ConvWeights {
 // `stride` after those of the one before; `zeros` are those of tokens outside.
 template <class Parts>
 void gather_taps(const int32_t* near, long count, const uint16_t* own, long stride, const uint16_t* zeros, Parts parts,
-                 long words, uint16_t* to) {
+                 long words, Part* to) {
   for (long t = 0; t < count; t++, to += 2 * words) {
     for (long tap = 0; tap < 9; tap++) {
       const int32_t at = near[t * 9 + tap];
@@ -72,7 +73,7 @@ void binary_conv(const Grid& grid, int groups, int dilation, const T* x, const T
   });
 #pragma omp parallel num_threads(grid.threads)
   {
-    Buffer<uint16_t> taps(width * 2 * w.words);
+    Buffer<uint32_t> taps(width * w.words);
     Buffer<int32_t> counts(width * inputs);
 #pragma omp for schedule(static)
     for (long row = 0; row < grid.batch * grid.height; row++) {
@@ -80,7 +81,8 @@ void binary_conv(const Grid& grid, int groups, int dilation, const T* x, const T
       const uint16_t* image = own.data() + row / grid.height * tokens * stride;
       for (long group = 0; group < groups; group++) {
         const auto gather = [&](auto parts) {
-          gather_taps(around, width, image + group * parts, stride, zeros.data(), parts, w.words, taps.data());
+          gather_taps(around, width, image + group * parts, stride, zeros.data(), parts, w.words,
+                      reinterpret_cast<Part*>(taps.data()));
         };
         // Copies of a known length are no calls.
         if (w.parts == 1) {
@@ -90,8 +92,8 @@ void binary_conv(const Grid& grid, int groups, int dilation, const T* x, const T
         } else {
           gather(w.parts);
         }
-        count_differences(reinterpret_cast<const uint32_t*>(taps.data()), width, w.words,
-                          w.tiles + group * inputs * w.words, inputs / 16, counts.data());
+        count_differences(taps.data(), width, w.words, w.tiles + group * inputs * w.words, inputs / 16,
+                          counts.data());
         const T* scale = w.scales.data() + group * inputs;
         for (long t = 0; t < width; t++) {
           int32_t* count = counts.data() + t * inputs;

@@ -179,13 +179,7 @@ void conv_weights(const Grid& grid, int groups, int dilation, const T* x, const 
     const long first = task / groups * image + task % groups * inputs;
     conv_weights_image(grid, dilation, inputs, x + first, grad + first, sums.data() + task * count);
   }
-  Buffer<double> totals(groups * count);
-  for (long b = 0; b < grid.batch; b++) {
-    const T* from = sums.data() + b * groups * count;
-    double* to = totals.data();
-    BHVIT_SIMD_LOOP
-    for (long i = 0; i < groups * count; i++) to[i] += from[i];
-  }
+  const Buffer<double> totals = total(sums, grid.batch, groups * count);
   for (long i = 0; i < groups * count; i++) weights[i] = static_cast<T>(totals[i]);
 }
 

@@ -160,13 +160,7 @@ inline void sign_conv_weights(const Grid& grid, int groups, int dilation, const 
       }
     }
   }
-  Buffer<double> totals(groups * count);
-  for (long b = 0; b < grid.batch; b++) {
-    const float* from = sums.data() + b * groups * count;
-    double* to = totals.data();
-    BHVIT_SIMD_LOOP
-    for (long i = 0; i < groups * count; i++) to[i] += from[i];
-  }
+  const Buffer<double> totals = total(sums, grid.batch, groups * count);
   for (long group = 0; group < groups; group++)
     for (long o = 0; o < inputs; o++)
       for (long i = 0; i < wide; i++)

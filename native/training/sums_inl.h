@@ -41,6 +41,19 @@ void for_rows(const Shape& shape, const Body& body) {
   for (long task = 0; task < tasks; task++) body(task * kRows, std::min(shape.rows, (task + 1) * kRows));
 }
 
+// totals[i]: the sum of partial[part * count + i] over `parts`, in order, in double.
+template <class T>
+Buffer<double> total(const Buffer<T>& partial, long parts, long count) {
+  Buffer<double> totals(count);
+  for (long part = 0; part < parts; part++) {
+    const T* from = partial.data() + part * count;
+    double* to = totals.data();
+    BHVIT_SIMD_LOOP
+    for (long i = 0; i < count; i++) to[i] += from[i];
+  }
+  return totals;
+}
+
 // body(first row, row after the last, sums) for every task, sums being K * channels zeros that it adds to; then
 // totals[k * channels + c] in double.
 template <int K, class T, class Body>
@@ -51,14 +64,7 @@ Buffer<double> sum_rows(const Shape& shape, const Body& body) {
   for (long task = 0; task < tasks; task++) {
     body(task * kRows, std::min(shape.rows, (task + 1) * kRows), partial.data() + task * count);
   }
-  Buffer<double> totals(count);
-  for (long task = 0; task < tasks; task++) {
-    const T* from = partial.data() + task * count;
-    double* to = totals.data();
-    BHVIT_SIMD_LOOP
-    for (long i = 0; i < count; i++) to[i] += from[i];
-  }
-  return totals;
+  return total(partial, tasks, count);
 }
 
 template <class T>
