@@ -71,7 +71,8 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def encode(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Numbers (..., N, C) -> int8 of that shape and their scales (..., 1, C): the largest magnitude becomes 127."""
-    scale = np.abs(values).max(axis=-2, keepdims=True) / np.float32(LARGEST_INT8)
+    largest: npt.NDArray[np.float32] = np.abs(values).max(axis=-2, keepdims=True)
+    scale = largest / np.float32(LARGEST_INT8)
     scale[scale == 0] = 1
     whole = np.clip(np.rint(values / scale), -LARGEST_INT8, LARGEST_INT8)
     return whole.astype(np.int8), scale

@@ -27,15 +27,21 @@ def sum16(values: Floats) -> Floats:
     return lanes[..., 0]
 
 
+def _horner(x: Floats, highest: float, *lower: float) -> Floats:
+    """A polynomial of x (...), a float32 multiplication and addition a step, from its highest coefficient down."""
+    value: Floats = np.full_like(x, highest)
+    for coefficient in lower:
+        value = value * x + np.float32(coefficient)
+    return value
+
+
 def exp32(x: Floats) -> Floats:
     """e^x for x <= 0 in fixed float32 steps (range reduction, polynomial of degree 6)."""
     f = np.float32
-    x = np.maximum(x, f(-87))
-    n = np.rint(x * f(1.44269504))
-    r = (x - n * f(0.693359375)) - n * f(-2.12194440e-4)
-    q = f(1.9875691500e-4)
-    for c in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
-        q = q * r + f(c)
+    least: Floats = np.maximum(x, f(-87))
+    n: Floats = np.rint(least * f(1.44269504))
+    r = (least - n * f(0.693359375)) - n * f(-2.12194440e-4)
+    q = _horner(r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
     y = (q * (r * r) + r) + _1
     return y * ((n.astype(np.int32) + 127) << 23).view(np.float32)
 
@@ -43,13 +49,12 @@ def exp32(x: Floats) -> Floats:
 def erf32(v: Floats) -> Floats:
     """erf in fixed float32 steps: Abramowitz and Stegun 7.1.26, absolute error below 5e-7."""
     f = np.float32
-    a = np.abs(v)
+    a: Floats = np.abs(v)
     t = _1 / (_1 + a * f(0.3275911))
-    p = f(1.061405429)
-    for c in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        p = p * t + f(c)
+    p = _horner(t, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592)
     r = _1 - (p * t) * exp32(-(a * a))
-    return np.where(v < 0, -r, r)
+    signed: Floats = np.where(v < 0, -r, r)
+    return signed
 
 
 def layer_norm(v: Floats, scale: Floats, shift: Floats) -> Floats:
@@ -57,7 +62,8 @@ def layer_norm(v: Floats, scale: Floats, shift: Floats) -> Floats:
     channels = np.float32(v.shape[-1])
     centred = v - (sum16(v) / channels)[..., None]
     variance = sum16(centred * centred) / channels
-    inverse = _1 / np.sqrt(variance + np.float32(NORM_EPS))
+    deviation: Floats = np.sqrt(variance + np.float32(NORM_EPS))
+    inverse = _1 / deviation
     return (centred * inverse[..., None]) * scale + shift
 
 

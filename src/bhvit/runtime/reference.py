@@ -159,7 +159,8 @@ def _pooled_attention(op: Op, t: Tensors, x: Floats) -> Floats:
     height, width, channels = x.shape
     pool = op.attributes["key_pool"]
     n = _norm(op, t, "norm", x)
-    tokens = u = n.reshape(-1, channels)
+    tokens = n.reshape(-1, channels)
+    u: Floats = tokens
     if pool > 1:
         patches = n.reshape(height // pool, pool, width // pool, pool, channels).transpose(1, 3, 0, 2, 4)
         p = in_order(patches.reshape(pool * pool, -1, channels)) / np.float32(pool * pool)
