@@ -4,8 +4,10 @@
 
 The published way is `stand_in.py`, and the published code itself where DIR, a checkout of its repository, is given. All
 hold the same weights, take the same batch, and give the same loss and gradient in float64, or nothing is measured. A
-step is forward, cross entropy and backward. Steps run in turns in one process, so that whatever else the machine does
-falls on all alike; peak memory is that of a process of its own, less what it held before its first step. Writes
+step is forward, cross entropy and backward. Each way has a process of its own, as whoever trains has, since a way that
+shares one finds memory as another left it; steps are taken in turns, so that whatever else the machine does falls on
+all alike. Peak memory is that of its process, less what it held before its first step. With `--keep-memory` malloc (of
+glibc) returns none to the system between steps, for all of them: that serves most who allocates most. Writes
 `throughput.md` beside this file.
 """
 
@@ -14,10 +16,13 @@ from __future__ import annotations
 import argparse
 import copy
 import multiprocessing
+import os
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -34,6 +39,9 @@ SWITCHES = {"shift3": True, "shift5": True, "replace_ln_bn": True}
 
 
 OURS, STAND_IN, PUBLISHED = "bhvit", "stand-in", "published code"
+
+KEEP = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=4294967296:glibc.malloc.top_pad=67108864"
+"""What GLIBC_TUNABLES makes of malloc: nothing is mapped by itself, nothing is returned."""
 
 
 def executions(checkout: Path | None, name: str) -> dict[str, nn.Module]:
@@ -75,33 +83,59 @@ def refuse_other_mathematics(models: dict[str, nn.Module]) -> None:
         raise SystemExit(f"loss and norm of the gradient differ, so this compares different mathematics: {seen}")
 
 
-def seconds(models: dict[str, nn.Module], size: int, steps: int) -> dict[str, list[float]]:
-    """Seconds of each step, in turns, after one step of each that sets quantisers from the data."""
-    images, labels = batch(size)
-    for model in models.values():
-        step(model, images, labels)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for _ in range(steps):
-        for name, model in models.items():
-            begin = time.perf_counter()
-            step(model, images, labels)
-            times[name].append(time.perf_counter() - begin)
-    return times
+class _Worker:
+    """A way of computing in this process: model, batch, and memory before the first step."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    before: int
 
 
-def peak_mib(checkout: Path | None, name: str, execution: str, size: int) -> float:
-    """Peak memory of two steps in a new process, less what it held before them, MiB."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_peak, (checkout, name, execution, size))
+def _load(checkout: Path | None, name: str, execution: str, size: int, threads: int) -> None:
+    torch.set_num_threads(threads)
+    _Worker.model = executions(checkout, name)[execution]
+    _Worker.images, _Worker.labels = batch(size)
+    _Worker.before = _peak_kib()
 
 
-def _peak(checkout: Path | None, name: str, execution: str, size: int) -> float:
-    model = executions(checkout, name)[execution]
-    images, labels = batch(size)
-    before = _peak_kib()
-    for _ in range(2):
-        step(model, images, labels)
-    return (_peak_kib() - before) / 1024
+def _timed_step() -> tuple[float, float]:
+    """Seconds of a step, and the peak memory of all so far, MiB."""
+    begin = time.perf_counter()
+    step(_Worker.model, _Worker.images, _Worker.labels)
+    return time.perf_counter() - begin, (_peak_kib() - _Worker.before) / 1024
+
+
+def measure(
+    checkout: Path | None, name: str, size: int, threads: int, steps: int
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each step, in turns, and peak memory, MiB, after one step of each that sets quantisers from data."""
+    spawn = multiprocessing.get_context("spawn")
+    with ExitStack() as stack:
+        workers = {
+            execution: stack.enter_context(
+                ProcessPoolExecutor(1, spawn, _load, (checkout, name, execution, size, threads))
+            )
+            for execution in (OURS, STAND_IN, *([PUBLISHED] if checkout else []))
+        }
+        turns = [
+            {each: worker.submit(_timed_step).result() for each, worker in workers.items()} for _ in range(steps + 1)
+        ]
+    return (
+        {each: [turn[each][0] for turn in turns[1:]] for each in workers},
+        {each: turns[-1][each][1] for each in workers},
+    )
+
+
+@contextmanager
+def malloc_of(keep: bool) -> Iterator[None]:
+    """Processes that are started within keep their memory, or not."""
+    if keep:
+        os.environ["GLIBC_TUNABLES"] = KEEP
+    try:
+        yield
+    finally:
+        os.environ.pop("GLIBC_TUNABLES", None)
 
 
 def _peak_kib() -> int:
@@ -116,35 +150,37 @@ def main() -> None:
                         metavar="MODEL:BATCH")  # fmt: skip
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--keep-memory", nargs="*", default=[], metavar="MODEL:BATCH", help="cases that do so, too")
     args = parser.parse_args()
 
+    for name in dict.fromkeys(case.split(":")[0] for case in (*args.cases, *args.keep_memory)):
+        refuse_other_mathematics(executions(args.published, name))
     rows = []
-    checked = set()
-    for case in args.cases:
+    for case, keep in [*((case, False) for case in args.cases), *((case, True) for case in args.keep_memory)]:
         name, size = case.split(":")[0], int(case.split(":")[1])
-        models = executions(args.published, name)
-        if name not in checked:
-            refuse_other_mathematics(models)
-            checked.add(name)
-        peaks = {execution: peak_mib(args.published, name, execution, size) for execution in models}
         for threads in map(int, args.threads.split(",")):
-            torch.set_num_threads(threads)
-            rows += _rows(name, threads, size, seconds(models, size, args.steps), peaks)
+            with malloc_of(keep):
+                times, peaks = measure(args.published, name, size, threads, args.steps)
+            rows += _rows(name, f"{size}, memory kept" if keep else str(size), threads, size, times, peaks)
+            print(*rows[-len(times) :], sep="\n", flush=True)
     header = ("Model", "Batch", "Threads", "Execution", "Median s a step", "p10", "p90", "Images/s",
               "Of bhvit's images/s", "Peak MiB", "bhvit's peak of it")  # fmt: skip
-    text = f"224×224, 1000 classes, float32, no optimiser step.\n\n{markdown(header, rows)}"
+    text = f"""224×224, 1000 classes, float32, no optimiser step; each way in a process of its own, steps in turns. \
+"Memory kept": malloc returns none to the system, which is not how any of them runs unless told.
+
+{markdown(header, rows)}"""
     write_results(Path(__file__).with_name("throughput.md"), "A training step beside the published way", text)
 
 
 def _rows(
-    name: str, threads: int, size: int, times: dict[str, list[float]], peaks: dict[str, float]
+    name: str, label: str, threads: int, size: int, times: dict[str, list[float]], peaks: dict[str, float]
 ) -> list[list[object]]:
     decile: Callable[[list[float], int], float] = lambda values, k: statistics.quantiles(values, n=10)[k]  # noqa: E731
     rows: list[list[object]] = []
     for execution, values in times.items():
         ratio = statistics.median(other / ours for ours, other in zip(times[OURS], values, strict=True))
         rows.append([
-            name, size, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
+            name, label, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
             f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
             "" if execution == OURS else f"1 / {ratio:.2f}",
             f"{peaks[execution]:.0f}", "" if execution == OURS else f"{peaks[OURS] / peaks[execution]:.0%}",

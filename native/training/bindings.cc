@@ -37,6 +37,11 @@ Norm<T> norm_of(const std::array<Address, 4>& a) {
 }
 
 template <class T>
+Statistics<T> statistics_of(const std::array<double, 2>& numbers, const std::array<Address, 4>& a) {
+  return {numbers[0], numbers[1], at<T>(a[0]), at<T>(a[1]), at<T>(a[2]), at<T>(a[3])};
+}
+
+template <class T>
 Unit<T> unit_of(Address h, Address residual, long width, const std::array<Address, 4>& norm,
                 const std::array<Address, 3>& rprelu, const std::array<Address, 2>& scale, Address move, bool binary) {
   return {at<const T>(h),
@@ -65,9 +70,10 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
   const nb::call_guard<nb::gil_scoped_release> unlocked;
 
   to.def(
-      "moments",
-      [&kernels](long rows, long channels, int threads, Address x, Address mean, Address variance) {
-        kernels.moments({rows, channels, threads}, at<T>(x), at<T>(mean), at<T>(variance));
+      "statistics",
+      [&kernels](long rows, long channels, int threads, Address x, std::array<double, 2> numbers,
+                 std::array<Address, 4> results) {
+        kernels.statistics({rows, channels, threads}, at<T>(x), statistics_of<T>(numbers, results));
       },
       unlocked);
   to.def(
@@ -104,14 +110,10 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
       unlocked);
   to.def(
       "binary_linear",
-      [&kernels](long rows, long channels, int threads, Address bits, Address weights, long outputs, Address out) {
-        kernels.binary_linear({rows, channels, threads}, at<uint32_t>(bits), at<T>(weights), outputs, at<T>(out));
-      },
-      unlocked);
-  to.def(
-      "sign_columns",
-      [&kernels](long rows, long channels, int threads, Address x, Address move, Address out) {
-        kernels.sign_columns({rows, channels, threads}, at<T>(x), at<T>(move), at<uint32_t>(out));
+      [&kernels](long rows, long channels, int threads, Address bits, Address weights, Address scale, long outputs,
+                 std::array<double, 2> numbers, std::array<Address, 4> results, Address out) {
+        kernels.binary_linear({rows, channels, threads}, at<uint32_t>(bits), at<uint32_t>(weights), at<T>(scale),
+                              outputs, statistics_of<T>(numbers, results), at<T>(out));
       },
       unlocked);
   to.def(
@@ -136,6 +138,12 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
       },
       unlocked);
   to.def(
+      "weight_bits",
+      [&kernels](long rows, long inputs, int threads, Address latent, Address centre, Address bits, Address scale) {
+        kernels.weight_bits({rows, inputs, threads}, at<T>(latent), at<T>(centre), at<uint32_t>(bits), at<T>(scale));
+      },
+      unlocked);
+  to.def(
       "binarise_backward",
       [&kernels](long rows, long inputs, int threads, Address latent, Address centre, Address grad, Address out) {
         kernels.binarise_backward({rows, inputs, threads}, at<T>(latent), at<T>(centre), at<T>(grad), at<T>(out));
@@ -143,10 +151,10 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
       unlocked);
   to.def(
       "signs_backward",
-      [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address grad,
+      [&kernels](long rows, long channels, int threads, Address x, Address move, bool binary, Address grad, bool add,
                  Address x_grad, Address move_grad) {
-        kernels.signs_backward({rows, channels, threads}, at<T>(x), at<T>(move), binary, at<T>(grad), at<T>(x_grad),
-                               at<T>(move_grad));
+        kernels.signs_backward({rows, channels, threads}, at<T>(x), at<T>(move), binary, at<T>(grad), add,
+                               at<T>(x_grad), at<T>(move_grad));
       },
       unlocked);
   to.def(

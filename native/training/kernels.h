@@ -29,6 +29,14 @@ struct Norm {
   const T *mean, *inverse, *scale, *offset;
 };
 
+// What a batch norm does with a batch: its mean and 1 / deviation of each channel, and running ones, which move by
+// `momentum` towards the batch's mean and unbiased variance.
+template <class T>
+struct Statistics {
+  double epsilon, momentum;
+  T *mean, *inverse, *running_mean, *running_variance;
+};
+
 // RPReLU(norm(h) + residual), and what is made of it.
 template <class T>
 struct Unit {
@@ -61,8 +69,7 @@ struct Attention {
 
 template <class T>
 struct Table {
-  // Mean and biased variance of each channel.
-  void (*moments)(const Shape&, const T* x, T* mean, T* variance);
+  void (*statistics)(const Shape&, const T* x, const Statistics<T>&);
   // norm(x) into `out`.
   void (*normalise)(const Shape&, const T* x, const Norm<T>&, T* out);
   // Gradients of `normalise` for those of its result, `grad`; statistics are of x itself.
@@ -73,12 +80,11 @@ struct Table {
   void (*bits)(const Shape&, const T* x, const T* move, uint32_t* out);
   // The signs of such bits as numbers (rows, channels).
   void (*numbers)(const Shape&, const uint32_t* bits, T* out);
-  // Products of `rows` rows of bits with binary weights (outputs, channels), each +-scale[output], as floats or doubles
-  // (rows, outputs). outputs % 16 == 0.
-  void (*binary_linear)(const Shape&, const uint32_t* bits, const T* weights, long outputs, T* out);
-  // The bits of sign(x + move), `move` being optional, or those in rows that `bits` gives, in columns: (rows / 32
-  // rounded up, channels), row r of a channel being bit r % 32 of its word r / 32.
-  void (*sign_columns)(const Shape&, const T* x, const T* move, uint32_t* out);
+  // Products of `rows` rows of bits with `outputs` rows of bits, each times scale[output], as numbers (rows, outputs),
+  // and their statistics. outputs % 16 == 0.
+  void (*binary_linear)(const Shape&, const uint32_t* bits, const uint32_t* weights, const T* scale, long outputs,
+                        const Statistics<T>&, T* out);
+  // Rows of bits in columns: (rows / 32 rounded up, channels), row r of a channel being bit r % 32 of its word r / 32.
   void (*bit_columns)(const Shape&, const uint32_t* bits, uint32_t* out);
   // out (rows, channels) = a * scale * signs: a is (rows, inputs), or (inputs, rows) if `transposed`; scale, optional,
   // has a number an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where not faster.
@@ -87,10 +93,13 @@ struct Table {
   // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
   // (optional), and of the mean magnitude of the row.
   void (*binarise)(const Shape&, const T* latent, const T* centre, T* out);
+  // The same as bits (rows, channels / 32) and magnitudes (rows). channels % 32 == 0.
+  void (*weight_bits)(const Shape&, const T* latent, const T* centre, uint32_t* bits, T* scale);
   // Its gradient: what comes in where the sign was taken of a number in [-1, 1], with `centre` less the row's mean.
   void (*binarise_backward)(const Shape&, const T* latent, const T* centre, const T* grad, T* out);
-  // Gradients of `signs`, with Bi-Real Net's derivative of the sign.
-  void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, T* x_grad, T* move_grad);
+  // Gradients of `signs`, with Bi-Real Net's derivative of the sign; that of x is added to x_grad if `add`.
+  void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,
+                         T* move_grad);
   // out, or signs (rows, channels), as numbers or as `bits`, and means over channels / width channels (rows, width).
   void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, uint32_t* bits, T* means);
   void (*unit_backward)(const Shape&, const Unit<T>&, const UnitGradients<T>&);

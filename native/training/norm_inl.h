@@ -15,27 +15,39 @@
 namespace bhvit::training {
 namespace {
 
+// From sums (2, channels) of the distances of `rows` numbers from `around`, and of their squares.
 template <class T>
-void moments(const Shape& shape, const T* x, T* mean, T* variance) {
-  // Around the first row's values, so that squares of a large mean do not drown the variance.
+void finish_statistics(long rows, long channels, const double* sums, const T* around, const Statistics<T>& s) {
+  const double unbiased = static_cast<double>(rows) / (rows - 1);
+  for (long c = 0; c < channels; c++) {
+    const double d = sums[c] / rows, variance = std::max(0.0, sums[channels + c] / rows - d * d);
+    s.mean[c] = static_cast<T>(around[c] + d);
+    s.inverse[c] = static_cast<T>(1 / std::sqrt(variance + s.epsilon));
+    s.running_mean[c] += static_cast<T>(s.momentum * (s.mean[c] - s.running_mean[c]));
+    s.running_variance[c] += static_cast<T>(s.momentum * (variance * unbiased - s.running_variance[c]));
+  }
+}
+
+// To sums (2, channels): the distances of numbers from `around`, so that squares of a large mean do not drown the
+// variance, and their squares.
+template <class T>
+inline void add_distances(const T* from, const T* around, long channels, T* sums) {
+  T *first = sums, *second = sums + channels;
+  BHVIT_SIMD_LOOP
+  for (long c = 0; c < channels; c++) {
+    const T d = from[c] - around[c];
+    first[c] += d;
+    second[c] += d * d;
+  }
+}
+
+template <class T>
+void statistics(const Shape& shape, const T* x, const Statistics<T>& s) {
   const long channels = shape.channels;
   const Buffer<double> totals = sum_rows<2, T>(shape, [&](long begin, long end, T* sums) {
-    T *first = sums, *second = sums + channels;
-    for (long row = begin; row < end; row++) {
-      const T* from = x + row * channels;
-      BHVIT_SIMD_LOOP
-      for (long c = 0; c < channels; c++) {
-        const T d = from[c] - x[c];
-        first[c] += d;
-        second[c] += d * d;
-      }
-    }
+    for (long row = begin; row < end; row++) add_distances(x + row * channels, x, channels, sums);
   });
-  for (long c = 0; c < channels; c++) {
-    const double d = totals[c] / shape.rows;
-    mean[c] = static_cast<T>(x[c] + d);
-    variance[c] = static_cast<T>(std::max(0.0, totals[channels + c] / shape.rows - d * d));
-  }
+  finish_statistics(shape.rows, channels, totals.data(), x, s);
 }
 
 template <class T>
@@ -178,49 +190,77 @@ void numbers(const Shape& shape, const uint32_t* bits, T* out) {
   });
 }
 
-template <class T>
-void binary_linear(const Shape& shape, const uint32_t* bits, const T* weights, long outputs, T* out) {
-  constexpr long lanes = 16;  // bits.LANES
-  const long inputs = shape.channels, words = inputs / 32, tiles = outputs / lanes;
-  // Rows of weights as bits, then tiles: word w of sixteen outputs side by side.
-  const Buffer<T> no_move(inputs);
-  Buffer<uint32_t> row(words);
-  Buffer<T> scales(outputs);
-  Buffer<uint32_t> storage(outputs * words + lanes);
-  uint32_t* tiled = storage.data();
-  while (reinterpret_cast<uintptr_t>(tiled) % 64) tiled++;
-  for (long o = 0; o < outputs; o++) {
-    pack_signs(weights + o * inputs, no_move.data(), inputs, row.data());
-    scales[o] = std::abs(weights[o * inputs]);
-    for (long w = 0; w < words; w++) tiled[(o / lanes * words + w) * lanes + o % lanes] = row[w];
+// Words of sixteen outputs side by side, from rows of bits, on a boundary of 64 bytes.
+class Tiles {
+ public:
+  static constexpr long kLanes = 16;  // bits.LANES
+  Tiles(const uint32_t* bits, long outputs, long words) : storage_(outputs * words + kLanes), tiles_(storage_.data()) {
+    while (reinterpret_cast<uintptr_t>(tiles_) % 64) tiles_++;
+    for (long o = 0; o < outputs; o++) {
+      uint32_t* to = tiles_ + o / kLanes * words * kLanes + o % kLanes;
+      for (long w = 0; w < words; w++) to[w * kLanes] = bits[o * words + w];
+    }
   }
-  for_rows(shape, [&](long begin, long end) {
-    Buffer<int32_t> counts((end - begin) * outputs);
-    count_differences(bits + begin * words, end - begin, words, tiled, tiles, counts.data());
-    for (long r = 0; r < end - begin; r++) {
-      const int32_t* from = counts.data() + r * outputs;
-      const T* scale = scales.data();
-      T* to = out + (begin + r) * outputs;
-      const int32_t all = static_cast<int32_t>(inputs);
+  const uint32_t* data() const { return tiles_; }
+
+ private:
+  Buffer<uint32_t> storage_;
+  uint32_t* tiles_;
+};
+
+// Rows that binary_linear counts at a time, so that the counts stay in the second cache.
+constexpr long kCounts = 32768;
+
+template <class T>
+void binary_linear(const Shape& shape, const uint32_t* bits, const uint32_t* weights, const T* scale, long outputs,
+                   const Statistics<T>& statistics, T* out) {
+  const long words = shape.channels / 32, together = std::clamp(kCounts / outputs, 1L, kRows);
+  const Tiles tiles(weights, outputs, words);
+  const int32_t all = static_cast<int32_t>(shape.channels);
+  const auto multiply = [&](long row, long count, int32_t* counts, T* to) {
+    count_differences(bits + row * words, count, words, tiles.data(), outputs / Tiles::kLanes, counts);
+    for (long r = 0; r < count; r++, counts += outputs, to += outputs) {
       BHVIT_SIMD_LOOP
-      for (long o = 0; o < outputs; o++) to[o] = static_cast<T>(all - 2 * from[o]) * scale[o];
+      for (long o = 0; o < outputs; o++) to[o] = static_cast<T>(all - 2 * counts[o]) * scale[o];
+    }
+  };
+  Buffer<int32_t> counts(outputs);
+  Buffer<T> around(outputs);
+  multiply(0, 1, counts.data(), around.data());
+  const Shape products{shape.rows, outputs, shape.threads};
+  const Buffer<double> totals = sum_rows<2, T>(products, [&](long begin, long end, T* sums) {
+    Buffer<int32_t> block(together * outputs);
+    for (long row = begin; row < end; row += together) {
+      const long last = std::min(end, row + together);
+      multiply(row, last - row, block.data(), out + row * outputs);
+      for (long r = row; r < last; r++) add_distances(out + r * outputs, around.data(), outputs, sums);
     }
   });
+  finish_statistics(shape.rows, outputs, totals.data(), around.data(), statistics);
 }
 
 template <class T>
-void signs_backward(const Shape& shape, const T* x, const T* move, bool binary, const T* grad, T* x_grad,
+void signs_backward(const Shape& shape, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,
                     T* move_grad) {
   const long channels = shape.channels;
   const Buffer<double> totals = sum_rows<1, T>(shape, [&](long begin, long end, T* sums) {
     for (long row = begin; row < end; row++) {
       const T *from = x + row * channels, *g = grad + row * channels;
       T* to = x_grad + row * channels;
-      BHVIT_SIMD_LOOP
-      for (long c = 0; c < channels; c++) {
-        const T d = g[c] * sign_slope(from[c] + move[c], binary);
-        sums[c] += d;
-        to[c] = d;
+      if (add) {
+        BHVIT_SIMD_LOOP
+        for (long c = 0; c < channels; c++) {
+          const T d = g[c] * sign_slope(from[c] + move[c], binary);
+          sums[c] += d;
+          to[c] += d;
+        }
+      } else {
+        BHVIT_SIMD_LOOP
+        for (long c = 0; c < channels; c++) {
+          const T d = g[c] * sign_slope(from[c] + move[c], binary);
+          sums[c] += d;
+          to[c] = d;
+        }
       }
     }
   });

@@ -10,27 +10,16 @@
 namespace bhvit::training {
 namespace {
 
-// Bits of the signs of x + move in columns, of rows begin to end, begin % 32 == 0. Rows of x lie `stride` apart.
-template <class T>
-void fill_columns(long begin, long end, const T* x, long stride, const T* move, long channels, uint32_t* out) {
-  for (long row = begin; row < end; row++) {
-    const T* from = x + row * stride;
+// Bits of the signs of x (rows, channels) in columns, (rows / 32 rounded up, channels). Rows of x lie `stride` apart.
+inline void sign_columns(long rows, const float* x, long stride, long channels, uint32_t* out) {
+  for (long row = 0; row < rows; row++) {
+    const float* from = x + row * stride;
     uint32_t* to = out + row / 32 * channels;
     const uint32_t bit = 1u << row % 32;
     if (row % 32 == 0) std::fill(to, to + channels, 0u);
     BHVIT_SIMD_LOOP
-    for (long c = 0; c < channels; c++) to[c] |= from[c] + move[c] >= 0 ? bit : 0;
+    for (long c = 0; c < channels; c++) to[c] |= from[c] >= 0 ? bit : 0;
   }
-}
-
-// (rows / 32 rounded up, channels); move: optional.
-template <class T>
-void sign_columns(const Shape& shape, const T* x, const T* move, uint32_t* out) {
-  const Buffer<T> still(move ? 0 : shape.channels);
-  const T* by = move ? move : still.data();
-  for_rows(shape, [&](long begin, long end) {
-    fill_columns(begin, end, x, shape.channels, by, shape.channels, out);
-  });
 }
 
 // The same from bits in rows, (rows, channels / 32).

@@ -15,8 +15,7 @@ inline Buffer<uint32_t> weight_columns(const float* weights, long count, long in
   const long words = (inputs + 31) / 32;
   Buffer<uint32_t> columns(count * words * outputs);
   for (long i = 0; i < count; i++)
-    sign_columns<float>({inputs, outputs, 1}, weights + i * inputs * outputs, nullptr,
-                        columns.data() + i * words * outputs);
+    sign_columns(inputs, weights + i * inputs * outputs, outputs, outputs, columns.data() + i * words * outputs);
   return columns;
 }
 
@@ -141,12 +140,11 @@ inline void sign_conv_weights(const Grid& grid, int groups, int dilation, const 
   {
     Buffer<uint32_t> own(words * inputs), columns(words * wide);
     Buffer<float> outside(inputs);
-    const Buffer<float> still(inputs);
 #pragma omp for schedule(static)
     for (long task = 0; task < grid.batch * groups; task++) {
       const long first = task / groups * tokens * grid.channels + task % groups * inputs;
       float* to = sums.data() + task * count;  // (outputs, 9, inputs)
-      fill_columns(0, tokens, x + first, grid.channels, still.data(), inputs, own.data());
+      sign_columns(tokens, x + first, grid.channels, inputs, own.data());
       for (int tap = 0; tap < 9; tap++)
         moved_columns(((tap / 3 - 1) * grid.width + tap % 3 - 1) * dilation, words, there.data() + tap * words,
                       own.data(), inputs, wide, columns.data() + tap * inputs);

@@ -11,13 +11,13 @@ namespace {
 
 template <class T>
 constexpr Table<T> make_table() {
-  Table<T> table{&moments<T>,      &normalise<T>,     &normalise_backward<T>, &signs<T>,
-                 &bits<T>,         &numbers<T>,       &binary_linear<T>,      &sign_columns<T>,
-                 &bit_columns,     nullptr,           &binarise<T>,           &binarise_backward<T>,
-                 &signs_backward<T>, &unit<T>,        &unit_backward<T>,      &branches<T>,
-                 &branches_backward<T>, &conv<T>,     &conv_weights<T>,       &binary_conv<T>,
-                 nullptr,          nullptr,           &cross<T>,              &cross_backward<T>,
-                 &attention<T>,    &attention_backward<T>};
+  Table<T> table{&statistics<T>, &normalise<T>, &normalise_backward<T>, &signs<T>,
+                 &bits<T>, &numbers<T>, &binary_linear<T>, &bit_columns,
+                 nullptr, &binarise<T>, &weight_bits<T>, &binarise_backward<T>,
+                 &signs_backward<T>, &unit<T>, &unit_backward<T>, &branches<T>,
+                 &branches_backward<T>, &conv<T>, &conv_weights<T>, &binary_conv<T>,
+                 nullptr, nullptr, &cross<T>, &cross_backward<T>,
+                 &attention<T>, &attention_backward<T>};
 #if defined(BHVIT_TABLES)
   if constexpr (sizeof(T) == sizeof(float)) {
     table.sign_products = &sign_products;

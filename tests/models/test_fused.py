@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import bhvit
-from bhvit.models import fused
+from bhvit.models import fused, fused_parts
 from bhvit.models.layers import BatchNorm, Style
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("bhvit_nano", {}),
     ("bhvit_nano", {"weight_bits": 32, "activation_bits": 32}),
     ("bhvit_nano", {"weight_bits": 32}),
+    ("bhvit_nano", {"activation_bits": 32}),
     ("bhvit_nano", {"recu": True, "shifts": ()}),
     ("bhvit_tiny", {"img_size": 64}),
     ("bhvit_small_fp", {"img_size": (32, 96)}),
@@ -116,17 +117,25 @@ def test_units_of_odd_shapes(rows: int, channels: int, width: int) -> None:
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("rows", [1, 5, 129])
-@pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (96, 48), (2048, 512), (64, 24), (40, 32)])
+@pytest.mark.parametrize("rows", [2, 5, 129])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 16), (96, 48), (2048, 512), (512, 2048), (64, 24), (40, 32)])
 def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs: int) -> None:
     x, move = torch.randn(rows, inputs), torch.randn(inputs)
     x[0, :2] = -move[:2]  # a sum of zero has the sign +1
-    latent = torch.randn(outputs, inputs, requires_grad=True)
-    product = fused.sign_linear(x, move, Style().linear_weight(latent), Style())
+    latent, norm, usual = torch.randn(outputs, inputs), BatchNorm(outputs), nn.BatchNorm1d(outputs).double()
+    weight = fused_parts.Weight.of(latent, latent=True, binary=True)
+    product, moments = weight.times(fused_parts.signs_of(x, move, True), norm)
     exact = torch.where(x + move >= 0, 1.0, -1.0).double() @ Style().linear_weight(latent).double().T
     torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)
-    product.sum().backward()
-    assert latent.grad is not None
+    usual(exact)
+    distances = (exact - exact[0]).abs().max().item()  # up to 128 of these are added in float32
+    bound = 128 * torch.finfo(torch.float32).eps * distances
+    torch.testing.assert_close(moments.mean.double(), exact.mean(0), rtol=0, atol=bound)
+    variance = exact.var(0, unbiased=False) + norm.eps
+    torch.testing.assert_close(moments.inverse.double() ** -2, variance, rtol=0, atol=2 * bound * distances)
+    torch.testing.assert_close(norm.running_mean.double(), usual.running_mean, rtol=0, atol=bound)
+    torch.testing.assert_close(norm.running_var.double(), usual.running_var, rtol=0, atol=2 * bound * distances)
+    assert norm.num_batches_tracked == 1
 
 
 def test_a_large_mean_does_not_drown_the_variance() -> None:

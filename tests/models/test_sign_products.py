@@ -12,7 +12,8 @@ from torch import Tensor
 
 from bhvit.models import training_kernels as native
 from bhvit.models.fused_grids import add_conv_input, conv, conv_weights
-from bhvit.models.layers import Style
+from bhvit.models.fused_parts import Weight, are_words, signs_of
+from bhvit.models.layers import BatchNorm, Style
 from bhvit.spec import DILATIONS, MIXER_GROUPS
 
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
@@ -51,30 +52,23 @@ SHAPES = [(1, 16, 32), (5, 64, 64), (33, 48, 160), (196, 64, 16), (131, 32, 80),
 @pytest.mark.parametrize(("tokens", "outputs", "inputs"), SHAPES)
 def test_gradient_of_inputs(tokens: int, outputs: int, inputs: int, threads: int) -> None:
     rows = _random(tokens, outputs)
-    weight = _random(outputs, 1).abs() * _signs(outputs, inputs)
-    exact = rows.double() @ weight.double()
-    _close(native.input_gradient(rows, weight, True), exact, outputs)
+    binary = _random(outputs, 1).abs() * _signs(outputs, inputs)
+    weight = Weight.of(binary, latent=False, binary=True)
+    assert (weight.words is None) == (inputs % 32 > 0)
+    torch.testing.assert_close(weight.as_numbers(), binary, rtol=1e-6, atol=0)
     into = torch.full((tokens, inputs), torch.nan)
-    assert native.input_gradient(rows, weight, True, out=into) is into
-    _close(into, exact, outputs)
+    assert weight.input_gradient(rows, into) is into
+    _close(into, rows.double() @ binary.double(), outputs)
 
 
 @pytest.mark.parametrize(("tokens", "outputs", "inputs"), SHAPES)
 def test_gradient_of_weights(tokens: int, outputs: int, inputs: int, threads: int) -> None:
     rows, x, move = _random(tokens, outputs), _random(tokens, inputs), _random(inputs)
     x[0, 0], move[0] = 1.0, -1.0  # the sign of 0 is +1
-    signs = torch.where(x + move >= 0, 1.0, -1.0)
-    exact = rows.double().T @ signs.double()
-    _close(native.weight_gradient(rows, x, move, True), exact, tokens)
-    if inputs % 32 == 0:
-        bits = torch.empty(x.numel() // 32, dtype=torch.int32)
-        native.kernels(x).bits(*native.shape_of(x), native.at(x), native.at(move), native.at(bits))
-        _close(native.weight_gradient_of_bits(rows, bits, x), exact, tokens)
-
-
-def test_rows_that_are_a_view() -> None:
-    rows, weight = _random(64, 40).T, _signs(64, 32)
-    _close(native.input_gradient(rows, weight, True), rows.double() @ weight.double(), 64)
+    signs, weight = signs_of(x, move, True), Weight.of(_signs(outputs, inputs), latent=False, binary=True)
+    assert are_words(signs) == (inputs % 32 == 0)
+    exact = rows.double().T @ torch.where(x + move >= 0, 1.0, -1.0).double()
+    _close(weight.gradient(rows, signs), exact, tokens)
 
 
 GRIDS = [(2, 7, 9, 64), (1, 1, 1, 64), (3, 4, 3, 128), (1, 14, 14, 192), (2, 33, 2, 256)]
@@ -104,13 +98,17 @@ def test_convolution_in_groups(shape: tuple[int, ...], dilation: int, threads: i
 
 
 def test_threads_change_nothing() -> None:
-    rows, weight, x, move = _random(301, 64), _signs(64, 96), _random(301, 96), _random(96)
+    rows, weight = _random(301, 64), Weight.of(_random(64, 96), latent=True, binary=True)
+    x, move = _random(301, 96), _random(96)
     before = torch.get_num_threads()
     try:
         seen = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            seen.append((native.input_gradient(rows, weight, True), native.weight_gradient(rows, x, move, True)))
+            signs, norm = signs_of(x, move, True), BatchNorm(64)
+            product, moments = weight.times(signs, norm)
+            gradients = weight.input_gradient(rows, torch.empty(301, 96)), weight.gradient(rows, signs)
+            seen.append((product, *moments, norm.running_var, *gradients))
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))

@@ -78,6 +78,7 @@ def test_images_that_do_not_fit_in_memory_give_the_same_batches(config):
     assert same(cached.epoch(0), streamed.epoch(0))
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
 def test_worker_processes_give_the_same_batches(config):
     changes = {"augment": "resized-crop", "cache_mb": 0}
     alone, helped = batches_of(config, **changes, workers=0), batches_of(config, **changes, workers=2)

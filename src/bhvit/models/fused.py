@@ -1,13 +1,14 @@
 """Layers of a training step on a CPU, fused: the same mathematics in fewer passes over memory.
 
 What stands between two matrix products (batch norm, residual, RPReLU, LayerScale, sign) is one native pass forward and
-two backward, and only what enters a product's layer is kept for backward: signs and activations are computed again.
-Layers ask `applies` and otherwise compute as they are written, which is what evaluation, GPUs, several processes,
-other norms and `torch.compile` take. Tensors are tokens (..., channels) of float32 or float64.
+two backward, and only what enters a product's layer is kept for backward: activations are computed again, signs and
+binary weights are bits. Layers ask `applies` and otherwise compute as they are written, which is what evaluation, GPUs,
+several processes, other norms and `torch.compile` take. Tensors are tokens (..., channels) of float32 or float64.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..bits import LANES, WORD
 from . import training_kernels as native
 from .batch_statistics import processes
-from .training_kernels import all_at, at, channels_of, shape_of, signs_backward, signs_of
+from .fused_parts import (
+    Moments,
+    Unit,
+    Weight,
+    are_words,
+    binarised,
+    binarised_backward,
+    numbers_of_signs,
+    signs_backward,
+    signs_of,
+)
+from .training_kernels import all_at, at, channels_of, shape_of
 
 if TYPE_CHECKING:
     from .layers import Style
@@ -35,7 +46,7 @@ def applies(module: nn.Module, x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
         and not _hooked_everywhere()
-        and all(_plain(part, x) for part in module.modules())
+        and _plain(module, x)
     )
 
 
@@ -49,24 +60,34 @@ def _hooked_everywhere() -> bool:
 
 
 def _plain(part: nn.Module, x: Tensor) -> bool:
+    """Whether nothing looks into a module or its parts, and all their numbers are of the type of x."""
     hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
     if hooks or isinstance(part, nn.LayerNorm):
         return False
-    if isinstance(part, nn.BatchNorm1d) and not (part.training and part.affine and part.track_running_stats):
+    if isinstance(part, nn.BatchNorm1d) and not _plain_norm(part, x):
         return False
-    return all(parameter.dtype == x.dtype for parameter in part.parameters(recurse=False))
+    if any(parameter is not None and parameter.dtype != x.dtype for parameter in part._parameters.values()):
+        return False
+    return all(child is None or _plain(child, x) for child in part._modules.values())
+
+
+def _plain_norm(norm: nn.BatchNorm1d, x: Tensor) -> bool:
+    mean, variance = norm.running_mean, norm.running_var
+    return (
+        norm.training and norm.affine and mean is not None and variance is not None
+        and mean.dtype == variance.dtype == x.dtype and mean.is_contiguous() and variance.is_contiguous()
+    )  # fmt: skip
 
 
 def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)` in training."""
-    normalised: Tensor = _BatchNorm.apply(x, norm.weight, norm.bias, *_statistics(norm, x))
+    normalised: Tensor = _BatchNorm.apply(x, norm, norm.weight, norm.bias)
     return normalised
 
 
 def binary_weight(latent: Tensor, centred: bool = True) -> Tensor:
     """`quantizers.binarize_weight` of latent weights (O, ...), for layers that ask of it neither more nor less."""
-    centre = latent.detach().flatten(1).mean(dim=1) if centred else None
-    weight: Tensor = _BinaryWeight.apply(latent, centre)
+    weight: Tensor = _BinaryWeight.apply(latent, centred)
     return weight
 
 
@@ -76,28 +97,43 @@ def signs(x: Tensor, move: Tensor) -> Tensor:
     return ones
 
 
-def sign_linear(x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
-    """sign(x + move), or x + move, times `weight` (O, K), binary or not, as `style` has it: (..., K) -> (..., O)."""
-    product: Tensor = _SignLinear.apply(x, move, weight, style)
-    return product
-
-
-def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, scale: nn.Module | None = None) -> Tensor:
-    """scale(activation(norm(h) + residual)), the residual (..., C) tiled to the channels of h (..., r C)."""
-    layer_scale = (None, None) if scale is None else (scale.scale, scale.shift)
-    activated: Tensor = _Unit.apply(
-        h, residual, *_unit_parameters(norm, activation), *layer_scale, *_statistics(norm, h)
-    )
+def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
+    """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C)."""
+    activated: Tensor = _Unit.apply(h, residual, norm, *_parameters(norm, activation))
     return activated
 
 
-def hidden_linear(
-    h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, move: Tensor, weight: Tensor, style: Style
-) -> tuple[Tensor, Tensor]:
-    """With u = activation(norm(h) + residual tiled): `sign_linear` of u, and means of r channels of u."""
-    parameters = _unit_parameters(norm, activation)
-    product, means = _HiddenLinear.apply(h, residual, *parameters, move, weight, *_statistics(norm, h), style)
-    return product, means
+def linear_unit(
+    x: Tensor, move: Tensor, weight: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, style: Style
+) -> Tensor:
+    """`unit` of h = sign(x + move), or x + move as `style` has it, times `weight` (O, K) as it is: x (..., K)."""
+    parameters = _parameters(norm, activation)
+    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, style, *parameters, None, None)
+    return activated
+
+
+def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tensor:
+    """What `mixers.ResidualUnit` computes of x (..., C), and `scale` of that."""
+    style = layer.linear.style
+    parameters = *_parameters(layer.norm, layer.activation), *_layer_scale(scale)
+    (weight,), latent = _weights(style, layer.linear)
+    activated: Tensor = _LinearUnit.apply(x, None, layer.move.bias, weight, latent, layer.norm, style, *parameters)
+    return activated
+
+
+def mlp(layer: Any, n: Tensor) -> Tensor:
+    """What `network.Mlp` computes of n (..., C); see `fits_mlp`."""
+    style = layer.linear1.style
+    weights, latent = _weights(style, layer.linear1, layer.linear2)
+    parameters = *_parameters(layer.norm1, layer.activation1), *_parameters(layer.norm2, layer.activation2)
+    norms, moves = (layer.norm1, layer.norm2), (layer.move1.bias, layer.move2.bias)
+    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, style, *norms, *parameters, *_layer_scale(layer.scale))
+    return scaled
+
+
+def fits_mlp(hidden: int, channels: int) -> bool:
+    """Whether `mlp` can: means of hidden channels must not cross the tiles of the residual."""
+    return hidden % channels == 0 and channels % (hidden // channels) == 0
 
 
 def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequence[Any]) -> Tensor:
@@ -108,70 +144,60 @@ def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequenc
     return total
 
 
-def fits_hidden(channels: int, width: int) -> bool:
-    """Whether `hidden_linear` can: its means must not cross the tiles of the residual."""
-    return channels % width == 0 and width % (channels // width) == 0
+def _weights(style: Style, *layers: Any) -> tuple[list[Tensor], bool]:
+    """Weights of linear layers as nodes take them, and whether they are latent ones, which become binary there."""
+    if style.weight_bits == 1 and not style.recu:
+        return [layer.weight for layer in layers], True
+    return [style.linear_weight(layer.weight) for layer in layers], False
 
 
-def _unit_parameters(norm: Any, activation: Any) -> tuple[Tensor, ...]:
+def _parameters(norm: Any, activation: Any) -> tuple[Tensor, ...]:
     return norm.weight, norm.bias, activation.shift_in, activation.slope, activation.shift_out
 
 
-@torch.no_grad()
-def _statistics(norm: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / deviation of each channel of a batch; updates the running ones of `norm`, as PyTorch's does."""
-    x = x.contiguous()
-    channels, rows = x.shape[-1], x.numel() // x.shape[-1]
-    if rows < 2:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-    mean, variance = x.new_empty(channels), x.new_empty(channels)
-    native.kernels(x).moments(*shape_of(x), at(x), at(mean), at(variance))
-    norm.num_batches_tracked.add_(1)
-    momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean, momentum)
-    norm.running_var.lerp_(variance * (rows / (rows - 1)), momentum)
-    return mean, (variance + norm.eps).rsqrt_()
+def _layer_scale(scale: Any) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if scale is None else (scale.scale, scale.shift)
+
+
+def _contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
         x = x.contiguous()
+        operands = [*Moments.of(norm, x), weight.contiguous(), bias.contiguous()]
         out = torch.empty_like(x)
-        norm = [mean, inverse, weight.contiguous(), bias.contiguous()]
-        native.kernels(x).normalise(*shape_of(x), at(x), all_at(norm), at(out))
-        ctx.save_for_backward(x, *norm)
+        native.kernels(x).normalise(*shape_of(x), at(x), all_at(operands), at(out))
+        ctx.save_for_backward(x, *operands)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *norm = ctx.saved_tensors
+        x, *operands = ctx.saved_tensors
         grad, dx = grad.contiguous(), torch.empty_like(x)
         weight, bias = channels_of(x, 2)
         kernels = native.kernels(x)
-        kernels.normalise_backward(*shape_of(x), at(x), all_at(norm), at(grad), at(dx), at(weight), at(bias))
-        return dx, weight, bias, None, None
+        kernels.normalise_backward(*shape_of(x), at(x), all_at(operands), at(grad), at(dx), at(weight), at(bias))
+        return dx, None, weight, bias
 
 
 class _BinaryWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, centre: Tensor | None) -> Tensor:
+    def forward(ctx: Any, latent: Tensor, centred: bool) -> Tensor:
         latent = latent.contiguous()
+        centre = latent.flatten(1).mean(dim=1) if centred else None
         ctx.save_for_backward(latent, centre)
-        out = torch.empty_like(latent)
-        native.kernels(latent).binarise(*shape_of(latent.flatten(1)), at(latent), at(centre), at(out))
-        return out
+        return binarised(latent, centre)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         latent, centre = ctx.saved_tensors
         # Nothing but the functions here ever sees this gradient, so that its memory may become that of the latent ones.
-        grad = grad.contiguous()
-        kernels, memory = native.kernels(latent), at(grad)
-        kernels.binarise_backward(*shape_of(latent.flatten(1)), at(latent), at(centre), memory, memory)
-        return grad, None
+        return binarised_backward(latent, centre, grad.contiguous()), None
 
 
 class _Signs(torch.autograd.Function):
@@ -179,155 +205,88 @@ class _Signs(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, move: Tensor) -> Tensor:
         x, move = x.contiguous(), move.contiguous()
         ctx.save_for_backward(x, move)
-        return signs_of(x, move, True)
+        return numbers_of_signs(x, move, True)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         x, move = ctx.saved_tensors
         return signs_backward(x, move, True, grad.contiguous())
 
 
-class _SignLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Tensor, weight: Tensor, style: Style) -> Tensor:
-        x, move = x.contiguous(), move.contiguous()
-        ctx.save_for_backward(x, move, weight)
-        ctx.binary, ctx.binary_weight = style.activation_bits == 1, style.weight_bits == 1
-        if not _products_of_bits(style, weight):
-            return signs_of(x, move, ctx.binary) @ weight.T
-        bits = _bits_for(x)
-        native.kernels(x).bits(*shape_of(x), at(x), at(move), at(bits))
-        return _binary_linear(bits, x, weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, move, weight = ctx.saved_tensors
-        rows = grad.reshape(-1, grad.shape[-1])
-        weight_grad = native.weight_gradient(rows, x, move, ctx.binary)
-        dx, dmove = signs_backward(x, move, ctx.binary, native.input_gradient(rows, weight, ctx.binary_weight))
-        return dx, dmove, weight_grad, None
-
-
 class _Unit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, residual: Tensor, *rest: Tensor | None) -> Tensor:
-        ctx.scaled = rest[5] is not None
-        state = _UnitState(h, residual, rest[:5], rest[5:7], None, rest[7:], True)
-        ctx.save_for_backward(*state.tensors)
-        out = torch.empty_like(state.h)
-        state.run(out=out)
-        return out
+    def forward(ctx: Any, h: Tensor, residual: Tensor, norm: nn.Module, *parameters: Tensor) -> Tensor:
+        h, residual, *parameters = _contiguous((h, residual, *parameters))  # type: ignore[assignment]
+        unit = Unit(h, residual, *Moments.of(norm, h), *parameters)
+        ctx.save_for_backward(*unit)
+        return unit.output()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        state = _UnitState.of(ctx.saved_tensors, ctx.scaled, False, True)
-        dh, dresidual, sums = state.gradients(grad.contiguous(), None, None)
-        return dh, dresidual, *sums[:7], None, None
+        dh, dresidual, sums = Unit(*ctx.saved_tensors).gradients(grad.contiguous())
+        return dh, dresidual, None, *sums[:5]
 
 
-class _HiddenLinear(torch.autograd.Function):
+class _LinearUnit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, residual: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-        *parameters, move, weight, mean, inverse, style = rest
-        ctx.binary, ctx.binary_weight = style.activation_bits == 1, style.weight_bits == 1
-        state = _UnitState(h, residual, parameters, (None, None), move, (mean, inverse), ctx.binary)
-        means = torch.empty_like(state.residual)
-        if _products_of_bits(style, weight):
-            bits = _bits_for(state.h)
-            state.run(bits=bits, means=means)
-            ctx.save_for_backward(weight, bits, *state.tensors)
-            return _binary_linear(bits, state.h, weight), means
-        ctx.save_for_backward(weight, None, *state.tensors)
-        signs = torch.empty_like(state.h)
-        state.run(signs=signs, means=means)
-        return signs @ weight.T, means
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, move: Tensor, given: Tensor, latent: bool, norm: nn.Module,
+        style: Style, *parameters: Tensor | None,
+    ) -> Tensor:  # fmt: skip
+        x, residual, move, *parameters = _contiguous((x, residual, move, *parameters))  # type: ignore[assignment]
+        ctx.binary, ctx.own = style.activation_bits == 1, residual is None
+        signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, style.weight_bits == 1)
+        h, moments = weight.times(signs, norm)
+        unit = Unit(h, x if residual is None else residual, *moments, *parameters)  # type: ignore[arg-type]
+        ctx.save_for_backward(x, move, _kept(signs), *weight, *unit)
+        return unit.output()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, means_grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, bits, *tensors = ctx.saved_tensors
-        state = _UnitState.of(tensors, False, True, ctx.binary)
-        rows, channels = grad.reshape(-1, grad.shape[-1]), state.h.shape[-1]
-        signs = torch.empty_like(state.h)
-        if bits is None:
-            state.run(signs=signs, means=torch.empty_like(state.residual))
-            weight_grad = rows.T @ signs.view(-1, channels)
-        else:
-            weight_grad = native.weight_gradient_of_bits(rows, bits, state.h)
-        native.input_gradient(rows, weight, ctx.binary_weight, out=signs.view(-1, channels))
-        dh, dresidual, sums = state.gradients(None, signs, means_grad.contiguous())
-        return dh, dresidual, *sums[:5], sums[7], weight_grad, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, move, signs, *parts = ctx.saved_tensors
+        weight, unit = _parts(parts, Weight, Unit)
+        dh, dresidual, sums = unit.gradients(grad.contiguous())
+        dweight = weight.gradient(dh, numbers_of_signs(x, move, ctx.binary) if signs is None else signs)
+        dsigns = weight.input_gradient(dh, torch.empty_like(x))
+        dx, dmove = signs_backward(x, move, ctx.binary, dsigns, dresidual if ctx.own else None)
+        return dx, None if ctx.own else dresidual, dmove, dweight, None, None, None, *sums[:7]
 
 
-class _UnitState:
-    """The operands of a unit, and the native calls on them."""
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, n: Tensor, move1: Tensor, move2: Tensor, given1: Tensor, given2: Tensor, latent: bool, style: Style,
+        norm1: nn.Module, norm2: nn.Module, *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        n, move1, move2, *parameters = _contiguous((n, move1, move2, *parameters))  # type: ignore[assignment]
+        ctx.binary, binary_weight = style.activation_bits == 1, style.weight_bits == 1
+        weight1, weight2 = (Weight.of(given, latent, binary_weight) for given in (given1, given2))
+        signs1 = signs_of(n, move1, ctx.binary)
+        h, moments1 = weight1.times(signs1, norm1)
+        hidden = Unit(h, n, *moments1, *parameters[:5])._replace(move=move2)
+        signs2, means = hidden.signs(ctx.binary)
+        v, moments2 = weight2.times(signs2, norm2)
+        unit = Unit(v, means, *moments2, *parameters[5:])
+        ctx.save_for_backward(move1, _kept(signs1), _kept(signs2), *weight1, *weight2, *hidden, *unit)
+        return unit.output()
 
-    def __init__(
-        self,
-        h: Tensor,
-        residual: Tensor,
-        parameters: Sequence[Any],
-        scale: Sequence[Any],
-        move: Any,
-        statistics: Sequence[Any],
-        binary: bool,
-    ) -> None:
-        self.h, self.residual, self.binary = h.contiguous(), residual.contiguous(), binary
-        weight, bias, *rprelu = (parameter.contiguous() for parameter in parameters)
-        self.norm, self.rprelu = [*statistics, weight, bias], rprelu
-        self.scale = [s if s is None else s.contiguous() for s in scale]
-        self.move = move if move is None else move.contiguous()
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """What `of` makes the same state from."""
-        optional = [t for t in (*self.scale, self.move) if t is not None]
-        return [self.h, self.residual, *self.norm, *self.rprelu, *optional]
-
-    @classmethod
-    def of(cls, tensors: Sequence[Tensor], scaled: bool, moved: bool, binary: bool) -> _UnitState:
-        h, residual, mean, inverse, weight, bias, *rest = tensors
-        scale = rest[3:5] if scaled else (None, None)
-        return cls(h, residual, (weight, bias, *rest[:3]), scale, rest[-1] if moved else None, (mean, inverse), binary)
-
-    def _operands(self) -> tuple[Any, ...]:
-        return (
-            *shape_of(self.h), at(self.h), at(self.residual), self.residual.shape[-1], all_at(self.norm),
-            all_at(self.rprelu), all_at(self.scale), at(self.move), self.binary,
-        )  # fmt: skip
-
-    def run(
-        self,
-        *,
-        out: Tensor | None = None,
-        signs: Tensor | None = None,
-        bits: Tensor | None = None,
-        means: Tensor | None = None,
-    ) -> None:
-        """Fill `out`, or `means` and one of `signs` and `bits`."""
-        native.kernels(self.h).unit(*self._operands(), at(out), at(signs), at(bits), at(means))
-
-    def gradients(
-        self, out: Tensor | None, signs: Tensor | None, means: Tensor | None
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Of h, of the residual, and of: norm's weight and bias, shift_in, slope, shift_out, scale, its shift, move.
-
-        The memory of `signs` becomes the gradient of h.
-        """
-        dh = torch.empty_like(self.h) if signs is None else signs
-        dresidual = torch.empty_like(self.residual)
-        plain, scale, move = channels_of(self.h, 5), [None, None], None
-        if self.scale[0] is not None:
-            scale = channels_of(self.h, 2)  # type: ignore[assignment]
-        if self.move is not None:
-            (move,) = channels_of(self.h, 1)
-        sums: list[Tensor | None] = [*plain, *scale, move]
-        given = at(out), at(signs), at(means)
-        native.kernels(self.h).unit_backward(*self._operands(), *given, at(dh), at(dresidual), all_at(sums))
-        return dh, dresidual, sums
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        move1, signs1, signs2, *parts = ctx.saved_tensors
+        weight1, weight2, hidden, unit = _parts(parts, Weight, Weight, Unit, Unit)
+        n = hidden.residual
+        dv, dmeans, sums2 = unit.gradients(grad.contiguous())
+        dweight2 = weight2.gradient(dv, hidden.signs(ctx.binary)[0] if signs2 is None else signs2)
+        dsigns2 = weight2.input_gradient(dv, torch.empty_like(hidden.h))
+        dh, dn, sums1 = hidden.gradients(None, dsigns2, dmeans, ctx.binary)
+        dweight1 = weight1.gradient(dh, numbers_of_signs(n, move1, ctx.binary) if signs1 is None else signs1)
+        dsigns1 = weight1.input_gradient(dh, torch.empty_like(n))
+        _, dmove1 = signs_backward(n, move1, ctx.binary, dsigns1, dn)
+        return dn, dmove1, sums1[7], dweight1, dweight2, None, None, None, None, *sums1[:5], *sums2[:7]
 
 
 class _RPReLUSum(torch.autograd.Function):
@@ -354,21 +313,15 @@ class _RPReLUSum(torch.autograd.Function):
         return dshift, *dys, *dinputs, *dslopes
 
 
-def _products_of_bits(style: Style, weight: Tensor) -> bool:
-    """Whether the engine can multiply: signs with binary weights, of whole words and tiles."""
-    whole = weight.shape[0] % LANES == 0 and weight.shape[1] % WORD == 0
-    return style.activation_bits == 1 and style.weight_bits == 1 and whole
+def _parts(tensors: Sequence[Any], *kinds: Any) -> list[Any]:
+    """Tuples of these kinds, one after the other, from the tensors of all."""
+    rest = iter(tensors)
+    return [kind(*itertools.islice(rest, len(kind._fields))) for kind in kinds]
 
 
-def _bits_for(x: Tensor) -> Tensor:
-    return torch.empty(x.numel() // WORD, dtype=torch.int32, device=x.device)
-
-
-def _binary_linear(bits: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Products of the signs in `bits`, of the shape of x, with binary weights (O, K)."""
-    weight, out = weight.contiguous(), x.new_empty(*x.shape[:-1], weight.shape[0])
-    native.kernels(x).binary_linear(*shape_of(x), at(bits), at(weight), weight.shape[0], at(out))
-    return out
+def _kept(signs: Tensor) -> Tensor | None:
+    """What is saved of signs: numbers are made again."""
+    return signs if are_words(signs) else None
 
 
 def _thirds(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:

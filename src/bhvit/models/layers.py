@@ -44,14 +44,15 @@ class Style:
         """`x`, or its signs."""
         return sign(x) if self.activation_bits == 1 else x
 
-    def linear_weight(self, latent: Tensor, fuse: bool = False) -> Tensor:
-        """Latent weights (O, K) of a linear layer, binarised if they are to be; `fuse` if what asks is fused."""
-        if self.weight_bits == 32:
-            return latent
-        return fused.binary_weight(latent) if fuse and not self.recu else binarize_weight(latent, self.recu)
+    def linear_weight(self, latent: Tensor) -> Tensor:
+        """Latent weights (O, K) of a linear layer, binarised if they are to be."""
+        return latent if self.weight_bits == 32 else binarize_weight(latent, self.recu)
 
     def conv_weight(self, latent: Tensor, fuse: bool = False) -> Tensor:
-        """Latent weights (O, I, h, w) of a convolution, likewise; ReCU is for linear layers, as published."""
+        """Latent weights (O, I, h, w) of a convolution, likewise; `fuse` if what asks is fused.
+
+        ReCU is for linear layers, as published.
+        """
         if self.weight_bits == 32:
             return latent
         binarize = fused.binary_weight if fuse else binarize_weight

@@ -72,13 +72,8 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(self, x):
-            return self._fused(x)
+            return fused.residual_unit(self, x)
         return self.activation(self.norm(self.linear(self.move(x))) + x)
-
-    def _fused(self, x: Tensor, scale: LayerScale | None = None) -> Tensor:
-        style = self.linear.style
-        h = fused.sign_linear(x, self.move.bias, style.linear_weight(self.linear.weight, fuse=True), style)
-        return fused.unit(h, x, self.norm, self.activation, scale)
 
 
 class Projection(ResidualUnit):
@@ -105,7 +100,7 @@ class AttentionOutput(ResidualUnit):
 
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(self, x):
-            return self._fused(x, self.scale)
+            return fused.residual_unit(self, x, self.scale)
         return self.scale(super().forward(x))
 
 

@@ -89,20 +89,13 @@ class Mlp(nn.Module):
         self.scale = LayerScale(channels, 0.1)
 
     def forward(self, n: Tensor) -> Tensor:
-        if fused.applies(self, n) and fused.fits_hidden(self.linear1.out_features, n.shape[-1]):
-            return self._fused(n)
+        if fused.applies(self, n) and fused.fits_mlp(self.linear1.out_features, n.shape[-1]):
+            return fused.mlp(self, n)
         tiled = n.repeat(1, 1, 1, self.expansion)
         u = self.activation1(self.norm1(self.linear1(self.move1(n))) + tiled)
         means = u.view(*n.shape, self.expansion).mean(dim=-1)
         v = self.activation2(self.norm2(self.linear2(self.move2(u))) + means)
         return self.scale(v)
-
-    def _fused(self, n: Tensor) -> Tensor:
-        style = self.linear1.style
-        weight1, weight2 = (style.linear_weight(linear.weight, fuse=True) for linear in (self.linear1, self.linear2))
-        h = fused.sign_linear(n, self.move1.bias, weight1, style)
-        v, means = fused.hidden_linear(h, n, self.norm1, self.activation1, self.move2.bias, weight2, style)
-        return fused.unit(v, means, self.norm2, self.activation2, self.scale)
 
 
 class Block(nn.Module):
@@ -156,16 +149,17 @@ class BinaryDownsample(Positioned):
         n = self.norm_in(x)
         pooled = F.avg_pool2d(n.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
         if fused.applies(self, n):
-            return fused.unit(self._fused_conv(n), pooled, self.norm, self.activation) + self.positions()
+            return self._fused(n, pooled) + self.positions()
         y = self.conv(self.move(n))
         return self.activation(self.norm(y) + pooled.repeat(1, 1, 1, self.repeats)) + self.positions()
 
-    def _fused_conv(self, n: Tensor) -> Tensor:
-        """conv(move(n)): patches do not overlap, so that the convolution is a linear layer of them."""
+    def _fused(self, n: Tensor, pooled: Tensor) -> Tensor:
+        """Patches do not overlap, so that the convolution is a linear layer of them."""
         batch, height, width, channels = n.shape
         patches = n.view(batch, height // 2, 2, width // 2, 2, channels).transpose(2, 3).flatten(3)
-        weight = self.conv.style.conv_weight(self.conv.weight, fuse=True).permute(0, 2, 3, 1).flatten(1)
-        return fused.sign_linear(patches, self.move.bias.repeat(4), weight, self.conv.style)
+        move, style = self.move.bias.repeat(4), self.conv.style
+        weight = style.conv_weight(self.conv.weight, fuse=True).permute(0, 2, 3, 1).flatten(1)
+        return fused.linear_unit(patches, move, weight, pooled, self.norm, self.activation, style)
 
 
 class FloatDownsample(Positioned):
