@@ -107,9 +107,12 @@ def _timed_step() -> tuple[float, float]:
 
 
 def measure(
-    checkout: Path | None, name: str, size: int, threads: int, steps: int
+    checkout: Path | None, name: str, size: int, threads: int, steps: int, least: float
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each step, in turns, and peak memory, MiB, after one step of each that sets quantisers from data."""
+    """Seconds of each step, in turns, and peak memory, MiB, after one step of each that sets quantisers from data.
+
+    As many turns as `steps`, or as `least` seconds have room for, whichever are more.
+    """
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         workers = {
@@ -118,9 +121,10 @@ def measure(
             )
             for execution in (OURS, STAND_IN, *([PUBLISHED] if checkout else []))
         }
-        turns = [
-            {each: worker.submit(_timed_step).result() for each, worker in workers.items()} for _ in range(steps + 1)
-        ]
+        turns: list[dict[str, tuple[float, float]]] = []
+        end = time.perf_counter() + least
+        while len(turns) <= steps or time.perf_counter() < end:
+            turns.append({each: worker.submit(_timed_step).result() for each, worker in workers.items()})
     return (
         {each: [turn[each][0] for turn in turns[1:]] for each in workers},
         {each: turns[-1][each][1] for each in workers},
@@ -149,7 +153,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=["bhvit_tiny:4", "bhvit_small:4", "bhvit_tiny:16"],
                         metavar="MODEL:BATCH")  # fmt: skip
     parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=7, help="turns at least")
+    parser.add_argument("--seconds", type=float, default=60, help="the same, of each case")
     parser.add_argument("--keep-memory", nargs="*", default=[], metavar="MODEL:BATCH", help="cases that do so, too")
     args = parser.parse_args()
 
@@ -160,10 +165,10 @@ def main() -> None:
         name, size = case.split(":")[0], int(case.split(":")[1])
         for threads in map(int, args.threads.split(",")):
             with malloc_of(keep):
-                times, peaks = measure(args.published, name, size, threads, args.steps)
+                times, peaks = measure(args.published, name, size, threads, args.steps, args.seconds)
             rows += _rows(name, f"{size}, memory kept" if keep else str(size), threads, size, times, peaks)
             print(*rows[-len(times) :], sep="\n", flush=True)
-    header = ("Model", "Batch", "Threads", "Execution", "Median s a step", "p10", "p90", "Images/s",
+    header = ("Model", "Batch", "Threads", "Execution", "Steps", "Median s a step", "p10", "p90", "Images/s",
               "Of bhvit's images/s", "Peak MiB", "bhvit's peak of it")  # fmt: skip
     text = f"""224×224, 1000 classes, float32, no optimiser step; each way in a process of its own, steps in turns. \
 "Memory kept": malloc returns none to the system, which is not how any of them runs unless told.
@@ -180,8 +185,8 @@ def _rows(
     for execution, values in times.items():
         ratio = statistics.median(other / ours for ours, other in zip(times[OURS], values, strict=True))
         rows.append([
-            name, label, threads, execution, f"{statistics.median(values):.2f}", f"{decile(values, 0):.2f}",
-            f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
+            name, label, threads, execution, len(values), f"{statistics.median(values):.2f}",
+            f"{decile(values, 0):.2f}", f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
             "" if execution == OURS else f"1 / {ratio:.2f}",
             f"{peaks[execution]:.0f}", "" if execution == OURS else f"{peaks[OURS] / peaks[execution]:.0%}",
         ])  # fmt: skip
