@@ -61,8 +61,10 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out
     from ..packing import pack  # a missing extra is found before anything is touched
     from ..train import TrainConfig, load_recipe, train
+    from ..train.memory import keep_memory
 
     _clear(out, args.force)
+    keep_memory()
     settings: dict[str, Any] = {**load_recipe("digits"), "data": "digits", "model": "bhvit_nano", "out": str(out)}
     if args.epochs:
         settings["epochs"] = args.epochs

@@ -70,8 +70,10 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, or 130 after Ctrl-C. Raises UserError."""
     from ..train import train
+    from ..train.memory import keep_memory
 
     config = _config(args)
+    keep_memory()
     try:
         result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)
     except KeyboardInterrupt:
