@@ -171,7 +171,7 @@ def main() -> None:
     header = ("Model", "Batch", "Threads", "Execution", "Steps", "Median s a step", "p10", "p90", "Images/s",
               "Of bhvit's images/s", "Peak MiB", "bhvit's peak of it")  # fmt: skip
     text = f"""224×224, 1000 classes, float32, no optimiser step; each way in a process of its own, steps in turns. \
-"Memory kept": malloc returns none to the system, which is not how any of them runs unless told.
+"Memory kept": malloc returns none to the system, as `bhvit train` has it.
 
 {markdown(header, rows)}"""
     write_results(Path(__file__).with_name("throughput.md"), "A training step beside the published way", text)
