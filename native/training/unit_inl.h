@@ -45,7 +45,8 @@ void gather(long run, const T* from, long count, T* to) {
   }
 }
 
-// How the channels of a unit are gone through: in segments, and these in runs that lie within one tile of the residual.
+// How the channels of a unit are gone through: in segments, and these in runs that lie within one tile of the residual,
+// of whole words of bits where tiles are.
 struct Cut {
   long segment, run;
 };
@@ -54,7 +55,7 @@ template <class T>
 Cut cut_of(const Shape& shape, const Unit<T>& unit) {
   Cut cut{unit.width, unit.width};
   while (cut.segment * 2 <= kSegment && shape.channels % (cut.segment * 2) == 0) cut.segment *= 2;
-  while (cut.segment > kSegment && cut.segment % (2 * shape.channels / unit.width) == 0)
+  while (cut.segment > kSegment && cut.segment % (2 * shape.channels / unit.width) == 0 && cut.segment % 64 == 0)
     cut.segment = cut.run = cut.segment / 2;
   return cut;
 }

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import bhvit
 from bhvit.models import fused, fused_parts
-from bhvit.models.layers import BatchNorm, Style
+from bhvit.models.layers import BatchNorm, RPReLU, Style
+from bhvit.models.network import Mlp
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("bhvit_nano", {}),
@@ -136,6 +137,57 @@ def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs:
     torch.testing.assert_close(norm.running_mean.double(), usual.running_mean, rtol=0, atol=bound)
     torch.testing.assert_close(norm.running_var.double(), usual.running_var, rtol=0, atol=2 * bound * distances)
     assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "hidden"), [(32, 64), (96, 288), (544, 544), (544, 2176), (608, 1216), (800, 1600), (1088, 1088)]
+)
+def test_mlps_of_odd_widths(channels: int, hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer = Mlp(channels, hidden, Style()).double().train()
+    n = torch.randn(2, 3, 3, channels, dtype=torch.float64)
+
+    def step() -> list[Tensor]:
+        twin, x = copy.deepcopy(layer), n.clone().requires_grad_()
+        out = twin(x)
+        (out * n).sum().backward()
+        return [out, x.grad, *(p.grad for p in twin.parameters()), *twin.buffers()]
+
+    assert fused.applies(layer, n)
+    found, again = step(), step()
+    monkeypatch.setattr(fused.native, "KERNELS", {})
+    for a, b, c in zip(found, again, step(), strict=True):
+        assert torch.equal(a, b)
+        torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-11)
+
+
+def test_every_gradient_has_memory_of_its_own() -> None:
+    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert len({gradient.data_ptr() for gradient in gradients}) == len(gradients)
+
+
+@pytest.mark.parametrize(("name", "part"), [("norm1", nn.Identity()), ("activation1", nn.ReLU())])
+def test_other_parts_in_the_place_of_ours_are_used(name: str, part: nn.Module) -> None:
+    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    mlp = model.stages[0][0].mlp
+    setattr(mlp, name, part)
+    seen: list[bool] = []
+    part.forward = lambda x: (seen.append(True), x)[1]  # type: ignore[method-assign]
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert seen == [True]
+
+
+def test_a_subclass_computes_as_it_says() -> None:
+    class Doubled(RPReLU):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    mixer = bhvit.create_model("bhvit_nano", num_classes=10).train().stages[0][0].mixer
+    assert fused.applies(mixer, torch.randn(2, 4))
+    mixer.activations[1] = Doubled(mixer.norm.num_features)
+    assert not fused.applies(mixer, torch.randn(2, 4))
 
 
 def test_a_large_mean_does_not_drown_the_variance() -> None:

@@ -100,3 +100,9 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         pack(model, tmp_path / "nowhere" / "m.bhv")
     with pytest.raises(UserError, match="it is a folder"):
         pack(model, tmp_path)
+
+
+def test_a_model_of_another_package_is_refused(tmp_path):
+    with pytest.raises(UserError, match="only models of this package can be packed, not Linear"):
+        pack(torch.nn.Linear(2, 2), tmp_path / "model.bhv")
+    assert not list(tmp_path.iterdir())

@@ -8,6 +8,7 @@ several processes, other norms and `torch.compile` take. Tensors are tokens (...
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,10 @@ from .training_kernels import all_at, at, channels_of, shape_of
 
 if TYPE_CHECKING:
     from .layers import Style
+
+
+_ROLES = ("norm", "activation", "move", "linear", "conv", "scale")
+"""Names of parts, but for a number, that are looked into; their classes have the name as `fused_role`."""
 
 
 def applies(module: nn.Module, x: Tensor) -> bool:
@@ -68,7 +73,15 @@ def _plain(part: nn.Module, x: Tensor) -> bool:
         return False
     if any(parameter is not None and parameter.dtype != x.dtype for parameter in part._parameters.values()):
         return False
-    return all(child is None or _plain(child, x) for child in part._modules.values())
+    return all(child is None or (_in_role(name, child) and _plain(child, x)) for name, child in part._modules.items())
+
+
+def _in_role(name: str, part: nn.Module) -> bool:
+    """Whether a part is of the class that the functions below take it for: others may have been put in its place."""
+    if isinstance(part, nn.ModuleList):
+        return all(_in_role(name.removesuffix("s"), each) for each in part)
+    role = name.rstrip("0123456789")
+    return role not in _ROLES or vars(type(part)).get("fused_role") == role
 
 
 def _plain_norm(norm: nn.BatchNorm1d, x: Tensor) -> bool:
@@ -139,7 +152,8 @@ def fits_mlp(hidden: int, channels: int) -> bool:
 def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequence[Any]) -> Tensor:
     """The sum of activation(y + bias)."""
     inputs = [bias - activation.shift_in for bias, activation in zip(biases, activations, strict=True)]
-    shift = torch.stack([activation.shift_out for activation in activations]).sum(dim=0)
+    # Not stack and sum, whose backward gives all of them one memory: see `layers.ShiftBranches`.
+    shift = functools.reduce(torch.add, [activation.shift_out for activation in activations])
     total: Tensor = _RPReLUSum.apply(shift, *ys, *inputs, *(activation.slope for activation in activations))
     return total
 

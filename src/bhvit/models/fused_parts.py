@@ -179,7 +179,7 @@ class Unit(NamedTuple):
 
     def signs(self, binary: bool) -> tuple[Tensor, Tensor]:
         """Signs, and means (..., C), of a unit with `move`."""
-        means, words = torch.empty_like(self.residual), binary and self.h.shape[-1] % WORD == 0
+        means, words = torch.empty_like(self.residual), binary and self.residual.shape[-1] % WORD == 0
         signs = _words(self.h) if words else torch.empty_like(self.h)
         self._run(binary, means=means, **{"words" if words else "numbers": signs})
         return signs, means

@@ -62,6 +62,8 @@ class Style:
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of tokens (..., C): statistics of each channel over everything else."""
 
+    fused_role = "norm"
+
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(self, x):
             return fused.batch_norm(self, x)
@@ -73,6 +75,8 @@ class BatchNorm(nn.BatchNorm1d):
 class Move(nn.Module):
     """A learned shift of each channel, x + bias: it places the threshold of the sign that follows."""
 
+    fused_role = "move"
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
@@ -83,6 +87,8 @@ class Move(nn.Module):
 
 class RPReLU(nn.Module):
     """PReLU(x - shift_in) + shift_out, slopes a channel (ReActNet, Liu et al., ECCV 2020)."""
+
+    fused_role = "activation"
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,6 +104,8 @@ class RPReLU(nn.Module):
 class LayerScale(nn.Module):
     """x * scale + shift, a channel."""
 
+    fused_role = "scale"
+
     def __init__(self, channels: int, init: float) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.full((channels,), init))
@@ -109,6 +117,8 @@ class LayerScale(nn.Module):
 
 class QuantLinear(nn.Linear):
     """Linear layer without bias, (..., K) -> (..., O); weights and activations are one bit if `style` has it so."""
+
+    fused_role = "linear"
 
     def __init__(self, inputs: int, outputs: int, style: Style) -> None:
         super().__init__(inputs, outputs, bias=False)
@@ -123,6 +133,8 @@ class QuantConv2d(nn.Conv2d):
 
     Zeros pad the grid after the sign, so taps outside it add nothing.
     """
+
+    fused_role = "conv"
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, style: Style, *, stride: int = 1, dilation: int = 1,

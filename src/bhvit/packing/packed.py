@@ -31,9 +31,11 @@ def packed_model(
     class_names and preprocess default to the model's own, else to numbers and ImageNet's usual
     preprocessing at the model's size. leftovers: see `Leftovers`; by default
     "int8" for a model whose spec has `leftover_bits` 8, else "mixed".
-    Raises UserError if the model is in training mode, holds numbers that are not finite, or the names
+    Raises UserError if the model is another's, is in training mode, holds numbers that are not finite, or the names
     do not match its classes.
     """
+    if not isinstance(model, BHViT):
+        raise UserError(f"only models of this package can be packed, not {type(model).__name__}: see create_model")
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
     model.require_classifier()
