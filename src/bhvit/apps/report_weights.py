@@ -40,7 +40,7 @@ def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
     from ..models.quantizers import centre
 
     model = load_checkpoint(checkpoint)
-    edges = np.linspace(-REACH, REACH, BINS + 1)
+    edges = np.linspace(-REACH, REACH, BINS + 1, dtype=np.float64)
     counts: dict[str, npt.NDArray[np.float64]] = {}
     for name, module in model.named_modules():
         if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1 and "stages." in name:

@@ -71,6 +71,7 @@ def _make(
 ) -> None:
     """Whole or not at all: an interruption leaves a file of another name, which the next attempt replaces."""
     part = path.with_suffix(".part")
+    create: Any = np.lib.format.open_memmap  # which has no types in the NumPy of Python 3.10
     rows: Any = None
     for start in tqdm(
         range(0, len(dataset), CHUNK), "teacher", unit="batch", disable=quiet, file=sys.stderr, leave=False
@@ -78,7 +79,7 @@ def _make(
         pixels = decode(dataset, preprocess, range(start, min(start + CHUNK, len(dataset))))
         logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(device)).float().cpu().numpy()
         if rows is None:
-            rows = np.lib.format.open_memmap(part, "w+", np.float16, (len(dataset), logits.shape[1]))
+            rows = create(part, "w+", np.float16, (len(dataset), logits.shape[1]))
         with np.errstate(over="ignore"):  # found below
             rows[start : start + len(logits)] = logits
     if not np.isfinite(rows).all():
