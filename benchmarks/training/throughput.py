@@ -20,10 +20,11 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -131,17 +132,6 @@ def measure(
     )
 
 
-@contextmanager
-def malloc_of(keep: bool) -> Iterator[None]:
-    """Processes that are started within keep their memory, or not."""
-    if keep:
-        os.environ["GLIBC_TUNABLES"] = KEEP
-    try:
-        yield
-    finally:
-        os.environ.pop("GLIBC_TUNABLES", None)
-
-
 def _peak_kib() -> int:
     """The most resident memory that this process ever had (Linux), KiB; ru_maxrss counts its parent's, too."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0])
@@ -164,7 +154,7 @@ def main() -> None:
     for case, keep in [*((case, False) for case in args.cases), *((case, True) for case in args.keep_memory)]:
         name, size = case.split(":")[0], int(case.split(":")[1])
         for threads in map(int, args.threads.split(",")):
-            with malloc_of(keep):
+            with patch.dict(os.environ, {"GLIBC_TUNABLES": KEEP} if keep else {}):
                 times, peaks = measure(args.published, name, size, threads, args.steps, args.seconds)
             rows += _rows(name, f"{size}, memory kept" if keep else str(size), threads, size, times, peaks)
             print(*rows[-len(times) :], sep="\n", flush=True)

@@ -69,6 +69,7 @@ struct Attention {
 
 template <class T>
 struct Table {
+  // Fills mean and inverse from x and moves the running ones. rows > 1.
   void (*statistics)(const Shape&, const T* x, const Statistics<T>&);
   // norm(x) into `out`.
   void (*normalise)(const Shape&, const T* x, const Norm<T>&, T* out);
@@ -93,9 +94,11 @@ struct Table {
   // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
   // (optional), and of the mean magnitude of the row.
   void (*binarise)(const Shape&, const T* latent, const T* centre, T* out);
-  // The same as bits (rows, channels / 32) and magnitudes (rows). channels % 32 == 0.
+  // The same as bits (rows, channels / 32) and magnitudes (rows); without `centre`, of weights that are binary already,
+  // each row of one magnitude. channels % 32 == 0.
   void (*weight_bits)(const Shape&, const T* latent, const T* centre, uint32_t* bits, T* scale);
-  // Its gradient: what comes in where the sign was taken of a number in [-1, 1], with `centre` less the row's mean.
+  // Gradients of latent weights: what comes in where the sign was taken of a number in [-1, 1], with `centre` less the
+  // row's mean.
   void (*binarise_backward)(const Shape&, const T* latent, const T* centre, const T* grad, T* out);
   // Gradients of `signs`, with Bi-Real Net's derivative of the sign; that of x is added to x_grad if `add`.
   void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,

@@ -208,7 +208,7 @@ class Tiles {
   uint32_t* tiles_;
 };
 
-// Rows that binary_linear counts at a time, so that the counts stay in the second cache.
+// Counts that binary_linear makes at a time, whole rows of them, so that they stay in the second cache.
 constexpr long kCounts = 32768;
 
 template <class T>

@@ -57,7 +57,7 @@ void weight_bits(const Shape& shape, const T* latent, const T* centre, uint32_t*
     T move[32];
     std::fill(move, move + 32, centre ? -centre[row] : T(0));
     for (long w = 0; w < words; w++) bits[row * words + w] = sign_word(from + 32 * w, move);
-    scale[row] = mean_magnitude(from, inputs);
+    scale[row] = centre ? mean_magnitude(from, inputs) : std::abs(from[0]);
   });
 }
 

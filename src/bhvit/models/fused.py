@@ -26,7 +26,7 @@ from .fused_parts import (
     are_words,
     binarised,
     binarised_backward,
-    numbers_of_signs,
+    signs_as_numbers,
     signs_backward,
     signs_of,
 )
@@ -67,7 +67,7 @@ def _hooked_everywhere() -> bool:
 def _plain(part: nn.Module, x: Tensor) -> bool:
     """Whether nothing looks into a module or its parts, and all their numbers are of the type of x."""
     hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-    if hooks or isinstance(part, nn.LayerNorm):
+    if hooks:
         return False
     if isinstance(part, nn.BatchNorm1d) and not _plain_norm(part, x):
         return False
@@ -219,7 +219,7 @@ class _Signs(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, move: Tensor) -> Tensor:
         x, move = x.contiguous(), move.contiguous()
         ctx.save_for_backward(x, move)
-        return numbers_of_signs(x, move, True)
+        return signs_as_numbers(x, move, True)
 
     @staticmethod
     @once_differentiable
@@ -263,7 +263,7 @@ class _LinearUnit(torch.autograd.Function):
         x, move, signs, *parts = ctx.saved_tensors
         weight, unit = _parts(parts, Weight, Unit)
         dh, dresidual, sums = unit.gradients(grad.contiguous())
-        dweight = weight.gradient(dh, numbers_of_signs(x, move, ctx.binary) if signs is None else signs)
+        dweight = weight.gradient(dh, signs_as_numbers(x, move, ctx.binary) if signs is None else signs)
         dsigns = weight.input_gradient(dh, torch.empty_like(x))
         dx, dmove = signs_backward(x, move, ctx.binary, dsigns, dresidual if ctx.own else None)
         return dx, None if ctx.own else dresidual, dmove, dweight, None, None, None, *sums[:7]
@@ -297,7 +297,7 @@ class _Mlp(torch.autograd.Function):
         dweight2 = weight2.gradient(dv, hidden.signs(ctx.binary)[0] if signs2 is None else signs2)
         dsigns2 = weight2.input_gradient(dv, torch.empty_like(hidden.h))
         dh, dn, sums1 = hidden.gradients(None, dsigns2, dmeans, ctx.binary)
-        dweight1 = weight1.gradient(dh, numbers_of_signs(n, move1, ctx.binary) if signs1 is None else signs1)
+        dweight1 = weight1.gradient(dh, signs_as_numbers(n, move1, ctx.binary) if signs1 is None else signs1)
         dsigns1 = weight1.input_gradient(dh, torch.empty_like(n))
         _, dmove1 = signs_backward(n, move1, ctx.binary, dsigns1, dn)
         return dn, dmove1, sums1[7], dweight1, dweight2, None, None, None, None, *sums1[:5], *sums2[:7]
@@ -306,7 +306,7 @@ class _Mlp(torch.autograd.Function):
 class _RPReLUSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, shift: Tensor, *operands: Tensor) -> Tensor:
-        operands = tuple(operand.contiguous() for operand in operands)
+        operands = tuple(_contiguous(operands))
         ctx.save_for_backward(*operands)
         ys, inputs, slopes = _thirds(operands)
         out = torch.empty_like(ys[0])

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from ..ops import TAPS
 from ..spec import DILATIONS, MIXER_GROUPS
 from . import training_kernels as native
-from .fused_parts import numbers_of_signs, signs_backward
+from .fused_parts import signs_as_numbers, signs_backward
 from .training_kernels import at, channels_of, grid_of
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class _GroupedConvs(torch.autograd.Function):
         n, move = n.contiguous(), move.contiguous()
         ctx.save_for_backward(n, move, *weights)
         ctx.style = style
-        signs = numbers_of_signs(n, move, style.activation_bits == 1)
+        signs = signs_as_numbers(n, move, style.activation_bits == 1)
         return tuple(conv(signs, weight, dilation, style) for dilation, weight in zip(DILATIONS, weights, strict=True))
 
     @staticmethod
@@ -78,7 +78,7 @@ class _GroupedConvs(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         n, move, *weights = ctx.saved_tensors
         binary = ctx.style.activation_bits == 1
-        signs, dsigns, dweights = numbers_of_signs(n, move, binary), torch.zeros_like(n), []
+        signs, dsigns, dweights = signs_as_numbers(n, move, binary), torch.zeros_like(n), []
         for dilation, weight, grad in zip(DILATIONS, weights, grads, strict=True):
             grad = grad.contiguous()
             add_conv_input(grad, weight, dilation, ctx.style, dsigns)

@@ -19,13 +19,13 @@ from .training_kernels import all_at, at, channels_of, kernels, shape_of
 def signs_of(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """Signs of x + move (..., C), as words if they can be; x + move itself if not `binary`."""
     if not binary or x.shape[-1] % WORD:
-        return numbers_of_signs(x, move, binary)
+        return signs_as_numbers(x, move, binary)
     words = _words(x)
     kernels(x).bits(*shape_of(x), at(x), at(move), at(words))
     return words
 
 
-def numbers_of_signs(x: Tensor, move: Tensor, binary: bool) -> Tensor:
+def signs_as_numbers(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """The same as numbers (..., C)."""
     out = torch.empty_like(x)
     kernels(x).signs(*shape_of(x), at(x), at(move), binary, at(out))
@@ -37,10 +37,12 @@ def are_words(signs: Tensor) -> bool:
     return signs.dtype == torch.int32
 
 
-def signs_backward(x: Tensor, move: Tensor, binary: bool, grad: Tensor, to: Tensor | None = None) -> tuple[Any, ...]:
-    """Gradients of x and of the move for that of its signs; that of x is added to `to`, if given."""
-    dx, (dmove,) = torch.empty_like(x) if to is None else to, channels_of(x, 1)
-    kernels(x).signs_backward(*shape_of(x), at(x), at(move), binary, at(grad), to is not None, at(dx), at(dmove))
+def signs_backward(
+    x: Tensor, move: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x (..., C) and of the move (C,) for that of the signs; that of x is added to `add_to`, if given."""
+    dx, (dmove,) = torch.empty_like(x) if add_to is None else add_to, channels_of(x, 1)
+    kernels(x).signs_backward(*shape_of(x), at(x), at(move), binary, at(grad), add_to is not None, at(dx), at(dmove))
     return dx, dmove
 
 
@@ -52,14 +54,17 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, norm: Any, x: Tensor) -> Moments:
-        """Those of x (..., C), contiguous, which `norm` takes; its running statistics follow them."""
-        moments, operands = cls.to_be(norm, x, x.shape[-1])
+        """Those of x (..., C), contiguous, which `norm` takes; its running statistics follow them.
+
+        Raises ValueError for one row.
+        """
+        moments, operands = cls.unfilled(norm, x, x.shape[-1])
         kernels(x).statistics(*shape_of(x), at(x), *operands)
         return moments
 
     @classmethod
-    def to_be(cls, norm: Any, like: Tensor, channels: int) -> tuple[Moments, tuple[Any, ...]]:
-        """Moments that are not filled yet, of as many rows as `like` has, and what a kernel fills them by."""
+    def unfilled(cls, norm: Any, like: Tensor, channels: int) -> tuple[Moments, tuple[Any, ...]]:
+        """Memory for those of the rows of `like`, and what a kernel fills it by. Raises ValueError for one row."""
         if (rows := like.numel() // like.shape[-1]) < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {rows} of {channels} channels")
         norm.num_batches_tracked.add_(1)
@@ -98,7 +103,7 @@ class Weight(NamedTuple):
             product = self._as_numbers(signs) @ self.as_numbers().T
             return product, Moments.of(norm, product)
         outputs = len(self.scale)
-        moments, operands = Moments.to_be(norm, signs, outputs)
+        moments, operands = Moments.unfilled(norm, signs, outputs)
         product = self.scale.new_empty(*signs.shape[:-1], outputs)
         rows, words, threads = shape_of(signs)
         operands = (at(signs), at(self.words), at(self.scale), outputs, *operands, at(product))
@@ -107,7 +112,7 @@ class Weight(NamedTuple):
 
     def input_gradient(self, grad: Tensor, out: Tensor) -> Tensor:
         """grad (..., O) times the weight, into `out` (..., K)."""
-        rows, to = grad.view(-1, grad.shape[-1]), out.view(-1, out.shape[-1])
+        rows, to = grad.reshape(-1, grad.shape[-1]), out.view(-1, out.shape[-1])
         if self.words is not None and multiplies_signs(grad):
             sign_products(rows, False, self.scale, self.words, to)
         else:
@@ -116,7 +121,7 @@ class Weight(NamedTuple):
 
     def gradient(self, grad: Tensor, signs: Tensor) -> Tensor:
         """Of what the weight was made from, for the gradient (..., O) of its products with `signs`."""
-        rows = grad.view(-1, grad.shape[-1])
+        rows = grad.reshape(-1, grad.shape[-1])
         if are_words(signs) and multiplies_signs(grad):
             own = grad.new_empty(rows.shape[1], signs.shape[-1] * WORD)
             sign_products(rows, True, None, signs, own)
@@ -131,12 +136,12 @@ class Weight(NamedTuple):
             return self.numbers
         assert self.words is not None
         assert self.scale is not None
-        return numbers_of(self.words, self.scale).mul_(self.scale.unsqueeze(1))
+        return unpacked(self.words, self.scale).mul_(self.scale.unsqueeze(1))
 
     def _as_numbers(self, signs: Tensor) -> Tensor:
         like = self.scale if self.numbers is None else self.numbers
         assert like is not None
-        return numbers_of(signs, like) if are_words(signs) else signs
+        return unpacked(signs, like) if are_words(signs) else signs
 
 
 def binarised(latent: Tensor, centre: Tensor | None) -> Tensor:
@@ -210,7 +215,7 @@ class Unit(NamedTuple):
         return dh, dresidual, sums
 
 
-def numbers_of(words: Tensor, like: Tensor) -> Tensor:
+def unpacked(words: Tensor, like: Tensor) -> Tensor:
     """Signs (..., C / 32) as numbers (..., C) of the type of `like`."""
     rows, count, threads = shape_of(words)
     out = like.new_empty(*words.shape[:-1], count * WORD)
@@ -225,7 +230,7 @@ def multiplies_signs(rows: Tensor) -> bool:
 
 def sign_products(rows: Tensor, transposed: bool, scale: Tensor | None, words: Tensor, out: Tensor) -> None:
     """rows (R, I), or (I, R) if `transposed`, times `scale` (I,), if given, times signs (I, C / 32): out (R, C)."""
-    inputs, count, threads = shape_of(words)
+    rows, (inputs, count, threads) = rows.contiguous(), shape_of(words)
     columns = words.new_empty((inputs + WORD - 1) // WORD, count * WORD)
     kernels(rows).bit_columns(inputs, count * WORD, threads, at(words), at(columns))
     kernels(rows).sign_products(*shape_of(out), at(rows), transposed, inputs, at(scale), at(columns), at(out))

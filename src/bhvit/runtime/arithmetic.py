@@ -38,9 +38,9 @@ def _horner(x: Floats, highest: float, *lower: float) -> Floats:
 def exp32(x: Floats) -> Floats:
     """e^x for x <= 0 in fixed float32 steps (range reduction, polynomial of degree 6)."""
     f = np.float32
-    least: Floats = np.maximum(x, f(-87))
-    n: Floats = np.rint(least * f(1.44269504))
-    r = (least - n * f(0.693359375)) - n * f(-2.12194440e-4)
+    clamped: Floats = np.maximum(x, f(-87))
+    n: Floats = np.rint(clamped * f(1.44269504))
+    r = (clamped - n * f(0.693359375)) - n * f(-2.12194440e-4)
     q = _horner(r, 1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
     y = (q * (r * r) + r) + _1
     return y * ((n.astype(np.int32) + 127) << 23).view(np.float32)
