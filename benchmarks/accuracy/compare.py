@@ -23,17 +23,17 @@ from benchmarks.accuracy.contenders import OURS, TIMM, slug
 from benchmarks.common import markdown, write_results
 
 import bhvit
-from bhvit.apps.timing import Run, measure
-from bhvit.costs import op_costs, total
-from bhvit.data import open_dataset
-from bhvit.evaluate import Floats, evaluate
+from bhvit.cost.counts import op_costs, total
+from bhvit.data.dataset import open_dataset
+from bhvit.data.metrics import Floats, evaluate
 from bhvit.models import BHViT, load_checkpoint
+from bhvit.timing import Run, measure
 from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.augment import seed_for
 from bhvit.train.distributed import Processes
 from bhvit.train.loader import Batches
 from bhvit.train.optim import learning_rate, make_optimizer, set_learning_rate
-from bhvit.train.parts import open_images
+from bhvit.train.phase import open_images
 
 CALIBRATION_IMAGES = 256
 PACKED = "model.bhv"

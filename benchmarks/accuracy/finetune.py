@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import markdown, write_results
 
-from bhvit.data import open_dataset
+from bhvit.data.dataset import open_dataset
 from bhvit.train import TrainConfig, load_recipe, train
 
 CLASSES = tuple(range(0, 200, 20))

@@ -13,11 +13,11 @@ from typing import Any, get_args
 from benchmarks.common import markdown, write_results
 
 import bhvit
-from bhvit.data import open_dataset
-from bhvit.evaluate import Metrics, agreement, evaluate
-from bhvit.leftovers import Leftovers
+from bhvit.bundled import DEFAULT
+from bhvit.data.dataset import open_dataset
+from bhvit.data.metrics import Metrics, agreement, evaluate
+from bhvit.format.float_storage import Leftovers
 from bhvit.models import BHViT, load_checkpoint
-from bhvit.packaged import DEFAULT
 from bhvit.train import TrainConfig, train
 
 KINDS = tuple(reversed(get_args(Leftovers)))

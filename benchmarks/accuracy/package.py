@@ -21,14 +21,14 @@ import torch
 from benchmarks.common import markdown
 
 import bhvit
-from bhvit import format
-from bhvit.apps.timing import environment
-from bhvit.costs import op_costs, total
-from bhvit.data import Dataset, open_dataset
-from bhvit.evaluate import Floats, Metrics, agreement, evaluate
+from bhvit.bundled import DEFAULT, FOLDER
+from bhvit.cost.counts import op_costs, total
+from bhvit.data.dataset import Dataset, open_dataset
+from bhvit.data.metrics import Floats, Metrics, agreement, evaluate
 from bhvit.files import write_atomically
-from bhvit.models.weights import read_weights
-from bhvit.packaged import DEFAULT, FOLDER
+from bhvit.format import file as bhv_file
+from bhvit.models.base.weights import read_weights
+from bhvit.timing import environment
 
 COMMANDS = (
     "bhvit train --recipe cifar10 --data FOLDER --out runs/first --threads 1",
@@ -59,7 +59,7 @@ def main() -> None:
         return logits
 
     def both(dataset: Dataset) -> tuple[Metrics, Metrics]:
-        preprocess = format.read(packed).preprocess
+        preprocess = bhv_file.read(packed).preprocess
         return evaluate(session, dataset, preprocess), evaluate(predict, dataset, preprocess)
 
     names = session.class_names

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.common import markdown, write_results
 
-from bhvit.apps.cli import main as bhvit
+from bhvit.cli.main import main as bhvit
 
 
 def main() -> None:

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from benchmarks.common import ROOT, markdown, write_results
 
-from bhvit import format
-from bhvit.apps.compare import Comparison, compare
-from bhvit.apps.flips import total
-from bhvit.data import Dataset, open_dataset
-from bhvit.evaluate import Floats, predict_all
+from bhvit.data.dataset import Dataset, open_dataset
+from bhvit.data.metrics import Floats, predict_all
+from bhvit.format import file as bhv_file
 from bhvit.models import BHViT, from_published, save_checkpoint
 from bhvit.packing import pack
+from bhvit.verification.compare import Comparison, compare
+from bhvit.verification.flips import total
 
 from .fidelity import RECORDED, load_module, recorded_weights
 
@@ -82,7 +82,7 @@ def main() -> None:
 def _exact(model: BHViT, dataset: Dataset) -> Floats:
     """Logits of `model` in float64, (N, classes)."""
     double = copy.deepcopy(model).double()
-    preprocess = format.describe_spec(model.spec).preprocess
+    preprocess = bhv_file.describe_spec(model.spec).preprocess
 
     def predict(images: Floats) -> Floats:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bhvit.models import BHViT, from_published, to_published
-from bhvit.models.published_names import published_names
+from bhvit.models.published.names import published_names
 
 from .published_code import build
 

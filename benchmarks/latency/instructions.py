@@ -28,7 +28,7 @@ from tests.cross import check
 from tests.randomise import randomise
 
 from bhvit import Session
-from bhvit.costs import op_costs, total
+from bhvit.cost.counts import op_costs, total
 from bhvit.models import create_model
 from bhvit.packing import pack
 

@@ -23,10 +23,10 @@ from tests.randomise import randomise
 
 from bhvit import Session
 from bhvit._native import available_isas, float_peak_rate, peak_rate
-from bhvit.apps.timing import Run, measure
-from bhvit.costs import op_costs, total
+from bhvit.cost.counts import op_costs, total
 from bhvit.models import create_model
 from bhvit.packing import pack
+from bhvit.timing import Run, measure
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bhvit_small": ("bhvit_small", {}),

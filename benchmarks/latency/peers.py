@@ -27,8 +27,8 @@ from benchmarks.common import add_page, markdown, write_results
 from tests.randomise import randomise
 
 import bhvit
-from bhvit.apps.timing import Run, measure
 from bhvit.models import create_model
+from bhvit.timing import Run, measure
 
 OURS = {"bhvit_small": "68.4", "bhvit_tiny": "64.0", "bhvit_small_fp": "70.1", "bhvit_tiny_fp": "66.0"}
 PEERS = {

@@ -16,8 +16,8 @@ import torch
 from benchmarks.common import add_page, write_results
 from tests.randomise import randomise
 
-from bhvit import format
-from bhvit.apps.bench import profile_ops, profile_text
+from bhvit.cli.bench import profile_ops, profile_text
+from bhvit.format import file as bhv_file
 from bhvit.models import create_model
 from bhvit.packing import pack
 
@@ -36,7 +36,7 @@ def main() -> None:
             torch.manual_seed(0)
             pack(randomise(create_model(name)), path, force=True)
             for threads in (1, 2):
-                text = profile_text(profile_ops(path, format.read(path), "auto", threads, args.seconds)).strip()
+                text = profile_text(profile_ops(path, bhv_file.read(path), "auto", threads, args.seconds)).strip()
                 parts.append(f"## {name}, {threads} thread{'s' * (threads > 1)}\n\n```\n{text}\n```")
     text = (
         "The last column is the time that loops on registers alone would need for an op's multiply-accumulates, of the "

@@ -61,13 +61,13 @@ interpreter, NumPy, Pillow and bhvit.
 def _write(name: str, path: Path) -> None:
     from tests.random_model import random_model
 
-    from bhvit import format
+    from bhvit.format import file as bhv_file
     from bhvit.models import model_spec
 
     model = random_model(model_spec(name))
     tensors = dict(model.tensors)
     tensors["head.weight"] = tensors["head.weight"].astype("float16")  # as packing stores it
-    format.write(format.PackedModel(**{**vars(model), "tensors": tensors}), path)
+    bhv_file.write(bhv_file.PackedModel(**{**vars(model), "tensors": tensors}), path)
 
 
 def _row(name: str, path: Path, threads: int) -> list[str]:

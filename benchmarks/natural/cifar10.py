@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from benchmarks.common import markdown, write_results
 
-from bhvit.apps.compare import compare
-from bhvit.data import open_dataset
+from bhvit.data.dataset import open_dataset
 from bhvit.models import load_checkpoint
 from bhvit.packing import pack
 from bhvit.train import TrainConfig, load_recipe, train
+from bhvit.verification.compare import compare
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import importlib
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-from .registration import install as _install
+from .import_hooks import install as _install
 
 if TYPE_CHECKING:
     from .errors import FormatError, MissingExtraError, UserError

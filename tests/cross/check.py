@@ -29,11 +29,11 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
-from bhvit import format  # noqa: E402
-from bhvit.format import PackedModel  # noqa: E402
+from bhvit.format import file as bhv_file  # noqa: E402
+from bhvit.format.file import PackedModel  # noqa: E402
 from bhvit.runtime import reference  # noqa: E402
-from random_model import random_images, random_model  # noqa: E402
-from small_specs import SPECS  # noqa: E402
+from helpers.random_model import random_images, random_model  # noqa: E402
+from helpers.small_specs import SPECS  # noqa: E402
 
 IMAGES = 2
 FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
@@ -141,7 +141,7 @@ def check(name: str, driver: Path, folder: Path, model: PackedModel) -> int:
     images = random_images(model.spec, IMAGES)
     traced = [x for image in images for _, x in reference.trace(model, image)]
     expected = np.concatenate([x.ravel() for x in [*traced, reference.run(model, images)]])
-    (folder / "model.bhv").write_bytes(format.to_bytes(model))
+    (folder / "model.bhv").write_bytes(bhv_file.to_bytes(model))
     (folder / "images").write_bytes(images.tobytes())
     _run([*TARGETS[name].run, str(driver), *(str(folder / file) for file in ("model.bhv", "images", "values"))])
     found = read_values(folder / "values")

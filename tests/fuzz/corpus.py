@@ -13,9 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bhvit import format
-from bhvit.spec import ModelSpec, StageSpec
-from random_model import random_model
+from bhvit.format import file as bhv_file
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_model
 
 _CONV = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
 _ATTENTION = StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2, window=(2, 2))
@@ -62,7 +62,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     for name, spec in specs().items():
-        (folder / f"{name}.bhv").write_bytes(format.to_bytes(random_model(spec, half=len(name) % 2 == 0)))
+        (folder / f"{name}.bhv").write_bytes(bhv_file.to_bytes(random_model(spec, half=len(name) % 2 == 0)))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from bhvit.models import from_published, to_published, trace
-from bhvit.models.published_names import published_names
-from shared import shared
+from bhvit.models.published.names import published_names
+from helpers.shared import shared
 
 CASES = [
     ("tiny_binary", "bhvit_tiny", 1, 2),

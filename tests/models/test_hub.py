@@ -12,12 +12,13 @@ import torch
 import yaml
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from bhvit import pretrained
-from bhvit.apps.cli import main
+from bhvit import hf_layout
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
-from bhvit.models import BHViT, create_model, hub, load_checkpoint
-from randomise import randomise
+from bhvit.models import BHViT, create_model, load_checkpoint
+from bhvit.models.base import hub
+from helpers.randomise import randomise
 
 FILES = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
 NAMES = ("cat", "dog", "naïve ✓")
@@ -250,8 +251,8 @@ def test_what_the_hub_refuses_is_one_line(fake: Hub) -> None:
     with pytest.raises(UserError, match=r"there is no folder me/none, and the hub does not give it: no network$"):
         BHViT.from_pretrained("me/none")
     _model().push_to_hub("me/nano")
-    (fake.root / "me/nano" / pretrained.PREPROCESSOR).unlink()
+    (fake.root / "me/nano" / hf_layout.PREPROCESSOR).unlink()
     assert BHViT.from_pretrained("me/nano").preprocess is None
-    (fake.root / "me/nano" / pretrained.WEIGHTS).unlink()
+    (fake.root / "me/nano" / hf_layout.WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"me/nano has no model\.safetensors"):
         BHViT.from_pretrained("me/nano")

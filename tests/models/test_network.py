@@ -5,11 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from bhvit.errors import UserError
+from bhvit.format.program import program
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models, load_checkpoint, regularisation_loss, save_checkpoint, trace
 from bhvit.models.layers import TAPS, QuantConv2d, QuantLinear, ShiftBranches, Style
-from bhvit.ops import program
-from randomise import randomise
+from helpers.randomise import randomise
 
 
 @pytest.mark.parametrize("name", list_models())

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bhvit import Session, format
-from bhvit.apps.cli import main
+from bhvit import Session
+from bhvit.cli.main import main
+from bhvit.format import file as bhv_file
 from bhvit.image import Preprocess
-from bhvit.spec import ModelSpec, StageSpec
-from random_model import random_images, random_model
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_images, random_model
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = (StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),)
@@ -93,7 +94,7 @@ def library(prefix: Path) -> ctypes.CDLL:
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "plain.bhv"
-    format.write(random_model(SPEC), path)
+    bhv_file.write(random_model(SPEC), path)
     return path
 
 
@@ -169,10 +170,10 @@ def test_logits_are_those_of_python(library: ctypes.CDLL, session: ctypes.c_void
 
 def test_a_file_may_be_replaced_while_it_is_open(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
     copy, session, images = tmp_path / "model.bhv", ctypes.c_void_p(), random_images(SPEC, 1)
-    format.write(random_model(SPEC), copy)
+    bhv_file.write(random_model(SPEC), copy)
     expected = Session(copy)(images)
     assert library.bhvit_open_file(bytes(copy), 1, None, ctypes.byref(session)) == OK
-    format.write(random_model(SPEC, seed=1), copy)
+    bhv_file.write(random_model(SPEC, seed=1), copy)
     np.testing.assert_array_equal(run(library, session, images), expected)
     copy.unlink()
     np.testing.assert_array_equal(run(library, session, images), expected)
@@ -259,7 +260,7 @@ def test_the_example_answers_as_classify(
     model, best = random_model(SPEC), set()
     usual = Preprocess(size=SPEC.img_size, crop=crop)
     file = tmp_path / "model.bhv"
-    format.write(format.PackedModel(**{**vars(model), "preprocess": usual}), file)
+    bhv_file.write(bhv_file.PackedModel(**{**vars(model), "preprocess": usual}), file)
     for seed in range(8):
         picture = tmp_path / f"{seed}.ppm"
         pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3)) // (seed + 1)

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from bhvit import _native, bits, format
+from bhvit import _native, bits
+from bhvit.format import file as bhv_file
 from bhvit.runtime import reference
-from bhvit.spec import DILATIONS, ModelSpec, StageSpec
-from random_model import random_model
+from bhvit.spec.model import DILATIONS, ModelSpec, StageSpec
+from helpers.random_model import random_model
 
 ISAS = _native.available_isas()
 
@@ -89,7 +90,7 @@ def test_dilated_convolutions_are_exact_at_borders(isa: str, channels: int) -> N
         for i, dilation in enumerate(DILATIONS):
             tensors[mixer + "scale"] = np.zeros((3, channels), np.float32)
             tensors[mixer + "scale"][i] = 1
-            data = format.to_bytes(dataclasses.replace(model, tensors=tensors))
+            data = bhv_file.to_bytes(dataclasses.replace(model, tensors=tensors))
             image = np.zeros((3, height, width), np.float32)
             found = dict(_native.Program(data, 1, isa).trace(image))["stages.0.0.mixer"] - signs
             exact = reference.binary_conv(signs > 0, tensors[mixer + "weight"][i], 4, dilation)

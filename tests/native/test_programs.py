@@ -10,11 +10,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bhvit import _native, format, op_rules
+from bhvit import _native
+from bhvit.format import file as bhv_file
+from bhvit.format import schema as op_rules
 from bhvit.runtime import reference
-from bhvit.spec import MAX_GRID_FLOATS, ModelSpec
-from random_model import random_images, random_model
-from small_specs import SPECS
+from bhvit.spec import limits
+from bhvit.spec.model import MAX_GRID_FLOATS, ModelSpec
+from helpers.random_model import random_images, random_model
+from helpers.small_specs import SPECS
 
 ISAS = _native.available_isas()
 
@@ -26,7 +29,7 @@ def test_every_op_equals_the_reference(spec: ModelSpec, half: bool) -> None:
     image = random_images(spec, 1)[0]
     expected = list(reference.trace(model, image))
     assert all(np.isfinite(x).all() for _, x in expected)
-    data = format.to_bytes(model)
+    data = bhv_file.to_bytes(model)
     for isa in ISAS:
         for threads in (1, 2, 3):
             for (name, x), (native_name, native_x) in zip(
@@ -44,7 +47,7 @@ def test_half_precision_to_its_ends() -> None:
     weight.flat[:: weight.size // 500] = np.resize(ends, len(weight.flat[:: weight.size // 500]))
     images = random_images(spec, 1)
     for isa in ISAS:
-        program = _native.Program(format.to_bytes(model), 1, isa)
+        program = _native.Program(bhv_file.to_bytes(model), 1, isa)
         np.testing.assert_array_equal(program.run(images), reference.run(model, images), err_msg=isa)
 
 
@@ -65,7 +68,7 @@ def test_ops_of_a_grid_in_any_order(order: int) -> None:
     expected = list(reference.trace(model, image))
     for isa in ISAS:
         for threads in (1, 3):
-            traced = _native.Program(format.to_bytes(model), threads, isa).trace(image)
+            traced = _native.Program(bhv_file.to_bytes(model), threads, isa).trace(image)
             for (name, x), (native_name, native_x) in zip(expected, traced, strict=True):
                 assert name == native_name
                 np.testing.assert_array_equal(native_x, x, err_msg=f"{name}, {isa}, {threads} threads")
@@ -77,7 +80,7 @@ def test_batches_of_any_size(isa: str, batch: int) -> None:
     spec = SPECS[2]
     model = random_model(spec, seed=batch)
     images = random_images(spec, batch, seed=batch)
-    program = _native.Program(format.to_bytes(model), 2, isa)
+    program = _native.Program(bhv_file.to_bytes(model), 2, isa)
     logits = program.run(images)
     assert logits.shape == (batch, spec.num_classes)
     np.testing.assert_array_equal(logits, reference.run(model, images))
@@ -86,7 +89,7 @@ def test_batches_of_any_size(isa: str, batch: int) -> None:
 
 def test_one_program_in_several_threads() -> None:
     spec = SPECS[2]
-    program = _native.Program(format.to_bytes(random_model(spec)), 2)
+    program = _native.Program(bhv_file.to_bytes(random_model(spec)), 2)
     images = random_images(spec, 8)
     expected = program.run(images)
     wrong: list[int] = []
@@ -107,16 +110,16 @@ def test_one_program_in_several_threads() -> None:
 def test_profile_names_every_op() -> None:
     spec = SPECS[0]
     model = random_model(spec)
-    timings = _native.Program(format.to_bytes(model)).profile(random_images(spec, 1)[0], 3)
+    timings = _native.Program(bhv_file.to_bytes(model)).profile(random_images(spec, 1)[0], 3)
     assert [(name, kind) for name, kind, _ in timings] == [(op.name, op.kind) for op in model.ops]
     assert all(nanoseconds > 0 for *_, nanoseconds in timings)
 
 
 def test_schema_mirrors_the_rules() -> None:
     schema = json.loads(_native.schema())
-    assert schema["limits"] == dict(op_rules.LIMITS)
+    assert schema["limits"] == dict(limits.LIMITS)
     assert schema["options"] == {name: list(values) for name, values in op_rules.OPTIONS.items()}
-    assert (schema["max_ops"], schema["max_grid_floats"]) == (op_rules.MAX_OPS, MAX_GRID_FLOATS)
+    assert (schema["max_ops"], schema["max_grid_floats"]) == (limits.MAX_OPS, MAX_GRID_FLOATS)
     assert schema["ops"] == {
         kind: {
             "attributes": list(rule.attributes),
@@ -130,7 +133,7 @@ def test_schema_mirrors_the_rules() -> None:
 
 
 def test_instruction_sets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = format.to_bytes(random_model(SPECS[-1]))
+    data = bhv_file.to_bytes(random_model(SPECS[-1]))
     assert ISAS[-1] == "scalar"
     for isa in ISAS:
         assert _native.Program(data, 1, isa).isa == isa

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bhvit import _native, format
+from bhvit import _native
 from bhvit.errors import FormatError
-from bhvit.spec import ModelSpec, StageSpec
-from random_model import random_model
+from bhvit.format import file as bhv_file
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_model
 
 STAGES = (
     StageSpec(depth=1, channels=64, hidden=128, mixer="conv"),
@@ -25,7 +26,7 @@ SPEC = ModelSpec(name="small-file", img_size=(8, 8), patch=2, num_classes=3, sta
 
 @pytest.fixture(scope="module")
 def data() -> bytes:
-    return format.to_bytes(random_model(SPEC, half=True))
+    return bhv_file.to_bytes(random_model(SPEC, half=True))
 
 
 def refused(data: bytes, match: str | None = None) -> None:
@@ -83,7 +84,7 @@ def test_both_readers_say_how_much_is_missing(data: bytes) -> None:
         with pytest.raises(FormatError) as native:
             _native.Program(data[:length])
         with pytest.raises(FormatError) as python:
-            format.from_bytes(data[:length])
+            bhv_file.from_bytes(data[:length])
         assert str(native.value) == str(python.value)
 
 
@@ -95,7 +96,7 @@ def test_both_readers_call_foreign_files_so(foreign: bytes) -> None:
     with pytest.raises(FormatError) as native:
         _native.Program(foreign)
     with pytest.raises(FormatError) as python:
-        format.from_bytes(foreign)
+        bhv_file.from_bytes(foreign)
     assert str(native.value) == str(python.value)
 
 
@@ -139,13 +140,13 @@ def test_random_headers_with_right_checksums(data: bytes) -> None:
 
 
 def test_numbers_that_are_not_finite_or_too_large() -> None:
-    whole = format.to_bytes(random_model(SPEC))
+    whole = bhv_file.to_bytes(random_model(SPEC))
     for value in (float("nan"), float("inf"), -float("inf"), 2.0**100, -(2.0**100)):
         refused(_with_float(whole, "head.bias", 1, value), "head.bias holds numbers that are not finite")
 
 
 def test_a_softmax_that_would_divide_by_zero() -> None:
-    whole = format.to_bytes(random_model(SPEC))
+    whole = bhv_file.to_bytes(random_model(SPEC))
     name = next(key for key in random_model(SPEC).tensors if key.endswith(".exp_table"))
     for index, value in ((0, 0.0), (0, -0.0), (0, -1.0), (5, -1e-30)):
         refused(_with_float(whole, name, index, value), "the first must be positive")

@@ -12,8 +12,8 @@ from PIL import Image
 from test_c_api import CMAKE, ROOT, call
 
 from bhvit import Session
-from bhvit.apps.cli import main
-from bhvit.packaged import FOLDER
+from bhvit.bundled import FOLDER
+from bhvit.cli.main import main
 
 
 def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

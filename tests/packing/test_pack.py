@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from bhvit import format
 from bhvit.errors import UserError
+from bhvit.format import file as bhv_file
 from bhvit.models import create_model, trace
 from bhvit.packing import pack, packed_model
 from bhvit.runtime import reference
-from randomise import randomise
+from helpers.randomise import randomise
 
 CASES = [
     ("bhvit_nano", 32),
@@ -53,7 +53,7 @@ def test_half_precision_is_for_position_maps_and_the_classifier_alone() -> None:
 
 def test_the_same_model_gives_the_same_bytes() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=10))
-    assert format.to_bytes(packed_model(model)) == format.to_bytes(packed_model(model))
+    assert bhv_file.to_bytes(packed_model(model)) == bhv_file.to_bytes(packed_model(model))
 
 
 def test_packing_leaves_the_model_as_it_was() -> None:
@@ -90,7 +90,7 @@ def test_an_output_that_exists_is_refused_without_force(tmp_path: Path) -> None:
         pack(model, path)
     assert path.read_text() == "precious"
     pack(model, path, force=True)
-    assert format.read(path).spec == model.spec
+    assert bhv_file.read(path).spec == model.spec
     assert [p.name for p in tmp_path.iterdir()] == ["m.bhv"]
 
 

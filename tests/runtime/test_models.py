@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from bhvit import Session, _native, format
-from bhvit.apps.flips import count_flips, run_op, total
+from bhvit import Session, _native
+from bhvit.format import file as bhv_file
 from bhvit.models import BHViT, create_model, list_models
 from bhvit.packing import pack, packed_model
 from bhvit.runtime import reference
-from randomise import randomise
-from variants import VARIANTS
+from bhvit.verification.flips import count_flips, run_op, total
+from helpers.randomise import randomise
+from helpers.variants import VARIANTS
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -29,7 +30,7 @@ def test_every_switch_runs_as_in_torch_on_every_instruction_set(name: str) -> No
         # Both were fed the same x. A sign at rounding distance may fall either way; none did at these seeds.
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=op)
         x = torch.from_numpy(got)[None]
-    data = format.to_bytes(packed)
+    data = bhv_file.to_bytes(packed)
     for isa in _native.available_isas():
         for threads in (1, 2, 3):
             for op, native in _native.Program(data, threads, isa).trace(image[0].numpy()):
@@ -48,7 +49,7 @@ def test_a_model_runs_natively_as_in_torch(name: str, size: int | tuple[int, int
     pack(model, path, leftovers="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(6))
     # Fed the same x, PyTorch and the file may part only where a value lies at rounding distance from its threshold.
-    flips = count_flips(model, format.read(path), image[0].numpy())
+    flips = count_flips(model, bhv_file.read(path), image[0].numpy())
     assert [op.name for op in flips if not op.explained] == []
     assert total(flips).flipped <= 3
     session = Session(path, threads=2)
@@ -67,6 +68,6 @@ REFERENCE = [
 def test_a_model_gives_the_bits_of_the_reference(name: str, size: int | tuple[int, int] | None, tmp_path: Path) -> None:
     path = tmp_path / "model.bhv"
     pack(randomise(create_model(name, img_size=size), seed=7), path)
-    packed = format.read(path)
+    packed = bhv_file.read(path)
     images = np.random.default_rng(8).normal(size=(2, 3, *packed.spec.img_size)).astype(np.float32)
     np.testing.assert_array_equal(Session(path)(images), reference.run(packed, images))

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bhvit import FormatError, Session, UserError, format
+from bhvit import FormatError, Session, UserError
+from bhvit.format import file as bhv_file
 from bhvit.runtime import reference
-from bhvit.spec import ModelSpec, StageSpec
-from random_model import random_images, random_model
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_images, random_model
 
 STAGES = (StageSpec(depth=1, channels=64, hidden=128, mixer="conv"),)
 SPEC = ModelSpec(name="plain", img_size=(8, 12), patch=2, num_classes=4, stages=STAGES)
@@ -21,7 +22,7 @@ SPEC = ModelSpec(name="plain", img_size=(8, 12), patch=2, num_classes=4, stages=
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "plain.bhv"
-    format.write(random_model(SPEC), path)
+    bhv_file.write(random_model(SPEC), path)
     return path
 
 

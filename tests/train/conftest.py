@@ -115,7 +115,7 @@ def kill(monkeypatch):
 @pytest.fixture
 def program():
     """A Python program that is the command line, with the small model."""
-    return f"{SMALL_MODEL}\nfrom bhvit.apps.cli import main\nraise SystemExit(main())"
+    return f"{SMALL_MODEL}\nfrom bhvit.cli.main import main\nraise SystemExit(main())"
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from bhvit.apps.cli import main
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint, model_spec
 from bhvit.train import TrainConfig, load_recipe, train

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bhvit.errors import UserError
-from bhvit.settings import parse_size
+from bhvit.spec.values import parse_size
 from bhvit.train import TrainConfig, load_recipe, recipe_names
 from bhvit.train.config import FIELDS, parse_setting
 

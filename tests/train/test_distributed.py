@@ -14,7 +14,8 @@ import safetensors.torch
 import torch
 
 from bhvit.errors import UserError
-from bhvit.models import fused, load_checkpoint
+from bhvit.models import load_checkpoint
+from bhvit.models.fused import layers as fused
 from bhvit.train import train
 from bhvit.train.distributed import Processes, Share, choose_device
 
@@ -145,7 +146,7 @@ def test_uneven_batches_are_refused_with_one_that_works():
 
 
 def test_a_share_sees_what_the_whole_batch_sees(config):
-    from bhvit.data import open_dataset
+    from bhvit.data.dataset import open_dataset
     from bhvit.image import Preprocess
     from bhvit.train.loader import Batches
 

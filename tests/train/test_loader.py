@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from bhvit.data import open_dataset
+from bhvit.data.dataset import open_dataset
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.train.augment import moved, normalized, seed_for, turned
 from bhvit.train.loader import Batches
-from shard_files import png, write_shard
+from helpers.shard_files import png, write_shard
 
 CPU = torch.device("cpu")
 PREPROCESS = Preprocess(size=(8, 8), crop=1.0)
@@ -97,8 +97,8 @@ def test_seeds_differ():
 
 
 def test_images_of_a_block_stay_near_each_other_and_each_comes_once(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("bhvit.shards.BLOCK", 8)
-    monkeypatch.setattr("bhvit.stores.EncodedStore.window", 2)
+    monkeypatch.setattr("bhvit.data.webdataset.BLOCK", 8)
+    monkeypatch.setattr("bhvit.data.stores.EncodedStore.window", 2)
     for shard in range(2):
         rows = [{"png": png(64 * shard + i), "cls": str(i % 2).encode()} for i in range(64)]
         write_shard(tmp_path / f"train-{shard}.tar", rows)

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 import bhvit.train.loop as loop
-from bhvit.apps.cli import main
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint, save_checkpoint

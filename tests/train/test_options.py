@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from bhvit.data import open_dataset
+from bhvit.data.dataset import open_dataset
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint
 from bhvit.train import TrainConfig, train
 from bhvit.train.augment import Mixing, erased
-from bhvit.train.average import Average
 from bhvit.train.distributed import Processes, Share
+from bhvit.train.ema import Average
 from bhvit.train.loader import Batches
 from bhvit.train.loop import _Run
 from bhvit.train.losses import oscillation_loss, total_loss
 from bhvit.train.optim import make_optimizer, set_learning_rate
-from bhvit.train.parts import Phase, open_images
+from bhvit.train.phase import Phase, open_images
 
 CPU = torch.device("cpu")
 

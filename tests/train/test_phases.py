@@ -11,13 +11,13 @@ import torch
 
 import bhvit.train.loader as loader
 import bhvit.train.loop as loop
-from bhvit.apps.cli import main
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.models import create_model, load_checkpoint, save_checkpoint
 from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.recipe_files import merged
 from bhvit.train.warm_start import start_from
-from runs import assert_same
+from helpers.runs import assert_same
 
 STAGED = {
     "phases.0.epochs": 2, "phases.0.weight_bits": 32, "phases.0.lr": 2e-3, "phases.1.epochs": 2,

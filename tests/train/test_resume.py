@@ -10,11 +10,11 @@ import time
 import pytest
 
 import bhvit.train.loop as loop
-from bhvit.apps.cli import main
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
 from bhvit.train import train
-from runs import assert_same
+from helpers.runs import assert_same
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ try:
 except ModuleNotFoundError as error:
     raise require_extra(error.name or "torch", "train") from None
 
-from . import timm_models  # registers every model with timm
+
 from .checkpoint import load_checkpoint, save_checkpoint
 from .network import BHViT, regularisation_loss
-from .published import from_published, to_published
+from .published.convert import from_published, to_published
 from .registry import create_model, list_models, model_spec
 from .trace import trace
 
@@ -26,7 +26,6 @@ __all__ = [
     "model_spec",
     "regularisation_loss",
     "save_checkpoint",
-    "timm_models",
     "to_published",
     "trace",
 ]

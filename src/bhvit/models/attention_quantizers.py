@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..spec import ATTENTION_LEVELS, AttentionQuantizer
+from ..spec.model import ATTENTION_LEVELS, AttentionQuantizer
 from .batch_statistics import least_over_processes, mean_over_processes, processes
 
 LEAST_SCALE = 1e-5

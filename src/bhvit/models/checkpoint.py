@@ -7,14 +7,14 @@ from pathlib import Path
 
 import safetensors.torch
 
-from .. import packaged
+from .. import bundled
 from ..errors import UserError
 from ..files import write_atomically
+from ..hf_layout import CONFIG, WEIGHTS
 from ..image import Preprocess
-from ..pretrained import CONFIG, WEIGHTS
-from ..spec import ModelSpec
+from ..spec.model import ModelSpec
+from .base.weights import load_weights, own_tensors, read_weights
 from .network import BHViT
-from .weights import load_weights, own_tensors, read_weights
 
 FORMAT = "bhvit-checkpoint"
 VERSION = "1"
@@ -43,9 +43,9 @@ def load_checkpoint(path: str | Path) -> BHViT:
     Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
     than its description needs.
     """
-    path = packaged.find(path, ".safetensors")
+    path = bundled.find(path, ".safetensors")
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}{packaged.instead(path)}")
+        raise UserError(f"no checkpoint at {path}{bundled.instead(path)}")
     tensors, metadata = read_weights(path)
     if FORMAT not in metadata:
         if path.name == WEIGHTS and (path.parent / CONFIG).is_file():

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import TAPS
-from ..spec import Branches, ModelSpec, Norm
-from . import fused, fused_grids
+from ..format.program import TAPS
+from ..spec.model import Branches, ModelSpec, Norm
 from .batch_statistics import processes, shared_batch_norm
+from .fused import grids as fused_grids
+from .fused import layers as fused
 from .quantizers import binarize_weight, sign
 
 

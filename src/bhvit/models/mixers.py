@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..spec import DILATIONS, MIXER_GROUPS, AttentionQuantizer
-from . import fused, fused_attention, fused_grids
+from ..spec.model import DILATIONS, MIXER_GROUPS, AttentionQuantizer
 from .attention_quantizers import make_attention_quantizer
+from .fused import attention as fused_attention
+from .fused import grids as fused_grids
+from .fused import layers as fused
 from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, Style
 
 

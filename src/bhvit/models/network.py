@@ -11,20 +11,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..image import Preprocess
-from ..spec import ModelSpec
-from . import fused
-from .hub import HubModel
-from .layers import (
-    LayerScale,
-    Move,
-    QuantConv2d,
-    QuantLinear,
-    RPReLU,
-    ShiftBranches,
-    Style,
-    float_conv,
-    initialise,
-)
+from ..spec.model import ModelSpec
+from .base.hub import HubModel
+from .fused import layers as fused
+from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, ShiftBranches, Style, float_conv, initialise
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
 from .quantizers import round_leftover
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..leftovers import LARGEST_INT8
+from ..format.float_storage import LARGEST_INT8
 
 RECU_QUANTILE = 0.92
 """tau of ReCU (Xu et al., ICCV 2021): the quantile of a Laplace distribution at which the window ends."""

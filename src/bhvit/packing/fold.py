@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..bits import tile_floats, tile_weights
+from ..format.program import NORM_EPS
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
 from ..models.quantizers import centre, weight_scale
-from ..ops import NORM_EPS
 
 F64 = npt.NDArray[np.float64]
 

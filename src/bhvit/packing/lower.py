@@ -12,6 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ..bits import tile_floats
+from ..format.program import TAPS
 from ..models.attention_quantizers import (
     LEAST_SCALE,
     DecomposedAttention,
@@ -29,8 +30,7 @@ from ..models.mixers import (
     WindowAttention,
 )
 from ..models.network import BHViT, BinaryDownsample, Block, FloatDownsample, Head, Stem
-from ..ops import TAPS
-from ..spec import ATTENTION_LEVELS
+from ..spec.model import ATTENTION_LEVELS
 from .fold import F64, Affine, array, layer_scale, norm, normed, stored_weight, tile
 
 Tensors = dict[str, npt.NDArray[Any]]

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import format
 from ..errors import UserError
 from ..files import refuse_existing
-from ..format import PackedModel
+from ..format import file as bhv_file
+from ..format.file import PackedModel
+from ..format.float_storage import Leftovers, decode, encode, is_leftover, layout, scale_key
+from ..format.program import program
 from ..image import Preprocess
-from ..leftovers import Leftovers, decode, encode, is_leftover, layout, scale_key
 from ..models import BHViT
-from ..ops import program
 from .lower import lower
 
 
@@ -39,7 +39,7 @@ def packed_model(
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
     model.require_classifier()
-    described = format.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
+    described = bhv_file.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
     if len(described.class_names) != model.spec.num_classes:
         given = len(described.class_names)
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
@@ -47,7 +47,7 @@ def packed_model(
     lowered = lower(model)
     stored = layout(ops, leftovers or model.spec.leftovers)
     tensors: dict[str, npt.NDArray[Any]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `format.check`
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `bhv_file.check`
         for op in ops:
             for name in op.shapes():
                 key, value = f"{op.name}.{name}", lowered[op.name][name]
@@ -59,7 +59,7 @@ def packed_model(
                     value = decode(whole, scale)
                 tensors[key] = value.astype(stored[key][0], copy=False)
     packed = PackedModel(**vars(described), ops=ops, tensors=tensors)
-    format.check(packed)
+    bhv_file.check(packed)
     return packed
 
 
@@ -76,4 +76,4 @@ def pack(
     Raises UserError if `path` exists and `force` is not set, or cannot be written.
     """
     refuse_existing(path, force)
-    format.write(packed_model(model, class_names, preprocess, leftovers), path)
+    bhv_file.write(packed_model(model, class_names, preprocess, leftovers), path)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bits import LANES, Floats
-from ..ops import NORM_EPS
+from ..format.program import NORM_EPS
 
 _1 = np.float32(1)
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bits import Floats, Words, binary_dot, pack_bits, popcount, unpack_signs, untile_weights
-from ..format import PackedModel
-from ..ops import GSB_HIGH, GSB_UPPER, TAPS, Op
-from ..spec import ATTENTION_LEVELS, DILATIONS
+from ..format.file import PackedModel
+from ..format.program import GSB_HIGH, GSB_UPPER, TAPS, Op
+from ..spec.model import ATTENTION_LEVELS, DILATIONS
 from .arithmetic import erf32, exp32, float_linear, in_order, layer_norm, prelu, signs, sum16, untile
 
 Tensors = Mapping[str, npt.NDArray[Any]]

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import format, packaged
+from .. import bundled
 from .._native import Program, available_isas
 from ..bits import Floats
 from ..errors import FormatError, UserError
+from ..format import file as bhv_file
 from ..image import ImageLike
-from ..spec import ModelSpec
+from ..spec.model import ModelSpec
 
 MAX_THREADS = 256
 
@@ -42,13 +43,13 @@ class Session:
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
             raise UserError(f"a model is a path or the name of a packaged one, not {path!r}")
-        path = packaged.find(path, ".bhv")
+        path = bundled.find(path, ".bhv")
         try:
             program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
-            described = format.describe(program.header)
+            described = bhv_file.describe(program.header)
             described.check(program.input_shape, program.classes)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}{packaged.instead(path)}") from error
+            raise UserError(f"cannot read {path}: {error.strerror}{bundled.instead(path)}") from error
         except UserError as error:
             raise FormatError(f"{path}: {error}") from error
         except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had

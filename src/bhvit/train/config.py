@@ -1,6 +1,6 @@
 """`TrainConfig`: every setting of a training run.
 
-Settings stand beside the switches of the model's spec (`bhvit.switches`), and what a later phase changes is written
+Settings stand beside the switches of the model's spec (`bhvit.spec.overrides`), and what a later phase changes is written
 "phases.1.lr", so that a run is one flat list. The same settings, seed and thread count give the same weights, bit
 for bit, on a CPU. docs/training.md is their table.
 """
@@ -12,9 +12,9 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from .. import settings, switches
 from ..errors import UserError
-from ..settings import convert
+from ..spec import overrides, values
+from ..spec.values import convert
 
 Augment = Literal["none", "shift", "resized-crop"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -74,7 +74,7 @@ class TrainConfig:
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses one that fits."""
     switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Switches of the model's spec by dotted name, see `bhvit.switches`. Where settings are given by name (recipes,
+    """Switches of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name (recipes,
     the command line, `from_dict`) they stand beside the other settings, as "attention" or "stages.0.mixer"."""
     crop: float = 1.0
     """Fraction of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
@@ -160,8 +160,8 @@ class TrainConfig:
     """Refuse damaged images instead of skipping them."""
 
     def __post_init__(self) -> None:
-        flat = switches.flatten(self.switches)
-        object.__setattr__(self, "switches", {name: switches.check(name, flat[name]) for name in sorted(flat)})
+        flat = overrides.flatten(self.switches)
+        object.__setattr__(self, "switches", {name: overrides.check(name, flat[name]) for name in sorted(flat)})
         for name in ("epochs", "batch_size", "channels", "patch", "accumulate", "ema_batches", "repeats"):
             _at_least(self, name, 1)
         for name in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "regularisation", "rotate", "threads",
@@ -204,7 +204,7 @@ class TrainConfig:
             raise UserError(f"save_minutes must be above 0, not {self.save_minutes}")
         if self.warmup_epochs > self.epochs:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
-        object.__setattr__(self, "phases", tuple(switches.flatten(phase) for phase in self.phases))
+        object.__setattr__(self, "phases", tuple(overrides.flatten(phase) for phase in self.phases))
         self.phase_configs()
 
     @property
@@ -285,7 +285,7 @@ MAX_PHASES = 64
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """Split "key=value", of a training setting or a switch. Raises UserError."""
-    return settings.parse_setting(text, known)
+    return values.parse_setting(text, known)
 
 
 def known(name: str) -> str:
@@ -294,9 +294,9 @@ def known(name: str) -> str:
     if parts[0] == "phases":
         if len(parts) < 3 or parts[1] not in map(str, range(MAX_PHASES)):
             raise UserError(f"there is no setting {name!r}; settings of one phase are written phases.0.lr")
-        switches.known(parts[2], FIELDS)
+        overrides.known(parts[2], FIELDS)
         return name
-    return switches.known(name, FIELDS)
+    return overrides.known(name, FIELDS)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +306,7 @@ def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
         if not all(isinstance(phase, Mapping) for phase in phases):
             raise UserError("phases must be tables of settings: [[phases]] in a recipe")
         values = {**values, "phases": dict(enumerate(phases))}
-    return switches.flatten(values)
+    return overrides.flatten(values)
 
 
 def _at_least(config: TrainConfig, name: str, least: int) -> None:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Dataset
+from ..data.dataset import Dataset
+from ..data.metrics import decode
 from ..errors import UserError
-from ..evaluate import decode
 from ..image import Preprocess
 from .augment import erased, moved, normalized, seed_for, shifted
 from .config import TrainConfig

@@ -15,20 +15,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..data.metrics import Metrics
 from ..errors import UserError
-from ..evaluate import Metrics
 from ..models import save_checkpoint
 from .augment import seed_for
-from .board import Board, refuse_absent
 from .compilation import compile_blocks
 from .config import TrainConfig
 from .distributed import Processes, choose_device, joined
 from .interrupt import Interruptible
 from .losses import total_loss
 from .optim import learning_rate, set_learning_rate
-from .parts import Phase, check_models, check_phases, open_images
+from .phase import Phase, check_models, check_phases, open_images
 from .run_folder import Progress, RunFolder, State
 from .teacher_outputs import teacher_outputs
+from .tensorboard import Board, refuse_absent
 from .validation import validate
 
 CUDA_CHECK_STEPS = 20

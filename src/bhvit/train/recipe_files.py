@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..settings import nearest, tomllib
+from ..spec.values import nearest, tomllib
 from .config import flatten, known
 
 

@@ -30,9 +30,9 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import write_atomically
 from ..models import model_spec
-from ..switches import value_of
+from ..spec.overrides import value_of
 from .config import FIELDS, MACHINE, Start, TrainConfig
-from .monitor import Monitor
+from .flip_monitor import Monitor
 
 VERSION = "1"
 FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import packaged
+from .. import bundled
 from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import load_checkpoint
@@ -47,7 +47,7 @@ def load_teacher(config: TrainConfig, student: Preprocess, class_names: Sequence
     name = config.teacher
     if name is None:
         return None
-    name = str(packaged.find(name, ".safetensors"))
+    name = str(bundled.find(name, ".safetensors"))
     if name.endswith(".safetensors"):
         network: nn.Module
         model = network = load_checkpoint(name)

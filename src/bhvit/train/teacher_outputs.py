@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data import Dataset
+from ..data.dataset import Dataset
+from ..data.metrics import decode
 from ..errors import UserError
-from ..evaluate import decode
 from ..image import Preprocess
 from .config import TrainConfig
 from .distributed import Processes

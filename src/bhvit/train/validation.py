@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..evaluate import Floats, Metrics, metrics, predict_all
+from ..data.metrics import Floats, Metrics, metrics, predict_all
 from ..models import BHViT
 from .compilation import as_they_are
 from .distributed import Processes
-from .parts import Images
+from .phase import Images
 
 EVALUATION_BATCH = 256
 

@@ -6,8 +6,8 @@ from timm.layers import resample_abs_pos_embed_nhwc
 
 from ..errors import UserError
 from ..models import BHViT
-from ..spec import ModelSpec
-from ..switches import fields_of
+from ..spec.model import ModelSpec
+from ..spec.overrides import fields_of
 
 _FREE = ("name", "img_size", "num_classes", "recu", "leftover_bits")
 _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")

@@ -1,0 +1,77 @@
+"""Arguments of the command line: a mistake in them is a UserError, one line that names it and the help to ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import UserError
+from ..spec.values import nearest
+
+_PLAINER = {
+    "invalid int value:": "not a whole number:",
+    "invalid float value:": "not a number:",
+    "ignored explicit argument": "takes no value, but has",
+}
+"""argparse's words, which name Python's types, in ours."""
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of a verb, or that of all verbs, which has each verb's own in `verbs`.
+
+    Options are not abbreviated: what a part of a name means would change with the next option that begins so.
+    """
+
+    verbs: Mapping[str, Parser]
+
+    def __init__(self, **settings: Any) -> None:
+        self._options: list[str] = []  # argparse's own --help is added on the next line
+        super().__init__(**settings, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
+        action = super().add_argument(*names, **settings)
+        self._options += action.option_strings
+        return action
+
+    def parse(self, words: Sequence[str]) -> argparse.Namespace:
+        """The arguments in `words`: a verb and its own, or --help or --version, which leave. Raises UserError."""
+        first, *rest = words
+        if first.startswith("-"):
+            self._check_options([first])
+            return self.parse_args(words)
+        if first not in self.verbs:
+            raise UserError(f"there is no verb {first!r}{nearest(first, self.verbs)} {self._help()}")
+        return self.verbs[first]._parse_own(rest)
+
+    def _parse_own(self, words: Sequence[str]) -> argparse.Namespace:
+        self._check_options(words)
+        args, left = self.parse_known_args(words)
+        if left:
+            self.error(f"cannot place {' '.join(left)}: too many arguments, or options stand between them")
+        return args
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        # Before argparse does: it would rather complain of a required option that is missing because it is misspelt.
+        words = words[: words.index("--")] if "--" in words else words
+        if "-h" in words or "--help" in words:
+            return
+        for name in (word.partition("=")[0] for word in words):
+            if _is_option(name) and name not in self._options:
+                if Path(name).exists():
+                    raise UserError(f"{name} would be an option; write ./{name} for the file {self._help()}")
+                raise UserError(f"`{self.prog}` has no option {name}{nearest(name, self._options, '-')} {self._help()}")
+
+    def error(self, message: str) -> NoReturn:
+        for theirs, ours in _PLAINER.items():
+            message = message.replace(theirs, ours)
+        raise UserError(f"{message} {self._help()}")
+
+    def _help(self) -> str:
+        return f"(`{self.prog} --help` explains more)"
+
+
+def _is_option(name: str) -> bool:
+    """Whether a word is meant as an option's name: not a lone dash, a negative number or a text with spaces."""
+    return name.startswith("-") and name != "-" and name[1] not in ".0123456789" and " " not in name

@@ -1,0 +1,265 @@
+"""`bhvit bench`: milliseconds an image, by threads, batch and instruction set, beside PyTorch if wanted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..text import count_text, size_text
+from .console import (
+    Progress,
+    Subparsers,
+    add_json,
+    checkpoint_file,
+    describe,
+    packed_file,
+    positives,
+    print_json,
+    table,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from ..data.metrics import Floats
+    from ..format.file import PackedModel
+    from ..timing import Run, Timing
+
+PROFILE_TURNS = 20
+"""Calls, then profiled calls, in a turn of --profile."""
+
+_DESCRIPTION = """\
+Measure a packed model on this machine. Every combination of --threads, --batch and --isa runs in turns of
+a twentieth of a second with all others, after a warm-up; the median, 10th and 90th percentile of all calls
+are shown, in milliseconds an image. The images are noise, already prepared: what is timed is the model.
+With --torch the checkpoint runs in PyTorch (float32, eager, inference mode) in the same turns, on the same
+images with the same number of threads.
+With --profile each op is timed: its share of the whole call, the binary and full-precision
+multiply-accumulates it does a second (global tokens of attention counted once, as the engine projects
+them), and of its limit: the time that loops on registers alone need for as many of both."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = verb(
+        subparsers,
+        "bench",
+        "milliseconds an image, beside PyTorch if wanted",
+        _DESCRIPTION,
+        "bhvit bench model.bhv --threads 1,2 --batch 1,8 --isa all\n"
+        "bhvit bench model.bhv --torch checkpoint.safetensors\nbhvit bench model.bhv --profile",
+    )
+    parser.add_argument("model", type=packed_file, help="packed model (.bhv), or the name of a packaged one")
+    parser.add_argument("--threads", type=positives, default=[1], metavar="N,…", help="thread counts (default 1)")
+    parser.add_argument("--batch", type=positives, default=[1], metavar="N,…", help="batch sizes (default 1)")
+    parser.add_argument("--isa", default="auto", metavar="NAME,…",
+                        help="instruction sets: auto (default), all, or names")  # fmt: skip
+    parser.add_argument(
+        "--torch", type=checkpoint_file, metavar="CHECKPOINT", help="compare with this checkpoint in PyTorch"
+    )
+    parser.add_argument("--seconds", type=_seconds, default=2.0, help="time for each combination (default 2)")
+    parser.add_argument("--profile", action="store_true", help="time each op (batch 1)")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..format import file as bhv_file
+    from ..timing import BUSY, busy, environment, measure
+
+    file = bhv_file.read(args.model)
+    isas = _isas(args.isa)
+    runs = native_runs(args.model, file, isas=isas, threads=args.threads, batches=args.batch)
+    if args.torch:
+        runs += torch_runs(args.torch, args.model, threads=args.threads, batches=args.batch)
+    progress = Progress("measuring")
+    timings = measure(runs, args.seconds, progress)
+    profiles = []
+    if args.profile:
+        profiles = [profile_ops(args.model, file, isa, n, args.seconds) for isa in isas for n in args.threads]
+    where = environment()
+    sizes = {"packed": args.model.stat().st_size}
+    if args.torch:
+        sizes["checkpoint"] = args.torch.stat().st_size
+    if args.json:
+        print_json({
+            "model": describe(file.spec), "environment": where, "bytes": sizes,
+            "milliseconds_per_image": [dataclasses.asdict(timing) for timing in timings], "profiles": profiles,
+        })  # fmt: skip
+        return 0
+    print(f"{describe(file.spec)}, {', '.join(f'{kind} {size_text(size)}' for kind, size in sizes.items())}")
+    print(f"on {where['processor']}, {where['cores']} cores; milliseconds an image")
+    print(timing_table(timings))
+    for line in comparisons(timings):
+        print(line)
+    if busy(timings):
+        print(BUSY)
+    for profile in profiles:
+        print(profile_text(profile))
+    return 0
+
+
+def noise(file: PackedModel, batch: int) -> Floats:
+    """Prepared images of noise, float32 (batch, C, H, W), always the same."""
+    import numpy as np
+
+    preprocess = file.preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *preprocess.size, preprocess.channels), dtype=np.uint8)
+    return preprocess.normalize(pixels)
+
+
+def native_runs(path: Path, file: PackedModel, *, isas: list[str], threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the packed file for every combination. Raises UserError for an unknown instruction set."""
+    from ..runtime import Session
+    from ..timing import Run
+
+    runs = []
+    for isa in isas:
+        for count in threads:
+            session = Session(path, threads=count, isa=isa)
+            runs += [
+                Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
+                for batch in batches
+            ]
+    return runs
+
+
+def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the checkpoint in PyTorch for every combination, on the images of `native_runs`."""
+    import torch
+
+    from ..timing import Run
+    from ..verification.compare import open_pair, torch_predict
+
+    model, file = open_pair(checkpoint, packed)
+    before = torch.get_num_threads()
+    return [
+        Run(
+            name="PyTorch",
+            isa="float32",
+            threads=count,
+            batch=batch,
+            call=_bind(torch_predict(model), noise(file, batch)),
+            prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
+            restore=lambda: torch.set_num_threads(before),
+        )
+        for count in threads
+        for batch in batches
+    ]
+
+
+def _bind(predict: Any, images: Floats) -> Any:
+    return lambda: predict(images)
+
+
+def timing_table(timings: list[Timing]) -> str:
+    """The timings as aligned text."""
+    rows = [
+        [t.name, t.isa, str(t.threads), str(t.batch), f"{t.median:.3f}", f"{t.p10:.3f}", f"{t.p90:.3f}", str(t.calls)]
+        for t in timings
+    ]
+    return table(rows, ("", "arithmetic", "threads", "batch", "median", "p10", "p90", "calls"))
+
+
+def comparisons(timings: list[Timing]) -> list[str]:
+    """How many times faster than PyTorch each native run is at the same threads and batch."""
+    by_torch = {(t.threads, t.batch): t.median for t in timings if t.name == "PyTorch"}
+    return [
+        f"{t.isa}, {t.threads} thread{'s' * (t.threads > 1)}, batch {t.batch}: "
+        f"{by_torch[t.threads, t.batch] / t.median:.1f} times as fast as PyTorch"
+        for t in timings
+        if t.name == "bhvit" and (t.threads, t.batch) in by_torch
+    ]
+
+
+def _isas(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all"]:
+        from .. import _native
+
+        return list(_native.available_isas())
+    if not names:
+        raise UserError("--isa needs a name, auto or all")
+    if "all" in names:
+        raise UserError(f"--isa all stands alone, without other names: {text}")
+    return names
+
+
+def profile_ops(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
+    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
+
+    "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
+    """
+    import numpy as np
+
+    from .. import _native
+    from ..cost.counts import op_costs
+    from ..runtime import Session
+
+    session = Session(path, threads=threads, isa=isa)
+    images = noise(file, 1)
+    calls: list[float] = []
+    parts: list[list[float]] = []
+    session(images)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(calls) < PROFILE_TURNS:
+        for _ in range(PROFILE_TURNS):  # in turns, so that the parts and the whole see the same machine
+            begin = time.perf_counter()
+            session(images)
+            calls.append((time.perf_counter() - begin) * 1e6)
+        timed = session.program.profile(images[0], PROFILE_TURNS)
+        parts.append([nanoseconds / 1000 for _, _, nanoseconds in timed])
+    whole = float(np.median(calls))
+    microseconds = np.median(np.array(parts), axis=0)
+    costs = {cost.name: cost for cost in op_costs(file.spec)}
+    return {
+        "isa": session.isa,
+        "threads": threads,
+        "microseconds": whole,
+        "outside": whole - float(microseconds.sum()),
+        "peak_binary_macs_per_second": _native.peak_rate(isa) * threads,
+        "peak_float_macs_per_second": _native.float_peak_rate(isa) * threads,
+        "ops": [
+            {
+                "name": name,
+                "kind": kind,
+                "microseconds": float(took),
+                "share": float(took) / whole,
+                "binary_macs_per_second": costs[name].executed_binary_macs / float(took) * 1e6,
+                "float_macs_per_second": costs[name].float_macs / float(took) * 1e6,
+            }
+            for (name, kind, _), took in zip(timed, microseconds, strict=True)
+        ],
+    }
+
+
+def profile_text(profile: dict[str, Any]) -> str:
+    peaks = profile["peak_binary_macs_per_second"], profile["peak_float_macs_per_second"]
+    whole, threads = profile["microseconds"], profile["threads"]
+    rows = []
+    for op in profile["ops"]:
+        binary, full = op["binary_macs_per_second"], op["float_macs_per_second"]
+        row = [op["name"], op["kind"], f"{op['microseconds']:.1f}", f"{op['share']:.1%}"]
+        row += [count_text(binary) if binary else "", count_text(full) if full else ""]
+        limit = binary / peaks[0] + full / peaks[1]
+        rows.append([*row, f"{limit:.0%}" if limit else ""])
+    rows.append(["outside the ops", "", f"{profile['outside']:.1f}", f"{profile['outside'] / whole:.1%}", "", "", ""])
+    rows.append(["the whole call", "", f"{whole:.1f}", "100.0%", "", "", ""])
+    heading = f"\n{profile['isa']}, {threads} thread{'s' * (threads > 1)}, batch 1, medians:"
+    most = f"  limit: {count_text(peaks[0])} binary and {count_text(peaks[1])} float MAC/s, by loops on registers alone"
+    if threads > 1:
+        most += f", {threads} times those of one core"
+    header = ("op", "kind", "µs", "share", "binary MAC/s", "float MAC/s", "of its limit")
+    return "\n".join([heading, table(rows, header), most])
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 3600 seconds")
+    return value

@@ -1,0 +1,115 @@
+"""`bhvit classify`: what is in these images? Needs neither PyTorch nor the training set."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import bundled
+from ..errors import UserError
+from .console import Progress, Subparsers, add_engine, add_json, positive, print_json, verb
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = verb(
+        subparsers,
+        "classify",
+        "name what is in images, with a packed model",
+        "Classify images with a .bhv file, or without one with the packaged model, which knows the ten classes of\n"
+        "CIFAR-10. A damaged image is named and the others are still answered; the exit status is then 2.",
+        "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
+        "bhvit classify model.bhv holiday/ --json > answers.json",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="[MODEL] IMAGE",
+                        help="a packed model (a file or a packaged name), image files, folders of them")  # fmt: skip
+    parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
+    add_engine(parser)
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..runtime import Session
+
+    model, images = _split(args.images)
+    paths = find_images(images)
+    session = Session(model, threads=args.threads, isa=args.isa)
+    introduce = not args.json and model == Path(bundled.DEFAULT)  # before the first answer: an error stands alone
+    progress = Progress("classifying")
+    answers: list[dict[str, Any]] = []
+    damaged = 0
+    for done, path in enumerate(paths):
+        if len(paths) > 1:
+            progress(done, len(paths))
+        try:
+            classes = session.classify(path, top=args.top)
+        except UserError as error:
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            if args.strict:
+                raise UserError(message) from None
+            damaged += 1
+            progress.clear()
+            print(f"bhvit: {message}", file=sys.stderr)
+            answers.append({"image": str(path), "error": message})
+            continue
+        answers.append({
+            "image": str(path),
+            "classes": [{"name": name, "probability": float(probability)} for name, probability in classes],
+        })  # fmt: skip
+        if not args.json:
+            progress.clear()
+            if introduce:
+                print(f"packaged model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
+                introduce = False
+            _show(path, classes)
+    progress.clear()
+    if args.json:
+        print_json(answers)
+    if damaged:
+        if len(paths) > 1:
+            print(f"bhvit: {damaged} of {len(paths)} images could not be read", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _split(named: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
+    """The model, which comes first or is the packaged one, and the images. Raises UserError if there is no image."""
+    first, *rest = named
+    if not bundled.is_packed(first):
+        return Path(bundled.DEFAULT), named
+    if not rest:
+        raise UserError(f"no image to classify with {first}: name image files or folders after it")
+    return first, rest
+
+
+def find_images(named: Sequence[Path]) -> list[Path]:
+    """Files as they are named; folders as the image files in them, at any depth, sorted.
+
+    Raises UserError for what does not exist and for a folder without images.
+    """
+    from PIL import Image
+
+    paths: list[Path] = []
+    for path in named:
+        if not path.exists():
+            models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_packaged())}"
+            raise UserError(f"there is no image or folder {path}{'' if path.suffix else models}")
+        if not path.is_dir():
+            paths.append(path)
+            continue
+        known = Image.registered_extensions()
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and not p.name.startswith("."))
+        if not inside:
+            raise UserError(f"the folder {path} holds no images")
+        paths += inside
+    return paths
+
+
+def _show(path: Path, classes: Sequence[tuple[str, float]]) -> None:
+    print(path)
+    for name, probability in classes:
+        print(f"  {100 * probability:5.1f} %  {name}")

@@ -1,0 +1,135 @@
+"""What the verbs share: parsers with examples, tables, progress, JSON, and opening what was named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import bundled
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..spec.model import ModelSpec
+
+Subparsers = Any
+"""What `add_subparsers` returns; argparse keeps its type private."""
+
+
+def verb(subparsers: Subparsers, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """A verb's parser: `summary` for the list of verbs, `description` and `example` for its own --help."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog="example:\n" + "\n".join(f"  {line}" for line in example.strip().splitlines()),
+    )
+    return parser
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """--threads and --isa."""
+    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of the engine (default 1)")
+    parser.add_argument("--isa", default="auto", help="instruction set: auto (default) takes the best there is")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
+
+
+def add_set(parser: argparse.ArgumentParser, text: str) -> None:
+    """--set KEY=VALUE, as often as wanted."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def positives(text: str) -> list[int]:
+    """Whole numbers of at least 1 separated by commas, for argparse."""
+    return sorted({positive(part.strip()) for part in text.split(",")})
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: bool = True, indent: str = "  ") -> str:
+    """Rows in aligned columns, the first to the left and the others to the right (or all to the left)."""
+    lines = [list(header), *rows] if header else list(rows)
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        indent
+        + "  ".join(
+            cell.rjust(width) if right and column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+class Progress:
+    """A progress line on standard error: drawn on terminals only, gone when done. Callable (done, total)."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._begin = time.perf_counter()
+        self._drawn = 0.0
+        self._live = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if not self._live or (done < total and now - self._drawn < 0.1):
+            return
+        self._drawn = now
+        left = (now - self._begin) * (total - done) / max(done, 1)
+        filled = round(24 * done / max(total, 1))
+        bar = "█" * filled + "░" * (24 - filled)
+        sys.stderr.write(f"\r\033[K{self._what} {bar} {done}/{total}, {left:.0f} s left")
+        if done >= total:
+            self.clear()
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away, so that something else can be printed."""
+        if self._live:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
+
+
+def packed_file(text: str) -> Path:
+    """A packed model as an argument: its path, or that of the packaged model of that name."""
+    return bundled.find(text, ".bhv")
+
+
+def checkpoint_file(text: str) -> Path:
+    """A checkpoint as an argument, likewise."""
+    return bundled.find(text, ".safetensors")
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, {} if it has none. Raises UserError for any other file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        kind = "a folder, not a file" if path.is_dir() else "not a plain file"
+        raise UserError(f"{path} is {kind}" if path.exists() else f"there is no file {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def describe(spec: ModelSpec) -> str:
+    """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
+    height, width = spec.img_size
+    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {spec.num_classes} classes"

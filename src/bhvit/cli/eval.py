@@ -1,0 +1,117 @@
+"""`bhvit eval`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from .. import bundled
+from ..data.dataset import SPLITS, open_dataset
+from ..data.metrics import Floats, Metrics, Predict, evaluate
+from ..errors import UserError
+from ..image import Preprocess
+from .console import Progress, Subparsers, add_json, positive, print_json, verb
+
+SHOWN_CLASSES = 20
+
+_EXAMPLE = """\
+bhvit eval model.bhv --data digits
+bhvit eval runs/photos/best.safetensors --data photos --split validation --json"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb to `bhvit`."""
+    parser = verb(
+        subparsers,
+        "eval",
+        "measure a model's accuracy",
+        "Accuracy of a checkpoint (.safetensors) or packed model (.bhv) on labelled images.",
+        _EXAMPLE,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint or a .bhv file")
+    parser.add_argument("--data", required=True, help="as for `bhvit train`")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test, else what is held out")
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images at a time (default 64)")
+    parser.add_argument(
+        "--test-fraction",
+        type=float,
+        default=0.2,
+        metavar="F",
+        help="share held out where the data has no split of its own (default 0.2)",
+    )
+    parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--strict", action="store_true", help="refuse damaged images, do not skip them")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print; 0. Raises UserError."""
+    predict, preprocess, class_names = open_model(args.model, args.threads)
+    dataset = open_dataset(
+        args.data,
+        args.split,
+        class_names=class_names,
+        classes_file=args.classes,
+        strict=args.strict,
+        test_fraction=args.test_fraction,
+    )
+    progress = Progress("evaluating")
+    metrics = evaluate(predict, dataset, preprocess, batch_size=args.batch_size, progress=progress)
+    if args.json:
+        print_json({"model": args.model, "data": args.data, "split": args.split, **metrics.to_dict()})
+    else:
+        _print(metrics, args.split)
+    return 0
+
+
+def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+    """A checkpoint or packed file as a predictor, with its preprocessing and class names.
+
+    `threads` None uses all cores. Raises UserError if it is neither, or a checkpoint without preprocessing.
+    """
+    path = str(bundled.find(path, ".bhv"))
+    if path.endswith(".bhv"):
+        from ..format import file as bhv_file
+        from ..runtime import Session
+
+        model = bhv_file.read(path)
+        return Session(path, threads=threads or os.cpu_count() or 1), model.preprocess, model.class_names
+    if not path.endswith(".safetensors"):
+        raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
+    return _open_checkpoint(path, threads)
+
+
+def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+    import torch
+
+    from ..models import load_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    model = load_checkpoint(path)
+    if model.preprocess is None:
+        raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
+
+    def predict(images: Floats) -> Floats:
+        with torch.no_grad():
+            logits: Floats = model(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict, model.preprocess, model.class_names
+
+
+def _print(metrics: Metrics, split: str) -> None:
+    count = len(metrics.labels)
+    others = "" if split == "all" else f" of the split {split} (--split all takes every one)"
+    print(f"{count} images{others}, {len(metrics.class_names)} classes")
+    print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
+    print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
+    print(f"{1000 * metrics.seconds / count:.2f} ms an image in the model, in batches")
+    rows = sorted(zip(metrics.per_class, metrics.class_names, metrics.confusion.sum(axis=1)), key=lambda row: row[0])
+    print("class accuracy, lowest first:")
+    for accuracy, name, images in [row for row in rows if row[2]][:SHOWN_CLASSES]:
+        print(f"  {accuracy:7.2%}  {name} ({images})")
+    if len(rows) > SHOWN_CLASSES:
+        print(f"  … {len(rows) - SHOWN_CLASSES} more; --json gives all")

@@ -1,0 +1,68 @@
+"""`bhvit pack`: a checkpoint becomes a `.bhv` file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..text import count_text, size_text
+from .console import Subparsers, add_json, describe, print_json, table, verb
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = verb(
+        subparsers,
+        "pack",
+        "turn a checkpoint into a small file of bits",
+        "Fold norms and scales, turn binary weights into bits, and write a .bhv file that `bhvit classify`\n"
+        "and bhvit.Session run without PyTorch. Class names and preprocessing travel with it.",
+        "bhvit pack runs/photos/best.safetensors photos.bhv",
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint that `bhvit train` wrote (.safetensors)")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="file to write (default: beside the checkpoint, with .bhv as its ending)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--leftovers",
+        choices=("mixed", "int8", "float16", "float32"),
+        help="mixed: the classifier in float16; int8: the classifier and position maps in 8 bits a channel, exact for "
+        "models trained with leftover_bits=8 and less exact for others; float16: both in float16, less exact; float32: "
+        "neither (default: int8 for models trained so, else mixed)",
+    )
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..cost.counts import bytes_by_kind
+    from ..files import refuse_existing
+    from ..format import file as bhv_file
+    from ..models import load_checkpoint
+    from ..packing import pack
+
+    target = args.model or args.checkpoint.with_suffix(".bhv")
+    refuse_existing(target, args.force)  # before the work, too
+    model = load_checkpoint(args.checkpoint)
+    pack(model, target, leftovers=args.leftovers, force=args.force)
+    packed = bhv_file.read(target)
+    sizes = bytes_by_kind(packed)
+    size, before = target.stat().st_size, args.checkpoint.stat().st_size
+    weights = sum(tensor.size for tensor in packed.tensors.values() if tensor.dtype.kind == "u") * 32
+    if args.json:
+        print_json({
+            "model": str(target), "bytes": size, "checkpoint_bytes": before, "bytes_by_kind": sizes,
+            "classes": list(packed.class_names), "ops": len(packed.ops),
+        })  # fmt: skip
+        return 0
+    print(f"{target}: {size_text(size)} ({before / size:.1f} times smaller than the checkpoint)")
+    print(f"  {describe(packed.spec)}, {len(packed.ops)} ops")
+    rows = [
+        [f"{count_text(weights)} binary weights", size_text(sizes["bits"])],
+        ["float32: scales, shifts, thresholds, leftovers", size_text(sizes["float32"])],
+        ["float16: leftovers", size_text(sizes["float16"])],
+        ["int8: leftovers", size_text(sizes["int8"])],
+        ["header", size_text(size - sum(sizes.values()))],
+    ]
+    print(table([row for row in rows if row[1] != "0 B"]))
+    return 0

@@ -1,0 +1,127 @@
+"""`bhvit train`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .console import Subparsers, add_json, add_set, print_json, verb
+
+if TYPE_CHECKING:
+    from ..train import TrainConfig
+
+DEFAULT_MODEL = "bhvit_nano"
+
+_EXAMPLE = """\
+bhvit train --data digits --model bhvit_nano --out runs/digits
+bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
+bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
+bhvit train --data cifar10 --out runs/gsb --set attention=gsb --set stages.0.mixer=pooling
+bhvit train --data photos --out runs/mine --recipe finetune --init runs/cifar/best.safetensors
+torchrun --nproc-per-node 2 --no-python bhvit train --data cifar10 --out runs/two
+bhvit train --out runs/cifar --resume"""
+
+# option, help, type; the destination is the setting of the same name
+_SETTINGS: tuple[tuple[str, str, type], ...] = (
+    ("epochs", "passes over the training images", int),
+    ("batch-size", "images a step", int),
+    ("lr", "peak learning rate", float),
+    ("img-size", "pixels: 224, or HEIGHTxWIDTH", str),
+    ("augment", "none, shift (small images) or resized-crop (photographs)", str),
+    ("teacher", "learn from this model's outputs: a .safetensors checkpoint or a timm name", str),
+    ("init", "start from the weights of this checkpoint", str),
+    ("device", "cpu, cuda, cuda:1, …; default: a GPU if there is one", str),
+    ("seed", "of weights, order and augmentation", int),
+    ("threads", "CPU threads; default: PyTorch's choice", int),
+    ("workers", "processes that decode images; default: one a core", int),
+    ("classes", "file of class names, a line each, for parquet labels without names", str),
+)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the verb to `bhvit`."""
+    parser = verb(
+        subparsers,
+        "train",
+        "train a model on your own images",
+        "Train a model. The run's folder gets last.safetensors, best.safetensors and log.jsonl.",
+        _EXAMPLE,
+    )
+    parser.add_argument(
+        "--data", help="digits, cifar10, cifar100, a folder of class folders, a parquet file or folder, a .zip or .tar"
+    )
+    parser.add_argument("--model", help=f"default: {DEFAULT_MODEL}")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run")
+    parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
+    for option, text, kind in _SETTINGS:
+        parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
+    add_set(parser, "any setting of a recipe, or a switch of the model: norm=layer, stages.0.mixer=pooling")
+    parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
+    parser.add_argument("--force", action="store_true", help="replace a run that is in --out")
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
+    add_json(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train as the arguments say; 0, or 130 after Ctrl-C. Raises UserError."""
+    from ..train import train
+    from ..train.malloc import keep_memory
+
+    config = _config(args)
+    keep_memory()
+    try:
+        result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)
+    except KeyboardInterrupt:
+        mend = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
+        print(f"\nbhvit: interrupted; {mend}", file=sys.stderr)
+        return 130
+    if os.environ.get("RANK", "0") != "0":  # of several processes the first one tells
+        return 0
+    if args.json:
+        summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
+        print_json({**summary, "validation": result.metrics.to_dict()})
+    else:
+        phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
+        best = max(phase, key=lambda line: line["val_top1"])
+        print(f"validation accuracy on {len(result.metrics.labels)} images:")
+        print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
+        print(f"  {best['val_top1']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
+        print(f"next: bhvit pack {result.best} model.bhv")
+    return 0
+
+
+def _config(args: argparse.Namespace) -> TrainConfig:
+    from ..errors import UserError
+    from ..train.config import TrainConfig, parse_setting
+    from ..train.recipe_files import default_recipe, load_recipe, merged
+    from ..train.run_folder import RunFolder
+
+    names = ["data", "model", "out", "strict", *(option.replace("-", "_") for option, _, _ in _SETTINGS)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given |= dict(parse_setting(text) for text in args.set)
+    if args.resume:
+        if args.force:
+            raise UserError("--resume continues a run and --force replaces it: give one of them")
+        saved = RunFolder(args.out).saved_config().to_dict()
+        recipe = load_recipe(args.recipe) if args.recipe else {}
+        return TrainConfig.from_dict({**saved, **merged(recipe, given)})
+    if "data" not in given:
+        raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
+    recipe = load_recipe(args.recipe or default_recipe(given["data"]))
+    return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
+
+
+def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The model where none is named: that of the checkpoint to start from, with its size, or the usual one."""
+    init = given.get("init", recipe.get("init"))
+    if init is None or "model" in recipe or "model" in given:
+        return {"model": DEFAULT_MODEL}
+    from ..models import load_checkpoint
+
+    spec = load_checkpoint(init).spec
+    return {"model": spec.name, "img_size": list(spec.img_size), "channels": spec.in_chans, "patch": spec.patch}

@@ -1,0 +1,73 @@
+"""What was found in large sources, remembered between runs: finding a million files takes minutes, a list of them not.
+
+A list is kept below the cache folder (`cache_folder`) with the time of change of each folder, or the time and size of
+each file, that it was made from, and is made anew when one of them has changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from ..files import write_atomically
+
+Stamp = Mapping[str, list[int]]
+"""Path -> time of change in nanoseconds, and size of a file."""
+LARGE = 50_000
+"""Sources of more files than this are remembered; smaller ones are looked at in full each time."""
+_SETTLED = 2.0
+"""Seconds since the last change: one that follows within the clock's tick would not be seen."""
+
+
+def cache_folder() -> Path:
+    """Where downloads and lists are kept: the environment's BHVIT_CACHE, or .cache/bhvit at home."""
+    return Path(os.environ.get("BHVIT_CACHE") or Path.home() / ".cache" / "bhvit")
+
+
+def stamp_of(path: Path) -> list[int]:
+    """What of a file or folder changes when its contents do. Raises OSError."""
+    status = path.stat()
+    return [status.st_mtime_ns] if path.is_dir() else [status.st_mtime_ns, status.st_size]
+
+
+def recall(what: str) -> Any:
+    """The value that was kept as `what`, if all that it was made from is as it was; else None."""
+    try:
+        kept = json.loads(_path(what).read_bytes())
+        if all(stamp_of(Path(path)) == stamp for path, stamp in kept["stamp"].items()):
+            return kept["value"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
+
+
+def keep(what: str, stamp: Stamp, value: Any) -> None:
+    """Keep a value that JSON can hold; nothing happens where it cannot be kept, or what it is of has just changed."""
+    if any(times[0] / 1e9 > time.time() - _SETTLED for times in stamp.values()):
+        return
+    text = json.dumps({"stamp": stamp, "value": value}, separators=(",", ":"))
+    with contextlib.suppress(OSError, UserError):
+        path = _path(what)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+
+
+def remembered(what: str, make: Callable[[], tuple[Stamp, Any]], large: Callable[[Any], bool]) -> Any:
+    """The value kept as `what`, else what `make` finds, which is kept if it is `large`."""
+    value = recall(what)
+    if value is None:
+        stamp, value = make()
+        if large(value):
+            keep(what, stamp, value)
+    return value
+
+
+def _path(what: str) -> Path:
+    return cache_folder() / "lists" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"

@@ -1,0 +1,181 @@
+"""How good a classifier is: accuracy, per class, confusion; and how far two of them agree.
+
+Works on any `predict`, so a PyTorch model, a packed file and the NumPy reference are measured by the
+same code on the same pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError
+from ..image import Preprocess
+from .dataset import Dataset
+
+Floats: TypeAlias = "npt.NDArray[np.float32]"
+Predict: TypeAlias = Callable[[Floats], Floats]
+"""Normalised images, float32 (B, C, H, W) -> logits, float32 (B, classes)."""
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with the images done and the images in all."""
+
+CALIBRATION_BINS = 15
+"""Of `Metrics.calibration_error`, as in its paper's tables."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a classifier does on labelled images. Accuracies are fractions, 0 to 1."""
+
+    class_names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    """(N,)"""
+    logits: Floats
+    """(N, classes)"""
+    seconds: float
+    """Time spent in `predict` alone."""
+
+    @property
+    def predictions(self) -> npt.NDArray[np.int64]:
+        """The most likely class of each image, (N,); the lower number on a tie."""
+        return np.asarray(self.logits.argmax(axis=1).astype(np.int64))
+
+    @property
+    def top1(self) -> float:
+        """Fraction of the images whose most likely class is right."""
+        return self.top(1)
+
+    @property
+    def top5(self) -> float:
+        """Fraction of the images whose class is among the five most likely; 1 with five classes or fewer."""
+        return self.top(5)
+
+    def top(self, count: int) -> float:
+        """Fraction of the images whose class is among the `count` most likely."""
+        right = np.take_along_axis(self.logits, self.labels[:, None], axis=1)
+        classes = np.arange(self.logits.shape[1])
+        # Ties are broken as argmax breaks them: the class with the lower number comes first.
+        before = (self.logits > right) | ((self.logits == right) & (classes < self.labels[:, None]))
+        return float((before.sum(axis=1) < count).mean())
+
+    @property
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Images by (true class, predicted class), (classes, classes)."""
+        count = len(self.class_names)
+        return np.bincount(self.labels * count + self.predictions, minlength=count * count).reshape(count, count)
+
+    @property
+    def per_class(self) -> npt.NDArray[np.float64]:
+        """Top-1 of the images of each class, (classes,); NaN for a class without images."""
+        confusion = self.confusion
+        totals = confusion.sum(axis=1)
+        return np.where(totals > 0, confusion.diagonal() / np.maximum(totals, 1), np.nan)
+
+    @property
+    def cross_entropy(self) -> float:
+        """Mean negative log-likelihood of the right class, in nats."""
+        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
+        right = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
+        return float((np.log(np.exp(shifted).sum(axis=1)) - right).mean())
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error (Guo et al., ICML 2017) of the most likely class, in CALIBRATION_BINS equal bins.
+
+        The mean over images of |accuracy - confidence| of their bin: 0 where probabilities are frequencies.
+        """
+        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
+        confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+        bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        gap = np.bincount(bins, (self.predictions == self.labels) - confidence, CALIBRATION_BINS)
+        return float(np.abs(gap).sum() / len(self.labels))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON file or report; a class without images has the accuracy None."""
+        per_class = {
+            name: None if np.isnan(value) else float(value) for name, value in zip(self.class_names, self.per_class)
+        }
+        return {
+            "images": len(self.labels),
+            "top1": self.top1,
+            "top5": self.top5,
+            "cross_entropy": self.cross_entropy,
+            "calibration_error": self.calibration_error,
+            "seconds": self.seconds,
+            "per_class": per_class,
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def evaluate(
+    predict: Predict,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 64,
+    pixels: npt.NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Run `predict` over every image of `dataset` once.
+
+    `pixels`, uint8 (N, H, W, C), are the images as `preprocess.pixels` gives them, where they have been
+    decoded before. Raises UserError if the data set is empty, an image is damaged, or the logits have
+    another number of classes than the data set.
+    """
+    logits, seconds = predict_all(predict, dataset, preprocess, batch_size=batch_size, pixels=pixels, progress=progress)
+    return metrics(logits, dataset.labels, dataset.class_names, seconds=seconds)
+
+
+def predict_all(
+    predict: Predict,
+    dataset: Dataset,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 64,
+    pixels: npt.NDArray[np.uint8] | None = None,
+    progress: Progress | None = None,
+) -> tuple[Floats, float]:
+    """Logits (N, classes) of every image of `dataset` and the seconds spent in `predict`; see `evaluate`."""
+    if len(dataset) == 0:
+        raise UserError("there are no images to evaluate")
+    logits: list[Floats] = []
+    seconds = 0.0
+    for start in range(0, len(dataset), batch_size):
+        stop = min(start + batch_size, len(dataset))
+        batch = decode(dataset, preprocess, range(start, stop)) if pixels is None else pixels[start:stop]
+        images = preprocess.normalize(batch)
+        begin = time.perf_counter()
+        logits.append(np.array(predict(images), dtype=np.float32))  # a copy: predict may reuse its buffer
+        seconds += time.perf_counter() - begin
+        if progress is not None:
+            progress(stop, len(dataset))
+    return np.concatenate(logits), seconds
+
+
+def metrics(
+    logits: Floats, labels: npt.NDArray[np.int64], class_names: Sequence[str], *, seconds: float = 0.0
+) -> Metrics:
+    """Metrics of logits (N, classes) computed elsewhere. Raises UserError if the class counts differ."""
+    if logits.shape != (len(labels), len(class_names)):
+        raise UserError(
+            f"the model gives {logits.shape[1]} classes, the data set has {len(class_names)}: "
+            "evaluate it on the classes it was trained for"
+        )
+    return Metrics(class_names=tuple(class_names), labels=labels, logits=logits, seconds=seconds)
+
+
+def decode(dataset: Dataset, preprocess: Preprocess, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Images as uint8 (B, H, W, C), resized and cropped. Raises UserError naming a damaged one."""
+    return np.stack([preprocess.pixels(dataset.image(index)) for index in indices])
+
+
+def agreement(first: Metrics, second: Metrics) -> float:
+    """Fraction of the images on which two classifiers' most likely classes are the same."""
+    if first.labels.shape != second.labels.shape:
+        raise ValueError(f"not the same images: {len(first.labels)} and {len(second.labels)}")
+    return float((first.predictions == second.predictions).mean())

@@ -1,0 +1,132 @@
+"""WebDataset shards: uncompressed tar archives whose samples are files of one name but for what follows its first dot.
+
+A sample is an image (`KEY.jpg`, .png, …) and its label: `KEY.cls`, a whole number, or `KEY.json` with "label" or "cls".
+Samples are found once, by the headers of the archives, and then read where they lie, one at a time; nothing holds a
+shard in memory.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError
+from .index_cache import LARGE, Stamp, remembered, stamp_of
+from .stores import EncodedStore, reading
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".bmp", ".tif", ".tiff", ".gif")
+BLOCK = 256
+"""Samples that a shuffle keeps near each other, so that a disk reads on."""
+
+
+class ShardStore(EncodedStore):
+    """The samples of shards, in their order."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        """Raises UserError for a damaged or compressed archive, and a sample without a label."""
+        self.files = list(files)
+        what = "\n".join(["shards", *(str(file.absolute()) for file in files)])
+        rows = remembered(what, lambda: _index(self.files), lambda rows: len(rows) > LARGE)
+        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+        self.shard, self.offset, self.size = table[:, 0], table[:, 1], table[:, 2]
+        self.labels = table[:, 3]
+        self.stamp = {str(file.absolute()): stamp_of(file) for file in files}
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64]:
+        """The block of each sample: its shard, in parts of BLOCK."""
+        starts = np.searchsorted(self.shard, self.shard)
+        parts = (np.arange(len(self.shard)) - starts) // BLOCK
+        most = int(parts.max(initial=0)) + 1
+        return np.asarray(self.shard * most + parts)
+
+    def name(self, index: int) -> str:
+        first = int(np.searchsorted(self.shard, self.shard[index]))
+        return f"{self.files[self.shard[index]]} sample {index - first}"
+
+    def open(self, index: int) -> IO[bytes]:
+        path = self.files[self.shard[index]]
+        with reading(path), path.open("rb") as file:
+            file.seek(int(self.offset[index]))
+            return io.BytesIO(file.read(int(self.size[index])))
+
+
+def is_shard(path: Path) -> bool:
+    """Whether the first files of a tar archive look like samples with labels."""
+    endings: dict[str, set[str]] = {}
+    with reading(path):
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for count, info in enumerate(archive):
+                    key, ending = _split(info.name)
+                    endings.setdefault(key, set()).add(ending)
+                    if count == 15:
+                        break
+        except tarfile.ReadError:
+            return False
+    return any(found & set(IMAGES) and found & {".cls", ".json"} for found in endings.values())
+
+
+def _index(files: Sequence[Path]) -> tuple[Stamp, list[tuple[int, int, int, int]]]:
+    """Rows of shard, offset, size and label."""
+    stamp = {str(file.absolute()): stamp_of(file) for file in files}
+    return stamp, [(number, *sample) for number, file in enumerate(files) for sample in _samples(file)]
+
+
+def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
+    """Offset, size and label of each sample of a shard."""
+    key, image, label = "", None, None
+    with reading(path):
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for info in archive:
+                    archive.members = []  # type: ignore[attr-defined]  # or a large shard's list would fill the memory
+                    if not info.isreg():
+                        continue
+                    own, ending = _split(info.name)
+                    if own != key:
+                        yield from _sample(path, key, image, label)
+                        key, image, label = own, None, None
+                    if ending in IMAGES:
+                        image = (info.offset_data, info.size)
+                    elif ending in (".cls", ".json"):
+                        label = _label(path, info.name, ending, archive.extractfile(info).read(), label)  # type: ignore[union-attr]
+                yield from _sample(path, key, image, label)
+        except tarfile.ReadError as error:
+            raise UserError(f"{path} is not a whole, uncompressed tar archive ({error})") from None
+
+
+def _sample(path: Path, key: str, image: tuple[int, int] | None, label: int | None) -> Iterator[tuple[int, int, int]]:
+    if image is None:
+        return
+    if label is None:
+        raise UserError(f"{path}: {key} has no label: a sample needs {key}.cls with its number, or {key}.json")
+    yield (*image, label)
+
+
+def _label(path: Path, name: str, ending: str, data: bytes, other: int | None) -> int | None:
+    try:
+        if ending == ".cls":
+            label: Any = int(data)
+        else:
+            fields = json.loads(data)
+            label = fields.get("label", fields.get("cls", other)) if isinstance(fields, dict) else other
+    except ValueError:
+        raise UserError(f"{path}: {name} holds no label but {data[:40]!r}") from None
+    if label is not None and (type(label) is not int or label < 0):
+        raise UserError(f"{path}: {name} has the label {label!r}; labels are whole numbers from 0")
+    return label
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The key of a file and what follows its first dot: "a/0.seg.png" -> ("a/0", ".seg.png")."""
+    folder, slash, file = name.rpartition("/")
+    key, dot, ending = file.partition(".")
+    return folder + slash + key, dot + ending.lower()

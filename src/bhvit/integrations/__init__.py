@@ -1,0 +1,1 @@
+"""Other libraries: timm, Hugging Face transformers."""

@@ -1,0 +1,70 @@
+"""`BHViTImageProcessor`: `Preprocess` as transformers' image processor, with the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+from ...errors import UserError
+from ...hf_layout import PROCESSOR, preprocessor, read_preprocessor
+from ...image import Preprocess
+from .configuration import BHViTConfig
+
+_USUAL = preprocessor(Preprocess())
+_NAMES = tuple(name for name in _USUAL if name != "image_processor_type")
+
+
+class BHViTImageProcessor(BaseImageProcessor):
+    """Images -> pixel_values (B, C, H, W). The settings are those of `Preprocess` under transformers' names."""
+
+    model_input_names = ("pixel_values",)
+
+    def __init__(self, **settings: Any) -> None:
+        own = {name: settings.pop(name, _USUAL[name]) for name in _NAMES}
+        super().__init__(**settings)
+        read_preprocessor({"image_processor_type": PROCESSOR, **own})
+        for name, value in own.items():
+            setattr(self, name, value)
+
+    def settings(self, **changes: Any) -> Preprocess:
+        """The settings, with changes by their names here. Raises UserError for what means nothing."""
+        unknown = sorted(changes.keys() - set(_NAMES))
+        if unknown:
+            raise UserError(f"{PROCESSOR} has no setting {unknown[0]}; it has {', '.join(_NAMES)}")
+        own = {name: getattr(self, name) for name in _NAMES}
+        return read_preprocessor({"image_processor_type": PROCESSOR, **own, **changes})
+
+    def preprocess(self, images: Any, return_tensors: Any = None, **changes: Any) -> BatchFeature:
+        """pixel_values of an image or a list of them: PIL images, paths, or uint8 arrays or tensors, channels
+        first or last; an array of four axes is a batch.
+
+        return_tensors: "pt", "np", or None for NumPy. changes: settings for this call alone.
+        Raises UserError for what is not an image.
+        """
+        preprocess = self.settings(**changes)
+        batch = images if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4 else [images]
+        pixels = [preprocess(self._upright(image)) for image in batch]
+        return BatchFeature(data={"pixel_values": np.concatenate(pixels)}, tensor_type=return_tensors)
+
+    def _upright(self, image: Any) -> Any:
+        """The image, an array or tensor with its channels last."""
+        if not hasattr(image, "ndim"):
+            return image
+        array: npt.NDArray[Any] = np.asarray(image)
+        counts = {1, 3, 4, self.num_channels}
+        if array.ndim == 3 and array.shape[2] not in counts and array.shape[0] in counts:
+            return array.transpose(1, 2, 0)
+        return array
+
+
+def _register() -> None:
+    # Here and not above, since importing it imports this module first, where bhvit was imported before.
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    AutoImageProcessor.register(BHViTConfig, slow_image_processor_class=BHViTImageProcessor, exist_ok=True)
+
+
+_register()

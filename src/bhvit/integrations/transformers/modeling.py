@@ -1,0 +1,91 @@
+"""`BHViTForImageClassification`: the network as transformers' image classifier."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_utils import PreTrainedModel
+
+from ...hf_layout import PREFIX
+from ...models import BHViT
+from ...models.layers import initialise
+from ...models.mixers import QuantAttention
+from ...models.network import Block, initialise_position
+from ...models.trace import recording
+from .configuration import BHViTConfig
+
+
+class BHViTForImageClassification(PreTrainedModel):
+    """Images (B, C, H, W) -> loss, logits (B, labels), and what flows in between.
+
+    `bhvit` is the network itself, which can be packed: `bhvit.pack(model.bhvit.eval(), path, preprocess=…)`.
+    """
+
+    config_class = BHViTConfig
+    base_model_prefix = PREFIX.rstrip(".")  # so weights that the network itself saved load too
+    main_input_name = "pixel_values"
+    _no_split_modules = ("Block",)
+
+    def __init__(self, config: BHViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.bhvit = BHViT(config.model_spec(), drop_path=config.drop_path)
+        self.bhvit.class_names = config.class_names()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """For weights that a folder lacks: a classifier of other labels, position maps of another size."""
+        initialise(module)
+        initialise_position(module)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **settings: Any,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Loss if there are `labels`, and logits (B, labels).
+
+        hidden_states: (B, C, H, W) after the stem and after every block. attentions: the quantised attention matrix
+        of every block that has one, (B, windows, heads, tokens, tokens), or (B, heads, tokens, keys) in BinaryViT.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        with (
+            recording(self._blocks() if output_hidden_states else {}) as grids,
+            recording(self._quantizers() if output_attentions else {}) as matrices,
+        ):
+            logits = self.bhvit(pixel_values)
+        loss = None if labels is None else self.loss_function(labels, logits, self.config, **settings)
+        output = ImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=tuple(grid.permute(0, 3, 1, 2) for grid in grids.values()) if output_hidden_states else None,
+            attentions=tuple(matrices.values()) if output_attentions else None,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _blocks(self) -> dict[str, nn.Module]:
+        blocks = {name: module for name, module in self.bhvit.named_modules() if isinstance(module, Block)}
+        return {"stem": self.bhvit.stem, **blocks}
+
+    def _quantizers(self) -> dict[str, nn.Module]:
+        modules = self.bhvit.named_modules()
+        return {name: module.quantizer for name, module in modules if isinstance(module, QuantAttention)}
+
+
+def _register() -> None:
+    # Here and not above, since importing it imports this module first, where bhvit was imported before.
+    from transformers.models.auto.modeling_auto import AutoModelForImageClassification
+
+    AutoModelForImageClassification.register(BHViTConfig, BHViTForImageClassification, exist_ok=True)
+
+
+_register()

@@ -1,0 +1,93 @@
+"""The model card of a model's folder: what it is, what it costs, how to load, pack and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...cost.counts import op_costs, total
+from ...spec.model import ModelSpec
+
+_SHOWN = 20
+"""Class names that a card lists; the rest are counted."""
+
+_PAPERS = {
+    "shift": "[BHViT](https://arxiv.org/abs/2503.02394), CVPR 2025",
+    "pool": "[BinaryViT](https://arxiv.org/abs/2306.16678), CVPR Workshops 2023",
+}
+
+_TEXT = """\
+# {name}
+
+A binary vision transformer ({paper}) that classifies {channels} images of {height}×{width} pixels
+into {classes}.
+
+| | |
+|---|---|
+| Parameters | {parameters:.2f} M, of which {binary_parameters:.2f} M are bits |
+| Binary multiply-accumulates an image | {binary_macs:.3g} M |
+| Full-precision ones | {float_macs:.3g} M |
+| OPs (binary / 64 + full precision) | {ops:.3g} |
+
+## Use
+
+```python
+import bhvit
+
+model = bhvit.BHViT.from_pretrained({repo!r})  # a torch.nn.Module: float32 (B, {in_chans}, {height}, {width}) -> logits
+model.class_names, model.preprocess("picture.jpg")
+```
+
+Packed into a file, it runs on any CPU without PyTorch:
+
+```python
+bhvit.pack(model, "model.bhv")
+bhvit.Session("model.bhv").classify("picture.jpg")
+```
+
+With [transformers](https://huggingface.co/docs/transformers), where bhvit is installed with its extra `transformers`:
+
+```python
+import bhvit
+from transformers import pipeline
+
+pipeline("image-classification", model={repo!r})("picture.jpg")
+```
+"""
+
+
+def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, license: str | None) -> str:
+    """The text of a card, Markdown with YAML before it. `repo` is what its examples load.
+
+    It says nothing that is not known of the model: no accuracy, and a licence only if one is given.
+    """
+    whole = total(op_costs(spec))
+    return _metadata(license) + _TEXT.format(
+        name=spec.name,
+        paper=_PAPERS[spec.branches],
+        height=spec.img_size[0],
+        width=spec.img_size[1],
+        in_chans=spec.in_chans,
+        channels={1: "greyscale", 3: "RGB"}.get(spec.in_chans, f"{spec.in_chans}-channel"),
+        classes=_classes(spec.num_classes, class_names),
+        parameters=whole.parameters / 1e6,
+        binary_parameters=whole.binary_parameters / 1e6,
+        binary_macs=whole.binary_macs / 1e6,
+        float_macs=whole.float_macs / 1e6,
+        ops=whole.ops,
+        repo=repo,
+    )
+
+
+def _metadata(license: str | None) -> str:
+    lines = ["library_name: bhvit", "pipeline_tag: image-classification", "tags:"]
+    lines += ["- image-classification", "- binary-neural-network", "- vision-transformer", "- bhvit"]
+    if license:
+        lines.append(f"license: {license}")
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _classes(count: int, names: Sequence[str] | None) -> str:
+    if not names:
+        return f"{count} classes"
+    shown = ", ".join(" ".join(name.split()) for name in names[:_SHOWN])
+    return f"{count} classes ({shown}{', …' if count > _SHOWN else ''})"

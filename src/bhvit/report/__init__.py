@@ -1,0 +1,1 @@
+"""The HTML report about a run and its packed file."""

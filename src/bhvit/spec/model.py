@@ -1,0 +1,253 @@
+"""`ModelSpec`: the one description of an architecture that training, packing and running read.
+
+A spec is frozen, validated when made, and round-trips through JSON. Shapes are written (H, W).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import typing
+from typing import Any, Literal
+
+from ..bits import LANES
+from ..errors import UserError
+from .limits import LIMITS, MAX_OPS
+
+Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
+Downsampling = Literal["binary", "float"]
+Norm = Literal["batch", "layer"]
+AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
+Branches = Literal["shift", "pool"]
+StemActivation = Literal["gelu", "none"]
+
+DILATIONS = (1, 3, 5)
+"""Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
+MIXER_GROUPS = 4
+"""Groups of each of those convolutions."""
+ATTENTION_LEVELS = 3
+"""Highest level of the decomposed attention matrix: levels 0..3, two bit planes."""
+NOMINAL_WINDOW = 7
+"""The published window edge; other grids take the divisor that is nearest to it."""
+MAX_GRID_FLOATS = 1 << 26
+"""Floats in one grid of tokens (H * W * C): 1024 x 1024 tokens of 64 channels."""
+MAX_BLOCKS = MAX_OPS // 4
+"""Blocks of a whole network. Each is two ops of a packed program, which holds other ops, too."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageSpec:
+    """One stage: `depth` blocks on a grid of tokens of `channels` channels."""
+
+    depth: int
+    channels: int
+    hidden: int
+    """Channels between the two layers of the MLP; a multiple of `channels`."""
+    mixer: Mixer
+    """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention;
+    "pooled_attention": attention over the whole grid to keys and values from a pooled one (BinaryViT);
+    "pooling": the mean of 3x3 tokens, an ablation."""
+    heads: int = 1
+    window: tuple[int, int] | None = None
+    """Attention window in tokens; None chooses the divisors of the grid nearest to 7."""
+    key_pool: int = 1
+    """Edge and stride, in tokens, of the pooling before keys and values ("pooled_attention")."""
+    weight_bits: int = 1
+    """1, or 32 for full-precision weights in this stage and in the downsampling that leads into it."""
+    activation_bits: int = 1
+    """1, or 32 for full-precision activations, likewise; the attention matrix is then not quantised."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.depth <= MAX_BLOCKS, f"depth must be 1 to {MAX_BLOCKS}, not {self.depth}")
+        for name in ("channels", "hidden", "heads", "key_pool"):
+            _require(
+                getattr(self, name) <= LIMITS[name], f"{name} must be at most {LIMITS[name]}, not {getattr(self, name)}"
+            )
+        _require(
+            self.channels >= 32 and self.channels % 32 == 0,
+            f"channels must be a positive multiple of 32, not {self.channels}",
+        )
+        _require(
+            self.hidden >= self.channels and self.hidden % self.channels == 0,
+            f"hidden must be a multiple of channels ({self.channels}), not {self.hidden}",
+        )
+        _require(
+            self.channels % self.expansion == 0,
+            f"hidden/channels ({self.expansion}) must divide channels ({self.channels})",
+        )
+        _one_of("mixer", self.mixer, typing.get_args(Mixer))
+        _one_of("weight_bits", self.weight_bits, (1, 32))
+        _one_of("activation_bits", self.activation_bits, (1, 32))
+        _require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
+        if self.window is not None:
+            _require(
+                len(self.window) == 2 and all(1 <= edge <= LIMITS["window_h"] for edge in self.window),
+                f"window edges must be 1 to {LIMITS['window_h']} tokens, not {self.window}",
+            )
+        if self.mixer == "conv":
+            _require(
+                self.channels % (LANES * MIXER_GROUPS) == 0,
+                f"channels of a stage with the conv mixer must be a multiple of {LANES * MIXER_GROUPS}, "
+                f"not {self.channels}",
+            )
+        elif self.mixer != "pooling":
+            _require(
+                self.heads >= 1 and self.channels % (32 * self.heads) == 0,
+                f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",
+            )
+
+    @property
+    def expansion(self) -> int:
+        """r = hidden / channels."""
+        return self.hidden // self.channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A whole network: stem, stages with downsampling between them, head."""
+
+    name: str
+    img_size: tuple[int, int] = (224, 224)
+    """Input height and width in pixels."""
+    in_chans: int = 3
+    num_classes: int = 1000
+    patch: int = 4
+    """Edge and stride of the stem's convolution in pixels."""
+    stages: tuple[StageSpec, ...]
+    downsample: Downsampling = "binary"
+    """"float" is the published † variant: full-precision downsampling layers."""
+    shifts: tuple[int, ...] = (3, 5)
+    """Widths of the branches beside the MLP: each w adds the means over w tokens along H and along W,
+    and with "shift" branches the channel shift by w // 2."""
+    branches: Branches = "shift"
+    """"shift": cyclic means and channel shifts (BHViT); "pool": means with zeros outside (BinaryViT)."""
+    norm: Norm = "batch"
+    """Batch normalisation, or layer normalisation over the channels of each token."""
+    attention: AttentionQuantizer = "decomposition"
+    """Quantiser of the attention matrix."""
+    stem_activation: StemActivation = "gelu"
+    """What follows the stem's norm."""
+    centre_conv_weights: bool = True
+    """Take the mean off the latent weights of convolutions before their sign, as linear layers always do;
+    BinaryViT does not."""
+    recu: bool = False
+    """Divide centred latent weights of linear layers by their deviation before their gradient's window
+    (ReCU); forward values are unchanged."""
+    leftover_bits: int = 32
+    """8 rounds position maps and the classifier's weights to 8 bits a channel in every forward pass, gradients
+    straight through, so that a packed file holds them so without any loss."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.stages) >= 1, "a model needs at least one stage")
+        _require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
+        blocks = sum(stage.depth for stage in self.stages)
+        _require(blocks <= MAX_BLOCKS, f"a model has at most {MAX_BLOCKS} blocks, not {blocks}")
+        _require(
+            1 <= self.num_classes <= LIMITS["classes"],
+            f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
+        )
+        _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
+        for name, kind in (("downsample", Downsampling), ("branches", Branches), ("norm", Norm),
+                           ("attention", AttentionQuantizer), ("stem_activation", StemActivation)):  # fmt: skip
+            _one_of(name, getattr(self, name), typing.get_args(kind))
+        _require(
+            set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),
+            f"shifts may hold 3 and 5, once each, not {self.shifts}",
+        )
+        _one_of("leftover_bits", self.leftover_bits, (8, 32))
+        for edge in self.img_size:
+            if edge < self.stride or edge % self.stride:
+                raise UserError(
+                    f"img_size {self.img_size[0]}x{self.img_size[1]} does not fit {self.name}: both edges must be "
+                    f"multiples of {self.stride}; nearest that can work: "
+                    + " or ".join(f"{h}x{w}" for h, w in self._nearest_sizes())
+                )
+        for index, stage in enumerate(self.stages):
+            height, width = self.grid(index)
+            _require(
+                height * width * stage.channels <= MAX_GRID_FLOATS and max(height, width) <= 2048,
+                f"img_size {self.img_size[0]}x{self.img_size[1]} is too large for {self.name}: stage {index} would "
+                f"have {height}x{width} tokens; smaller images or a larger patch have fewer",
+            )
+        for before, after in zip(self.stages, self.stages[1:]):
+            _require(
+                after.channels % before.channels == 0,
+                f"channels of a stage must be a multiple of the stage before: {before.channels}, {after.channels}",
+            )
+        for index, stage in enumerate(self.stages):
+            height, width = self.grid(index)
+            if stage.mixer == "pooled_attention":
+                _require(
+                    height % stage.key_pool == 0 and width % stage.key_pool == 0,
+                    f"key_pool {stage.key_pool} does not divide the {height}x{width} tokens of stage {index}",
+                )
+            if stage.mixer == "attention":
+                window = self.window(index)
+                _require(
+                    height % window[0] == 0 and width % window[1] == 0,
+                    f"window {window[0]}x{window[1]} does not divide the {height}x{width} tokens of stage {index}",
+                )
+
+    def _nearest_sizes(self) -> list[tuple[int, int]]:
+        below, above = (
+            tuple(max(self.stride, round_to(edge / self.stride) * self.stride) for edge in self.img_size)
+            for round_to in (math.floor, math.ceil)
+        )
+        return sorted({(below[0], below[1]), (above[0], above[1])})
+
+    @property
+    def stride(self) -> int:
+        """Pixels per token edge at the last stage; input edges are multiples of it."""
+        return self.patch * 2 ** (len(self.stages) - 1)
+
+    @property
+    def leftovers(self) -> Literal["mixed", "int8"]:
+        """How a packed file stores what stays full precision, unless it is told (`leftovers.Leftovers`)."""
+        return "int8" if self.leftover_bits == 8 else "mixed"
+
+    def grid(self, stage: int) -> tuple[int, int]:
+        """Tokens (H, W) of a stage."""
+        edge = self.patch * 2**stage
+        return self.img_size[0] // edge, self.img_size[1] // edge
+
+    def window(self, stage: int) -> tuple[int, int]:
+        """Attention window (H, W) of a stage, in tokens: as set, or the divisors nearest to 7."""
+        chosen = self.stages[stage].window
+        return chosen or (nearest_divisor(self.grid(stage)[0]), nearest_divisor(self.grid(stage)[1]))
+
+    def to_json(self) -> str:
+        """The spec as JSON with sorted keys; `from_json` gives an equal spec back."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """A spec from `to_json`. Raises UserError naming what is missing, unknown or impossible."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            stages = tuple(
+                StageSpec(**{**stage, "window": tuple(stage["window"]) if stage.get("window") else None})
+                for stage in fields.pop("stages")
+            )
+            for key in ("img_size", "shifts"):
+                fields[key] = tuple(fields[key])
+            return cls(stages=stages, **fields)
+        except UserError:
+            raise
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+            raise UserError(f"the model description is damaged: {error}") from error
+
+
+def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
+    """The divisor of `edge` whose ratio to `target` is nearest to one, the smaller on a tie."""
+    divisors = [d for d in range(1, edge + 1) if edge % d == 0]
+    return min(divisors, key=lambda d: (abs(math.log(d / target)), d))
+
+
+def _one_of(name: str, value: object, options: tuple[object, ...]) -> None:
+    _require(value in options, f"{name} must be {' or '.join(map(str, options))}, not {value!r}")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)

@@ -1,0 +1,163 @@
+"""The switches of a spec: settings by name that turn one architecture into its ablations.
+
+A switch is a field of `ModelSpec` ("attention"), a field of one stage ("stages.2.mixer"), or a field of
+every stage ("mixer"); what is said of one stage has the last word. docs/ablations.md is their table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import UserError
+from .model import NOMINAL_WINDOW, ModelSpec, StageSpec
+from .values import convert, nearest
+
+MODEL_SWITCHES = (
+    "attention", "branches", "centre_conv_weights", "downsample", "leftover_bits", "norm", "recu", "shifts",
+    "stem_activation",
+)  # fmt: skip
+"""Fields of `ModelSpec` that are switches; the others (sizes, classes) are arguments of their own."""
+EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
+"""Fields of `StageSpec` that may be given to all stages at once."""
+SWITCHES = (*MODEL_SWITCHES, *EVERY_STAGE)
+ELSEWHERE: Mapping[str, str] = {
+    "regularisation": "a setting of training, which has no part in the model: bhvit train --set regularisation=0.1",
+    "num_classes": "not a switch: --num-classes, or num_classes= of create_model",
+    "img_size": "not a switch: --img-size, or img_size= of create_model",
+}
+"""What people look for among the switches, and where it is."""
+SHIFTS: Mapping[Any, tuple[int, ...]] = {"none": (), "both": (3, 5), 3: (3,), 5: (5,)}
+"""Words for sets of shift widths."""
+
+_STAGE = tuple(field.name for field in dataclasses.fields(StageSpec))
+_TYPES = typing.get_type_hints(ModelSpec) | typing.get_type_hints(StageSpec)
+_ATTENTION = ("attention", "pooled_attention")
+_USED_BY = {"heads": _ATTENTION, "key_pool": ("pooled_attention",), "window": ("attention",)}
+"""Mixers that heed a field; all others ignore it."""
+MAX_STAGES = 64
+"""Stages that have names here; each halves the grid, so that no model has as many."""
+_HEAD = 64
+"""Channels of a head in every published size."""
+_UNPOOLED = 14
+"""Grids up to this edge keep all their keys in the published BinaryViT."""
+
+
+def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables as dotted names: {"stages": {2: {"mixer": "pooling"}}} -> {"stages.2.mixer": "pooling"}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def known(name: str, others: tuple[str, ...] = ()) -> str:
+    """`name` if it is a switch or one of `others`. Raises UserError with the nearest right name."""
+    parts = name.split(".")
+    if len(parts) == 3 and parts[0] == "stages" and parts[1] in map(str, range(MAX_STAGES)):
+        if parts[2] not in _STAGE:
+            raise UserError(f"a stage has no setting {parts[2]!r}{nearest(parts[2], _STAGE)}")
+        return name
+    if parts[0] == "stages":
+        raise UserError(f"there is no setting {name!r}; settings of one stage are written stages.0.mixer")
+    if name in _STAGE and name not in EVERY_STAGE and name not in others:
+        raise UserError(f"{name} is a setting of one stage: stages.0.{name}")
+    if name in ELSEWHERE and name not in others:
+        raise UserError(f"{name} is {ELSEWHERE[name]}")
+    if name not in SWITCHES and name not in others:
+        raise UserError(f"there is no setting {name!r}{nearest(name, dict.fromkeys((*others, *SWITCHES)))}")
+    return name
+
+
+def check(name: str, value: Any) -> Any:
+    """`value` as the switch `name` holds it. Raises UserError for a wrong name or type."""
+    field = known(name).rpartition(".")[2]
+    if field == "shifts":
+        widths = SHIFTS.get(value) if isinstance(value, str | int) else value
+        if not isinstance(widths, list | tuple) or not all(type(width) is int for width in widths):
+            raise UserError(f"shifts must be none, 3, 5, both or a list of widths, not {value!r}")
+        return tuple(widths)
+    return convert(name, _TYPES[field], value)
+
+
+def apply(spec: ModelSpec, switches: Mapping[str, Any]) -> ModelSpec:
+    """`spec` with the given switches, by dotted name (see `flatten`).
+
+    A stage that gets a mixer of another kind gets the published heads and pooling for its size, unless they
+    are given. Raises UserError for a wrong name or value, for what cannot work together, and for a switch
+    that no part of the model heeds.
+    """
+    values = {name: check(name, value) for name, value in switches.items()}
+    for name in values:
+        if name.startswith("stages.") and int(name.split(".")[1]) >= len(spec.stages):
+            raise UserError(f"{name}: {spec.name} has stages 0 to {len(spec.stages) - 1}")
+    stages = tuple(_stage(spec, index, values) for index in range(len(spec.stages)))
+    fields = {name: value for name, value in values.items() if name in MODEL_SWITCHES}
+    changed = dataclasses.replace(spec, stages=stages, **fields)
+    _refuse_idle(changed, values)
+    return changed
+
+
+def fields_of(spec: ModelSpec) -> dict[str, Any]:
+    """Every field of `spec` by the dotted name that a switch would have."""
+    fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
+    return flatten({**fields, "stages": {i: dataclasses.asdict(stage) for i, stage in enumerate(spec.stages)}})
+
+
+def value_of(spec: ModelSpec, name: str) -> Any:
+    """What `spec` holds for a switch: one value, or one a stage where stages differ."""
+    fields = fields_of(spec)
+    if name in fields:
+        return fields[name]
+    values = tuple(getattr(stage, name) for stage in spec.stages)
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
+    stage = spec.stages[index]
+    own = {name.rpartition(".")[2]: v for name, v in values.items() if name.startswith(f"stages.{index}.")}
+    mixer = own.get("mixer", values.get("mixer", stage.mixer))
+    # What is said of all stages is meant for those that heed it; of one stage, for that one.
+    shared = {n: values[n] for n in EVERY_STAGE if n in values and mixer in _USED_BY.get(n, (mixer,))}
+    if mixer != stage.mixer:
+        channels = own.get("channels", stage.channels)
+        shared.setdefault("window", None)
+        if stage.mixer not in _ATTENTION:
+            shared.setdefault("heads", channels // _HEAD if channels % _HEAD == 0 else 1)
+        if mixer == "pooled_attention":
+            shared.setdefault("key_pool", _key_pool(*spec.grid(index)))
+    try:
+        return dataclasses.replace(stage, **(shared | own))
+    except UserError as error:
+        raise UserError(f"stage {index} of {spec.name}: {error}") from None
+
+
+def _key_pool(height: int, width: int) -> int:
+    """1 on small grids, else the common divisor of the edges that leaves keys on a grid nearest to 7."""
+    if max(height, width) <= _UNPOOLED:
+        return 1
+    common = math.gcd(height, width)
+    divisors = [d for d in range(1, common + 1) if common % d == 0]
+    return min(divisors, key=lambda d: abs(math.log(max(height, width) / d / NOMINAL_WINDOW)))
+
+
+def _refuse_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
+    """Raises UserError for a switch that changes nothing: an experiment with it would show nothing."""
+    for name in values:
+        field = name.rpartition(".")[2]
+        stages = [spec.stages[int(name.split(".")[1])]] if "." in name else spec.stages
+        if field in _USED_BY and not any(stage.mixer in _USED_BY[field] for stage in stages):
+            raise UserError(f"{name} has no effect: no such stage has the mixer {' or '.join(_USED_BY[field])}")
+        quantised = any(stage.mixer in _ATTENTION and stage.activation_bits == 1 for stage in stages)
+        if field == "attention" and not quantised:
+            raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
+        if field == "branches" and not spec.shifts:
+            raise UserError("branches has no effect: shifts is none")
+        if field == "recu" and all(stage.weight_bits != 1 for stage in stages):
+            raise UserError("recu has no effect: no stage has weight_bits 1")

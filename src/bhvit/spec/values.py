@@ -1,0 +1,92 @@
+"""Settings by name: their values checked against a type, their names helped with, their text parsed."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+from ..errors import UserError, require_extra
+
+
+def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
+    """What to add to "there is no ..." : the nearest of `names`, or all of them if none is near.
+
+    `marks` are characters that names begin with and that make none near: the dashes of options.
+    """
+    bare = {known.lstrip(marks): known for known in names}
+    name = name.lstrip(marks)
+    # Letters in another order are near, however short the name.
+    near = difflib.get_close_matches(name, bare, n=1) or [n for n in bare if sorted(n) == sorted(name)]
+    return f"; did you mean {bare[near[0]]}?" if near else f"; known: {', '.join(bare.values())}"
+
+
+def convert(name: str, kind: Any, value: Any) -> Any:
+    """`value` as the type of the setting `name`; whole numbers serve as float, one number as a square size.
+
+    Raises UserError naming the setting and what it takes.
+    """
+    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple:
+            if isinstance(value, str):
+                value = parse_size(value)
+            pair = (value, value) if _is_int(value) else value
+            if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(edge) for edge in pair):
+                return tuple(pair)
+        if option is float and (_is_int(value) or isinstance(value, float)):
+            return float(value)
+        if (option is int and _is_int(value)) or (option in (str, bool) and isinstance(value, option)):
+            return value
+    wanted = " or ".join(_type_name(option) for option in options)
+    raise UserError(f"{name} must be {wanted}, not {value!r}")
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """A size, "224" or "192x256", as (H, W). Raises UserError."""
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
+        raise UserError(f"a size is a number of pixels or HEIGHTxWIDTH, not {text!r}")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_setting(text: str, known: Callable[[str], str]) -> tuple[str, Any]:
+    """Split "key=value": the value is what TOML makes of it, or else a string.
+
+    `known` gives a name back or raises UserError; so does a text without "=".
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set takes key=value, not {text!r}")
+    name, toml = known(name.strip()), tomllib()
+    try:
+        return name, toml.loads(f"value = {value}")["value"]
+    except toml.TOMLDecodeError:
+        return name, value.strip()
+
+
+def tomllib() -> Any:
+    """The TOML parser: the standard library's, or before Python 3.11 the one that training brings."""
+    try:
+        return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    except ModuleNotFoundError:
+        raise require_extra("tomli", "train") from None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _type_name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(typing.get_args(kind))
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    return names.get(kind, "a size (H, W)")

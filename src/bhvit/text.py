@@ -1,0 +1,23 @@
+"""Quantities as text for people: bytes, counts, joules."""
+
+from __future__ import annotations
+
+
+def size_text(count: int) -> str:
+    """Bytes for people, in decimal units: 812 B, 34.5 kB, 4.21 MB."""
+    if count < 1000:
+        return f"{count} B"
+    return f"{count / 1000:.1f} kB" if count < 1_000_000 else f"{count / 1e6:.2f} MB"
+
+
+def count_text(count: float) -> str:
+    """A count for people: 512, 10.1 M, 4.06 G."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.2f} {unit}"
+    return f"{count:.0f}"
+
+
+def joules_text(joules: float) -> str:
+    """An energy for people: 69.7 µJ, 20.5 mJ."""
+    return f"{1e6 * joules:.3g} µJ" if joules < 1e-3 else f"{1e3 * joules:.3g} mJ"

@@ -1,0 +1,1 @@
+"""Comparing PyTorch, the NumPy reference and the native engine, op by op."""

@@ -1,0 +1,167 @@
+"""The packaged model: found by name, what its card says of it, a start for other training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import bhvit
+from bhvit.bundled import FOLDER, find, is_packed, list_packaged
+from bhvit.cli.main import main
+from helpers.shared import shared
+
+CARD = (FOLDER / "cifar10.md").read_text(encoding="utf-8")
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a folder of a few images for each class."""
+
+    def make(names: tuple[str, ...] = NAMES, count: int = 3) -> Path:
+        generator = np.random.default_rng(1)
+        for split in ("train", "test"):
+            for name in names:
+                folder = tmp_path / "photos" / split / name
+                folder.mkdir(parents=True)
+                for index in range(count):
+                    pixels = generator.integers(0, 255, (32, 32, 3), np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{index}.png")
+        return tmp_path / "photos"
+
+    return make
+
+
+def test_a_session_opens_it_by_name(picture: Path) -> None:
+    session = bhvit.Session("cifar10")
+    assert session.class_names == NAMES
+    assert len(session.classify(picture, top=10)) == 10
+    assert list_packaged() == ["cifar10"]
+
+
+def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find("cifar10", ".bhv") == FOLDER / "cifar10.bhv"
+    assert find("./sub/cifar10", ".bhv") == Path("sub/cifar10")
+    Path("cifar10").write_bytes(b"something else")
+    assert find("cifar10", ".bhv") == Path("cifar10")
+    assert not is_packed("cifar10")
+    with pytest.raises(bhvit.FormatError, match="cifar10"):
+        bhvit.Session("cifar10")
+
+
+def test_a_few_megabytes_are_added_to_the_package() -> None:
+    assert (FOLDER / "cifar10.bhv").stat().st_size < 1e6
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6e6
+
+
+def test_the_card_names_the_file_that_is_there() -> None:
+    digest = hashlib.sha256((FOLDER / "cifar10.bhv").read_bytes()).hexdigest()
+    assert f"sha256 `{digest}`" in CARD
+
+
+def test_the_checkpoint_packs_to_the_packed_file(tmp_path: Path) -> None:
+    bhvit.pack(bhvit.load_checkpoint("cifar10"), tmp_path / "again.bhv")
+    assert (tmp_path / "again.bhv").read_bytes() == (FOLDER / "cifar10.bhv").read_bytes()
+
+
+def test_evaluation_gives_the_cards_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    data = shared("data", "cifar10")
+    assert main(["eval", "cifar10", "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    row = re.search(r"\| test, 10,000 JPEG copies \| ([0-9.]+)% \| ([0-9.]+)%", CARD)
+    assert row is not None
+    assert (f"{100 * found['top1']:.2f}", f"{100 * found['top5']:.2f}") == row.groups()
+    for name, accuracy in found["per_class"].items():
+        assert f"| {name} | {accuracy:.1%} |" in CARD
+
+
+def test_classify_needs_no_model(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classify", str(picture), "--top", "2"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(picture))
+    assert "cifar10" in captured.err
+    assert "airplane" in captured.err
+    assert main(["classify", "cifar10", str(picture), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["classes"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["classify", "cifar10"], "no image to classify"),
+        (["classify", "missing.png"], "no image or folder missing.png"),
+        (["classify", "cifar", "missing.png"], "folder cifar; a model is named first: a .bhv file, or cifar10"),
+        (["classify", "missing.bhv", "missing.png"], "missing"),
+        (["demo", "--pretrained", "--epochs", "3"], "--epochs"),
+        (["demo", "--data", "photos"], "--pretrained"),
+        (["demo", "--pretrained", "--data", "missing"], "missing"),
+        (["eval", "cifar100", "--data", "digits"], "cifar100"),
+        (["eval", "cifar10", "--data", "missing"], "there is no missing"),
+        (["train", "--data", "digits", "--init", "cifar11", "--out", "out"], "cifar11"),
+        (["train", "--data", "digits", "--recipe", "finetune", "--out", "out"], "the recipe finetune"),
+    ],
+)
+def test_mistakes_are_named_in_a_line(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [["cifar10"], [], ["--strict"]])
+def test_a_damaged_image_is_the_only_line(
+    words: list[str], picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(picture.read_bytes()[:60])
+    assert main(["classify", *words, str(damaged)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"bhvit: {damaged}")
+    assert captured.err.count("\n") == 1
+    assert main(["classify", str(damaged), str(picture), str(picture)]) == 2
+    assert capsys.readouterr().err.count("packaged model cifar10") == 1
+
+
+def test_the_demo_of_it_trains_nothing(
+    photos: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", "--pretrained", "--data", str(photos())]) == 0
+    out = capsys.readouterr().out
+    assert "30 test images" in out
+    assert "the same bits" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_other_training_starts_from_it(photos: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    command = ["train", "--data", str(photos(("left", "right"), 8)), "--recipe", "finetune", "--init", "cifar10",
+               "--out", str(out), "--set", "epochs=1", "--set", "batch_size=8", "--workers", "0"]  # fmt: skip
+    assert main(command) == 0
+    assert "the classifier is drawn anew: cifar10 has 10 classes, the data 2" in capsys.readouterr().err
+    started, packaged = bhvit.load_checkpoint(out / "last.safetensors"), bhvit.load_checkpoint("cifar10")
+    assert started.class_names == ("left", "right")
+    name = "stages.0.0.mlp.linear1.weight"
+    ours, theirs = started.state_dict()[name], packaged.state_dict()[name]
+    assert ((ours >= 0) == (theirs >= 0)).float().mean() > 0.95

@@ -1,0 +1,183 @@
+"""The command line itself: help, errors, exit statuses, and what it must not load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bhvit as package
+from bhvit.cli import main as cli
+from bhvit.errors import UserError
+from helpers.without_torch import WITHOUT_TORCH
+
+_BARE_COMMAND = (
+    WITHOUT_TORCH
+    + """
+from bhvit.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+)
+
+
+def _python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_help_with_an_example(bhvit, verb):
+    answer = bhvit(verb, "--help")
+    assert answer.status == 0
+    assert "example:" in answer.out
+    assert f"bhvit {verb}" in answer.out.partition("example:")[2]
+
+
+def test_help_lists_every_verb_and_loads_no_torch():
+    result = _python(
+        "import sys\nfrom bhvit.cli.main import main\nmain(['--help'])\n"
+        "print([m for m in ('torch', 'timm', 'bhvit._native') if m in sys.modules])"
+    )
+    assert all(f"    {verb} " in result.stdout for verb in cli.VERBS)
+    assert result.stdout.strip().endswith("[]")
+
+
+def test_version(bhvit):
+    assert bhvit("--version") == (0, f"bhvit {package.__version__}\n", "")
+
+
+def test_without_arguments_the_help_is_printed(bhvit):
+    assert bhvit() == bhvit("--help")
+    assert bhvit().status == 0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["evla", "m.bhv"], "there is no verb 'evla'; did you mean eval? (`bhvit --help` explains more)"),
+    (["cat.jpg"], "there is no verb 'cat.jpg'; known: demo, train, eval"),
+    ([""], "there is no verb ''"),
+    (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
+    (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
+    (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
+    (["bench", "m.bhv", "-threads=2"], "`bhvit bench` has no option -threads; did you mean --threads?"),
+    (["eval", "m.bhv", "--dta", "digits"], "did you mean --data?"),
+    (["eval", "m.bhv", "--dta=my photos"], "did you mean --data?"),
+    (["train", "--nope"], "`bhvit train` has no option --nope; known: -h, --help, --data"),
+    (["train"], "required: --out (`bhvit train --help` explains more)"),
+    (["pack"], "required: checkpoint"),
+    (["--"], "required: VERB"),
+    (["pack", "a", "b", "c", "d"], "cannot place c d: too many arguments"),
+    (["classify", "m.bhv", "--top", "1", "cat.jpg"], "cannot place cat.jpg: too many arguments, or options stand"),
+    (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
+    (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
+    (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
+    (["info", "bhvit_nano", "--json=3"], "--json: takes no value, but has '3'"),
+    (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
+    (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
+    (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
+    (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
+])  # fmt: skip
+def test_mistakes_in_the_arguments_are_one_line(refused, words, said):
+    assert said in refused(*words)
+
+
+def test_a_file_that_begins_with_a_dash_is_told_how_to_be_named(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-cat.jpg").touch()
+    assert "write ./-cat.jpg for the file" in refused("classify", "-cat.jpg")
+
+
+@pytest.mark.parametrize("words", [["eval", "--help", "--nope"], ["train", "--epoch", "3", "-h"], ["--help", "evla"]])
+def test_help_is_given_beside_names_that_are_wrong(bhvit, words):
+    answer = bhvit(*words)
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith("usage: bhvit")
+
+
+def test_classify_info_pack_help_and_bench_work_without_torch(material):
+    picture = next(material.images.rglob("*.png"))
+    for words in (["classify", material.model, picture], ["info", material.model], ["info", material.checkpoint],
+                  ["bench", material.model, "--seconds", "0.01", "--profile"]):  # fmt: skip
+        result = _python(_BARE_COMMAND, *words)
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("words", [["pack", "{checkpoint}", "{out}"], ["info", "bhvit_nano"], ["report", "{run}"],
+                                   ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
+                                   ["demo", "--out", "{out}"]])  # fmt: skip
+def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, words):
+    out = tmp_path / "out"
+    known = {**material._asdict(), "out": out}
+    result = _python(_BARE_COMMAND, *(word.format(**known) for word in words))
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "install bhvit with the extra 'train', for example pip install '.[train]' in its checkout" in result.stderr
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(("error", "status", "said"), [
+    (UserError("two\nlines"), 2, "bhvit: two lines\n"),
+    (KeyboardInterrupt(), 130, "\nbhvit: interrupted\n"),
+    (PermissionError(13, "Permission denied", "x.bhv"), 2, "bhvit: cannot use x.bhv: Permission denied\n"),
+    (OSError(28, "No space left on device"), 2, "bhvit: No space left on device\n"),
+    (MemoryError(), 2, "bhvit: not enough memory; smaller batches or images need less\n"),
+])  # fmt: skip
+def test_errors_become_one_line_and_a_status(bhvit, monkeypatch, error, status, said):
+    def fail(args: object) -> int:
+        raise error
+
+    monkeypatch.setattr("bhvit.cli.info.run", fail)
+    answer = bhvit("info", "x")
+    assert (answer.status, answer.err) == (status, said)
+
+
+def test_our_own_faults_are_not_hidden(bhvit, monkeypatch):
+    monkeypatch.setattr("bhvit.cli.info.run", lambda args: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        bhvit("info", "x")
+
+
+def test_a_reader_that_goes_away_is_no_traceback(material):
+    command = f"'{sys.executable}' -m bhvit.cli.main classify '{material.model}' '{material.images}' | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
+    assert result.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_an_interruption_is_status_130(material):
+    words = [sys.executable, "-m", "bhvit.cli.main", "bench", str(material.model), "--seconds", "60"]
+    # A shell's background jobs, such as these tests in some of them, ignore SIGINT, and children inherit that.
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    try:
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip().endswith("bhvit: interrupted")
+    assert "Traceback" not in err
+
+
+def test_verbs_match_their_modules():
+    for module in cli.VERBS.values():
+        assert (Path(package.__file__).parent / "cli" / f"{module}.py").is_file()
+
+
+def test_of_several_processes_the_first_says_what_is_wrong(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr("bhvit.cli.main.time.sleep", waited.append)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    for rank, waits in (("0", []), ("1", [cli.OTHERS_WAIT])):
+        monkeypatch.setenv("RANK", rank)
+        assert cli.main(["info", "absent.bhv"]) == 2
+        assert waited == waits
+        assert "absent.bhv" in capsys.readouterr().err  # torchrun has ended it by then, if the first failed too

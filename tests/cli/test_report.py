@@ -1,0 +1,159 @@
+"""`bhvit report`: the page is whole, self-contained, and safe with hostile names."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from bhvit.report.svg import Series, confusion_matrix, line_chart
+from bhvit.report.weights import BINS
+
+_VOID = {"meta", "img", "line", "polyline", "circle", "rect"}
+
+
+class _Page(HTMLParser):
+    """Checks nesting, and collects tags with their attributes and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in _VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page_text(material, tmp_path_factory) -> str:
+    from bhvit.cli.main import main
+
+    out = tmp_path_factory.mktemp("page") / "page.html"
+    assert main(["report", str(material.run), "--split", "all", "--out", str(out)]) == 0
+    return out.read_text(encoding="utf-8")
+
+
+def test_the_page_parses_and_says_what_it_must(page_text):
+    page = _Page(page_text)
+    for text in ("Accuracy (top-1)", "Loss", "Learning rate", "What is taken for what", "Most confidently wrong",
+                 "Milliseconds an image", "top-1 agreement", "equal, bit for bit", "processor", "PyTorch"):  # fmt: skip
+        assert text in page.text, text
+    # 3 epochs of 5 lines, the cut one left out, and a histogram for each of 3 stages
+    assert sum(tag == "circle" for tag, _ in page.tags) == 3 * 5 + 3 * BINS
+    assert "Binary weights and attention" in page.text
+    assert "Weights whose sign changed" in page.text
+    assert "Levels that attention uses" in page.text
+
+
+def test_the_page_asks_nothing_of_anyone(page_text):
+    page = _Page(page_text)
+    without_pictures = re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", page_text)
+    assert not re.search(r"https?:|//[a-z]", without_pictures)
+    assert not re.search(r"@import|url\(", page_text)
+    for tag, attributes in page.tags:
+        assert tag not in ("script", "link", "iframe", "object", "base", "form")
+        assert not any(name.startswith("on") for name in attributes)
+        assert (attributes.get("src") or "data:image/").startswith("data:image/")
+        assert "href" not in attributes
+
+
+def test_hostile_names_are_text(page_text, material):
+    assert "<script" not in page_text
+    assert "&lt;script&gt;" in page_text
+    assert any("cat & 'dog'" in (attributes.get("alt") or "") for _, attributes in _Page(page_text).tags)
+
+
+def test_pictures_and_charts_can_be_read_aloud(page_text):
+    page = _Page(page_text)
+    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    assert pictures
+    assert all("classified as" in (attributes["alt"] or "") for attributes in pictures)
+    charts = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert charts
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in charts)
+
+
+def test_colours_can_be_told_from_what_lies_behind_them():
+    from pathlib import Path
+
+    from bhvit import report
+
+    css = Path(report.__file__).with_name("report.css").read_text()
+    light, dark = re.findall(r":root \{([^}]*)\}", css)
+    for block in (light, dark):
+        colour = dict(re.findall(r"--([a-z0-9]+): (#[0-9a-f]{6})", block))
+        for text, least in (("text", 7), ("soft", 4.5), ("c1", 3), ("c2", 3), ("c3", 3), ("c4", 3)):
+            for behind in ("page", "card"):
+                assert _contrast(colour[text], colour[behind]) >= least, (text, behind)
+        for cell in ("right", "wrong"):
+            assert _contrast(colour["on"], colour[cell]) >= 4.5
+
+
+def _contrast(first: str, second: str) -> float:
+    """The contrast ratio of the Web Content Accessibility Guidelines."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_without_a_packed_file_one_is_packed_for_the_occasion(bhvit, material, tmp_path):
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(material.run, run, ignore=shutil.ignore_patterns("model.bhv", "other*"))
+    answer = bhvit("report", run, "--limit", 2)
+    assert answer.status == 0
+    assert (run / "report.html").is_file()
+    assert not (run / "model.bhv").exists()
+
+
+def test_what_cannot_be_reported_is_refused(refused, material, tmp_path):
+    out = tmp_path / "page.html"
+    assert "bhvit train" in refused("report", tmp_path, "--out", out)
+    (tmp_path / "config.json").write_text("{")
+    assert "config.json is damaged" in refused("report", tmp_path, "--out", out)
+    (tmp_path / "config.json").write_text('{"data": "digits"}')
+    assert "best.safetensors" in refused("report", tmp_path, "--out", out)
+    assert not out.exists()
+    out.write_text("precious")
+    assert "--force" in refused("report", material.run, "--out", out)
+    assert "absent.bhv" in refused("report", material.run, "--out", out, "--force", "--model", tmp_path / "absent.bhv")
+    assert out.read_text() == "precious"
+
+
+@pytest.mark.parametrize("values", [[], [float("nan")], [1.0], [2.0, 2.0], [1e-9, 1e9], [0.0, -3.0], list(range(500))])
+def test_lines_of_any_values_can_be_drawn(values):
+    chart = line_chart("<t>", [Series("<s>", 1, range(len(values)), values)], "x", lambda y: f"{y:.3g}")
+    _Page(chart)
+    assert "nan" not in chart
+    assert "<t>" not in chart
+
+
+@pytest.mark.parametrize("count", [1, 2, 24, 25, 200])
+def test_matrices_of_any_size_can_be_drawn(count):
+    confusion = np.random.default_rng(0).integers(0, 5, (count, count))
+    confusion[0] = 0  # a class without images
+    _Page(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))

@@ -1,0 +1,77 @@
+"""Metrics against small cases worked out by hand, and evaluation over batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bhvit.data.dataset import open_dataset
+from bhvit.data.metrics import agreement, decode, evaluate, metrics
+from bhvit.errors import UserError
+from bhvit.image import Preprocess
+
+LOGITS = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 1], [0, 0, 5]], dtype=np.float32)
+NAMES = ("a", "b", "c")
+
+
+def test_accuracies_confusion_and_loss():
+    result = metrics(LOGITS, np.array([0, 2, 2, 2]), NAMES)
+    assert result.predictions.tolist() == [0, 1, 0, 2]
+    assert result.top1 == 0.5
+    assert result.top(2) == 1.0
+    assert result.top5 == 1.0
+    assert result.confusion.tolist() == [[1, 0, 0], [0, 0, 0], [1, 1, 1]]
+    np.testing.assert_allclose(result.per_class, [1, np.nan, 1 / 3])
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.cross_entropy(torch.tensor(LOGITS), torch.tensor([0, 2, 2, 2])).item()
+    assert result.cross_entropy == pytest.approx(expected, rel=1e-6)
+    assert result.to_dict()["per_class"]["b"] is None
+
+
+def test_calibration_is_the_gap_between_confidence_and_frequency():
+    # Four answers at 0.8, of which three are right, and one at 0.97 that is wrong: gaps of 0.2 and 0.97.
+    logits = np.log(np.array([[0.8, 0.2]] * 4 + [[0.97, 0.03]], dtype=np.float32))
+    result = metrics(logits, np.array([0, 0, 0, 1, 1]), ("a", "b"))
+    assert result.calibration_error == pytest.approx((4 * 0.05 + 0.97) / 5, abs=1e-6)
+    assert result.to_dict()["calibration_error"] == result.calibration_error
+    sure = metrics(np.array([[1e4, 0], [0, 1e4]], np.float32), np.array([0, 1]), ("a", "b"))
+    assert sure.calibration_error == 0
+
+
+def test_agreement_counts_equal_predictions():
+    labels = np.array([0, 1, 2, 2])
+    other = LOGITS.copy()
+    other[3] = [9, 0, 0]
+    assert agreement(metrics(LOGITS, labels, NAMES), metrics(other, labels, NAMES)) == 0.75
+    with pytest.raises(ValueError, match="same images"):
+        agreement(metrics(LOGITS, labels, NAMES), metrics(LOGITS[:2], labels[:2], NAMES))
+
+
+def test_every_image_is_seen_once_and_in_order():
+    pytest.importorskip("sklearn")
+    dataset = open_dataset("digits", "test").subset(range(10))
+    preprocess = Preprocess(size=(8, 8), crop=1.0)
+    seen, done = [], []
+
+    def predict(images):
+        seen.append(images)
+        return np.zeros((len(images), 10), np.float32)
+
+    evaluate(predict, dataset, preprocess, batch_size=4, progress=lambda count, total: done.append((count, total)))
+    assert [len(images) for images in seen] == [4, 4, 2]
+    assert done == [(4, 10), (8, 10), (10, 10)]
+    np.testing.assert_array_equal(np.concatenate(seen)[7], preprocess(dataset.image(7))[0])
+    pixels = decode(dataset, preprocess, range(10))
+    again = list(seen)
+    seen.clear()
+    evaluate(predict, dataset, preprocess, batch_size=4, pixels=pixels)
+    np.testing.assert_array_equal(np.concatenate(seen), np.concatenate(again))
+
+
+def test_other_class_counts_and_empty_sets_are_refused():
+    pytest.importorskip("sklearn")
+    dataset = open_dataset("digits", "test").subset(range(2))
+    with pytest.raises(UserError, match="3 classes"):
+        evaluate(lambda images: LOGITS[:2], dataset, Preprocess(size=(8, 8)))
+    with pytest.raises(UserError, match="no images"):
+        evaluate(lambda images: LOGITS, dataset.subset([]), Preprocess(size=(8, 8)))

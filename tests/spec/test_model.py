@@ -1,0 +1,114 @@
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from bhvit.errors import UserError
+from bhvit.format.program import check_chain, program
+from bhvit.models import list_models, model_spec
+from bhvit.spec.model import ModelSpec, nearest_divisor
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_round_trips_through_json(name: str) -> None:
+    spec = model_spec(name, num_classes=7)
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("bhvit")])
+def test_the_ops_of_every_model_chain(name: str) -> None:
+    ops = program(model_spec(name, num_classes=7))
+    check_chain(ops)
+    assert ops[-1].output() == (1, 1, 7)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 160, 192, 224, 256, 320, 384, (224, 320), (96, 160), (32, 384)])
+def test_sizes_that_the_published_code_cannot_take_have_windows_that_fit(size: int | tuple[int, int]) -> None:
+    spec = model_spec("bhvit_small", img_size=size)
+    for stage in (2, 3):
+        height, width = spec.grid(stage)
+        rows, columns = spec.window(stage)
+        assert height % rows == 0
+        assert width % columns == 0
+    check_chain(program(spec))
+
+
+def test_windows_are_the_published_ones_at_224_and_nearest_to_7_elsewhere() -> None:
+    assert [model_spec("bhvit_tiny").window(stage) for stage in (2, 3)] == [(7, 7), (7, 7)]
+    assert [nearest_divisor(n) for n in (1, 2, 3, 4, 6, 10, 12, 16, 17, 20, 24)] == [1, 2, 3, 4, 6, 5, 6, 8, 17, 5, 8]
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [(100, "96x96 or 128x128"), ((224, 230), "224x224 or 224x256"), (8, "32x32"), (0, "32x32")]
+)
+def test_a_size_that_cannot_work_is_refused_with_the_nearest_that_can(size: int, nearest: str) -> None:
+    with pytest.raises(UserError, match=f"multiples of 32; nearest that can work: {nearest}$"):
+        model_spec("bhvit_tiny", img_size=size)
+
+
+def test_a_size_beyond_any_machine_is_refused_at_once() -> None:
+    with pytest.raises(UserError, match="is too large for bhvit_nano: stage 0 would have 250000x250000 tokens"):
+        model_spec("bhvit_nano", img_size=1000000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages": {0: {"depth": 1000000000}}}, "depth must be 1 to 256, not 1000000000"),
+        ({"stages": {0: {"depth": 200}, 1: {"depth": 200}}}, "a model has at most 256 blocks, not 412"),
+        ({"stages": {0: {"hidden": 64 * 5000}}}, "hidden must be at most 65536, not 320000"),
+        ({"stages": {2: {"window": 0}}}, r"window edges must be 1 to 64 tokens, not \(0, 0\)"),
+        ({"stages": {2: {"window": -7}}}, r"window edges must be 1 to 64 tokens, not \(-7, -7\)"),
+        ({"shifts": (3, 3)}, r"shifts may hold 3 and 5, once each, not \(3, 3\)"),
+        ({"num_classes": "ten"}, "num_classes must be a whole number, not 'ten'"),
+        ({"num_classes": True}, "num_classes must be a whole number, not True"),
+        ({"stages": [1]}, r"stages must be .* not \[1\]"),
+        ({"regularisation": 0.1}, "regularisation is a setting of training"),
+        ({"num_classes": 10**9}, "num_classes must be 1 to 1048576, not 1000000000"),
+    ],
+)
+def test_a_model_that_cannot_be_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        model_spec("bhvit_small", **settings)
+
+
+def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="no model is called 'bhvit_smal'; did you mean bhvit_small"):
+        model_spec("bhvit_smal")
+
+
+def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
+    with pytest.raises(UserError, match="window 5x5 does not divide the 14x14 tokens of stage 2"):
+        model_spec("bhvit_tiny", window=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("num_classes", 0), ("in_chans", 0), ("patch", 0), ("downsample", "none"), ("shifts", (4,)), ("stages", ())],
+)
+def test_impossible_settings_are_refused(field: str, value: object) -> None:
+    with pytest.raises(UserError):
+        dataclasses.replace(model_spec("bhvit_nano"), **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("depth", 0), ("channels", 40), ("hidden", 100), ("mixer", "pool"), ("heads", 3), ("hidden", 3 * 128)],
+)
+def test_impossible_stages_are_refused(field: str, value: object) -> None:
+    with pytest.raises(UserError):
+        dataclasses.replace(model_spec("bhvit_nano").stages[1], **{field: value})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"name": 1}', '{"stages": 3}', '{"stages": [{"x": 1}]}'])
+def test_a_damaged_description_is_refused(text: str) -> None:
+    with pytest.raises(UserError):
+        ModelSpec.from_json(text)
+
+
+def test_an_unknown_field_is_refused() -> None:
+    fields = json.loads(model_spec("bhvit_nano").to_json())
+    fields["colour"] = "blue"
+    with pytest.raises(UserError, match="colour"):
+        ModelSpec.from_json(json.dumps(fields))

@@ -1,0 +1,57 @@
+"""What may depend on what; the arrows among Python modules are held by import-linter (`make lint`)."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers.without_torch import WITHOUT_TORCH
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def test_importing_bhvit_loads_neither_torch_nor_the_native_code() -> None:
+    assert (
+        _python("import sys, bhvit; print([m for m in ('torch', 'numpy', 'bhvit._native') if m in sys.modules])")
+        == "[]"
+    )
+
+
+def test_public_names_are_all_there_and_stay_what_they_are() -> None:
+    """No room has the name of a public function: importing the room would put it in the function's place."""
+    code = "import bhvit, bhvit.packing\nfor _ in range(2):\n    assert all(map(callable, map({get}, names))), names"
+    get = "lambda name: getattr(bhvit, name)"
+    _python("import bhvit; names = [name for name in bhvit.__all__ if name[0] != '_']\n" + code.format(get=get))
+
+
+def test_the_runtime_opens_without_torch() -> None:
+    _python(WITHOUT_TORCH + "import bhvit, bhvit.runtime.reference; bhvit.Session")
+
+
+def test_a_missing_extra_is_reported_with_the_install_command() -> None:
+    code = WITHOUT_TORCH + "import bhvit\ntry:\n    bhvit.create_model\nexcept bhvit.UserError as e:\n    print(e)"
+    assert _python(code) == (
+        "this needs torch, which is not installed: install bhvit with the extra 'train', "
+        "for example pip install '.[train]' in its checkout"
+    )
+
+
+def test_native_files_include_only_what_lies_below_them() -> None:
+    """bindings -> program -> kernels.h <- kernels_*; and kernel files know no C++ library."""
+    for path in sorted((ROOT / "native").rglob("*.*")):
+        included = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+        if path.name.startswith("kernels_"):
+            library = re.findall(r"^#include <([^>]+)>", path.read_text(), re.MULTILINE)
+            assert all(name.endswith(".h") for name in library), (path.name, library)
+        if not path.name.startswith("bindings"):
+            assert not any("nanobind" in name for name in included), path.name
+        if path.name.startswith(("kernels", "dispatch")) or path.name.endswith("_inl.h"):
+            assert not any(name.startswith(("program", "reader", "json", "pool")) for name in included), path.name
