@@ -1,8 +1,8 @@
 """`TrainConfig`: every setting of a training run.
 
-Settings stand beside the switches of the model's spec (`bhvit.spec.overrides`), and what a later phase changes is written
-"phases.1.lr", so that a run is one flat list. The same settings, seed and thread count give the same weights, bit
-for bit, on a CPU. docs/training.md is their table.
+Settings stand next to the overrides of the model's spec (`bhvit.spec.overrides`); what a later phase changes is
+written "phases.1.lr", so that a run is one flat list. The same settings, seed and thread count give the same weights,
+bit for bit, on a CPU. docs/training.md is their table.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class TrainConfig:
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses one that fits."""
     switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Switches of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name (recipes,
-    the command line, `from_dict`) they stand beside the other settings, as "attention" or "stages.0.mixer"."""
+    """Switches of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name
+    (recipes, the command line, `from_dict`) they stand next to the other settings: "attention", "stages.0.mixer"."""
     crop: float = 1.0
     """Fraction of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
     interpolation: Interpolation = "bicubic"
