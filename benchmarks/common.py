@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bhvit.timing import environment
+from bhvit.system import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 

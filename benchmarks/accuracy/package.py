@@ -28,7 +28,7 @@ from bhvit.data.metrics import Floats, Metrics, agreement, evaluate
 from bhvit.files import write_atomically
 from bhvit.format import file as bhv_file
 from bhvit.models.base.weights import read_weights
-from bhvit.timing import environment
+from bhvit.system import environment
 
 COMMANDS = (
     "bhvit train --recipe cifar10 --data FOLDER --out runs/first --threads 1",

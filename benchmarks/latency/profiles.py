@@ -16,10 +16,11 @@ import torch
 from benchmarks.common import add_page, write_results
 from tests.randomise import randomise
 
-from bhvit.cli.bench import profile_ops, profile_text
+from bhvit.cli.bench import profile_text
 from bhvit.format import file as bhv_file
 from bhvit.models import create_model
 from bhvit.packing import pack
+from bhvit.timing.profile import profile_ops
 
 MODELS = "bhvit_small", "bhvit_tiny"
 

@@ -1,6 +1,8 @@
-"""Quantities as text for people: bytes, counts, joules."""
+"""Quantities and models as text for people."""
 
 from __future__ import annotations
+
+from .spec.model import ModelSpec
 
 
 def size_text(count: int) -> str:
@@ -21,3 +23,9 @@ def count_text(count: float) -> str:
 def joules_text(joules: float) -> str:
     """An energy for people: 69.7 µJ, 20.5 mJ."""
     return f"{1e6 * joules:.3g} µJ" if joules < 1e-3 else f"{1e3 * joules:.3g} mJ"
+
+
+def describe(spec: ModelSpec) -> str:
+    """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
+    height, width = spec.img_size
+    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {spec.num_classes} classes"

@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 def _one_core() -> Iterator[None]:
     """Reports and demos time PyTorch on all cores: on a machine busy with other tests that takes minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bhvit.timing.cores", lambda: 1)
+        patch.setattr("bhvit.report.measure.allowed_cores", lambda: 1)
         yield
 
 

@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from bhvit import timing
 from bhvit._native import available_isas
 from bhvit.format import file as bhv_file
 from bhvit.models import load_checkpoint
@@ -92,56 +91,3 @@ def test_a_file_of_other_weights_is_found_out(bhvit, material, tmp_path):
     answer = bhvit("verify", material.checkpoint, other, "--data", material.images, "--threshold", "0")
     assert answer.status == 1
     assert "DIFFER in stem by more than flipped signs explain" in answer.out
-
-
-def test_bench_times_every_combination_beside_pytorch(bhvit, material):
-    answer = bhvit("bench", material.model, "--threads", "1", "--batch", "1,3", "--isa", "all", "--seconds", "0.01",
-                   "--torch", material.checkpoint, "--json")  # fmt: skip
-    rows = json.loads(answer.out)["milliseconds_per_image"]
-    native = {(row["isa"], row["threads"], row["batch"]) for row in rows if row["name"] == "bhvit"}
-    assert native == {(isa, 1, batch) for isa in available_isas() for batch in (1, 3)}
-    assert {(row["threads"], row["batch"]) for row in rows if row["name"] == "PyTorch"} == {
-        (1, 1),
-        (1, 3),
-    }
-    assert all(0 < row["p10"] <= row["median"] <= row["p90"] for row in rows)
-
-
-def test_the_profile_accounts_for_the_whole_call(bhvit, material):
-    answer = bhvit("bench", material.model, "--seconds", "0.05", "--profile", "--json")
-    (profile,) = json.loads(answer.out)["profiles"]
-    parts = sum(op["microseconds"] for op in profile["ops"])
-    assert parts + profile["outside"] == pytest.approx(profile["microseconds"])
-    assert sum(op["share"] for op in profile["ops"]) == pytest.approx(parts / profile["microseconds"])
-    text = bhvit("bench", material.model, "--seconds", "0.01", "--profile").out
-    assert "the whole call" in text
-    assert "milliseconds an image" in text
-
-
-def test_bench_refuses_what_is_not_there(refused, material, tmp_path):
-    assert "absent.bhv" in refused("bench", tmp_path / "absent.bhv")
-    assert "sse9" in refused("bench", material.model, "--isa", "sse9")
-    assert "--isa all stands alone" in refused("bench", material.model, "--isa", "all,avx2")
-    assert "packaged models: cifar10" in refused("bench", "cifar11")
-    assert "packaged models: cifar10" in refused("bench", material.model, "--torch", "cifar11")
-    assert "no checkpoint" in refused("bench", material.model, "--torch", tmp_path / "absent.safetensors")
-
-
-def test_turns_alternate_and_discard_the_first_call():
-    seen: list[str] = []
-    runs = [
-        timing.Run(
-            name=name, isa="", threads=1, batch=2, call=lambda: None, prepare=lambda name=name: seen.append(name)
-        )
-        for name in "ab"
-    ]
-    first, _ = timing.measure(runs, seconds=0.0)
-    assert seen == ["a", "b"] * (1 + timing.LEAST_BLOCKS)
-    assert first.calls >= timing.LEAST_BLOCKS * timing.LEAST_CALLS
-
-
-def test_a_busy_machine_is_noticed():
-    row = timing.Timing(name="", isa="", threads=1, batch=1, calls=9, median=2.0, p10=1.0, p90=2.9, cpu=1.0)
-    assert not timing.busy([row])
-    assert timing.busy([row, timing.Timing(**{**vars(row), "p90": 3.1})])
-    assert timing.busy([row, timing.Timing(**{**vars(row), "cpu": 0.6})])

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..text import count_text, size_text
-from .console import (
-    Progress,
-    Subparsers,
-    add_json,
-    checkpoint_file,
-    describe,
-    packed_file,
-    positives,
-    print_json,
-    table,
-    verb,
-)
+from ..text import count_text, describe, size_text
+from .console import Progress, Subparsers, add_json, checkpoint_file, packed_file, positives, print_json, table, verb
 
 if TYPE_CHECKING:
-    from ..data.metrics import Floats
-    from ..format.file import PackedModel
-    from ..timing import Run, Timing
-
-PROFILE_TURNS = 20
-"""Calls, then profiled calls, in a turn of --profile."""
+    from ..timing import Timing
 
 _DESCRIPTION = """\
 Measure a packed model on this machine. Every combination of --threads, --batch and --isa runs in turns of
@@ -67,7 +49,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..format import file as bhv_file
-    from ..timing import BUSY, busy, environment, measure
+    from ..system import environment
+    from ..timing import BUSY, busy, measure
+    from ..timing.profile import profile_ops
+    from ..timing.runs import native_runs, torch_runs
 
     file = bhv_file.read(args.model)
     isas = _isas(args.isa)
@@ -101,59 +86,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def noise(file: PackedModel, batch: int) -> Floats:
-    """Prepared images of noise, float32 (batch, C, H, W), always the same."""
-    import numpy as np
-
-    preprocess = file.preprocess
-    pixels = np.random.default_rng(0).integers(0, 256, (batch, *preprocess.size, preprocess.channels), dtype=np.uint8)
-    return preprocess.normalize(pixels)
-
-
-def native_runs(path: Path, file: PackedModel, *, isas: list[str], threads: list[int], batches: list[int]) -> list[Run]:
-    """A run of the packed file for every combination. Raises UserError for an unknown instruction set."""
-    from ..runtime import Session
-    from ..timing import Run
-
-    runs = []
-    for isa in isas:
-        for count in threads:
-            session = Session(path, threads=count, isa=isa)
-            runs += [
-                Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
-                for batch in batches
-            ]
-    return runs
-
-
-def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: list[int]) -> list[Run]:
-    """A run of the checkpoint in PyTorch for every combination, on the images of `native_runs`."""
-    import torch
-
-    from ..timing import Run
-    from ..verification.compare import open_pair, torch_predict
-
-    model, file = open_pair(checkpoint, packed)
-    before = torch.get_num_threads()
-    return [
-        Run(
-            name="PyTorch",
-            isa="float32",
-            threads=count,
-            batch=batch,
-            call=_bind(torch_predict(model), noise(file, batch)),
-            prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
-            restore=lambda: torch.set_num_threads(before),
-        )
-        for count in threads
-        for batch in batches
-    ]
-
-
-def _bind(predict: Any, images: Floats) -> Any:
-    return lambda: predict(images)
-
-
 def timing_table(timings: list[Timing]) -> str:
     """The timings as aligned text."""
     rows = [
@@ -185,54 +117,6 @@ def _isas(text: str) -> list[str]:
     if "all" in names:
         raise UserError(f"--isa all stands alone, without other names: {text}")
     return names
-
-
-def profile_ops(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
-    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
-
-    "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
-    """
-    import numpy as np
-
-    from .. import _native
-    from ..cost.counts import op_costs
-    from ..runtime import Session
-
-    session = Session(path, threads=threads, isa=isa)
-    images = noise(file, 1)
-    calls: list[float] = []
-    parts: list[list[float]] = []
-    session(images)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(calls) < PROFILE_TURNS:
-        for _ in range(PROFILE_TURNS):  # in turns, so that the parts and the whole see the same machine
-            begin = time.perf_counter()
-            session(images)
-            calls.append((time.perf_counter() - begin) * 1e6)
-        timed = session.program.profile(images[0], PROFILE_TURNS)
-        parts.append([nanoseconds / 1000 for _, _, nanoseconds in timed])
-    whole = float(np.median(calls))
-    microseconds = np.median(np.array(parts), axis=0)
-    costs = {cost.name: cost for cost in op_costs(file.spec)}
-    return {
-        "isa": session.isa,
-        "threads": threads,
-        "microseconds": whole,
-        "outside": whole - float(microseconds.sum()),
-        "peak_binary_macs_per_second": _native.peak_rate(isa) * threads,
-        "peak_float_macs_per_second": _native.float_peak_rate(isa) * threads,
-        "ops": [
-            {
-                "name": name,
-                "kind": kind,
-                "microseconds": float(took),
-                "share": float(took) / whole,
-                "binary_macs_per_second": costs[name].executed_binary_macs / float(took) * 1e6,
-                "float_macs_per_second": costs[name].float_macs / float(took) * 1e6,
-            }
-            for (name, kind, _), took in zip(timed, microseconds, strict=True)
-        ],
-    }
 
 
 def profile_text(profile: dict[str, Any]) -> str:

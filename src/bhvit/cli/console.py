@@ -8,13 +8,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import bundled
 from ..errors import UserError
-
-if TYPE_CHECKING:
-    from ..spec.model import ModelSpec
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -127,9 +124,3 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
-
-
-def describe(spec: ModelSpec) -> str:
-    """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
-    height, width = spec.img_size
-    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {spec.num_classes} classes"

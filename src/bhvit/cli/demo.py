@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from .. import bundled
 from ..errors import UserError
 from ..text import size_text
-from .console import Subparsers, positive, table, verb
+from .console import Progress, Subparsers, positive, table, verb
 
 if TYPE_CHECKING:
-    from .report import Findings
+    from ..report.measure import Findings
 
 LEAST_TOP1 = 0.97
 LEAST_AGREEMENT = 0.995
@@ -83,12 +83,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"  {packed}: {size_text(after)}, {before / after:.1f} times smaller than the checkpoint")
 
     _step(3, "Verifying every held-out image, and measuring")
+    from ..report.build import write_report
+    from ..report.measure import measure_run, run_settings
     from ..timing import BUSY, busy
+    from ..verification.summary import findings
     from .bench import comparisons, timing_table
-    from .report import measure_run, run_settings, write_report
-    from .verify import findings
 
-    found = measure_run(out, checkpoint, packed, run_settings(out))
+    found = measure_run(out, checkpoint, packed, run_settings(out), progress=Progress)
     print(table(findings(found.comparison), right=False))
     print("  milliseconds an image:")
     print(timing_table(list(found.timings)))

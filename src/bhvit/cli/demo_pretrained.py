@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,12 @@ from ..data.dataset import open_dataset
 from ..data.metrics import evaluate
 from ..format import file as bhv_file
 from ..runtime import Session, reference
-from ..text import size_text
+from ..system import allowed_cores
+from ..text import describe, size_text
 from ..timing import BUSY, busy, measure
-from .bench import comparisons, native_runs, timing_table
-from .console import Progress, describe, table
+from ..timing.runs import native_runs
+from .bench import comparisons, timing_table
+from .console import Progress, table
 
 SAMPLES = 8
 REFERENCE_IMAGES = 4
@@ -28,7 +29,7 @@ def demo_pretrained(data: str) -> int:
     """
     path = bundled.find(bundled.DEFAULT, ".bhv")
     file = bhv_file.read(path)
-    session = Session(path, threads=os.cpu_count() or 1)
+    session = Session(path, threads=allowed_cores())
     dataset = open_dataset(data, "test", class_names=session.class_names)
     print(f"{describe(file.spec)}, {size_text(path.stat().st_size)}: {path}")
     print(f"its card: {path.with_suffix('.md')}")
@@ -53,7 +54,7 @@ def demo_pretrained(data: str) -> int:
     print(table(rows, right=False))
 
     print("[4/4] milliseconds an image:")
-    runs = native_runs(path, file, isas=[session.isa], threads=sorted({1, os.cpu_count() or 1}), batches=[1])
+    runs = native_runs(path, file, isas=[session.isa], threads=sorted({1, allowed_cores()}), batches=[1])
     timings = measure(runs, 1.0, progress)
     print(timing_table(timings))
     for line in [*comparisons(timings), *([BUSY] if busy(timings) else [])]:

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 
-from .. import bundled
 from ..data.dataset import SPLITS, open_dataset
-from ..data.metrics import Floats, Metrics, Predict, evaluate
-from ..errors import UserError
-from ..image import Preprocess
+from ..data.metrics import Metrics, evaluate
 from .console import Progress, Subparsers, add_json, positive, print_json, verb
 
 SHOWN_CLASSES = 20
@@ -48,6 +44,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print; 0. Raises UserError."""
+    from ..verification.predictors import open_model
+
     predict, preprocess, class_names = open_model(args.model, args.threads)
     dataset = open_dataset(
         args.data,
@@ -64,42 +62,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(metrics, args.split)
     return 0
-
-
-def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
-    """A checkpoint or packed file as a predictor, with its preprocessing and class names.
-
-    `threads` None uses all cores. Raises UserError if it is neither, or a checkpoint without preprocessing.
-    """
-    path = str(bundled.find(path, ".bhv"))
-    if path.endswith(".bhv"):
-        from ..format import file as bhv_file
-        from ..runtime import Session
-
-        model = bhv_file.read(path)
-        return Session(path, threads=threads or os.cpu_count() or 1), model.preprocess, model.class_names
-    if not path.endswith(".safetensors"):
-        raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
-    return _open_checkpoint(path, threads)
-
-
-def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
-    import torch
-
-    from ..models import load_checkpoint
-
-    if threads:
-        torch.set_num_threads(threads)
-    model = load_checkpoint(path)
-    if model.preprocess is None:
-        raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
-
-    def predict(images: Floats) -> Floats:
-        with torch.no_grad():
-            logits: Floats = model(torch.from_numpy(images)).numpy()
-        return logits
-
-    return predict, model.preprocess, model.class_names
 
 
 def _print(metrics: Metrics, split: str) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .. import bundled
 from ..errors import UserError
 from ..spec.values import parse_setting, parse_size
-from ..text import count_text, joules_text, size_text
-from .console import Subparsers, add_json, add_set, describe, positive, print_json, safetensors_metadata, table, verb
+from ..text import count_text, describe, joules_text, size_text
+from .console import Subparsers, add_json, add_set, positive, print_json, safetensors_metadata, table, verb
 
 if TYPE_CHECKING:
     from ..cost.counts import OpCost

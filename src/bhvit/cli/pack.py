@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..text import count_text, size_text
-from .console import Subparsers, add_json, describe, print_json, table, verb
+from ..text import count_text, describe, size_text
+from .console import Subparsers, add_json, print_json, table, verb
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
-from ..text import count_text
 from .console import (
     Progress,
     Subparsers,
@@ -18,9 +16,6 @@ from .console import (
     table,
     verb,
 )
-
-if TYPE_CHECKING:
-    from ..verification.compare import Comparison
 
 THRESHOLD = 99.5
 
@@ -68,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.dataset import open_dataset
     from ..format import file as bhv_file
     from ..verification.compare import compare
+    from ..verification.summary import findings
 
     class_names = None if args.unlabelled else bhv_file.read(args.model).class_names
     dataset = open_dataset(
@@ -95,47 +91,6 @@ def run(args: argparse.Namespace) -> int:
         wanted = f"{args.threshold} % agreement, native equal to the reference, no difference without a flipped sign"
         print("passed" if passed else f"FAILED (wanted: {wanted})")
     return 0 if passed else 1
-
-
-def findings(found: Comparison) -> list[tuple[str, str]]:
-    """What was found: names and values as text."""
-    images = len(found.torch.labels)
-    same = round(found.agreement * images)
-    return [
-        ("top-1 agreement", f"{found.agreement:.2%} ({same} of {images} images)"),
-        ("accuracy in PyTorch", f"{found.torch.top1:.2%}" if found.labelled else "not measured"),
-        ("accuracy of the packed file", f"{found.native.top1:.2%}" if found.labelled else "not measured"),
-        ("largest logit difference", f"{found.logit_difference:.3g}"),
-        ("native and NumPy reference", _reference_text(found)),
-        ("PyTorch and native", _parts_text(found)),
-        ("on the same input, op by op", _flips_text(found)),
-    ]
-
-
-def _reference_text(found: Comparison) -> str:
-    if found.reference_parts_at is None:
-        return f"equal, bit for bit, after all {len(found.ops)} ops of {found.traced} images"
-    return f"DIFFER, first after op {found.reference_parts_at}"
-
-
-def _parts_text(found: Comparison) -> str:
-    parted = found.parts_at
-    if parted is None:
-        return f"equal to rounding after all {len(found.ops)} ops of {found.traced} images"
-    return (
-        f"equal to rounding up to op {parted.name}, where {parted.fraction:.1e} of the elements differ by more "
-        "(flipped signs)"
-    )
-
-
-def _flips_text(found: Comparison) -> str:
-    from ..verification.flips import total
-
-    whole, unexplained = total(found.flips), found.unexplained
-    if unexplained is not None:
-        return f"DIFFER in {unexplained.name} by more than flipped signs explain: packed from other weights?"
-    text = f"{whole.flipped} of {count_text(whole.decisions)} signs and levels flipped"
-    return text + (f", at most {whole.farthest:.0e} of the rms from their threshold" if whole.flipped else "")
 
 
 def _percent(text: str) -> float:

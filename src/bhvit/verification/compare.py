@@ -19,11 +19,11 @@ import torch
 
 from ..data.dataset import Dataset
 from ..data.metrics import Floats, Metrics, Predict, Progress, agreement, decode, metrics, predict_all
-from ..errors import UserError
 from ..format import file as bhv_file
-from ..models import BHViT, load_checkpoint, trace
+from ..models import BHViT, trace
 from ..runtime import Session, reference
 from .flips import OpFlips, count_flips, total
+from .predictors import open_pair, torch_predict
 
 BEYOND_ROUNDING = 2e-3
 """Values differ beyond rounding when they are further apart than this fraction of the value or of the
@@ -94,25 +94,6 @@ class Comparison:
             "ops": [dataclasses.asdict(op) for op in self.ops],
             "flips": [dataclasses.asdict(op) for op in self.flips],
         }
-
-
-def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
-    """`model`, in evaluation mode, as a function of normalised images (B, C, H, W) -> logits (B, classes)."""
-
-    def predict(images: Floats) -> Floats:
-        with torch.inference_mode():
-            logits: Floats = model(torch.from_numpy(images)).numpy()
-        return logits
-
-    return predict
-
-
-def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedModel]:
-    """A checkpoint and the file packed from it. Raises UserError if they are of different architectures."""
-    model, file = load_checkpoint(checkpoint), bhv_file.read(packed)
-    if model.spec != file.spec:
-        raise UserError(f"{packed} was not packed from {checkpoint}: it holds a {file.spec.name} of other settings")
-    return model, file
 
 
 def compare(

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,38 +99,3 @@ BUSY = "note: the machine was busy with other work, which slows long calls more 
 def busy(timings: Sequence[Timing]) -> bool:
     """Whether other work on the machine shows in the timings."""
     return any(t.p90 > 3 * t.p10 or (t.threads == 1 and t.cpu < 0.9) for t in timings)
-
-
-def processor() -> str:
-    """The processor's name as the system has it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware", "cpu model")):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "unknown"
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def environment() -> dict[str, str]:
-    """What a measurement was made on: processor, cores, system, versions."""
-    found = {
-        "processor": processor(),
-        "cores": str(cores()),
-        "system": f"{platform.system()} {platform.machine()}",
-        "Python": platform.python_version(),
-        "NumPy": np.__version__,
-        "bhvit": version("bhvit"),
-    }
-    try:
-        import torch
-
-        found["PyTorch"] = str(torch.__version__)
-    except ModuleNotFoundError:
-        pass
-    return found

@@ -1,0 +1,117 @@
+"""The report of a run: findings become one HTML page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cost.counts import op_costs, total
+from ..files import write_atomically
+from ..system import environment
+from ..text import count_text, describe, size_text
+from ..verification.summary import findings
+from .measure import Findings
+from .page import Page, Sample
+from .weights import weight_findings
+
+SHOWN = 12
+"""Samples of each kind on the page."""
+
+
+def write_report(found: Findings, out: Path) -> None:
+    """Write the page of `found`, whole or not at all. Raises UserError if `out` cannot be written."""
+    costs = total(op_costs(found.file.spec))
+    right, wrong = _samples(found)
+    page = Page(
+        title=f"{found.file.spec.name} on {Path(found.data).name}",
+        subtitle=_subtitle(found),
+        tiles=_tiles(found),
+        log=_log(found.folder),
+        weights=weight_findings(found.checkpoint, found.dataset),
+        confusion=found.native.confusion,
+        class_names=found.file.class_names,
+        right=right,
+        wrong=wrong,
+        sizes=found.sizes,
+        timings=found.timings,
+        fidelity=findings(found.comparison),
+        model=[
+            ("architecture", describe(found.file.spec)),
+            (
+                "parameters",
+                f"{count_text(costs.parameters)}, of which {count_text(costs.binary_parameters)} are one bit",
+            ),
+            ("binary multiply-accumulates", count_text(costs.binary_macs)),
+            ("full-precision multiply-accumulates", count_text(costs.float_macs)),
+            ("OPs (binary / 64 + full precision)", count_text(costs.ops)),
+            ("checkpoint", f"{found.checkpoint.name} of {found.folder}"),
+        ],
+        settings=found.settings,
+        environment=environment(),
+    )
+    write_atomically(out, page.html().encode())
+
+
+def _subtitle(found: Findings) -> str:
+    images = f"{len(found.dataset)} images of the {found.split} split, {len(found.file.class_names)} classes"
+    return f"A binary vision transformer, packed into bits and run on {images}."
+
+
+def _tiles(found: Findings) -> list[tuple[str, str, str]]:
+    comparison, (packed, checkpoint) = found.comparison, found.sizes
+    tiles = [
+        (f"{found.native.top1:.2%}", "accuracy of the packed file", f"PyTorch: {comparison.torch.top1:.2%}"),
+        (f"{comparison.agreement:.2%}", "same answer as PyTorch", f"of {len(found.dataset)} images"),
+        (size_text(packed[1]), "packed file", f"checkpoint: {size_text(checkpoint[1])}"),
+    ]
+    native, by_torch = found.median("bhvit", 1), found.median("PyTorch", 1)
+    if native and by_torch:
+        tiles.append((f"{native:.2f} ms", "an image, one thread", f"PyTorch: {by_torch:.2f} ms"))
+    return tiles
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of log.jsonl, up to the first that is damaged."""
+    entries: list[dict[str, Any]] = []
+    path = folder / "log.jsonl"
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int):
+                break
+            entries.append(entry)
+    return entries
+
+
+def _samples(found: Findings) -> tuple[list[Sample], list[Sample]]:
+    """Right answers, of each class in turn, and wrong ones, the most confident first."""
+    logits = found.native.logits.astype(np.float64)
+    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+    answers, labels = found.native.predictions, found.native.labels
+    confidence = probabilities.max(axis=1)
+
+    def sample(index: int) -> Sample:
+        return Sample(
+            name=Path(found.dataset.name(index)).name,
+            image=found.dataset.image(index),
+            label=found.dataset.class_names[labels[index]],
+            answer=found.dataset.class_names[answers[index]],
+            probability=float(confidence[index]),
+        )
+
+    right = np.flatnonzero(answers == labels)
+    turn = np.zeros(len(labels), int)  # how many of its class come before an image
+    for label in np.unique(labels[right]):
+        members = right[labels[right] == label]
+        turn[members] = np.arange(len(members))
+    right = right[np.lexsort((labels[right], turn[right]))][:SHOWN]
+    wrong = np.flatnonzero(answers != labels)
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:SHOWN]
+    return [sample(int(index)) for index in right], [sample(int(index)) for index in wrong]

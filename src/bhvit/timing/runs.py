@@ -1,0 +1,60 @@
+"""What is timed: a packed file on each instruction set, and its checkpoint in PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.metrics import Floats
+from ..format.file import PackedModel
+from ..runtime import Session
+from .measure import Run
+
+
+def noise(file: PackedModel, batch: int) -> Floats:
+    """Prepared images of noise, float32 (batch, C, H, W), always the same."""
+    preprocess = file.preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (batch, *preprocess.size, preprocess.channels), dtype=np.uint8)
+    return preprocess.normalize(pixels)
+
+
+def native_runs(path: Path, file: PackedModel, *, isas: list[str], threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the packed file for every combination. Raises UserError for an unknown instruction set."""
+    runs = []
+    for isa in isas:
+        for count in threads:
+            session = Session(path, threads=count, isa=isa)
+            runs += [
+                Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
+                for batch in batches
+            ]
+    return runs
+
+
+def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: list[int]) -> list[Run]:
+    """A run of the checkpoint in PyTorch for every combination, on the images of `native_runs`."""
+    import torch
+
+    from ..verification.predictors import open_pair, torch_predict
+
+    model, file = open_pair(checkpoint, packed)
+    before = torch.get_num_threads()
+    return [
+        Run(
+            name="PyTorch",
+            isa="float32",
+            threads=count,
+            batch=batch,
+            call=_bind(torch_predict(model), noise(file, batch)),
+            prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
+            restore=lambda: torch.set_num_threads(before),
+        )
+        for count in threads
+        for batch in batches
+    ]
+
+
+def _bind(predict: Any, images: Floats) -> Any:
+    return lambda: predict(images)

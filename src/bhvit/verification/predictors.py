@@ -1,0 +1,68 @@
+"""Models as functions of prepared images, whatever file they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import bundled
+from ..data.metrics import Floats, Predict
+from ..errors import UserError
+from ..format import file as bhv_file
+from ..image import Preprocess
+from ..runtime import Session
+from ..system import allowed_cores
+
+if TYPE_CHECKING:
+    from ..models import BHViT
+
+
+def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
+    """`model`, in evaluation mode, as a function of normalised images (B, C, H, W) -> logits (B, classes)."""
+
+    import torch
+
+    def predict(images: Floats) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = model(torch.from_numpy(images)).numpy()
+        return logits
+
+    return predict
+
+
+def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedModel]:
+    """A checkpoint and the file packed from it. Raises UserError if they are of different architectures."""
+    from ..models import load_checkpoint
+
+    model, file = load_checkpoint(checkpoint), bhv_file.read(packed)
+    if model.spec != file.spec:
+        raise UserError(f"{packed} was not packed from {checkpoint}: it holds a {file.spec.name} of other settings")
+    return model, file
+
+
+def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+    """A checkpoint or packed file as a predictor, with its preprocessing and class names.
+
+    `threads` None uses all cores. Raises UserError if it is neither, or a checkpoint without preprocessing.
+    """
+    path = str(bundled.find(path, ".bhv"))
+    if path.endswith(".bhv"):
+        model = bhv_file.read(path)
+        return Session(path, threads=threads or allowed_cores()), model.preprocess, model.class_names
+    if not path.endswith(".safetensors"):
+        raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
+    return _open_checkpoint(path, threads)
+
+
+def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+    import torch
+
+    from ..models import load_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    model = load_checkpoint(path)
+    if model.preprocess is None:
+        raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
+    return torch_predict(model), model.preprocess, model.class_names
