@@ -1,5 +1,5 @@
 """Timing of models: side by side, and op by op."""
 
-from .measure import BUSY, Run, Timing, busy, measure
+from .turns import BUSY, Run, Timing, busy, measure
 
 __all__ = ["BUSY", "Run", "Timing", "busy", "measure"]

@@ -10,7 +10,7 @@ import numpy as np
 from ..data.metrics import Floats
 from ..format.file import PackedModel
 from ..runtime import Session
-from .measure import Run
+from .turns import Run
 
 
 def noise(file: PackedModel, batch: int) -> Floats:

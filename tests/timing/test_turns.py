@@ -1,0 +1,23 @@
+"""Timing in turns."""
+
+from __future__ import annotations
+
+from bhvit.timing import turns
+
+
+def test_turns_alternate_and_discard_the_first_call():
+    seen: list[str] = []
+    runs = [
+        turns.Run(name=name, isa="", threads=1, batch=2, call=lambda: None, prepare=lambda name=name: seen.append(name))
+        for name in "ab"
+    ]
+    first, _ = turns.measure(runs, seconds=0.0)
+    assert seen == ["a", "b"] * (1 + turns.LEAST_BLOCKS)
+    assert first.calls >= turns.LEAST_BLOCKS * turns.LEAST_CALLS
+
+
+def test_a_busy_machine_is_noticed():
+    row = turns.Timing(name="", isa="", threads=1, batch=1, calls=9, median=2.0, p10=1.0, p90=2.9, cpu=1.0)
+    assert not turns.busy([row])
+    assert turns.busy([row, turns.Timing(**{**vars(row), "p90": 3.1})])
+    assert turns.busy([row, turns.Timing(**{**vars(row), "cpu": 0.6})])
