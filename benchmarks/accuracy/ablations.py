@@ -43,7 +43,7 @@ VARIANTS: dict[str, Callable[[int], Settings]] = {
     BASE: lambda epochs: {},
     "without shifts": lambda epochs: {"shifts": []},
     "one-bit attention instead of the decomposition": lambda epochs: {"attention": "one_bit"},
-    "with distillation from the packaged model": lambda epochs: {"teacher": "cifar10"},
+    "with distillation from the bundled model": lambda epochs: {"teacher": "cifar10"},
     "with the regularisation loss, 0.1": lambda epochs: {"regularisation": 0.1},
     "staged: binary activations first, then weights too": _halves({"weight_bits": 32}),
     "full-precision warm start": _halves({"weight_bits": 32, "activation_bits": 32}),
@@ -106,7 +106,7 @@ def _table(out: Path) -> None:
     text = f"""CIFAR-10 (JPEG copies), 32×32, `bhvit_nano`: {epochs} epochs in all from scratch with the settings of \
 the recipe `cifar10`, on one thread; the last epoch's weights, packed, on the 10,000 test images. Spread: standard \
 deviation over seeds; differences are of rows with the same seed, and their spread is theirs. Minutes: the fastest \
-seed's. The teacher is the packaged model.
+seed's. The teacher is the bundled model.
 
 {markdown(header, rows)}"""
     write_results(Path(__file__).with_name("ablations.md"), "What each part is worth at an equal, small budget", text)

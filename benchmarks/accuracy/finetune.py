@@ -55,7 +55,7 @@ and 50 test images each. {EPOCHS} epochs, batches of 64 unless the recipe says s
 {", ".join(map(str, args.seeds))}.
 
 {markdown(["Start", "Top-1, mean", "Standard deviation", "Minutes a run"], rows)}"""
-    write_results(Path(__file__).with_name("finetune.md"), "Fine-tuning the packaged model", text)
+    write_results(Path(__file__).with_name("finetune.md"), "Fine-tuning the bundled model", text)
 
 
 def _write_folder(data: str, folder: Path) -> list[str]:

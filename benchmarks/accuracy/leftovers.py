@@ -43,7 +43,7 @@ def main() -> None:
          f"{len(_bytes(bhvit.create_model(name, leftover_bits=8).eval())) / 1e6:.2f}"]
         for name in ("bhvit_tiny", "bhvit_small", "binaryvit_small")
     ]  # fmt: skip
-    text = f"""The packaged model, and the same trained on for one epoch at a peak rate of 1e-4; the 10,000 test \
+    text = f"""The bundled model, and the same trained on for one epoch at a peak rate of 1e-4; the 10,000 test \
 images, JPEG copies of CIFAR-10's.
 
 {markdown(header, rows)}

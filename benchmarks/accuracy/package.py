@@ -1,4 +1,4 @@
-"""Make the packaged model from finished runs: its file, its checkpoint, and a card with what was measured.
+"""Make the bundled model from finished runs: its file, its checkpoint, and a card with what was measured.
 
     bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/first --threads 1
     bhvit train --recipe cifar10 --data ../shared/data/cifar10 --out runs/more --threads 1 \\
@@ -81,7 +81,7 @@ def main() -> None:
     ]
     minutes = sum(line["seconds"] for line in log) / 60
     digest = hashlib.sha256(packed.read_bytes()).hexdigest()
-    card = f"""# The packaged model `{DEFAULT}`
+    card = f"""# The bundled model `{DEFAULT}`
 
 `{model.spec.name}` on 32×32 RGB images of ten kinds: {", ".join(names)}. What `bhvit classify` and
 `bhvit.Session("{DEFAULT}")` use; `bhvit train --init {DEFAULT}` starts from its checkpoint.

@@ -1,4 +1,4 @@
-"""The packaged model: found by name, what its card says of it, a start for other training."""
+"""The bundled model: found by name, what its card says of it, a start for other training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import bhvit
-from bhvit.bundled import FOLDER, find, is_packed, list_packaged
+from bhvit.bundled import FOLDER, find, is_packed, list_bundled
 from bhvit.cli.main import main
 from helpers.shared import shared
 
@@ -51,7 +51,7 @@ def test_a_session_opens_it_by_name(picture: Path) -> None:
     session = bhvit.Session("cifar10")
     assert session.class_names == NAMES
     assert len(session.classify(picture, top=10)) == 10
-    assert list_packaged() == ["cifar10"]
+    assert list_bundled() == ["cifar10"]
 
 
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_a_damaged_image_is_the_only_line(
     assert captured.err.startswith(f"bhvit: {damaged}")
     assert captured.err.count("\n") == 1
     assert main(["classify", str(damaged), str(picture), str(picture)]) == 2
-    assert capsys.readouterr().err.count("packaged model cifar10") == 1
+    assert capsys.readouterr().err.count("bundled model cifar10") == 1
 
 
 def test_the_demo_of_it_trains_nothing(

@@ -37,6 +37,6 @@ def test_bench_refuses_what_is_not_there(refused, material, tmp_path):
     assert "absent.bhv" in refused("bench", tmp_path / "absent.bhv")
     assert "sse9" in refused("bench", material.model, "--isa", "sse9")
     assert "--isa all stands alone" in refused("bench", material.model, "--isa", "all,avx2")
-    assert "packaged models: cifar10" in refused("bench", "cifar11")
-    assert "packaged models: cifar10" in refused("bench", material.model, "--torch", "cifar11")
+    assert "bundled models: cifar10" in refused("bench", "cifar11")
+    assert "bundled models: cifar10" in refused("bench", material.model, "--torch", "cifar11")
     assert "no checkpoint" in refused("bench", material.model, "--torch", tmp_path / "absent.safetensors")

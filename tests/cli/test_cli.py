@@ -31,20 +31,20 @@ def _python(code: str, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_has_help_with_an_example(bhvit, verb):
-    answer = bhvit(verb, "--help")
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_help_with_an_example(bhvit, command):
+    answer = bhvit(command, "--help")
     assert answer.status == 0
     assert "example:" in answer.out
-    assert f"bhvit {verb}" in answer.out.partition("example:")[2]
+    assert f"bhvit {command}" in answer.out.partition("example:")[2]
 
 
-def test_help_lists_every_verb_and_loads_no_torch():
+def test_help_lists_every_command_and_loads_no_torch():
     result = _python(
         "import sys\nfrom bhvit.cli.main import main\nmain(['--help'])\n"
         "print([m for m in ('torch', 'timm', 'bhvit._native') if m in sys.modules])"
     )
-    assert all(f"    {verb} " in result.stdout for verb in cli.VERBS)
+    assert all(f"    {command} " in result.stdout for command in cli.COMMANDS)
     assert result.stdout.strip().endswith("[]")
 
 
@@ -58,9 +58,9 @@ def test_without_arguments_the_help_is_printed(bhvit):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["evla", "m.bhv"], "there is no verb 'evla'; did you mean eval? (`bhvit --help` explains more)"),
-    (["cat.jpg"], "there is no verb 'cat.jpg'; known: demo, train, eval"),
-    ([""], "there is no verb ''"),
+    (["evla", "m.bhv"], "there is no command 'evla'; did you mean eval? (`bhvit --help` explains more)"),
+    (["cat.jpg"], "there is no command 'cat.jpg'; known: demo, train, eval"),
+    ([""], "there is no command ''"),
     (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
     (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
     (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
@@ -70,7 +70,7 @@ def test_without_arguments_the_help_is_printed(bhvit):
     (["train", "--nope"], "`bhvit train` has no option --nope; known: -h, --help, --data"),
     (["train"], "required: --out (`bhvit train --help` explains more)"),
     (["pack"], "required: checkpoint"),
-    (["--"], "required: VERB"),
+    (["--"], "required: COMMAND"),
     (["pack", "a", "b", "c", "d"], "cannot place c d: too many arguments"),
     (["classify", "m.bhv", "--top", "1", "cat.jpg"], "cannot place cat.jpg: too many arguments, or options stand"),
     (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
@@ -167,8 +167,8 @@ def test_an_interruption_is_status_130(material):
     assert "Traceback" not in err
 
 
-def test_verbs_match_their_modules():
-    for module in cli.VERBS.values():
+def test_commands_match_their_modules():
+    for module in cli.COMMANDS.values():
         assert (Path(package.__file__).parent / "cli" / f"{module}.py").is_file()
 
 

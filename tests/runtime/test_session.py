@@ -101,11 +101,11 @@ def test_files_that_cannot_be_opened(path: Path, tmp_path: Path) -> None:
         Session(tmp_path / "absent.bhv")
     with pytest.raises(UserError, match="cannot read"):
         Session(tmp_path)
-    with pytest.raises(UserError, match=r"cannot read cifar11: .*; packaged models: cifar10"):
+    with pytest.raises(UserError, match=r"cannot read cifar11: .*; bundled models: cifar10"):
         Session("cifar11")
-    with pytest.raises(UserError, match="a path or the name of a packaged one, not None"):
+    with pytest.raises(UserError, match="a path or the name of a bundled one, not None"):
         Session(None)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="a path or the name of a packaged one, not ''"):
+    with pytest.raises(UserError, match="a path or the name of a bundled one, not ''"):
         Session("")
     damaged = tmp_path / "damaged.bhv"
     damaged.write_bytes(path.read_bytes()[:-100])

@@ -1,6 +1,6 @@
-"""Trained models that come with the package, by name wherever a file of a model is asked for.
+"""Trained models that ship with the package, found by name wherever a model file is expected.
 
-Each is a packed file, a checkpoint to start other training from, whose numbers are float16, and a model card.
+Each is a packed file, a checkpoint with float16 latent weights to start training from, and a model card.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 DEFAULT = "cifar10"
-"""The one that is used where none is named."""
+"""The model used where none is named."""
 
 
-def list_packaged() -> list[str]:
-    """Names of the packaged models, sorted."""
+def list_bundled() -> list[str]:
+    """Return the names of the bundled models, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.bhv"))
 
 
 def find(path: str | Path, suffix: str) -> Path:
-    """`path`; where nothing is there and it is the name of a packaged model, that model's file with `suffix`."""
+    """Return `path`, or the bundled model's file with `suffix` if nothing is at `path` and it is a bundled name."""
     path = Path(path)
     named = FOLDER / f"{path}{suffix}"
     return named if len(path.parts) == 1 and not path.exists() and named.is_file() else path
 
 
-def instead(path: str | Path) -> str:
-    """What an error adds where `path` is absent and may be meant for the name of a packaged model: their names."""
+def hint(path: str | Path) -> str:
+    """Hint listing the bundled models when `path` looks like a model name; empty otherwise."""
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
-    return f"; packaged models: {', '.join(list_packaged())}" if meant else ""
+    return f"; bundled models: {', '.join(list_bundled())}" if meant else ""
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether `path` names a packed model: by its suffix, as a packaged one, or by how the file begins."""
+    """Whether `path` is a packed model: by suffix, by bundled name, or by how the file begins."""
     path = find(path, ".bhv")
     if path.suffix == ".bhv":
         return True

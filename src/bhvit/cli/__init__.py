@@ -1,1 +1,1 @@
-"""The command line: one module a verb, each small, over the public names."""
+"""The command line: one short module per command."""

@@ -1,4 +1,4 @@
-"""Arguments of the command line: a mistake in them is a UserError, one line that names it and the help to ask for."""
+"""Parsing of the command line; a wrong argument is a `UserError` that points to the right --help."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PLAINER = {
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a verb, or that of all verbs, which has each verb's own in `verbs`.
+    """The parser of one command, or of all of them, which holds the others in `commands`.
 
     Options are not abbreviated: what a part of a name means would change with the next option that begins so.
     """
 
-    verbs: Mapping[str, Parser]
+    commands: Mapping[str, Parser]
 
     def __init__(self, **settings: Any) -> None:
         self._options: list[str] = []  # argparse's own --help is added on the next line
@@ -36,14 +36,14 @@ class Parser(argparse.ArgumentParser):
         return action
 
     def parse(self, words: Sequence[str]) -> argparse.Namespace:
-        """The arguments in `words`: a verb and its own, or --help or --version, which leave. Raises UserError."""
+        """Parse `words`, a command and its arguments, or --help or --version, which exit. Raises UserError."""
         first, *rest = words
         if first.startswith("-"):
             self._check_options([first])
             return self.parse_args(words)
-        if first not in self.verbs:
-            raise UserError(f"there is no verb {first!r}{nearest(first, self.verbs)} {self._help()}")
-        return self.verbs[first]._parse_own(rest)
+        if first not in self.commands:
+            raise UserError(f"there is no command {first!r}{nearest(first, self.commands)} {self._help()}")
+        return self.commands[first]._parse_own(rest)
 
     def _parse_own(self, words: Sequence[str]) -> argparse.Namespace:
         self._check_options(words)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..text import count_text, describe, size_text
-from .console import Progress, Subparsers, add_json, checkpoint_file, packed_file, positives, print_json, table, verb
+from .console import Progress, Subparsers, add_json, checkpoint_file, command, packed_file, positives, print_json, table
 
 if TYPE_CHECKING:
     from ..timing import Timing
@@ -25,7 +25,7 @@ them), and of its limit: the time that loops on registers alone need for as many
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "bench",
         "milliseconds an image, beside PyTorch if wanted",
@@ -33,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit bench model.bhv --threads 1,2 --batch 1,8 --isa all\n"
         "bhvit bench model.bhv --torch checkpoint.safetensors\nbhvit bench model.bhv --profile",
     )
-    parser.add_argument("model", type=packed_file, help="packed model (.bhv), or the name of a packaged one")
+    parser.add_argument("model", type=packed_file, help="packed model (.bhv), or the name of a bundled one")
     parser.add_argument("--threads", type=positives, default=[1], metavar="N,…", help="thread counts (default 1)")
     parser.add_argument("--batch", type=positives, default=[1], metavar="N,…", help="batch sizes (default 1)")
     parser.add_argument("--isa", default="auto", metavar="NAME,…",

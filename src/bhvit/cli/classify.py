@@ -10,21 +10,21 @@ from typing import Any
 
 from .. import bundled
 from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_json, positive, print_json, verb
+from .console import Progress, Subparsers, add_engine, add_json, command, positive, print_json
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "classify",
         "name what is in images, with a packed model",
-        "Classify images with a .bhv file, or without one with the packaged model, which knows the ten classes of\n"
+        "Classify images with a .bhv file, or without one with the bundled model, which knows the ten classes of\n"
         "CIFAR-10. A damaged image is named and the others are still answered; the exit status is then 2.",
         "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
         "bhvit classify model.bhv holiday/ --json > answers.json",
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="[MODEL] IMAGE",
-                        help="a packed model (a file or a packaged name), image files, folders of them")  # fmt: skip
+                        help="a packed model (a file or a bundled name), image files, folders of them")  # fmt: skip
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             progress.clear()
             if introduce:
-                print(f"packaged model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
+                print(f"bundled model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
                 introduce = False
             _show(path, classes)
     progress.clear()
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _split(named: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
-    """The model, which comes first or is the packaged one, and the images. Raises UserError if there is no image."""
+    """The model, which comes first or is the bundled one, and the images. Raises UserError if there is no image."""
     first, *rest = named
     if not bundled.is_packed(first):
         return Path(bundled.DEFAULT), named
@@ -96,7 +96,7 @@ def find_images(named: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for path in named:
         if not path.exists():
-            models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_packaged())}"
+            models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_bundled())}"
             raise UserError(f"there is no image or folder {path}{'' if path.suffix else models}")
         if not path.is_dir():
             paths.append(path)

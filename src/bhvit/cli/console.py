@@ -1,4 +1,4 @@
-"""What the verbs share: parsers with examples, tables, progress, JSON, and opening what was named."""
+"""Shared by the commands: parsers with examples, tables, progress bars, JSON, model arguments."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
 
 
-def verb(subparsers: Subparsers, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A verb's parser: `summary` for the list of verbs, `description` and `example` for its own --help."""
+def command(subparsers: Subparsers, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Return a command's parser: `summary` for the list of commands, the rest for its own --help."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
@@ -103,7 +103,7 @@ class Progress:
 
 
 def packed_file(text: str) -> Path:
-    """A packed model as an argument: its path, or that of the packaged model of that name."""
+    """A packed model as an argument: its path, or that of the bundled model of that name."""
     return bundled.find(text, ".bhv")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import bundled
 from ..errors import UserError
 from ..text import size_text
-from .console import Progress, Subparsers, positive, table, verb
+from .console import Progress, Subparsers, command, positive, table
 
 if TYPE_CHECKING:
     from ..report.measure import Findings
@@ -33,7 +33,7 @@ The exit status is 1 if accuracy is under {LEAST_TOP1:.0%} or the packed file do
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "demo",
         "the whole way on handwritten digits, in minutes",
@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder (default demo)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="default: those of the recipe")
     parser.add_argument("--pretrained", action="store_true",
-                        help="train nothing: evaluate and time the packaged model on labelled images")  # fmt: skip
+                        help="train nothing: evaluate and time the bundled model on labelled images")  # fmt: skip
     parser.add_argument("--data", metavar="SOURCE", help="with --pretrained: its images (default cifar10, a download)")
     parser.add_argument("--force", action="store_true", help="replace an earlier demo in that folder")
     parser.set_defaults(run=run)

@@ -1,4 +1,4 @@
-"""`bhvit demo --pretrained`: the packaged model on labelled images, without any training."""
+"""`bhvit demo --pretrained`: the bundled model on labelled images, without any training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFERENCE_IMAGES = 4
 
 
 def demo_pretrained(data: str) -> int:
-    """Evaluate, check, classify and time the packaged model; 1 if engine and reference differ, else 0.
+    """Evaluate, check, classify and time the bundled model; 1 if engine and reference differ, else 0.
 
     Raises UserError for data that cannot be read or has other classes.
     """

@@ -1,4 +1,4 @@
-"""`bhvit eval`."""
+"""`bhvit eval`: accuracy of a model on labelled images."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 from ..data.dataset import SPLITS, open_dataset
 from ..data.metrics import Metrics, evaluate
-from .console import Progress, Subparsers, add_json, positive, print_json, verb
+from .console import Progress, Subparsers, add_json, command, positive, print_json
 
 SHOWN_CLASSES = 20
 
@@ -16,8 +16,8 @@ bhvit eval runs/photos/best.safetensors --data photos --split validation --json"
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to `bhvit`."""
-    parser = verb(
+    """Add the command to `bhvit`."""
+    parser = command(
         subparsers,
         "eval",
         "measure a model's accuracy",

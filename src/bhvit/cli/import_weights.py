@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..text import count_text, describe, size_text
-from .console import Subparsers, add_json, print_json, verb
+from .console import Subparsers, add_json, command, print_json
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "import",
         "turn published weights into a checkpoint",

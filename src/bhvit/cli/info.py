@@ -11,7 +11,7 @@ from .. import bundled
 from ..errors import UserError
 from ..spec.values import parse_setting, parse_size
 from ..text import count_text, describe, joules_text, size_text
-from .console import Subparsers, add_json, add_set, positive, print_json, safetensors_metadata, table, verb
+from .console import Subparsers, add_json, add_set, command, positive, print_json, safetensors_metadata, table
 
 if TYPE_CHECKING:
     from ..cost.counts import OpCost
@@ -33,7 +33,7 @@ formula."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "info",
         "parameters, bits, bytes and arithmetic of a model",

@@ -1,7 +1,7 @@
-"""`bhvit`: the command line. Each verb is a module of this folder with `add_parser(subparsers)`.
+"""`bhvit`: the command line. Each command is a module of this folder with `add_parser(subparsers)`.
 
-Exit status: 0 done; 1 the answer is no (verification or the demo failed); 2 a bad argument or file,
-with one line on standard error; 130 interrupted. Without any argument the help is printed.
+Exit status: 0 success; 1 a check failed (verify, demo); 2 a bad argument or file, with one line on standard
+error; 130 interrupted. Without arguments the help is printed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..errors import UserError, require_extra
 from .arguments import Parser
 
 _SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
-VERBS = {verb: verb for verb in _SAME} | {"import": "import_weights"}
-"""Verbs and their modules in this folder; `import` is no name for a module."""
+COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
+"""Commands and their modules in this folder; `import` cannot name a module."""
 _EXTRAS = {"torch": "train", "timm": "train", "torchvision": "train", "sklearn": "train", "pyarrow": "train",
            "tqdm": "train"}  # fmt: skip
 """Optional packages, and the extra of ours that installs each."""
@@ -33,7 +33,7 @@ first steps:
   bhvit pack runs/photos/best.safetensors model.bhv     weights become bits
   bhvit classify model.bhv cat.jpg                      needs neither PyTorch nor a GPU
 
-`bhvit VERB --help` explains each verb and shows an example."""
+`bhvit COMMAND --help` explains each command and shows an example."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,13 +74,13 @@ OTHERS_WAIT = 10.0
 
 
 def build_parser() -> Parser:
-    """The parser of all verbs; each sets `run`, a function of the parsed arguments."""
+    """Return the parser of all commands; each sets `run`, a function of the parsed arguments."""
     parser = Parser(prog="bhvit", description=_DESCRIPTION, epilog=_EXAMPLE)
     parser.add_argument("--version", action=_Version)
-    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in VERBS.values():
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in COMMANDS.values():
         importlib.import_module(f".{module}", __package__).add_parser(subparsers)
-    parser.verbs = subparsers.choices
+    parser.commands = subparsers.choices
     return parser
 
 

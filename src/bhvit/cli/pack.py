@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from ..text import count_text, describe, size_text
-from .console import Subparsers, add_json, print_json, table, verb
+from .console import Subparsers, add_json, command, print_json, table
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "pack",
         "turn a checkpoint into a small file of bits",

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..text import size_text
-from .console import Progress, Subparsers, packed_file, positive, verb
+from .console import Progress, Subparsers, command, packed_file, positive
 
 _DESCRIPTION = """\
 Write one self-contained HTML page about a run: training curves, confusion matrix, samples, sizes, speeds,
@@ -17,7 +17,7 @@ made, on the test images (where the data has none, the validation images, by whi
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "report",
         "write an HTML page about a run",

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .console import Subparsers, add_json, add_set, print_json, verb
+from .console import Subparsers, add_json, add_set, command, print_json
 
 if TYPE_CHECKING:
     from ..train import TrainConfig
@@ -42,8 +42,8 @@ _SETTINGS: tuple[tuple[str, str, type], ...] = (
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """Add the verb to `bhvit`."""
-    parser = verb(
+    """Add the command to `bhvit`."""
+    parser = command(
         subparsers,
         "train",
         "train a model on your own images",

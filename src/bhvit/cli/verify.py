@@ -10,11 +10,11 @@ from .console import (
     add_engine,
     add_json,
     checkpoint_file,
+    command,
     packed_file,
     positive,
     print_json,
     table,
-    verb,
 )
 
 THRESHOLD = 99.5
@@ -30,7 +30,7 @@ differs where no sign at rounding distance flipped."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    parser = verb(
+    parser = command(
         subparsers,
         "verify",
         "compare a packed file with the model it came from",

@@ -201,7 +201,7 @@ def read(path: str | Path) -> PackedModel:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}{bundled.instead(path)}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}{bundled.hint(path)}") from error
     try:
         return from_bytes(data)
     except UserError as error:

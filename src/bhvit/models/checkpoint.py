@@ -38,14 +38,14 @@ def save_checkpoint(model: BHViT, path: str | Path) -> None:
 
 def load_checkpoint(path: str | Path) -> BHViT:
     """The model in a checkpoint, in evaluation mode, on the CPU; or that of the weights in a model's folder; or,
-    where no such file is, the packaged model of that name.
+    where no such file is, the bundled model of that name.
 
     Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
     than its description needs.
     """
     path = bundled.find(path, ".safetensors")
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}{bundled.instead(path)}")
+        raise UserError(f"no checkpoint at {path}{bundled.hint(path)}")
     tensors, metadata = read_weights(path)
     if FORMAT not in metadata:
         if path.name == WEIGHTS and (path.parent / CONFIG).is_file():

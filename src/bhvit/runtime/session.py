@@ -22,7 +22,7 @@ MAX_THREADS = 256
 
 
 class Session:
-    """A `.bhv` file, opened; or, where no such file is, the packaged model of that name, such as "cifar10".
+    """A `.bhv` file, opened; or, where no such file is, the bundled model of that name, such as "cifar10".
 
     `threads` run one image together; `isa` is "auto" (the fastest that this machine has, or what the
     environment variable BHVIT_ISA names) or one of `available_isas()`. Results are the same bits for
@@ -42,14 +42,14 @@ class Session:
         if not isinstance(isa, str):
             raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise UserError(f"a model is a path or the name of a packaged one, not {path!r}")
+            raise UserError(f"a model is a path or the name of a bundled one, not {path!r}")
         path = bundled.find(path, ".bhv")
         try:
             program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
             described = bhv_file.describe(program.header)
             described.check(program.input_shape, program.classes)
         except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}{bundled.instead(path)}") from error
+            raise UserError(f"cannot read {path}: {error.strerror}{bundled.hint(path)}") from error
         except UserError as error:
             raise FormatError(f"{path}: {error}") from error
         except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
