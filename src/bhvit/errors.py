@@ -7,9 +7,35 @@ other exception is a bug in bhvit.
 
 from __future__ import annotations
 
+import re
+
+LONGEST = 2000
+"""Characters of a message; the middle of a longer one is left out."""
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, changes of text direction, and halves of surrogate pairs."""
+
+
+def printable(text: str) -> str:
+    """Return `text` with what a terminal would obey or cannot show as escapes, such as \\u001b."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def one_line(message: str) -> str:
+    """Return `message` as one printable line of at most `LONGEST` characters."""
+    line = printable(" ".join(message.split()))
+    half = LONGEST // 2
+    return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
+
 
 class UserError(ValueError):
-    """A bad argument, file or setting; the message is one line that names it and how to fix it."""
+    """A bad argument, file or setting; the message is one line that names it and how to fix it.
+
+    The message may quote names and values from files: it is cut to `LONGEST` characters, and control characters
+    in it are escaped.
+    """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
 
 
 class FormatError(UserError):

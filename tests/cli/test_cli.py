@@ -61,6 +61,9 @@ def test_without_arguments_the_help_is_printed(bhvit):
     (["evla", "m.bhv"], "there is no command 'evla'; did you mean eval? (`bhvit --help` explains more)"),
     (["cat.jpg"], "there is no command 'cat.jpg'; known: demo, train, eval"),
     ([""], "there is no command ''"),
+    (["predict", "cat.jpg"], "there is no command 'predict'; `bhvit classify` does that"),
+    (["evaluate", "m.bhv"], "there is no command 'evaluate'; `bhvit eval` does that"),
+    (["classify", "https://example.com/cat.jpg"], "https://example.com/cat.jpg is an address; download the image"),
     (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
     (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
     (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
@@ -165,6 +168,23 @@ def test_an_interruption_is_status_130(material):
     assert process.returncode == 130
     assert err.strip().endswith("bhvit: interrupted")
     assert "Traceback" not in err
+
+
+def test_help_is_a_command_too(bhvit):
+    assert bhvit("help") == bhvit("--help")
+    assert bhvit("help", "pack") == bhvit("pack", "--help")
+
+
+def test_the_package_runs_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "bhvit", "--version"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, f"bhvit {package.__version__}\n")
+
+
+def test_a_bundled_checkpoint_packs_into_the_working_folder(bhvit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert bhvit("pack", "cifar10", "a.bhv").status == 0
+    assert bhvit("pack", "cifar10").status == 0
+    assert (tmp_path / "a.bhv").read_bytes() == (tmp_path / "cifar10.bhv").read_bytes()
 
 
 def test_commands_match_their_modules():

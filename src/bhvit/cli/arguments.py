@@ -16,6 +16,15 @@ _PLAINER = {
     "ignored explicit argument": "takes no value, but has",
 }
 """argparse's words, which name Python's types, in ours."""
+_MEANT = {
+    "predict": "classify", "infer": "classify", "inference": "classify", "detect": "classify", "label": "classify",
+    "test": "eval", "evaluate": "eval", "val": "eval", "validate": "eval", "score": "eval",
+    "fit": "train", "finetune": "train", "fine-tune": "train",
+    "convert": "pack", "compile": "pack", "quantize": "pack", "compress": "pack",
+    "benchmark": "bench", "profile": "bench", "speed": "bench", "time": "bench",
+    "check": "verify", "compare": "verify", "show": "info", "summary": "info", "describe": "info", "load": "import",
+}  # fmt: skip
+"""Names of commands in other tools, and ours for the same job."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,6 +50,10 @@ class Parser(argparse.ArgumentParser):
         if first.startswith("-"):
             self._check_options([first])
             return self.parse_args(words)
+        if first == "help":
+            return self.parse_args([*rest[:1], "--help"])
+        if first not in self.commands and _MEANT.get(first) in self.commands:
+            raise UserError(f"there is no command {first!r}; `bhvit {_MEANT[first]}` does that {self._help()}")
         if first not in self.commands:
             raise UserError(f"there is no command {first!r}{nearest(first, self.commands)} {self._help()}")
         return self.commands[first]._parse_own(rest)

@@ -95,6 +95,8 @@ def find_images(named: Sequence[Path]) -> list[Path]:
 
     paths: list[Path] = []
     for path in named:
+        if str(path).startswith(("http:/", "https:/")):
+            raise UserError(f"{str(path).replace(':/', '://', 1)} is an address; download the image and give its path")
         if not path.exists():
             models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_bundled())}"
             raise UserError(f"there is no image or folder {path}{'' if path.suffix else models}")

@@ -56,7 +56,9 @@ def positives(text: str) -> list[int]:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print `value` as JSON; pure ASCII where standard output is not UTF-8."""
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    print(json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: bool = True, indent: str = "  ") -> str:

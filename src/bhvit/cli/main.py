@@ -13,8 +13,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from ..errors import UserError, require_extra
+from ..errors import UserError, one_line, require_extra
 from .arguments import Parser
+from .terminal import safe_output
 
 _SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
@@ -38,6 +39,11 @@ first steps:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status."""
+    with safe_output():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
         args = build_parser().parse((sys.argv[1:] if argv is None else argv) or ["--help"])
         status: int = args.run(args)
@@ -99,7 +105,7 @@ def _fail(message: str) -> int:
     # Of several processes that stumble over the same thing one speaks: torchrun ends the others while they wait.
     if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
         time.sleep(OTHERS_WAIT)
-    print(f"bhvit: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bhvit: {one_line(message)}", file=sys.stderr)
     return 2
 
 

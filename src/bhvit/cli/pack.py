@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .. import bundled
 from ..text import count_text, describe, size_text
-from .console import Subparsers, add_json, command, print_json, table
+from .console import Subparsers, add_json, checkpoint_file, command, print_json, table
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -18,10 +19,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "and bhvit.Session run without PyTorch. Class names and preprocessing travel with it.",
         "bhvit pack runs/photos/best.safetensors photos.bhv",
     )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint that `bhvit train` wrote (.safetensors)")
     parser.add_argument(
-        "model", type=Path, nargs="?", help="file to write (default: beside the checkpoint, with .bhv as its ending)"
+        "checkpoint",
+        type=checkpoint_file,
+        help="checkpoint that `bhvit train` wrote (.safetensors), or a bundled name",
     )
+    parser.add_argument("model", type=Path, nargs="?", help="file to write (default: the checkpoint's name with .bhv)")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
         "--leftovers",
@@ -41,7 +44,11 @@ def run(args: argparse.Namespace) -> int:
     from ..models import load_checkpoint
     from ..packing import pack
 
-    target = args.model or args.checkpoint.with_suffix(".bhv")
+    target = args.model or (
+        Path(f"{args.checkpoint.stem}.bhv")  # a bundled model: never into the package itself
+        if args.checkpoint.parent == bundled.FOLDER
+        else args.checkpoint.with_suffix(".bhv")
+    )
     refuse_existing(target, args.force)  # before the work, too
     model = load_checkpoint(args.checkpoint)
     pack(model, target, leftovers=args.leftovers, force=args.force)

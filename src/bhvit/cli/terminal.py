@@ -1,0 +1,49 @@
+"""Output that a terminal can show, whatever stands in names and whatever the encoding is."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from ..errors import printable
+
+_PROGRESS = re.compile("(\r|\x1b\\[[AK]|\n|\t)")
+"""What progress bars send: back to the start of the line, one line up, erase the line."""
+_PLAIN = re.compile("(\n|\t)")
+
+
+class _Escaping:
+    """A text stream that escapes control characters, except those of `allowed`."""
+
+    def __init__(self, stream: TextIO, allowed: re.Pattern[str]) -> None:
+        self._stream = stream
+        self._allowed = allowed
+
+    def write(self, text: str) -> int:
+        parts = self._allowed.split(text)  # every second part is one that is allowed
+        self._stream.write("".join(part if index % 2 else printable(part) for index, part in enumerate(parts)))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextlib.contextmanager
+def safe_output() -> Iterator[None]:
+    """Escape control characters on standard output and error, and what their encoding lacks.
+
+    Class names and file names come from others: an escape sequence in them must not reach the terminal.
+    """
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # replaced by another object, or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout = _Escaping(before[0], _PLAIN)
+    sys.stderr = _Escaping(before[1], _PROGRESS)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
