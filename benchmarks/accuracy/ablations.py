@@ -73,8 +73,9 @@ def main() -> None:
 
 
 def _row(name: str, settings: Settings, folder: Path) -> None:
-    config = TrainConfig.from_dict({**load_recipe("cifar10"), "threads": 1, **settings,
-                                    **VARIANTS[name](settings["epochs"]), "out": str(folder)})  # fmt: skip
+    config = TrainConfig.from_dict(
+        {**load_recipe("cifar10"), "threads": 1, **settings, **VARIANTS[name](settings["epochs"]), "out": str(folder)}
+    )
     begin = time.perf_counter()
     trained = train(config, force=True, quiet=True)
     minutes = (time.perf_counter() - begin) / 60
@@ -94,13 +95,17 @@ def _table(out: Path) -> None:
             continue
         top1 = [row["top1"] for row in results]
         gains = [row["top1"] - base[row["seed"]] for row in results if row["seed"] in base]
-        rows.append([
-            name, " ".join(str(row["seed"]) for row in results), f"{statistics.mean(top1):.2%}",
-            f"{100 * statistics.stdev(top1):.2f}" if len(top1) > 1 else "one seed",
-            "" if name == BASE or not gains else f"{100 * statistics.mean(gains):+.2f}",
-            "" if name == BASE or len(gains) < 2 else f"{100 * statistics.stdev(gains):.2f}",
-            f"{min(row['minutes'] for row in results):.1f}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                " ".join(str(row["seed"]) for row in results),
+                f"{statistics.mean(top1):.2%}",
+                f"{100 * statistics.stdev(top1):.2f}" if len(top1) > 1 else "one seed",
+                "" if name == BASE or not gains else f"{100 * statistics.mean(gains):+.2f}",
+                "" if name == BASE or len(gains) < 2 else f"{100 * statistics.stdev(gains):.2f}",
+                f"{min(row['minutes'] for row in results):.1f}",
+            ]
+        )
     header = ["Trained", "Seeds", "Top-1, mean", "Spread, points", "Against the first row, points", "Spread", "Minutes"]
     epochs = " and ".join(str(epochs) for epochs in sorted({row["epochs"] for row in found}))
     text = f"""CIFAR-10 (JPEG copies), 32×32, `bhvit_nano`: {epochs} epochs in all from scratch with the settings of \

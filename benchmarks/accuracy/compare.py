@@ -55,13 +55,25 @@ def main() -> None:
         folder = args.out / slug(name)
         if (folder / "result.json").exists():
             continue
-        settings = {**load_recipe("cifar10"), "data": args.data, "out": str(folder), "epochs": args.epochs,
-                    "seed": args.seed, "threads": 1, **OURS.get(name, {})}  # fmt: skip
+        settings = {
+            **load_recipe("cifar10"),
+            "data": args.data,
+            "out": str(folder),
+            "epochs": args.epochs,
+            "seed": args.seed,
+            "threads": 1,
+            **OURS.get(name, {}),
+        }
         config = TrainConfig.from_dict(settings)
         begin = time.perf_counter()
         rows = _ours(config, folder) if name in OURS else _timm(TIMM[name], config, folder)
-        result = {"name": name, "epochs": args.epochs, "seed": args.seed, "rows": rows,
-                  "minutes": (time.perf_counter() - begin) / 60}  # fmt: skip
+        result = {
+            "name": name,
+            "epochs": args.epochs,
+            "seed": args.seed,
+            "rows": rows,
+            "minutes": (time.perf_counter() - begin) / 60,
+        }
         (folder / "result.json").write_text(json.dumps(result, indent=1))
         print(result, flush=True)
 
@@ -101,8 +113,15 @@ def _timm(name: str, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
     model.eval()
     float_file, int_file = folder / "float32.onnx", folder / "int8.onnx"
     example = torch.zeros(1, 3, *images.preprocess.size)
-    torch.onnx.export(model, (example,), str(float_file), dynamo=True, external_data=False,
-                      input_names=["x"], dynamic_shapes=({0: torch.export.Dim("batch")},))  # fmt: skip
+    torch.onnx.export(
+        model,
+        (example,),
+        str(float_file),
+        dynamo=True,
+        external_data=False,
+        input_names=["x"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )
     calibration = next(batches.epoch(0))[0][:CALIBRATION_IMAGES]
     quantise(float_file, int_file, calibration.numpy())
     test = open_dataset(config.data, "test")
@@ -135,8 +154,16 @@ def quantise(source: Path, target: Path, calibration: Floats) -> None:
 
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    quantize_static(str(prepared), str(target), Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
-                    activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=True)  # fmt: skip
+    quantize_static(
+        str(prepared),
+        str(target),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        reduce_range=True,
+    )
     prepared.unlink()
 
 
@@ -155,8 +182,11 @@ def _onnx(file: Path) -> Callable[[Floats], Floats]:
 
 
 def _table(out: Path) -> None:
-    results = [json.loads((out / slug(name) / "result.json").read_text()) for name in [*OURS, *TIMM]
-               if (out / slug(name) / "result.json").exists()]  # fmt: skip
+    results = [
+        json.loads((out / slug(name) / "result.json").read_text())
+        for name in [*OURS, *TIMM]
+        if (out / slug(name) / "result.json").exists()
+    ]
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     entries, runs = [], []
     for result in results:
@@ -164,14 +194,28 @@ def _table(out: Path) -> None:
             file = out / slug(result["name"]) / row["file"]
             call = bhvit.Session(file) if file.suffix == ".bhv" else _onnx(file)
             entries.append((result, row, file))
-            runs.append(Run(name=f"{result['name']} {row['what']}", isa="", threads=1, batch=1,
-                            call=lambda call=call: call(image)))  # fmt: skip
+            runs.append(
+                Run(
+                    name=f"{result['name']} {row['what']}",
+                    isa="",
+                    threads=1,
+                    batch=1,
+                    call=lambda call=call: call(image),
+                )
+            )
     timings = measure(runs, 2.0)
     rows = [
-        [result["name"], row["what"], f"{row['top1']:.2%}", f"{file.stat().st_size / 1e6:.2f}", f"{timing.median:.3f}",
-         f"{row['ops'] / 1e6:.2f}", f"{result['minutes']:.0f}"]
+        [
+            result["name"],
+            row["what"],
+            f"{row['top1']:.2%}",
+            f"{file.stat().st_size / 1e6:.2f}",
+            f"{timing.median:.3f}",
+            f"{row['ops'] / 1e6:.2f}",
+            f"{result['minutes']:.0f}",
+        ]
         for (result, row, file), timing in zip(entries, timings, strict=True)
-    ]  # fmt: skip
+    ]
     header = ["Network", "Run as", "Top-1", "File, MB", "ms an image", "OPs, M", "Training, min"]
     first = results[0]
     text = f"""CIFAR-10 (JPEG copies), 32×32: {first["epochs"]} epochs of the recipe `cifar10` from scratch on one \

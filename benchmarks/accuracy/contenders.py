@@ -6,11 +6,19 @@ from typing import Any
 
 # In the place of window attention BinaryViT has attention to pooled keys, and its branches pool.
 _BINARYVIT: dict[str, Any] = {
-    "stages.0.mixer": "pooled_attention", "stages.0.heads": 1, "stages.0.key_pool": 4,
-    "stages.1.mixer": "pooled_attention", "stages.1.heads": 2, "stages.1.key_pool": 2,
-    "stages.2.mixer": "pooled_attention", "stages.2.heads": 4,
-    "branches": "pool", "attention": "one_bit", "stem_activation": "none", "centre_conv_weights": False,
-}  # fmt: skip
+    "stages.0.mixer": "pooled_attention",
+    "stages.0.heads": 1,
+    "stages.0.key_pool": 4,
+    "stages.1.mixer": "pooled_attention",
+    "stages.1.heads": 2,
+    "stages.1.key_pool": 2,
+    "stages.2.mixer": "pooled_attention",
+    "stages.2.heads": 4,
+    "branches": "pool",
+    "attention": "one_bit",
+    "stem_activation": "none",
+    "centre_conv_weights": False,
+}
 
 OURS: dict[str, dict[str, Any]] = {
     "BHViT nano": {},

@@ -39,11 +39,22 @@ def main() -> None:
     for what, (recipe, changes) in STARTS.items():
         accuracies, minutes = [], []
         for seed in args.seeds:
-            config = TrainConfig.from_dict({
-                "model": "bhvit_nano", "batch_size": 64, **load_recipe(recipe), "data": str(folder),
-                "out": str(args.out / f"{recipe}-{len(rows)}-{seed}"), "epochs": EPOCHS, "warmup_epochs": 1.0,
-                "seed": seed, "threads": args.threads, "workers": 0, "img_size": 32, **changes,
-            })  # fmt: skip
+            config = TrainConfig.from_dict(
+                {
+                    "model": "bhvit_nano",
+                    "batch_size": 64,
+                    **load_recipe(recipe),
+                    "data": str(folder),
+                    "out": str(args.out / f"{recipe}-{len(rows)}-{seed}"),
+                    "epochs": EPOCHS,
+                    "warmup_epochs": 1.0,
+                    "seed": seed,
+                    "threads": args.threads,
+                    "workers": 0,
+                    "img_size": 32,
+                    **changes,
+                }
+            )
             result = train(config, force=True, quiet=True)
             accuracies.append(result.metrics.top1)
             minutes.append(sum(line["seconds"] for line in result.log) / 60)

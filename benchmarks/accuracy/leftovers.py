@@ -39,10 +39,13 @@ def main() -> None:
         rows += _packed(name, model, kinds, args)
     header = ["Model", "Position maps, classifier", "File, MB", "Top-1", "Top-1 agreement with float32"]
     sizes = [
-        [name, f"{len(_bytes(bhvit.create_model(name).eval())) / 1e6:.2f}",
-         f"{len(_bytes(bhvit.create_model(name, leftover_bits=8).eval())) / 1e6:.2f}"]
+        [
+            name,
+            f"{len(_bytes(bhvit.create_model(name).eval())) / 1e6:.2f}",
+            f"{len(_bytes(bhvit.create_model(name, leftover_bits=8).eval())) / 1e6:.2f}",
+        ]
         for name in ("bhvit_tiny", "bhvit_small", "binaryvit_small")
-    ]  # fmt: skip
+    ]
     text = f"""The bundled model, and the same trained on for one epoch at a peak rate of 1e-4; the 10,000 test \
 images, JPEG copies of CIFAR-10's.
 
@@ -55,10 +58,19 @@ Files of 1000 classes at 224×224, MB:
 
 
 def _trained(data: str, folder: Path, switches: dict[str, Any]) -> BHViT:
-    config = TrainConfig.from_dict({
-        **bhvit.train.load_recipe("cifar10"), "data": data, "out": str(folder), "init": DEFAULT, "epochs": 1,
-        "warmup_epochs": 0.1, "lr": 1e-4, "threads": 1, **switches,
-    })  # fmt: skip
+    config = TrainConfig.from_dict(
+        {
+            **bhvit.train.load_recipe("cifar10"),
+            "data": data,
+            "out": str(folder),
+            "init": DEFAULT,
+            "epochs": 1,
+            "warmup_epochs": 0.1,
+            "lr": 1e-4,
+            "threads": 1,
+            **switches,
+        }
+    )
     return load_checkpoint(train(config, force=True, quiet=True).last)
 
 
@@ -71,8 +83,9 @@ def _packed(name: str, model: BHViT, kinds: tuple[Leftovers, ...], args: argpars
         session = bhvit.Session(path)
         found = evaluate(session, open_dataset(args.data, "test", class_names=session.class_names), session._preprocess)
         exact = exact or found
-        rows.append([name, kind, f"{path.stat().st_size / 1e6:.3f}", f"{found.top1:.2%}",
-                     f"{agreement(found, exact):.2%}"])  # fmt: skip
+        rows.append(
+            [name, kind, f"{path.stat().st_size / 1e6:.3f}", f"{found.top1:.2%}", f"{agreement(found, exact):.2%}"]
+        )
         print(rows[-1], flush=True)
     return rows
 

@@ -44,8 +44,10 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint, packed = FOLDER / f"{DEFAULT}.safetensors", FOLDER / f"{DEFAULT}.bhv"
     tensors, metadata = read_weights(args.runs[-1] / "last.safetensors")
-    halved = {name: tensor.half() if tensor.ndim >= 2 and name.endswith(".weight") else tensor
-              for name, tensor in tensors.items()}  # fmt: skip
+    halved = {
+        name: tensor.half() if tensor.ndim >= 2 and name.endswith(".weight") else tensor
+        for name, tensor in tensors.items()
+    }
     write_atomically(checkpoint, safetensors.torch.save(halved, metadata))
     model = bhvit.load_checkpoint(checkpoint)
     bhvit.pack(model, packed, force=True)

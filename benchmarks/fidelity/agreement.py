@@ -62,21 +62,33 @@ def main() -> None:
         model = from_published(recorded_weights(args.golden, case, synthetic)).float()
         found, kinds = _compare(model, chosen_images, args.traced)
         flips = total(found.flips)
-        rows.append([
-            case, f"{found.agreement:.2%}", kinds, f"{found.logit_difference:.1e}",
-            "yes" if found.reference_parts_at is None else f"no, at {found.reference_parts_at}",
-            flips.flipped, f"{flips.decisions / 1e6:.1f} M", f"{flips.farthest:.0e}" if flips.flipped else "",
-            "yes" if flips.explained else "no",
-        ])  # fmt: skip
+        rows.append(
+            [
+                case,
+                f"{found.agreement:.2%}",
+                kinds,
+                f"{found.logit_difference:.1e}",
+                "yes" if found.reference_parts_at is None else f"no, at {found.reference_parts_at}",
+                flips.flipped,
+                f"{flips.decisions / 1e6:.1f} M",
+                f"{flips.farthest:.0e}" if flips.flipped else "",
+                "yes" if flips.explained else "no",
+            ]
+        )
         exact = _exact(model, chosen_images)
         floor.append([case, *(_pair(found, exact, who) for who in ("torch", "native"))])
         print(rows[-1], floor[-1], flush=True)
-    header = ["Case", "Top-1 agreement", "Classes", "Largest logit difference", "Native equals reference", "Flipped",
-              "Decisions", "Farthest", "Explained"]  # fmt: skip
+    header = (
+        "Case | Top-1 agreement | Classes | Largest logit difference | Native equals reference | Flipped | "
+        "Decisions | Farthest | Explained"
+    ).split(" | ")
     text = f"{args.images} validation images of {Path(args.data).name}, {args.traced} of them traced. "
-    write_results(Path(__file__).with_name(args.out), "Packed files and PyTorch on real images",
-                  f"{text}{NOTE}\n\n{markdown(header, rows)}\n\n{FLOOR}\n\n"
-                  + markdown(["Case", "PyTorch float32 with float64", "Packed file with float64"], floor))  # fmt: skip
+    write_results(
+        Path(__file__).with_name(args.out),
+        "Packed files and PyTorch on real images",
+        f"{text}{NOTE}\n\n{markdown(header, rows)}\n\n{FLOOR}\n\n"
+        + markdown(["Case", "PyTorch float32 with float64", "Packed file with float64"], floor),
+    )
 
 
 def _exact(model: BHViT, dataset: Dataset) -> Floats:

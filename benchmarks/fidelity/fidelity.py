@@ -25,8 +25,13 @@ from bhvit.models import from_published, to_published, trace
 
 from .live import compare, gradients, relative, same_names
 
-RECORDED = {"tiny_binary": (1, 2), "tiny_somefp": (2, 2), "small_binary": (3, 1), "tiny_gsb": (4, 1),
-            "binaryvit_binary": (5, 1)}  # fmt: skip
+RECORDED = {
+    "tiny_binary": (1, 2),
+    "tiny_somefp": (2, 2),
+    "small_binary": (3, 1),
+    "tiny_gsb": (4, 1),
+    "binaryvit_binary": (5, 1),
+}
 """Seed and batch of each recorded case."""
 
 SHIFT = {"replace_ln_bn": True, "shift3": True, "shift5": True}
@@ -43,7 +48,9 @@ BHVIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no shifts": ({"shift3": False, "shift5": False}, {}),
     "GSB attention": ({"gsb": True}, {}),
     "GSB attention, layer norm, †, 10 classes": (
-        {"gsb": True, "replace_ln_bn": False, "some_fp": True, "classes": 10}, {}),
+        {"gsb": True, "replace_ln_bn": False, "some_fp": True, "classes": 10},
+        {},
+    ),
     "ReCU": ({"recu": True}, {"recu": True}),
     "10 classes": ({"classes": 10}, {}),
     "200 classes": ({"classes": 200}, {}),
@@ -51,7 +58,7 @@ BHVIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "full precision, layer norm, †": (FLOAT | {"replace_ln_bn": False, "some_fp": True}, {}),
     "full-precision weights": ({"weight_bits": 32}, {"weight_bits": 32}),
     "full-precision activations": ({"input_bits": 32}, {"weight_bits": 1}),
-}  # fmt: skip
+}
 BINARYVIT: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "as published": ({}, {}),
     "full-precision downsampling (†)": ({"some_fp": True}, {}),
@@ -153,12 +160,19 @@ def _live(
         label = ", ".join([case, *(TOLD[key] for key in told)])
         for training in (False, True) if case in TRAINED and name != "bhvit_small" else (False,):
             found = compare(
-                checkout, name, synthetic, switches=usual | switches, told=told, seed=7, batch=1 + training,
+                checkout,
+                name,
+                synthetic,
+                switches=usual | switches,
+                told=told,
+                seed=7,
+                batch=1 + training,
                 training=training,
-            )  # fmt: skip
+            )
             worst = found.logits, found.blocks, found.loss, found.gradients, found.sums, found.state
-            rows.append([name, label, "training" if training else "evaluation", *map(_number, worst),
-                         _yes(found.names)])  # fmt: skip
+            rows.append(
+                [name, label, "training" if training else "evaluation", *map(_number, worst), _yes(found.names)]
+            )
             print(*rows[-1], sep="  ", flush=True)
     return rows
 

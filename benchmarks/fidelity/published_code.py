@@ -26,9 +26,20 @@ MODELS = {
 }
 """The launch script's type and configuration of each model."""
 _OFF = dict.fromkeys(
-    ("shift3", "shift5", "avg_res3", "avg_res5", "replace_ln_bn", "disable_layerscale", "enable_cls_token",
-     "gsb", "recu", "some_fp"), False,
-)  # fmt: skip
+    (
+        "shift3",
+        "shift5",
+        "avg_res3",
+        "avg_res5",
+        "replace_ln_bn",
+        "disable_layerscale",
+        "enable_cls_token",
+        "gsb",
+        "recu",
+        "some_fp",
+    ),
+    False,
+)
 
 
 def build(checkout: Path, name: str, **switches: Any) -> nn.Module:

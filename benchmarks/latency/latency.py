@@ -53,8 +53,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.models:
             rows += _measure(name, Path(folder) / "model.bhv", args.seconds)
-    header = ["Model", "Execution", "Threads", "Batch", "Median ms", "p10", "p90", "Binary limit ms", "Times it",
-              "With floats ms", "Times it", "Against 1 thread", "PyTorch / this"]  # fmt: skip
+    header = (
+        "Model | Execution | Threads | Batch | Median ms | p10 | p90 | Binary limit ms | Times it | With floats ms | "
+        "Times it | Against 1 thread | PyTorch / this"
+    ).split(" | ")
     text = f"""Milliseconds an image. Binary limit: executed binary multiply-accumulates over the peak of that \
 instruction set, which a loop of XOR, population count and add on registers reaches in the same run. With floats: also \
 the full-precision multiply-accumulates over the peak of multiply and add, each rounded. Peaks are times threads. \
@@ -80,22 +82,45 @@ def _measure(label: str, path: Path, seconds: float) -> list[list[str]]:
         for isa in isas:
             session = Session(path, threads=threads, isa=isa)
             for batch in (1, BATCH) if label in WHOLE and isa == isas[0] else (1,):
-                runs.append(Run(name="bhvit", isa=isa, threads=threads, batch=batch,
-                                call=lambda s=session, x=images[:batch]: s(x)))  # fmt: skip
+                runs.append(
+                    Run(
+                        name="bhvit",
+                        isa=isa,
+                        threads=threads,
+                        batch=batch,
+                        call=lambda s=session, x=images[:batch]: s(x),
+                    )
+                )
 
         if label in WHOLE and threads > 1:
-            runs.append(Run(name="bhvit, a session a thread", isa=isas[0], threads=threads, batch=threads,
-                            call=_side_by_side(path, threads, isas[0], images[:1])))  # fmt: skip
+            runs.append(
+                Run(
+                    name="bhvit, a session a thread",
+                    isa=isas[0],
+                    threads=threads,
+                    batch=threads,
+                    call=_side_by_side(path, threads, isas[0], images[:1]),
+                )
+            )
 
         def by_torch() -> None:
             with torch.inference_mode():
                 model(image)
 
         if label in WHOLE:
-            runs.append(Run(name="PyTorch", isa="", threads=threads, batch=1, call=by_torch,
-                            prepare=lambda n=threads: torch.set_num_threads(n)))  # fmt: skip
-    peaks = {isa: [float(np.median([rate(isa) for _ in range(5)])) for rate in (peak_rate, float_peak_rate)]
-             for isa in isas}  # fmt: skip
+            runs.append(
+                Run(
+                    name="PyTorch",
+                    isa="",
+                    threads=threads,
+                    batch=1,
+                    call=by_torch,
+                    prepare=lambda n=threads: torch.set_num_threads(n),
+                )
+            )
+    peaks = {
+        isa: [float(np.median([rate(isa) for _ in range(5)])) for rate in (peak_rate, float_peak_rate)] for isa in isas
+    }
     timings = measure(runs, seconds)
     alone = {(t.name, t.isa, t.batch): t.median for t in timings if t.threads == 1}
     alone |= {(t.name, t.isa, t.batch): alone["bhvit", t.isa, 1] for t in timings if "session" in t.name}
@@ -108,11 +133,20 @@ def _measure(label: str, path: Path, seconds: float) -> list[list[str]]:
             limits = [1000 * costs.executed_binary_macs / binary / t.threads]
             limits.append(limits[0] + 1000 * costs.float_macs / full / t.threads)
         ratios = [text for limit in limits for text in (f"{limit:.2f}", f"{t.median / limit:.2f}")] or [""] * 4
-        rows.append([
-            label, f"{t.name} {t.isa}".strip(), t.threads, t.batch, f"{t.median:.2f}", f"{t.p10:.2f}", f"{t.p90:.2f}",
-            *ratios, f"{alone[t.name, t.isa, t.batch] / t.median:.2f}" if t.threads > 1 else "",
-            f"{slow[t.threads] / t.median:.1f}" if slow else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                label,
+                f"{t.name} {t.isa}".strip(),
+                t.threads,
+                t.batch,
+                f"{t.median:.2f}",
+                f"{t.p10:.2f}",
+                f"{t.p90:.2f}",
+                *ratios,
+                f"{alone[t.name, t.isa, t.batch] / t.median:.2f}" if t.threads > 1 else "",
+                f"{slow[t.threads] / t.median:.1f}" if slow else "",
+            ]
+        )
     return rows
 
 

@@ -32,9 +32,12 @@ from bhvit.timing import Run, measure
 
 OURS = {"bhvit_small": "68.4", "bhvit_tiny": "64.0", "bhvit_small_fp": "70.1", "bhvit_tiny_fp": "66.0"}
 PEERS = {
-    "resnet18": "69.8", "deit_tiny_patch16_224": "72.2", "deit_small_patch16_224": "79.9",
-    "mobilenetv3_large_100": "75.0", "mobilenetv3_small_100": "67.7",
-}  # fmt: skip
+    "resnet18": "69.8",
+    "deit_tiny_patch16_224": "72.2",
+    "deit_small_patch16_224": "79.9",
+    "mobilenetv3_large_100": "75.0",
+    "mobilenetv3_small_100": "67.7",
+}
 """Models and their published ImageNet top-1."""
 LARQ = {"QuickNetLarge": "66.9", "QuickNet": "63.3"}
 CALIBRATION_IMAGES = 8
@@ -58,21 +61,22 @@ def main() -> None:
     rows = []
     small = {t.threads: t.median for e, t in zip(entries, timings, strict=True) if e[:2] == ("bhvit_small", "bhvit")}
     for (model, engine, precision), timing in zip(entries, timings, strict=True):
-        rows.append([
-            model, (OURS | PEERS | LARQ)[model], engine, precision, timing.threads, f"{timing.median:.2f}",
-            f"{timing.p10:.2f}", f"{timing.p90:.2f}", f"{timing.median / small[timing.threads]:.2f}",
-        ])  # fmt: skip
-    header = [
-        "Model",
-        "ImageNet top-1",
-        "Run by",
-        "Precision",
-        "Threads",
-        "Median ms",
-        "p10",
-        "p90",
-        "Times bhvit_small",
-    ]
+        rows.append(
+            [
+                model,
+                (OURS | PEERS | LARQ)[model],
+                engine,
+                precision,
+                timing.threads,
+                f"{timing.median:.2f}",
+                f"{timing.p10:.2f}",
+                f"{timing.p90:.2f}",
+                f"{timing.median / small[timing.threads]:.2f}",
+            ]
+        )
+    header = (
+        "Model | ImageNet top-1 | Run by | Precision | Threads | Median ms | p10 | p90 | Times bhvit_small"
+    ).split(" | ")
     import onnxruntime
     import openvino
 
@@ -112,8 +116,9 @@ def _larq(python: Path, name: str, threads: int) -> Callable[[Any], Any]:
     command = [str(python), str(Path(__file__).with_name("quicknet.py")), name, str(threads)]
     # Packages that were put in this interpreter's way are none of the other's.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               text=True, env=environment)  # fmt: skip
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
     assert process.stdin
     assert process.stdout
     stdin, stdout = process.stdin, process.stdout
@@ -137,8 +142,9 @@ def _exported(name: str, folder: Path) -> tuple[Path, Path]:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
     floats, ints = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
-    torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), str(floats), dynamo=True, external_data=False,
-                      input_names=["x"])  # fmt: skip
+    torch.onnx.export(
+        model.eval(), (torch.zeros(1, 3, 224, 224),), str(floats), dynamo=True, external_data=False, input_names=["x"]
+    )
     noise = np.random.default_rng(1).standard_normal((CALIBRATION_IMAGES, 3, 224, 224)).astype(np.float32)
     quantise(floats, ints, noise)
     return floats, ints

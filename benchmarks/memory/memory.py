@@ -46,8 +46,10 @@ def main() -> None:
             _write(name, path)
             for threads in args.threads:
                 rows.append(_row(name, path, threads))
-    header = ["Model", "File", "Threads", "Open, warm", "p10", "p90", "Open, cold", "Own memory", "Mapped",
-              "Peak, beyond Python", "of which one run", "Python itself"]  # fmt: skip
+    header = (
+        "Model | File | Threads | Open, warm | p10 | p90 | Open, cold | Own memory | Mapped | Peak, beyond Python | "
+        "of which one run | Python itself"
+    ).split(" | ")
     text = f"""Milliseconds and MiB, medians over {ROUNDS} processes. "Own memory" is what RssAnon grew by from before \
 opening to after three runs, "Mapped" what RssFile grew by (the weights, and pages of NumPy's and the engine's code \
 touched for the first time), "Peak, beyond Python" what the peak of resident memory grew by, both kinds together; \
@@ -73,23 +75,35 @@ def _write(name: str, path: Path) -> None:
 def _row(name: str, path: Path, threads: int) -> list[str]:
     found = {
         cold: [
-            json.loads(subprocess.run(
-                [sys.executable, "-m", "benchmarks.memory.memory", "--child", str(path), str(threads), str(cold)],
-                capture_output=True, text=True, check=True, cwd=ROOT,
-            ).stdout)
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-m", "benchmarks.memory.memory", "--child", str(path), str(threads), str(cold)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    cwd=ROOT,
+                ).stdout
+            )
             for _ in range(ROUNDS)
         ]
         for cold in (0, 1)
-    }  # fmt: skip
+    }
 
     def middle(key: str, cold: int = 0) -> float:
         return statistics.median(child[key] for child in found[cold])
 
     times = sorted(child["open"] for child in found[0])
     mib = [f"{middle(key) / MIB:.1f}" for key in ("anon", "file", "peak", "run", "before")]
-    return [name, f"{path.stat().st_size / MIB:.2f}", str(threads), f"{statistics.median(times):.1f}",
-            f"{times[len(times) // 10]:.1f}", f"{times[-1 - len(times) // 10]:.1f}", f"{middle('open', 1):.1f}",
-            *mib]  # fmt: skip
+    return [
+        name,
+        f"{path.stat().st_size / MIB:.2f}",
+        str(threads),
+        f"{statistics.median(times):.1f}",
+        f"{times[len(times) // 10]:.1f}",
+        f"{times[-1 - len(times) // 10]:.1f}",
+        f"{middle('open', 1):.1f}",
+        *mib,
+    ]
 
 
 def _child(path: Path, threads: int, cold: bool) -> dict[str, float]:
@@ -122,8 +136,11 @@ def _child(path: Path, threads: int, cold: bool) -> dict[str, float]:
 
 def _status() -> dict[str, int]:
     lines = Path("/proc/self/status").read_text().splitlines()
-    return {key: int(value.split()[0]) * 1024 for key, _, value in (line.partition(":") for line in lines)
-            if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile")}  # fmt: skip
+    return {
+        key: int(value.split()[0]) * 1024
+        for key, _, value in (line.partition(":") for line in lines)
+        if key in ("VmRSS", "VmHWM", "RssAnon", "RssFile")
+    }
 
 
 if __name__ == "__main__":

@@ -45,14 +45,20 @@ def main() -> None:
     for leftovers in ("float32", "mixed", "float16"):
         pack(model, packed, leftovers=leftovers, force=True)  # type: ignore[arg-type]
         found = compare(result.last, packed, test, threads=2)
-        rows.append([
-            f"packed, {leftovers} leftovers", f"{packed.stat().st_size / 1e6:.2f} MB", f"{found.native.top1:.2%}",
-            f"{found.agreement:.2%}", f"{found.logit_difference:.3g}",
-            "yes" if found.reference_parts_at is None else f"no, at {found.reference_parts_at}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"packed, {leftovers} leftovers",
+                f"{packed.stat().st_size / 1e6:.2f} MB",
+                f"{found.native.top1:.2%}",
+                f"{found.agreement:.2%}",
+                f"{found.logit_difference:.3g}",
+                "yes" if found.reference_parts_at is None else f"no, at {found.reference_parts_at}",
+            ]
+        )
         ops.append(found.parts_at.name if found.parts_at else "none")
-    rows.insert(0, ["PyTorch, float32", f"{result.last.stat().st_size / 1e6:.2f} MB", f"{found.torch.top1:.2%}",
-                    "", "", ""])  # fmt: skip
+    rows.insert(
+        0, ["PyTorch, float32", f"{result.last.stat().st_size / 1e6:.2f} MB", f"{found.torch.top1:.2%}", "", "", ""]
+    )
     minutes = sum(line["seconds"] for line in result.log) / 60
     header = [
         "Model",

@@ -35,11 +35,27 @@ def main() -> None:
     rows = []
     for size in SIZES:
         for batch in BATCHES:
-            command = [sys.executable, "-m", "benchmarks.training.scaling", "--model", args.model, "--threads",
-                       str(args.threads), "--row", f"{size}x{batch}"]  # fmt: skip
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.training.scaling",
+                "--model",
+                args.model,
+                "--threads",
+                str(args.threads),
+                "--row",
+                f"{size}x{batch}",
+            ]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            rows.append([f"{size}×{size}", batch, f"{found['seconds']:.2f}", f"{batch / found['seconds']:.1f}",
-                         f"{found['mib']:.0f}"])  # fmt: skip
+            rows.append(
+                [
+                    f"{size}×{size}",
+                    batch,
+                    f"{found['seconds']:.2f}",
+                    f"{batch / found['seconds']:.1f}",
+                    f"{found['mib']:.0f}",
+                ]
+            )
             print(rows[-1], file=sys.stderr, flush=True)
     threads = f"{args.threads} thread{'' if args.threads == 1 else 's'}"
     text = f"""`{args.model}`, 1000 classes, float32, {threads}: forward, backward, AdamW; medians of {STEPS} steps.

@@ -68,8 +68,16 @@ def to_tokens(grid: Tensor) -> Tensor:
 
 def norm(module: Any, tokens: Tensor) -> Tensor:
     """Batch normalisation of (B, N, C), which PyTorch takes as (B, C, N)."""
-    normalised = F.batch_norm(tokens.transpose(1, 2), module.running_mean, module.running_var, module.weight,
-                              module.bias, True, module.momentum, module.eps)  # fmt: skip
+    normalised = F.batch_norm(
+        tokens.transpose(1, 2),
+        module.running_mean,
+        module.running_var,
+        module.weight,
+        module.bias,
+        True,
+        module.momentum,
+        module.eps,
+    )
     return normalised.transpose(1, 2)
 
 
@@ -87,8 +95,15 @@ def linear(module: Any, tokens: Tensor) -> Tensor:
 
 
 def conv(module: Any, grid: Tensor) -> Tensor:
-    return F.conv2d(_Sign.apply(grid), binary(module.weight), module.bias, module.stride, module.padding,
-                    module.dilation, module.groups)  # fmt: skip
+    return F.conv2d(
+        _Sign.apply(grid),
+        binary(module.weight),
+        module.bias,
+        module.stride,
+        module.padding,
+        module.dilation,
+        module.groups,
+    )
 
 
 def unit(module: ResidualUnit, tokens: Tensor) -> Tensor:
@@ -97,8 +112,10 @@ def unit(module: ResidualUnit, tokens: Tensor) -> Tensor:
 
 def mixer(module: ConvMixer, grid: Tensor) -> Tensor:
     moved = grid + module.move.bias.view(1, -1, 1, 1).expand_as(grid)
-    first, second, third = (rprelu(activation, to_tokens(conv(layer, moved)))
-                            for layer, activation in zip(module.convs, module.activations, strict=True))  # fmt: skip
+    first, second, third = (
+        rprelu(activation, to_tokens(conv(layer, moved)))
+        for layer, activation in zip(module.convs, module.activations, strict=True)
+    )
     return norm(module.norm, first + second + third)
 
 
@@ -122,8 +139,10 @@ def attention(module: QuantAttention, tokens: Tensor) -> Tensor:
         return x.view(*x.shape[:2], module.heads, -1).permute(0, 2, 1, 3)
 
     queries, keys, values = (unit(part, tokens) for part in (module.query, module.key, module.value))
-    q, k, v = (heads(_Sign.apply(z + part.threshold.bias)) for z, part in
-               ((queries, module.query), (keys, module.key), (values, module.value)))  # fmt: skip
+    q, k, v = (
+        heads(_Sign.apply(z + part.threshold.bias))
+        for z, part in ((queries, module.query), (keys, module.key), (values, module.value))
+    )
     scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(q.shape[-1])
     context = torch.matmul(quantised(module.quantizer, F.softmax(scores, dim=-1)), v)
     context = context.permute(0, 2, 1, 3).contiguous().flatten(2)

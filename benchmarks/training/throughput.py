@@ -140,8 +140,9 @@ def _peak_kib() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--published", type=Path, help="checkout of the published BHViT repository")
-    parser.add_argument("--cases", nargs="+", default=["bhvit_tiny:4", "bhvit_small:4", "bhvit_tiny:16"],
-                        metavar="MODEL:BATCH")  # fmt: skip
+    parser.add_argument(
+        "--cases", nargs="+", default=["bhvit_tiny:4", "bhvit_small:4", "bhvit_tiny:16"], metavar="MODEL:BATCH"
+    )
     parser.add_argument("--threads", default="1,2")
     parser.add_argument("--steps", type=int, default=7, help="turns at least")
     parser.add_argument("--seconds", type=float, default=60, help="the same, of each case")
@@ -158,8 +159,10 @@ def main() -> None:
                 times, peaks = measure(args.published, name, size, threads, args.steps, args.seconds)
             rows += _rows(name, f"{size}, memory kept" if keep else str(size), threads, size, times, peaks)
             print(*rows[-len(times) :], sep="\n", flush=True)
-    header = ("Model", "Batch", "Threads", "Execution", "Steps", "Median s a step", "p10", "p90", "Images/s",
-              "Of bhvit's images/s", "Peak MiB", "bhvit's peak of it")  # fmt: skip
+    header = (
+        "Model | Batch | Threads | Execution | Steps | Median s a step | p10 | p90 | Images/s | "
+        "Of bhvit's images/s | Peak MiB | bhvit's peak of it"
+    ).split(" | ")
     text = f"""224×224, 1000 classes, float32, no optimiser step; each way in a process of its own, steps in turns. \
 "Memory kept": malloc returns none to the system, as `bhvit train` has it.
 
@@ -174,12 +177,22 @@ def _rows(
     rows: list[list[object]] = []
     for execution, values in times.items():
         ratio = statistics.median(other / ours for ours, other in zip(times[OURS], values, strict=True))
-        rows.append([
-            name, label, threads, execution, len(values), f"{statistics.median(values):.2f}",
-            f"{decile(values, 0):.2f}", f"{decile(values, 8):.2f}", f"{size / statistics.median(values):.2f}",
-            "" if execution == OURS else f"1 / {ratio:.2f}",
-            f"{peaks[execution]:.0f}", "" if execution == OURS else f"{peaks[OURS] / peaks[execution]:.0%}",
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                label,
+                threads,
+                execution,
+                len(values),
+                f"{statistics.median(values):.2f}",
+                f"{decile(values, 0):.2f}",
+                f"{decile(values, 8):.2f}",
+                f"{size / statistics.median(values):.2f}",
+                "" if execution == OURS else f"1 / {ratio:.2f}",
+                f"{peaks[execution]:.0f}",
+                "" if execution == OURS else f"{peaks[OURS] / peaks[execution]:.0%}",
+            ]
+        )
     return rows
 
 

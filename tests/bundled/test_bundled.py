@@ -156,8 +156,9 @@ def test_the_demo_of_it_trains_nothing(
 
 def test_other_training_starts_from_it(photos: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    command = ["train", "--data", str(photos(("left", "right"), 8)), "--recipe", "finetune", "--init", "cifar10",
-               "--out", str(out), "--set", "epochs=1", "--set", "batch_size=8", "--workers", "0"]  # fmt: skip
+    data = str(photos(("left", "right"), 8))
+    options = "--recipe finetune --init cifar10 --set epochs=1 --set batch_size=8 --workers 0".split()
+    command = ["train", "--data", data, "--out", str(out), *options]
     assert main(command) == 0
     assert "the classifier is drawn anew: cifar10 has 10 classes, the data 2" in capsys.readouterr().err
     started, packaged = bhvit.load_checkpoint(out / "last.safetensors"), bhvit.load_checkpoint("cifar10")

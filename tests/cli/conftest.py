@@ -64,12 +64,19 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
             pack(model, run / "model.bhv", leftovers="float32")
     (run / "config.json").write_text(json.dumps({"data": str(images), "model": "bhvit_nano", "lr": 1e-3}))
     entries = [
-        {"epoch": epoch, "lr": 1e-3 / epoch, "train_loss": 1 / epoch, "train_top1": 1 - 1 / epoch,
-         "val_loss": 1.5 / epoch, "val_top1": 0.3, "seconds": 1.0,
-         "flipped": {"stages.0.0.mlp.linear1": 0.01 * epoch, "<b>": 0.1},
-         **({"oscillating": {"stages.0.0.mlp.linear1": 0.01}} if epoch > 1 else {})}
+        {
+            "epoch": epoch,
+            "lr": 1e-3 / epoch,
+            "train_loss": 1 / epoch,
+            "train_top1": 1 - 1 / epoch,
+            "val_loss": 1.5 / epoch,
+            "val_top1": 0.3,
+            "seconds": 1.0,
+            "flipped": {"stages.0.0.mlp.linear1": 0.01 * epoch, "<b>": 0.1},
+            **({"oscillating": {"stages.0.0.mlp.linear1": 0.01}} if epoch > 1 else {}),
+        }
         for epoch in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries) + '{"epoch": 4, "lo')
     return Material(run=run, checkpoint=run / "best.safetensors", model=run / "model.bhv", images=images)
 

@@ -10,8 +10,8 @@ from bhvit._native import available_isas
 
 
 def test_bench_times_every_combination_beside_pytorch(bhvit, material):
-    answer = bhvit("bench", material.model, "--threads", "1", "--batch", "1,3", "--isa", "all", "--seconds", "0.01",
-                   "--torch", material.checkpoint, "--json")  # fmt: skip
+    options = "--threads 1 --batch 1,3 --isa all --seconds 0.01 --json".split()
+    answer = bhvit("bench", material.model, *options, "--torch", material.checkpoint)
     rows = json.loads(answer.out)["milliseconds_per_image"]
     native = {(row["isa"], row["threads"], row["batch"]) for row in rows if row["name"] == "bhvit"}
     assert native == {(isa, 1, batch) for isa in available_isas() for batch in (1, 3)}

@@ -52,12 +52,15 @@ def test_strict_stops_at_a_damaged_image(bhvit, material, tmp_path):
     assert str(bad) in answer.err
 
 
-@pytest.mark.parametrize(("model", "image", "said"), [
-    ("{model}", "absent.png", "absent.png"),
-    ("absent.bhv", "{images}", "absent.bhv"),
-    ("{checkpoint}", "{images}", "bhvit pack"),
-    ("{model}", "{empty}", "holds no images"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("model", "image", "said"),
+    [
+        ("{model}", "absent.png", "absent.png"),
+        ("absent.bhv", "{images}", "absent.bhv"),
+        ("{checkpoint}", "{images}", "bhvit pack"),
+        ("{model}", "{empty}", "holds no images"),
+    ],
+)
 def test_what_is_missing_or_foreign_is_refused(refused, material, tmp_path, model, image, said):
     known = {**material._asdict(), "empty": tmp_path}
     assert said in refused("classify", model.format(**known), image.format(**known))

@@ -57,34 +57,37 @@ def test_without_arguments_the_help_is_printed(bhvit):
     assert bhvit().status == 0
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["evla", "m.bhv"], "there is no command 'evla'; did you mean eval? (`bhvit --help` explains more)"),
-    (["cat.jpg"], "there is no command 'cat.jpg'; known: demo, train, eval"),
-    ([""], "there is no command ''"),
-    (["predict", "cat.jpg"], "there is no command 'predict'; `bhvit classify` does that"),
-    (["evaluate", "m.bhv"], "there is no command 'evaluate'; `bhvit eval` does that"),
-    (["classify", "https://example.com/cat.jpg"], "https://example.com/cat.jpg is an address; download the image"),
-    (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
-    (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
-    (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
-    (["bench", "m.bhv", "-threads=2"], "`bhvit bench` has no option -threads; did you mean --threads?"),
-    (["eval", "m.bhv", "--dta", "digits"], "did you mean --data?"),
-    (["eval", "m.bhv", "--dta=my photos"], "did you mean --data?"),
-    (["train", "--nope"], "`bhvit train` has no option --nope; known: -h, --help, --data"),
-    (["train"], "required: --out (`bhvit train --help` explains more)"),
-    (["pack"], "required: checkpoint"),
-    (["--"], "required: COMMAND"),
-    (["pack", "a", "b", "c", "d"], "cannot place c d: too many arguments"),
-    (["classify", "m.bhv", "--top", "1", "cat.jpg"], "cannot place cat.jpg: too many arguments, or options stand"),
-    (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
-    (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
-    (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
-    (["info", "bhvit_nano", "--json=3"], "--json: takes no value, but has '3'"),
-    (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
-    (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
-    (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
-    (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["evla", "m.bhv"], "there is no command 'evla'; did you mean eval? (`bhvit --help` explains more)"),
+        (["cat.jpg"], "there is no command 'cat.jpg'; known: demo, train, eval"),
+        ([""], "there is no command ''"),
+        (["predict", "cat.jpg"], "there is no command 'predict'; `bhvit classify` does that"),
+        (["evaluate", "m.bhv"], "there is no command 'evaluate'; `bhvit eval` does that"),
+        (["classify", "https://example.com/cat.jpg"], "https://example.com/cat.jpg is an address; download the image"),
+        (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
+        (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
+        (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),
+        (["bench", "m.bhv", "-threads=2"], "`bhvit bench` has no option -threads; did you mean --threads?"),
+        (["eval", "m.bhv", "--dta", "digits"], "did you mean --data?"),
+        (["eval", "m.bhv", "--dta=my photos"], "did you mean --data?"),
+        (["train", "--nope"], "`bhvit train` has no option --nope; known: -h, --help, --data"),
+        (["train"], "required: --out (`bhvit train --help` explains more)"),
+        (["pack"], "required: checkpoint"),
+        (["--"], "required: COMMAND"),
+        (["pack", "a", "b", "c", "d"], "cannot place c d: too many arguments"),
+        (["classify", "m.bhv", "--top", "1", "cat.jpg"], "cannot place cat.jpg: too many arguments, or options stand"),
+        (["classify", "m.bhv", "cat.jpg", "--top"], "--top: expected one argument"),
+        (["classify", "m.bhv", "i", "--top", "x"], "--top: 'x' is not a whole number of at least 1"),
+        (["bench", "m.bhv", "--threads", "0"], "--threads: '0' is not a whole number"),
+        (["info", "bhvit_nano", "--json=3"], "--json: takes no value, but has '3'"),
+        (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
+        (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
+        (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
+        (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
+    ],
+)
 def test_mistakes_in_the_arguments_are_one_line(refused, words, said):
     assert said in refused(*words)
 
@@ -104,15 +107,26 @@ def test_help_is_given_beside_names_that_are_wrong(bhvit, words):
 
 def test_classify_info_pack_help_and_bench_work_without_torch(material):
     picture = next(material.images.rglob("*.png"))
-    for words in (["classify", material.model, picture], ["info", material.model], ["info", material.checkpoint],
-                  ["bench", material.model, "--seconds", "0.01", "--profile"]):  # fmt: skip
+    for words in (
+        ["classify", material.model, picture],
+        ["info", material.model],
+        ["info", material.checkpoint],
+        ["bench", material.model, "--seconds", "0.01", "--profile"],
+    ):
         result = _python(_BARE_COMMAND, *words)
         assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("words", [["pack", "{checkpoint}", "{out}"], ["info", "bhvit_nano"], ["report", "{run}"],
-                                   ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
-                                   ["demo", "--out", "{out}"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pack", "{checkpoint}", "{out}"],
+        ["info", "bhvit_nano"],
+        ["report", "{run}"],
+        ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
+        ["demo", "--out", "{out}"],
+    ],
+)
 def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, words):
     out = tmp_path / "out"
     known = {**material._asdict(), "out": out}
@@ -123,13 +137,16 @@ def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, word
     assert not out.exists()
 
 
-@pytest.mark.parametrize(("error", "status", "said"), [
-    (UserError("two\nlines"), 2, "bhvit: two lines\n"),
-    (KeyboardInterrupt(), 130, "\nbhvit: interrupted\n"),
-    (PermissionError(13, "Permission denied", "x.bhv"), 2, "bhvit: cannot use x.bhv: Permission denied\n"),
-    (OSError(28, "No space left on device"), 2, "bhvit: No space left on device\n"),
-    (MemoryError(), 2, "bhvit: not enough memory; smaller batches or images need less\n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("two\nlines"), 2, "bhvit: two lines\n"),
+        (KeyboardInterrupt(), 130, "\nbhvit: interrupted\n"),
+        (PermissionError(13, "Permission denied", "x.bhv"), 2, "bhvit: cannot use x.bhv: Permission denied\n"),
+        (OSError(28, "No space left on device"), 2, "bhvit: No space left on device\n"),
+        (MemoryError(), 2, "bhvit: not enough memory; smaller batches or images need less\n"),
+    ],
+)
 def test_errors_become_one_line_and_a_status(bhvit, monkeypatch, error, status, said):
     def fail(args: object) -> int:
         raise error
@@ -156,9 +173,12 @@ def test_an_interruption_is_status_130(material):
     words = [sys.executable, "-m", "bhvit.cli.main", "bench", str(material.model), "--seconds", "60"]
     # A shell's background jobs, such as these tests in some of them, ignore SIGINT, and children inherit that.
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    )
     try:
         time.sleep(2)
         process.send_signal(signal.SIGINT)

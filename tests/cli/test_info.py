@@ -115,12 +115,15 @@ def test_sizes_of_a_named_model(bhvit):
     assert (found["img_size"], found["num_classes"]) == ([192, 256], 10)
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["bhvit_huge"], "did you mean"),
-    (["missing.bhv"], "missing.bhv"),
-    (["bhvit_tiny", "--img-size", "100"], "96x96 or 128x128"),
-    (["bhvit_tiny", "--img-size", "big"], "HEIGHTxWIDTH"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bhvit_huge"], "did you mean"),
+        (["missing.bhv"], "missing.bhv"),
+        (["bhvit_tiny", "--img-size", "100"], "96x96 or 128x128"),
+        (["bhvit_tiny", "--img-size", "big"], "HEIGHTxWIDTH"),
+    ],
+)
 def test_what_cannot_be_described_is_refused(refused, words, said):
     assert said in refused("info", *words)
 

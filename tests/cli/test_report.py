@@ -53,8 +53,18 @@ def page_text(material, tmp_path_factory) -> str:
 
 def test_the_page_parses_and_says_what_it_must(page_text):
     page = _Page(page_text)
-    for text in ("Accuracy (top-1)", "Loss", "Learning rate", "What is taken for what", "Most confidently wrong",
-                 "Milliseconds an image", "top-1 agreement", "equal, bit for bit", "processor", "PyTorch"):  # fmt: skip
+    for text in (
+        "Accuracy (top-1)",
+        "Loss",
+        "Learning rate",
+        "What is taken for what",
+        "Most confidently wrong",
+        "Milliseconds an image",
+        "top-1 agreement",
+        "equal, bit for bit",
+        "processor",
+        "PyTorch",
+    ):
         assert text in page.text, text
     # 3 epochs of 5 lines, the cut one left out, and a histogram for each of 3 stages
     assert sum(tag == "circle" for tag, _ in page.tags) == 3 * 5 + 3 * BINS

@@ -35,8 +35,13 @@ def test_control_characters_in_names_do_not_reach_the_terminal(material, tmp_pat
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
     damaged = tmp_path / f"{ESCAPE} bad.png"
     damaged.write_bytes(b"no image")
-    for words in (["classify", model, picture], ["classify", model, damaged], ["info", model],
-                  ["classify", model, picture, "--json"], ["eval", model, "--data", tmp_path]):  # fmt: skip
+    for words in (
+        ["classify", model, picture],
+        ["classify", model, damaged],
+        ["info", model],
+        ["classify", model, picture, "--json"],
+        ["eval", model, "--data", tmp_path],
+    ):
         result = _bhvit(*words)
         assert b"\x1b" not in result.stdout + result.stderr, words
         assert b"Traceback" not in result.stderr, words

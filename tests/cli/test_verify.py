@@ -15,8 +15,8 @@ from bhvit.verification import compare
 
 @pytest.mark.parametrize("isa", available_isas())
 def test_a_packed_file_answers_as_its_checkpoint(bhvit, material, isa):
-    answer = bhvit("verify", material.checkpoint, material.model, "--data", material.images, "--split", "all",
-                   "--isa", isa, "--json", "--trace", 2)  # fmt: skip
+    options = f"--split all --isa {isa} --trace 2 --json".split()
+    answer = bhvit("verify", material.checkpoint, material.model, "--data", material.images, *options)
     found = json.loads(answer.out)
     assert answer.status == 0
     assert found["passed"]
@@ -36,8 +36,8 @@ def test_text_says_what_was_compared(bhvit, material):
 
 
 def test_another_models_file_is_status_1(bhvit, material):
-    answer = bhvit("verify", material.run / "other.safetensors", material.model, "--data", material.images,
-                   "--split", "all", "--trace", 1)  # fmt: skip
+    checkpoint, options = material.run / "other.safetensors", "--split all --trace 1".split()
+    answer = bhvit("verify", checkpoint, material.model, "--data", material.images, *options)
     assert answer.status == 1
     assert "FAILED" in answer.out
     assert "up to op stem" in answer.out

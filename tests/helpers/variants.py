@@ -60,4 +60,4 @@ VARIANTS: dict[str, ModelSpec] = {
         ("binaryvit-float-activations", _SHORT, _stages(_SHORT, {"activation_bits": 32})),
         ("binaryvit-float-layer", _SHORT, {"norm": "layer", **_stages(_SHORT, _FLOAT)}),
     )
-}  # fmt: skip
+}

@@ -103,9 +103,17 @@ def test_parameters_are_ordered_from_stem_to_head() -> None:
     }
     parts = [".".join(name.split(".")[:3]).removesuffix(".mixer_norm") for name in order[False]]
     assert parts == [
-        "stem", "stages.0.0", "stages.0.1", "downsamples.0", "stages.1.0", "stages.1.1", "downsamples.1",
-        "stages.2.0", "stages.2.1", "head.norm",
-    ]  # fmt: skip
+        "stem",
+        "stages.0.0",
+        "stages.0.1",
+        "downsamples.0",
+        "stages.1.0",
+        "stages.1.1",
+        "downsamples.1",
+        "stages.2.0",
+        "stages.2.1",
+        "head.norm",
+    ]
     assert len(order[True]) == 5
 
 

@@ -259,10 +259,20 @@ def test_the_trainer_trains_saves_and_what_it_saved_gives_the_same_logits(tmp_pa
     processor = BHViTImageProcessor(size={"height": 32, "width": 32})
     data = Halves(processor)
     arguments = TrainingArguments(
-        output_dir=str(tmp_path / "run"), max_steps=6, per_device_train_batch_size=8, learning_rate=1e-3,
-        save_steps=3, eval_strategy="steps", eval_steps=6, logging_steps=1, report_to=[], use_cpu=True,
-        disable_tqdm=True, dataloader_pin_memory=False, seed=0,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "run"),
+        max_steps=6,
+        per_device_train_batch_size=8,
+        learning_rate=1e-3,
+        save_steps=3,
+        eval_strategy="steps",
+        eval_steps=6,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        seed=0,
+    )
     trainer = Trainer(model, arguments, train_dataset=data, eval_dataset=data, processing_class=processor)
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -278,8 +288,11 @@ def test_the_trainer_trains_saves_and_what_it_saved_gives_the_same_logits(tmp_pa
         assert torch.equal(back(images).logits, ours(images))
         np.testing.assert_allclose(ours(images).numpy(), predicted, rtol=1e-4, atol=1e-5)
     again = Trainer(
-        BHViTForImageClassification(config), arguments, train_dataset=data, eval_dataset=data,
+        BHViTForImageClassification(config),
+        arguments,
+        train_dataset=data,
+        eval_dataset=data,
         processing_class=processor,
-    )  # fmt: skip
+    )
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     np.testing.assert_allclose(again.predict(data).predictions, predicted, rtol=1e-4, atol=1e-4)

@@ -90,12 +90,17 @@ def test_early_stages_get_heads_and_windows_that_fit():
 
 def test_pooled_attention_pools_as_the_published_model_does():
     published = model_spec("binaryvit_small")
-    spec = model_spec("bhvit_small", mixer="pooled_attention", attention="one_bit", branches="pool",
-                      stem_activation="none", centre_conv_weights=False)  # fmt: skip
+    spec = model_spec(
+        "bhvit_small",
+        mixer="pooled_attention",
+        attention="one_bit",
+        branches="pool",
+        stem_activation="none",
+        centre_conv_weights=False,
+    )
     assert dataclasses.replace(spec, name=published.name) == published
-    assert [stage.key_pool for stage in model_spec("bhvit_small", img_size=320, mixer="pooled_attention").stages] == [
-        10, 5, 4, 1,
-    ]  # fmt: skip
+    pooled = model_spec("bhvit_small", img_size=320, mixer="pooled_attention")
+    assert [stage.key_pool for stage in pooled.stages] == [10, 5, 4, 1]
     assert json.loads(model_spec("binaryvit_small", mixer="conv").to_json())["stages"][0]["mixer"] == "conv"
 
 

@@ -17,13 +17,19 @@ _PLAINER = {
 }
 """argparse's words, which name Python's types, in ours."""
 _MEANT = {
-    "predict": "classify", "infer": "classify", "inference": "classify", "detect": "classify", "label": "classify",
-    "test": "eval", "evaluate": "eval", "val": "eval", "validate": "eval", "score": "eval",
-    "fit": "train", "finetune": "train", "fine-tune": "train",
-    "convert": "pack", "compile": "pack", "quantize": "pack", "compress": "pack",
-    "benchmark": "bench", "profile": "bench", "speed": "bench", "time": "bench",
-    "check": "verify", "compare": "verify", "show": "info", "summary": "info", "describe": "info", "load": "import",
-}  # fmt: skip
+    theirs: ours
+    for ours, names in {
+        "classify": "predict infer inference detect label",
+        "eval": "test evaluate val validate score",
+        "train": "fit finetune fine-tune",
+        "pack": "convert compile quantize compress",
+        "bench": "benchmark profile speed time",
+        "verify": "check compare",
+        "info": "show summary describe",
+        "import": "load",
+    }.items()
+    for theirs in names.split()
+}
 """Names of commands in other tools, and ours for the same job."""
 
 

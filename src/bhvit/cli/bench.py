@@ -36,8 +36,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("model", type=packed_file, help="packed model (.bhv), or the name of a bundled one")
     parser.add_argument("--threads", type=positives, default=[1], metavar="N,…", help="thread counts (default 1)")
     parser.add_argument("--batch", type=positives, default=[1], metavar="N,…", help="batch sizes (default 1)")
-    parser.add_argument("--isa", default="auto", metavar="NAME,…",
-                        help="instruction sets: auto (default), all, or names")  # fmt: skip
+    parser.add_argument(
+        "--isa", default="auto", metavar="NAME,…", help="instruction sets: auto (default), all, or names"
+    )
     parser.add_argument(
         "--torch", type=checkpoint_file, metavar="CHECKPOINT", help="compare with this checkpoint in PyTorch"
     )
@@ -69,10 +70,15 @@ def run(args: argparse.Namespace) -> int:
     if args.torch:
         sizes["checkpoint"] = args.torch.stat().st_size
     if args.json:
-        print_json({
-            "model": describe(file.spec), "environment": where, "bytes": sizes,
-            "milliseconds_per_image": [dataclasses.asdict(timing) for timing in timings], "profiles": profiles,
-        })  # fmt: skip
+        print_json(
+            {
+                "model": describe(file.spec),
+                "environment": where,
+                "bytes": sizes,
+                "milliseconds_per_image": [dataclasses.asdict(timing) for timing in timings],
+                "profiles": profiles,
+            }
+        )
         return 0
     print(f"{describe(file.spec)}, {', '.join(f'{kind} {size_text(size)}' for kind, size in sizes.items())}")
     print(f"on {where['processor']}, {where['cores']} cores; milliseconds an image")

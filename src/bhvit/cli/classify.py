@@ -23,8 +23,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
         "bhvit classify model.bhv holiday/ --json > answers.json",
     )
-    parser.add_argument("images", nargs="+", type=Path, metavar="[MODEL] IMAGE",
-                        help="a packed model (a file or a bundled name), image files, folders of them")  # fmt: skip
+    parser.add_argument(
+        "images",
+        nargs="+",
+        type=Path,
+        metavar="[MODEL] IMAGE",
+        help="a packed model (a file or a bundled name), image files, folders of them",
+    )
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
@@ -56,10 +61,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"bhvit: {message}", file=sys.stderr)
             answers.append({"image": str(path), "error": message})
             continue
-        answers.append({
-            "image": str(path),
-            "classes": [{"name": name, "probability": float(probability)} for name, probability in classes],
-        })  # fmt: skip
+        answers.append(
+            {
+                "image": str(path),
+                "classes": [{"name": name, "probability": float(probability)} for name, probability in classes],
+            }
+        )
         if not args.json:
             progress.clear()
             if introduce:

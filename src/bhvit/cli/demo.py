@@ -42,8 +42,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="FOLDER", help="folder (default demo)")
     parser.add_argument("--epochs", type=positive, metavar="N", help="default: those of the recipe")
-    parser.add_argument("--pretrained", action="store_true",
-                        help="train nothing: evaluate and time the bundled model on labelled images")  # fmt: skip
+    parser.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="train nothing: evaluate and time the bundled model on labelled images",
+    )
     parser.add_argument("--data", metavar="SOURCE", help="with --pretrained: its images (default cifar10, a download)")
     parser.add_argument("--force", action="store_true", help="replace an earlier demo in that folder")
     parser.set_defaults(run=run)

@@ -41,8 +41,10 @@ def demo_pretrained(data: str) -> int:
 
     images = np.concatenate([session.preprocess(dataset.image(index)) for index in range(REFERENCE_IMAGES)])
     same = bool(np.array_equal(session(images), reference.run(file, images)))
-    print(f"[2/4] native engine and NumPy reference on {REFERENCE_IMAGES} of them: "
-          f"{'the same bits' if same else 'DIFFERENT LOGITS, a fault'}")  # fmt: skip
+    print(
+        f"[2/4] native engine and NumPy reference on {REFERENCE_IMAGES} of them: "
+        f"{'the same bits' if same else 'DIFFERENT LOGITS, a fault'}"
+    )
 
     print("[3/4] a few of them:")
     _, first = np.unique(dataset.labels, return_index=True)
@@ -59,6 +61,8 @@ def demo_pretrained(data: str) -> int:
     print(timing_table(timings))
     for line in [*comparisons(timings), *([BUSY] if busy(timings) else [])]:
         print(line)
-    print(f"\nTry it:\n  bhvit classify {Path('your-picture.jpg')}\n"
-          f"  bhvit train --data photos --init {bundled.DEFAULT} --recipe finetune --out runs/photos")  # fmt: skip
+    print(
+        f"\nTry it:\n  bhvit classify {Path('your-picture.jpg')}\n"
+        f"  bhvit train --data photos --init {bundled.DEFAULT} --recipe finetune --out runs/photos"
+    )
     return 0 if same else 1

@@ -20,8 +20,7 @@ from .terminal import safe_output
 _SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
-_EXTRAS = {"torch": "train", "timm": "train", "torchvision": "train", "sklearn": "train", "pyarrow": "train",
-           "tqdm": "train"}  # fmt: skip
+_EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"), "train")
 """Optional packages, and the extra of ours that installs each."""
 
 _DESCRIPTION = """\

@@ -57,10 +57,16 @@ def run(args: argparse.Namespace) -> int:
     size, before = target.stat().st_size, args.checkpoint.stat().st_size
     weights = sum(tensor.size for tensor in packed.tensors.values() if tensor.dtype.kind == "u") * 32
     if args.json:
-        print_json({
-            "model": str(target), "bytes": size, "checkpoint_bytes": before, "bytes_by_kind": sizes,
-            "classes": list(packed.class_names), "ops": len(packed.ops),
-        })  # fmt: skip
+        print_json(
+            {
+                "model": str(target),
+                "bytes": size,
+                "checkpoint_bytes": before,
+                "bytes_by_kind": sizes,
+                "classes": list(packed.class_names),
+                "ops": len(packed.ops),
+            }
+        )
         return 0
     print(f"{target}: {size_text(size)} ({before / size:.1f} times smaller than the checkpoint)")
     print(f"  {describe(packed.spec)}, {len(packed.ops)} ops")

@@ -28,8 +28,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="page to write (default RUN/report.html)")
     parser.add_argument("--force", action="store_true", help="replace an existing page")
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best", help="which one (default best)")
-    parser.add_argument("--model", type=packed_file, metavar="FILE.bhv",
-                        help="packed file (default RUN/model.bhv, or one packed for the occasion)")  # fmt: skip
+    parser.add_argument(
+        "--model",
+        type=packed_file,
+        metavar="FILE.bhv",
+        help="packed file (default RUN/model.bhv, or one packed for the occasion)",
+    )
     parser.add_argument("--data", help="images (default: those the run was trained on)")
     parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
     parser.add_argument("--limit", type=positive, metavar="N", help="measure N images, evenly chosen (default all)")

@@ -44,12 +44,18 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
     parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
-    parser.add_argument("--unlabelled", action="store_true",
-                        help="use the pictures alone: their classes need not be the model's")  # fmt: skip
+    parser.add_argument(
+        "--unlabelled", action="store_true", help="use the pictures alone: their classes need not be the model's"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="compare N images, evenly chosen (default all)")
     parser.add_argument("--trace", type=positive, default=4, metavar="N", help="images to follow op by op (default 4)")
-    parser.add_argument("--threshold", type=_percent, default=THRESHOLD, metavar="PERCENT",
-                        help=f"least top-1 agreement (default {THRESHOLD})")  # fmt: skip
+    parser.add_argument(
+        "--threshold",
+        type=_percent,
+        default=THRESHOLD,
+        metavar="PERCENT",
+        help=f"least top-1 agreement (default {THRESHOLD})",
+    )
     parser.add_argument("--ops", action="store_true", help="print the difference after every op")
     parser.add_argument("--strict", action="store_true", help="refuse damaged images instead of skipping them")
     add_engine(parser)
@@ -72,10 +78,15 @@ def run(args: argparse.Namespace) -> int:
     if args.limit and args.limit < len(dataset):
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
     found = compare(
-        args.checkpoint, args.model, dataset,
-        threads=args.threads, isa=args.isa, traced=args.trace,
-        labelled=not args.unlabelled, progress=Progress,
-    )  # fmt: skip
+        args.checkpoint,
+        args.model,
+        dataset,
+        threads=args.threads,
+        isa=args.isa,
+        traced=args.trace,
+        labelled=not args.unlabelled,
+        progress=Progress,
+    )
     sound = found.reference_parts_at is None and found.unexplained is None
     passed = sound and found.agreement * 100 >= args.threshold
     if args.json:

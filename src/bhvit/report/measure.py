@@ -91,7 +91,14 @@ def measure_run(
         progress("measuring speed") if progress else None,
     )
     return Findings(
-        folder=folder, checkpoint=checkpoint, file=file, dataset=dataset, comparison=comparison,
-        timings=tuple(timings), settings=settings, data=data or settings["data"], split=split,
+        folder=folder,
+        checkpoint=checkpoint,
+        file=file,
+        dataset=dataset,
+        comparison=comparison,
+        timings=tuple(timings),
+        settings=settings,
+        data=data or settings["data"],
+        split=split,
         sizes=(("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
-    )  # fmt: skip
+    )

@@ -121,8 +121,10 @@ class Page:
         layers = list(entries[-1]["flipped"])
         epochs = [str(entry["epoch"]) for entry in entries]
         maps = []
-        for title, key in (("Weights whose sign changed, by epoch", "flipped"),
-                           ("Of these, changed back: oscillating", "oscillating")):  # fmt: skip
+        for title, key in (
+            ("Weights whose sign changed, by epoch", "flipped"),
+            ("Of these, changed back: oscillating", "oscillating"),
+        ):
             values = np.array([[_number(entry.get(key), layer) for entry in entries] for layer in layers])
             if np.isfinite(values).any():
                 maps.append(heat_map(title, layers, epochs, values, _percent))

@@ -122,8 +122,9 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> 
             x, y = left + middle + 4, top - 8
             parts.append(
                 f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)">{escape(name)}</text>'
-                if turned else f'<text x="{x - 4:.1f}" y="{y:.1f}" text-anchor="middle">{escape(name)}</text>'
-            )  # fmt: skip
+                if turned
+                else f'<text x="{x - 4:.1f}" y="{y:.1f}" text-anchor="middle">{escape(name)}</text>'
+            )
     side = top + count * cell / 2
     parts.append(f'<text class="axis" x="{left + count * cell / 2:.1f}" y="12" text-anchor="middle">answer</text>')
     parts.append(

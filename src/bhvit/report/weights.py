@@ -65,6 +65,7 @@ def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
         with torch.no_grad():
             model(torch.from_numpy(model.preprocess.normalize(pixels)))
     return WeightFindings(
-        edges=edges, latent={stage: number / number.sum() for stage, number in counts.items()},
+        edges=edges,
+        latent={stage: number / number.sum() for stage, number in counts.items()},
         levels={name.removesuffix(".mixer.attention.quantizer"): share for name, share in levels.items()},
-    )  # fmt: skip
+    )

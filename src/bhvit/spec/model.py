@@ -148,8 +148,13 @@ class ModelSpec:
             f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
         )
         _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
-        for name, kind in (("downsample", Downsampling), ("branches", Branches), ("norm", Norm),
-                           ("attention", AttentionQuantizer), ("stem_activation", StemActivation)):  # fmt: skip
+        for name, kind in (
+            ("downsample", Downsampling),
+            ("branches", Branches),
+            ("norm", Norm),
+            ("attention", AttentionQuantizer),
+            ("stem_activation", StemActivation),
+        ):
             _one_of(name, getattr(self, name), typing.get_args(kind))
         _require(
             set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),

@@ -17,9 +17,16 @@ from .model import NOMINAL_WINDOW, ModelSpec, StageSpec
 from .values import convert, nearest
 
 MODEL_SWITCHES = (
-    "attention", "branches", "centre_conv_weights", "downsample", "leftover_bits", "norm", "recu", "shifts",
+    "attention",
+    "branches",
+    "centre_conv_weights",
+    "downsample",
+    "leftover_bits",
+    "norm",
+    "recu",
+    "shifts",
     "stem_activation",
-)  # fmt: skip
+)
 """Fields of `ModelSpec` that are switches; the others (sizes, classes) are arguments of their own."""
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
 """Fields of `StageSpec` that may be given to all stages at once."""

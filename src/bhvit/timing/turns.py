@@ -88,9 +88,16 @@ def measure(
 def _timing(run: Run, times: list[float], cpu: float) -> Timing:
     p10, median, p90 = np.percentile(np.array(times) * 1000 / run.batch, (10, 50, 90))
     return Timing(
-        name=run.name, isa=run.isa, threads=run.threads, batch=run.batch,
-        calls=len(times), median=float(median), p10=float(p10), p90=float(p90), cpu=cpu,
-    )  # fmt: skip
+        name=run.name,
+        isa=run.isa,
+        threads=run.threads,
+        batch=run.batch,
+        calls=len(times),
+        median=float(median),
+        p10=float(p10),
+        p90=float(p90),
+        cpu=cpu,
+    )
 
 
 BUSY = "note: the machine was busy with other work, which slows long calls more than short ones; run it again when idle"
