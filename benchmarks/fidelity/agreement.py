@@ -5,7 +5,7 @@
 Writes `agreement.md` beside this file, or what --out names.
 Every case is packed, run over validation images resized to 224, and compared
 with PyTorch in float32; a few images are followed op by op, each op on the same input, and the signs that fell
-the other way are counted. Skips, saying so, where `../shared/golden` is absent.
+the other way are counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.common import ROOT, markdown, write_results
+from benchmarks.common import markdown, write_results
 
 from bhvit.data.dataset import Dataset, open_dataset
 from bhvit.data.metrics import Floats, predict_all
@@ -26,8 +26,7 @@ from bhvit.models import BHViT, from_published, save_checkpoint
 from bhvit.packing import pack
 from bhvit.verification.compare import Comparison, compare
 from bhvit.verification.flips import total
-
-from .fidelity import RECORDED, load_module, recorded_weights
+from helpers import golden
 
 NOTE = """\
 Agreement: images whose most likely class is the same. Classes: how many different ones PyTorch answered. On the same
@@ -44,22 +43,17 @@ execution can be asked to agree with it more closely than this."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="../shared/data/tiny-imagenet", help="images: folder, parquet or archive")
-    parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="recorded cases")
     parser.add_argument("--images", type=int, default=1000, help="of the validation split, evenly chosen")
-    parser.add_argument("--cases", nargs="+", choices=list(RECORDED), default=list(RECORDED), metavar="CASE")
+    parser.add_argument("--cases", nargs="+", choices=list(golden.CASES), default=list(golden.CASES), metavar="CASE")
     parser.add_argument("--out", default="agreement.md", help="name of the page (default agreement.md)")
     parser.add_argument("--traced", type=int, default=8, help="images followed op by op")
     args = parser.parse_args()
-    if not args.golden.is_dir():
-        print(f"skipped: no recorded cases at {args.golden}, whose synthetic.py draws the weights")
-        return
-    synthetic = load_module(args.golden / "synthetic.py")
     torch.set_num_threads(1)
     dataset = open_dataset(args.data, "validation")
     chosen_images = dataset.subset(np.linspace(0, len(dataset) - 1, args.images).round().astype(int))
     rows, floor = [], []
     for case in args.cases:
-        model = from_published(recorded_weights(args.golden, case, synthetic)).float()
+        model = from_published(golden.weights(case)).float()
         found, kinds = _compare(model, chosen_images, args.traced)
         flips = total(found.flips)
         rows.append(

@@ -2,37 +2,25 @@
 
     python -m benchmarks.fidelity.fidelity --published ../BHViT --published-binaryvit ../BinaryViT
 
-The recorded cases are read from `../shared/golden`, and left out if it is absent. The other two options are
-checkouts of the published repositories (IMRL/BHViT and Phuoc-Hoan-Le/BinaryViT), whose code is then run
-beside ours under many switches. Writes `results.md` beside this file.
+The recorded cases are those of `tests/golden`. The two options are checkouts of the published repositories
+(IMRL/BHViT and Phuoc-Hoan-Le/BinaryViT), whose code is then run next to ours under many switches. Writes
+`results.md` next to this file.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import json
-import types
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.common import ROOT, markdown, write_results
+from benchmarks.common import markdown, write_results
 
 from bhvit.models import from_published, to_published, trace
+from helpers import golden
 
 from .live import compare, gradients, relative, same_names
-
-RECORDED = {
-    "tiny_binary": (1, 2),
-    "tiny_somefp": (2, 2),
-    "small_binary": (3, 1),
-    "tiny_gsb": (4, 1),
-    "binaryvit_binary": (5, 1),
-}
-"""Seed and batch of each recorded case."""
 
 SHIFT = {"replace_ln_bn": True, "shift3": True, "shift5": True}
 POOL = {"replace_ln_bn": True, "avg_res3": True, "avg_res5": True}
@@ -78,22 +66,17 @@ TRAINED = ("as published", "layer norm", "GSB attention", "full precision")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=Path, default=ROOT.parent / "shared" / "golden", help="recorded cases")
     parser.add_argument("--published", type=Path, metavar="DIR", help="checkout of IMRL/BHViT")
     parser.add_argument("--published-binaryvit", type=Path, metavar="DIR", help="checkout of Phuoc-Hoan-Le/BinaryViT")
     args = parser.parse_args()
-    if not args.golden.is_dir():
-        print(f"skipped: no recorded cases at {args.golden}, whose synthetic.py draws the weights")
-        return
-    synthetic = load_module(args.golden / "synthetic.py")
     header = ["Recorded case", "Logits", "Blocks", "Loss", "Gradient norms", "Gradient sums", "Names"]
-    text = [_EXPLANATION, markdown(header, [_recorded(args.golden, case, synthetic) for case in RECORDED])]
+    text = [_EXPLANATION, markdown(header, [_recorded(case) for case in golden.CASES])]
     rows = []
     if args.published:
-        rows += _live(args.published, "bhvit_tiny", BHVIT, SHIFT, synthetic)
-        rows += _live(args.published, "bhvit_small", BHVIT, SHIFT, synthetic)
+        rows += _live(args.published, "bhvit_tiny", BHVIT, SHIFT)
+        rows += _live(args.published, "bhvit_small", BHVIT, SHIFT)
     if args.published_binaryvit:
-        rows += _live(args.published_binaryvit, "binaryvit_small", BINARYVIT, POOL, synthetic)
+        rows += _live(args.published_binaryvit, "binaryvit_small", BINARYVIT, POOL)
     if rows:
         header = ["Model", "Switches", "Mode", "Logits", "Blocks", "Loss", "Gradients", "Sums", "State", "Names"]
         text += [_EXPLANATION_LIVE, markdown(header, rows)]
@@ -109,12 +92,10 @@ leaves in running statistics and in quantisers that initialise themselves. The a
 marks what names cannot tell."""
 
 
-def _recorded(golden: Path, case: str, synthetic: types.ModuleType) -> list[str]:
-    seed, batch = RECORDED[case]
-    expected = np.load(golden / f"{case}.npz")
-    state = recorded_weights(golden, case, synthetic)
+def _recorded(case: str) -> list[str]:
+    expected, state = golden.expected(case), golden.weights(case)
     model = from_published(state)
-    images = torch.tensor(synthetic.images(batch, 224, seed))
+    images = torch.tensor(golden.images(case))
     binaryvit = model.spec.branches == "pool"
     seen = trace(model, images)
     grids = [value for key, value in seen.items() if key == "stem" or key.endswith(".mlp")]
@@ -126,7 +107,7 @@ def _recorded(golden: Path, case: str, synthetic: types.ModuleType) -> list[str]
             blocks += [relative(grid.mean(dim=(1, 2)), expected[f"{key}.mean"])]
             blocks += [relative(corner, expected[f"{key}.corner"])]
     logits = model(images)
-    loss = F.cross_entropy(logits, torch.arange(batch))
+    loss = F.cross_entropy(logits, torch.arange(len(images)))
     loss.backward()
     ours = gradients(model)
     if ours.keys() != set(map(str, expected["grad.names"])):
@@ -140,20 +121,11 @@ def _recorded(golden: Path, case: str, synthetic: types.ModuleType) -> list[str]
     return [case, *map(_number, (*worst, max(norms), max(sums))), _yes(same_names(to_published(model), state))]
 
 
-def recorded_weights(golden: Path, case: str, synthetic: types.ModuleType) -> dict[str, np.ndarray[Any, Any]]:
-    """The published state dict of a recorded case, drawn from its names."""
-    weights: dict[str, np.ndarray[Any, Any]] = synthetic.state_dict(
-        json.loads((golden / "shapes.json").read_text())[case], RECORDED[case][0]
-    )
-    return weights
-
-
 def _live(
     checkout: Path,
     name: str,
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]],
     usual: dict[str, Any],
-    synthetic: types.ModuleType,
 ) -> list[list[str]]:
     rows = []
     for case, (switches, told) in cases.items():
@@ -162,7 +134,6 @@ def _live(
             found = compare(
                 checkout,
                 name,
-                synthetic,
                 switches=usual | switches,
                 told=told,
                 seed=7,
@@ -175,15 +146,6 @@ def _live(
             )
             print(*rows[-1], sep="  ", flush=True)
     return rows
-
-
-def load_module(path: Path) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _number(value: float) -> str:

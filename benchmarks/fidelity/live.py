@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from bhvit.models import BHViT, from_published, to_published
 from bhvit.models.published.names import published_names
+from golden import synthetic
 
 from .published_code import build
 
@@ -50,7 +50,6 @@ def relative(ours: Any, theirs: Any) -> float:
 def compare(
     checkout: Path,
     name: str,
-    synthetic: types.ModuleType,
     *,
     switches: Mapping[str, Any],
     told: Mapping[str, Any],

@@ -24,13 +24,13 @@ import numpy.typing as npt
 import torch
 import wasmtime
 from benchmarks.common import ROOT, add_page, markdown, write_results
-from tests.cross import check
-from tests.randomise import randomise
 
 from bhvit import Session
 from bhvit.cost.counts import op_costs, total
 from bhvit.models import create_model
 from bhvit.packing import pack
+from cross import check
+from helpers.randomise import randomise
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE / "instructions.cc"

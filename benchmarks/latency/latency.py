@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.common import add_page, markdown, write_results
-from tests.randomise import randomise
 
 from bhvit import Session
 from bhvit._native import available_isas, float_peak_rate, peak_rate
@@ -27,6 +26,7 @@ from bhvit.cost.counts import op_costs, total
 from bhvit.models import create_model
 from bhvit.packing import pack
 from bhvit.timing import Run, measure
+from helpers.randomise import randomise
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bhvit_small": ("bhvit_small", {}),

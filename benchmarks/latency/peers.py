@@ -24,11 +24,11 @@ import timm
 import torch
 from benchmarks.accuracy.compare import quantise
 from benchmarks.common import add_page, markdown, write_results
-from tests.randomise import randomise
 
 import bhvit
 from bhvit.models import create_model
 from bhvit.timing import Run, measure
+from helpers.randomise import randomise
 
 OURS = {"bhvit_small": "68.4", "bhvit_tiny": "64.0", "bhvit_small_fp": "70.1", "bhvit_tiny_fp": "66.0"}
 PEERS = {

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 from benchmarks.common import add_page, write_results
-from tests.randomise import randomise
 
 from bhvit.cli.bench import profile_text
 from bhvit.format import file as bhv_file
 from bhvit.models import create_model
 from bhvit.packing import pack
 from bhvit.timing.profile import profile_ops
+from helpers.randomise import randomise
 
 MODELS = "bhvit_small", "bhvit_tiny"
 

@@ -61,10 +61,9 @@ interpreter, NumPy, Pillow and bhvit.
 
 
 def _write(name: str, path: Path) -> None:
-    from tests.random_model import random_model
-
     from bhvit.format import file as bhv_file
     from bhvit.models import model_spec
+    from helpers.random_model import random_model
 
     model = random_model(model_spec(name))
     tensors = dict(model.tensors)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
@@ -13,40 +9,30 @@ import torch.nn.functional as F
 
 from bhvit.models import from_published, to_published, trace
 from bhvit.models.published.names import published_names
-from helpers.shared import shared
+from helpers import golden
 
-CASES = [
-    ("tiny_binary", "bhvit_tiny", 1, 2),
-    ("tiny_somefp", "bhvit_tiny_fp", 2, 2),
-    ("small_binary", "bhvit_small", 3, 1),
-    ("tiny_gsb", "bhvit_tiny", 4, 1),
-    ("binaryvit_binary", "binaryvit_small", 5, 1),
-]
-
-
-def _synthetic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("synthetic", shared("golden", "synthetic.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+NAMES = {
+    "tiny_binary": "bhvit_tiny",
+    "tiny_somefp": "bhvit_tiny_fp",
+    "small_binary": "bhvit_small",
+    "tiny_gsb": "bhvit_tiny",
+    "binaryvit_binary": "binaryvit_small",
+}
+"""What the architecture of each case is called here."""
 
 
-@pytest.mark.parametrize(("case", "name", "seed", "batch"), CASES)
-def test_outputs_and_gradients_agree_with_the_published_code(case: str, name: str, seed: int, batch: int) -> None:
-    synthetic = _synthetic()
-    expected = np.load(shared("golden", f"{case}.npz"))
-    shapes = json.loads(shared("golden", "shapes.json").read_text())[case]
-    published = synthetic.state_dict(shapes, seed)
+@pytest.mark.parametrize("case", golden.CASES)
+def test_outputs_and_gradients_agree_with_the_published_code(case: str) -> None:
+    expected = golden.expected(case)
+    published = golden.weights(case)
     model = from_published(published)
-    assert model.spec.name == name
+    assert model.spec.name == NAMES[case]
     names = published_names(model.spec)
-    images = torch.tensor(synthetic.images(batch, 224, seed))
+    images = torch.tensor(golden.images(case))
 
     logits = model(images)
     np.testing.assert_allclose(logits.detach().numpy(), expected["logits"], rtol=1e-8, atol=1e-10)
-    loss = F.cross_entropy(logits, torch.arange(batch))
+    loss = F.cross_entropy(logits, torch.arange(len(images)))
     np.testing.assert_allclose(loss.item(), expected["loss"], rtol=1e-8)
 
     loss.backward()
@@ -59,16 +45,12 @@ def test_outputs_and_gradients_agree_with_the_published_code(case: str, name: st
         np.testing.assert_allclose(gradient.sum().item(), total, rtol=1e-8, atol=1e-8 * l2, err_msg=str(key))
 
 
-@pytest.mark.parametrize(("case", "name", "seed", "batch"), CASES)
-def test_activations_after_each_block_agree_with_the_published_code(
-    case: str, name: str, seed: int, batch: int
-) -> None:
-    synthetic = _synthetic()
-    expected = np.load(shared("golden", f"{case}.npz"))
-    shapes = json.loads(shared("golden", "shapes.json").read_text())[case]
-    model = from_published(synthetic.state_dict(shapes, seed))
-    seen = trace(model, torch.tensor(synthetic.images(batch, 224, seed)))
-    binaryvit = name.startswith("binaryvit")  # recorded without the stem, corners as (B, N, C)
+@pytest.mark.parametrize("case", golden.CASES)
+def test_activations_after_each_block_agree_with_the_published_code(case: str) -> None:
+    expected = golden.expected(case)
+    model = from_published(golden.weights(case))
+    seen = trace(model, torch.tensor(golden.images(case)))
+    binaryvit = NAMES[case].startswith("binaryvit")  # recorded without the stem, corners as (B, N, C)
     # A published block that ends a stage is recorded as it leaves the block, before downsampling.
     blocks = [value for key, value in seen.items() if key == "stem" or key.endswith(".mlp")]
     recorded = ["stem", *(f"block{i}" for i in range(len(blocks) - 1))]
@@ -78,10 +60,9 @@ def test_activations_after_each_block_agree_with_the_published_code(
         np.testing.assert_allclose(corner, expected[f"{key}.corner"], rtol=1e-8, atol=1e-9, err_msg=key)
 
 
-@pytest.mark.parametrize(("case", "name", "seed", "batch"), CASES)
-def test_published_names_and_shapes_come_back_exactly(case: str, name: str, seed: int, batch: int) -> None:
-    shapes = json.loads(shared("golden", "shapes.json").read_text())[case]
-    published = _synthetic().state_dict(shapes, seed)
+@pytest.mark.parametrize("case", golden.CASES)
+def test_published_names_and_shapes_come_back_exactly(case: str) -> None:
+    published = golden.weights(case)
     back = to_published(from_published(published))
     assert back.keys() == published.keys()
     for key, value in published.items():

@@ -97,7 +97,7 @@ def test_dilated_convolutions_are_exact_at_borders(isa: str, channels: int) -> N
             np.testing.assert_array_equal(found, exact, err_msg=f"{height}x{width}, dilation {dilation}")
 
 
-@pytest.mark.parametrize("isa", ISAS)
-def test_peak_rate_is_a_speed(isa: str) -> None:
-    assert 1e8 < _native.peak_rate(isa, 0.01) < 1e14
-    assert 1e7 < _native.float_peak_rate(isa, 0.01) < 1e13
+def test_peak_rates_are_those_of_an_instruction_set_that_exists() -> None:
+    for rate in (_native.peak_rate, _native.float_peak_rate):
+        with pytest.raises(ValueError, match="sse9"):
+            rate("sse9", 0.001)

@@ -84,26 +84,40 @@ def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("num_classes", 0), ("in_chans", 0), ("patch", 0), ("downsample", "none"), ("shifts", (4,)), ("stages", ())],
+    ("field", "value", "message"),
+    [
+        ("num_classes", 0, "num_classes must be 1 to 1048576, not 0"),
+        ("in_chans", 0, "in_chans must be 1 to 64, not 0"),
+        ("patch", 0, "patch must be 1 to 64 pixels, not 0"),
+        ("downsample", "none", "downsample must be binary or float, not 'none'"),
+        ("shifts", (4,), r"shifts may hold 3 and 5, once each, not \(4,\)"),
+        ("stages", (), "a model needs at least one stage"),
+    ],
 )
-def test_impossible_settings_are_refused(field: str, value: object) -> None:
-    with pytest.raises(UserError):
+def test_impossible_settings_are_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         dataclasses.replace(model_spec("bhvit_nano"), **{field: value})
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("depth", 0), ("channels", 40), ("hidden", 100), ("mixer", "pool"), ("heads", 3), ("hidden", 3 * 128)],
+    ("field", "value", "message"),
+    [
+        ("depth", 0, "depth must be 1 to 256, not 0"),
+        ("channels", 40, "channels must be a positive multiple of 32, not 40"),
+        ("hidden", 100, r"hidden must be a multiple of channels \(128\), not 100"),
+        ("mixer", "pool", "mixer must be conv or attention .*, not 'pool'"),
+        ("heads", 3, "channels per head must be a multiple of 32: 128 channels, 3 heads"),
+        ("hidden", 3 * 128, r"hidden/channels \(3\) must divide channels \(128\)"),
+    ],
 )
-def test_impossible_stages_are_refused(field: str, value: object) -> None:
-    with pytest.raises(UserError):
+def test_impossible_stages_are_refused(field: str, value: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         dataclasses.replace(model_spec("bhvit_nano").stages[1], **{field: value})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"name": 1}', '{"stages": 3}', '{"stages": [{"x": 1}]}'])
 def test_a_damaged_description_is_refused(text: str) -> None:
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="the model description is damaged"):
         ModelSpec.from_json(text)
 
 
