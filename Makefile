@@ -18,7 +18,7 @@ CMAKE ?= cmake
 CLANGXX ?= clang++
 SECONDS ?= 60
 
-NATIVE := $(wildcard native/*) $(wildcard native/training/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
+NATIVE := $(wildcard native/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
 .PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz clean
 

@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.h"
-#include "program.h"
+#include "engine/dispatch.h"
+#include "engine/program.h"
 
 int main(int count, char** arguments) {
   const std::string isa = arguments[1];

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "grid_inl.h"
-#include "norm_inl.h"
+#include "training/grid_inl.h"
+#include "training/norm_inl.h"
 
 namespace bhvit::training {
 namespace {

@@ -1,4 +1,4 @@
-#include "table_inl.h"
+#include "training/table_inl.h"
 
 namespace bhvit::training {
 extern const Table<float> kAvx512Floats;

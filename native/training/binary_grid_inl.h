@@ -4,7 +4,7 @@
 
 #include <bit>
 
-#include "grid_inl.h"
+#include "training/grid_inl.h"
 
 namespace bhvit::training {
 namespace {

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "levels.h"
+#include "training/levels.h"
 
 namespace nb = nanobind;
 using namespace bhvit::training;

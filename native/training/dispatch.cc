@@ -1,6 +1,6 @@
-#include "../dispatch.h"
+#include "engine/dispatch.h"
 
-#include "levels.h"
+#include "training/levels.h"
 
 namespace bhvit::training {
 

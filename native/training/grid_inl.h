@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "sums_inl.h"
+#include "training/sums_inl.h"
 
 namespace bhvit::training {
 namespace {

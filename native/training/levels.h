@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "kernels.h"
+#include "training/kernels.h"
 
 namespace bhvit::training {
 

@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "sums_inl.h"
+#include "training/sums_inl.h"
 
 #if defined(__AVX512F__) || (defined(__AVX2__) && defined(__FMA__))
 #include <immintrin.h>

@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "sums_inl.h"
+#include "training/sums_inl.h"
 
 #if defined(__AVX2__)
 #include <immintrin.h>

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "lookup_inl.h"
+#include "training/lookup_inl.h"
 
 namespace bhvit::training {
 namespace {

@@ -2,8 +2,8 @@
 
 #pragma once
 
-#include "grid_inl.h"
-#include "products_inl.h"
+#include "training/grid_inl.h"
+#include "training/products_inl.h"
 
 namespace bhvit::training {
 namespace {

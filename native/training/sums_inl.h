@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "kernels.h"
+#include "training/kernels.h"
 
 namespace bhvit::training {
 namespace {

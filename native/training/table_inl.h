@@ -1,10 +1,10 @@
 // Included last by the file of an instruction set: its functions as a table.
 
-#include "attention_inl.h"
-#include "binary_grid_inl.h"
-#include "sign_grid_inl.h"
-#include "unit_inl.h"
-#include "weights_inl.h"
+#include "training/attention_inl.h"
+#include "training/binary_grid_inl.h"
+#include "training/sign_grid_inl.h"
+#include "training/unit_inl.h"
+#include "training/weights_inl.h"
 
 namespace bhvit::training {
 namespace {

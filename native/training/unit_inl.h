@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "norm_inl.h"
+#include "training/norm_inl.h"
 
 namespace bhvit::training {
 namespace {

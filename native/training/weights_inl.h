@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "norm_inl.h"
+#include "training/norm_inl.h"
 
 namespace bhvit::training {
 namespace {

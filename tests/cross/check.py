@@ -46,8 +46,8 @@ class Target:
     compiler: tuple[str, ...]
     run: tuple[str, ...]  # what runs the driver
     tools: dict[str, str]  # command -> what brings it
-    flags: dict[str, tuple[str, ...]]  # of single files of native/, by stem; "" stands for all of them
-    isas: tuple[str, ...]  # kernels_*.cc of the target, the fastest first
+    flags: dict[str, tuple[str, ...]]  # of single source files, by stem; "" stands for all of them
+    isas: tuple[str, ...]  # files in native/kernels/, the fastest first
     link: tuple[str, ...] = ()
 
 
@@ -73,9 +73,9 @@ TARGETS = {
         tools={},
         flags={
             "": ("-DBHVIT_X86",),
-            "kernels_avx2": ("-mavx2", "-mpopcnt"),
-            "kernels_avx512": EMULATED,
-            "kernels_avx512bw": EMULATED,
+            "avx2": ("-mavx2", "-mpopcnt"),
+            "avx512": EMULATED,
+            "avx512bw": EMULATED,
             "dispatch": ("-D__builtin_cpu_supports(feature)=1",),
         },
         isas=("avx512", "avx512bw", "avx2", "sse2", "scalar"),
@@ -105,11 +105,12 @@ def build(name: str, target: Target, entry: Path = HERE / "driver.cc") -> Path:
     """The program `entry` with the engine, in build/cross/NAME; files that did not change are not compiled again."""
     folder = ROOT / "build" / "cross" / name
     folder.mkdir(parents=True, exist_ok=True)
-    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*.h"), *HERE.glob("*.h")])
+    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*/*.h"), *HERE.glob("*.h")])
     objects = []
-    for source in [*sorted(ROOT.glob("native/*.cc")), entry]:
-        kernels = source.stem.removeprefix("kernels_")
-        if source.stem == "bindings" or (kernels != source.stem and kernels not in target.isas):
+    engine = [path for part in ("format", "engine", "api") for path in sorted(ROOT.glob(f"native/{part}/*.cc"))]
+    kernels = [ROOT / "native" / "kernels" / f"{isa}.cc" for isa in target.isas]
+    for source in [*engine, *kernels, entry]:
+        if source.stem == "bindings":
             continue
         object_file = folder / f"{source.stem}.o"
         objects.append(object_file)

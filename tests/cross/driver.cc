@@ -12,8 +12,8 @@
 #include <string>
 #include <vector>
 
-#include "dispatch.h"
-#include "program.h"
+#include "engine/dispatch.h"
+#include "engine/program.h"
 
 namespace {
 

@@ -13,8 +13,8 @@
 #include <random>
 #include <vector>
 
-#include "bhvit.h"
-#include "reader.h"
+#include "api/bhvit.h"
+#include "format/reader.h"
 #include "repair.h"
 
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);

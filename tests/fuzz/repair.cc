@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
-#include "reader.h"
-#include "steps.h"
+#include "format/reader.h"
+#include "engine/steps.h"
 
 namespace bhvit::fuzz {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "json.h"
+#include "format/json.h"
 
 namespace bhvit::fuzz {
 

@@ -118,7 +118,7 @@ def run(library: ctypes.CDLL, session: ctypes.c_void_p, images: np.ndarray[Any, 
 
 
 def test_one_version() -> None:
-    header = (ROOT / "native" / "bhvit.h").read_text()
+    header = (ROOT / "native" / "api" / "bhvit.h").read_text()
     project = (ROOT / "pyproject.toml").read_text()
     assert re.findall(r'#define BHVIT_VERSION "(.*)"', header) == re.findall(r'^version = "(.*)"', project, re.M)
 
@@ -126,7 +126,7 @@ def test_one_version() -> None:
 def test_the_header_is_c_and_cplusplus() -> None:
     for compiler, *options in (("cc", "-std=c99", "-x", "c"), ("c++", "-std=c++11", "-x", "c++")):
         if shutil.which(compiler):
-            call(compiler, *options, "-pedantic", "-Wall", "-Werror", "-fsyntax-only", ROOT / "native" / "bhvit.h")
+            call(compiler, *options, "-pedantic", "-Wall", "-Werror", "-fsyntax-only", ROOT / "native" / "api" / "bhvit.h")
 
 
 def test_only_its_own_names_are_visible(prefix: Path, library: ctypes.CDLL) -> None:
@@ -135,7 +135,7 @@ def test_only_its_own_names_are_visible(prefix: Path, library: ctypes.CDLL) -> N
     names = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library._name).splitlines()]
     assert names
     assert all(name.startswith("bhvit_") for name in names)
-    header = (ROOT / "native" / "bhvit.h").read_text()
+    header = (ROOT / "native" / "api" / "bhvit.h").read_text()
     assert sorted(names) == sorted(set(re.findall(r"BHVIT_API [^;]*?\b(bhvit_\w+)\(", header)))
     assert not [p for p in prefix.rglob("*") if p.suffix == ".py" or "_native" in p.name]
 
@@ -150,7 +150,7 @@ def test_what_a_session_knows(library: ctypes.CDLL, session: ctypes.c_void_p, pa
     assert [library.bhvit_class_name(session, i) for i in range(4)] == [f"class {i}".encode() for i in range(4)]
     assert (
         library.bhvit_version().decode()
-        == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/bhvit.h").read_text())[0]
+        == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/api/bhvit.h").read_text())[0]
     )
 
 

@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "bhvit.h"
+#include "api/bhvit.h"
 
 namespace {
 

@@ -1,0 +1,180 @@
+// The C API over Program: checks of arguments and translation of exceptions, no arithmetic.
+
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <system_error>
+
+#include "api/bhvit.h"
+#include "engine/program.h"
+
+struct bhvit_session {
+  template <class File>
+  bhvit_session(File&& file, int threads, const char* isa) : program(std::forward<File>(file), threads, isa ? isa : "auto") {}
+  bhvit::Program program;
+};
+
+namespace {
+
+constexpr int kMaxThreads = 256;  // as in src/bhvit/runtime/session.py
+
+// A fixed block: keeping the text of a failure cannot fail, and nothing runs when a thread ends.
+thread_local char last_error[1024];
+
+bhvit_status fail(bhvit_status status, const char* text) {
+  std::snprintf(last_error, sizeof last_error, "%s", text);
+  for (char* c = last_error; *c; c++) {
+    if (static_cast<unsigned char>(*c) < 0x20) *c = '?';  // paths and names are the caller's: one line, whatever they hold
+  }
+  return status;
+}
+
+template <class Body>
+bhvit_status guarded(const Body& body) noexcept {
+  try {
+    return body();
+  } catch (const bhvit::FormatError& error) {
+    return fail(BHVIT_FORMAT, error.what());
+  } catch (const bhvit::FileError& error) {
+    return fail(BHVIT_FILE, error.what());
+  } catch (const std::invalid_argument& error) {
+    return fail(BHVIT_ARGUMENT, error.what());
+  } catch (const std::bad_alloc&) {
+    return fail(BHVIT_MEMORY, "not enough memory for this model");
+  } catch (const std::system_error& error) {
+    return fail(BHVIT_SYSTEM, error.what());
+  } catch (const std::exception& error) {
+    return fail(BHVIT_SYSTEM, error.what());
+  } catch (...) {
+    return fail(BHVIT_SYSTEM, "an unknown fault");
+  }
+}
+
+bhvit_status check_open(const void* source, const char* source_name, int threads, bhvit_session** session) {
+  if (!session) return fail(BHVIT_ARGUMENT, "session must not be null");
+  *session = nullptr;
+  if (!source) return fail(BHVIT_ARGUMENT, (std::string(source_name) + " must not be null").c_str());
+  if (threads >= 1 && threads <= kMaxThreads) return BHVIT_OK;
+  return fail(BHVIT_ARGUMENT, ("threads must be 1 to 256, not " + std::to_string(threads)).c_str());
+}
+
+// a * b, or more than any buffer has where that overflows.
+size_t product(size_t a, size_t b) {
+  return b && a > std::numeric_limits<size_t>::max() / b ? std::numeric_limits<size_t>::max() : a * b;
+}
+
+bhvit_status check_size(const char* name, const void* buffer, size_t given, size_t needed) {
+  if (given != needed) {
+    return fail(BHVIT_ARGUMENT, (std::string(name) + " must hold " + std::to_string(needed) + " values, not " +
+                                 std::to_string(given)).c_str());
+  }
+  if (!buffer && needed) return fail(BHVIT_ARGUMENT, (std::string(name) + " must not be null").c_str());
+  return BHVIT_OK;
+}
+
+bhvit_status no_session() { return fail(BHVIT_ARGUMENT, "session must not be null"); }
+
+size_t image_size(const bhvit::Program& program) {
+  const bhvit::Preprocess& p = program.preprocess();
+  return p.mean.size() * static_cast<size_t>(p.height * p.width);
+}
+
+}  // namespace
+
+const char* bhvit_version(void) { return BHVIT_VERSION; }
+
+const char* bhvit_error(void) { return last_error; }
+
+bhvit_status bhvit_open_file(const char* path, int threads, const char* isa, bhvit_session** session) {
+  return guarded([&] {
+    const bhvit_status status = check_open(path, "path", threads, session);
+    if (status == BHVIT_OK) *session = new bhvit_session(std::make_unique<bhvit::FileBytes>(path), threads, isa);
+    return status;
+  });
+}
+
+bhvit_status bhvit_open_memory(const void* bytes, size_t size, int threads, const char* isa, bhvit_session** session) {
+  return guarded([&] {
+    const bhvit_status status = check_open(bytes, "bytes", threads, session);
+    const std::string_view file(static_cast<const char*>(bytes), size);
+    if (status == BHVIT_OK) *session = new bhvit_session(file, threads, isa);
+    return status;
+  });
+}
+
+void bhvit_close(bhvit_session* session) { delete session; }
+
+bhvit_status bhvit_get_info(const bhvit_session* session, bhvit_info* info) {
+  if (!session) return no_session();
+  if (!info) return fail(BHVIT_ARGUMENT, "info must not be null");
+  const bhvit::Program& program = session->program;
+  const bhvit::Preprocess& p = program.preprocess();
+  *info = {p.mean.size(),
+           static_cast<size_t>(p.height),
+           static_cast<size_t>(p.width),
+           program.class_names().size(),
+           image_size(program),
+           static_cast<size_t>(p.cover_height),
+           static_cast<size_t>(p.cover_width),
+           p.interpolation.c_str(),
+           p.mean.data(),
+           p.std.data(),
+           program.isa(),
+           program.threads()};
+  return BHVIT_OK;
+}
+
+const char* bhvit_class_name(const bhvit_session* session, size_t index) {
+  const char* name = nullptr;
+  guarded([&] {
+    if (!session) return no_session();
+    const std::vector<std::string>& names = session->program.class_names();
+    if (index < names.size()) {
+      name = names[index].c_str();
+      return BHVIT_OK;
+    }
+    return fail(BHVIT_ARGUMENT, ("there is no class " + std::to_string(index) + ": the model has " +
+                                 std::to_string(names.size())).c_str());
+  });
+  return name;
+}
+
+bhvit_status bhvit_normalize(const bhvit_session* session, const uint8_t* pixels, size_t pixel_bytes, size_t height,
+                             size_t width, float* image, size_t image_floats) {
+  return guarded([&] {
+    if (!session) return no_session();
+    const bhvit::Preprocess& p = session->program.preprocess();
+    if (height < static_cast<size_t>(p.height) || width < static_cast<size_t>(p.width)) {
+      return fail(BHVIT_ARGUMENT, ("a picture of " + std::to_string(height) + "x" + std::to_string(width) +
+                                   " (height x width) is smaller than the model's " + std::to_string(p.height) + "x" +
+                                   std::to_string(p.width) + ": resize it first").c_str());
+    }
+    bhvit_status status = check_size("pixels", pixels, pixel_bytes, product(product(height, width), p.mean.size()));
+    if (status == BHVIT_OK) status = check_size("image", image, image_floats, image_size(session->program));
+    if (status == BHVIT_OK) {
+      bhvit::normalize(p, pixels, static_cast<int64_t>(height), static_cast<int64_t>(width), image);
+    }
+    return status;
+  });
+}
+
+bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images, size_t image_floats, float* logits,
+                       size_t logit_floats) {
+  return guarded([&] {
+    if (!session) return no_session();
+    bhvit::Program& program = session->program;
+    bhvit_status status = check_size("images", images, image_floats, product(count, image_size(program)));
+    if (status == BHVIT_OK) {
+      status = check_size("logits", logits, logit_floats, product(count, program.class_names().size()));
+    }
+    if (status != BHVIT_OK) return status;
+    for (size_t i = 0; i < image_floats; i++) {
+      // A sign has no value for them, so the answer would look sound and mean nothing.
+      if (!std::isfinite(images[i])) {
+        return fail(BHVIT_ARGUMENT, "images hold NaN or infinity; check how they were normalised");
+      }
+    }
+    program.run(images, static_cast<long>(count), logits);
+    return BHVIT_OK;
+  });
+}

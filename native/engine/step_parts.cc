@@ -1,0 +1,90 @@
+#include "engine/step_parts.h"
+
+#include <cstring>
+
+namespace bhvit {
+
+const float* Parameters::constant(long count, float value) {
+  float* values = plan_.arena->take<float>(static_cast<size_t>(count));
+  std::fill_n(values, count, value);
+  return values;
+}
+
+const uint16_t* Parameters::half_precision(const char* name) {
+  const Tensor& stored = tensor(name);
+  return stored.type == Tensor::Type::f16 ? in_place<uint16_t>(stored) : nullptr;
+}
+
+const uint32_t* Parameters::bits(const char* name) { return in_place<uint32_t>(tensor(name)); }
+
+uint32_t* Parameters::mutable_bits(const char* name) { return copy<uint32_t>(tensor(name)); }
+
+template <class T>
+const T* Parameters::in_place(const Tensor& stored) {
+  return plan_.lasting && stored.usable() ? reinterpret_cast<const T*>(stored.bytes.data()) : copy<T>(stored);
+}
+
+template <class T>
+T* Parameters::copy(const Tensor& stored) {
+  T* values = plan_.arena->take<T>(stored.bytes.size() / sizeof(T));
+  std::memcpy(values, stored.bytes.data(), stored.bytes.size());
+  return values;
+}
+
+const float* Parameters::scaled(const char* name, float factor) {
+  const Tensor& stored = tensor(name);
+  if (factor == 1.0f && plan_.lasting && stored.type == Tensor::Type::f32 && stored.usable())
+    return reinterpret_cast<const float*>(stored.bytes.data());
+  float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(stored.size(), kLanes)));
+  stored.copy_floats(copy);
+  if (factor != 1.0f) std::transform(copy, copy + stored.size(), copy, [factor](float v) { return v * factor; });
+  return copy;
+}
+
+const float* Parameters::numbers(const char* name, long inputs) {
+  if (!op_.is("weights", "binary")) return floats(name);
+  const Tensor& stored = tensor(name);
+  const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = stored.size() / words_each;
+  float* numbers = plan_.arena->take<float>(static_cast<size_t>(tiles * inputs * kLanes));
+  for (long tile = 0; tile < tiles; tile++) {
+    for (long k = 0; k < inputs; k++) {
+      for (long l = 0; l < kLanes; l++) {
+        uint32_t word;
+        std::memcpy(&word, stored.bytes.data() + 4 * (tile * words_each + k / kWordBits * kLanes + l), 4);
+        numbers[(tile * inputs + k) * kLanes + l] = word >> k % kWordBits & 1 ? 1.0f : -1.0f;
+      }
+    }
+  }
+  return numbers;
+}
+
+void Parameters::linear(Linear* layers, long count, const LinearNames& names, long inputs, long outputs) {
+  const bool layer = layer_norm(op_);
+  const uint32_t* words = binary(op_) ? bits(names.weight) : nullptr;
+  const float* weight = binary(op_) ? nullptr : numbers(names.weight, inputs);
+  const float* threshold = floats(names.threshold);
+  const float* weight_scale = layer ? scale2(names.weight_scale) : nullptr;
+  const float* scale = layer ? floats(names.scale) : scale2(names.scale);
+  const float* shift = floats(names.shift);
+  for (long i = 0; i < count; i++) {
+    layers[i] = {inputs,
+                 outputs,
+                 threshold + i * inputs,
+                 words ? words + i * outputs * inputs / kWordBits : nullptr,
+                 weight ? weight + i * outputs * inputs : nullptr,
+                 signs(op_),
+                 weight_scale ? weight_scale + i * outputs : nullptr,
+                 scale + i * outputs,
+                 shift + i * outputs};
+  }
+}
+
+void run_norm(const Machine& m, const NormArgs& args, long tokens) {
+  m.pool->run(tokens, kTokenGrain, [&](long begin, long end, int) { m.kernels->norm(args, begin, end); });
+}
+
+NormArgs norm_args(const Op& op, Parameters& p, const float* x, float* n) {
+  return {op["channels"], layer_norm(op), p.floats("norm_scale"), p.floats("norm_shift"), x, n};
+}
+
+}  // namespace bhvit

@@ -1,0 +1,131 @@
+#include "format/description.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace bhvit {
+namespace {
+
+constexpr const char* kInterpolations[] = {"nearest", "bilinear", "bicubic", "lanczos"};
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw FormatError(message);
+}
+
+void require_preprocess(bool condition, const std::string& what) {
+  require(condition, "the preprocessing description is damaged: " + what);
+}
+
+bool is_number(const Json& value) { return value.is(Json::Kind::integer) || value.is(Json::Kind::real); }
+double number(const Json& value) { return value.is(Json::Kind::integer) ? static_cast<double>(value.integer) : value.real; }
+
+bool is_integer(const Json* value, int64_t wanted) {
+  return value && value->is(Json::Kind::integer) && value->integer == wanted;
+}
+
+bool is_size(const Json* value, const Op& stem) {
+  return value && value->items.size() == 2 && is_integer(&value->items[0], stem["height"] * stem["patch"]) &&
+         is_integer(&value->items[1], stem["width"] * stem["patch"]);
+}
+
+// Finite numbers, one a channel.
+std::vector<double> read_channels(const Json& fields, const char* key, int64_t channels) {
+  const Json* list = fields.find(key);
+  std::vector<double> values;
+  if (list && list->is(Json::Kind::array)) {
+    for (const Json& item : list->items) values.push_back(is_number(item) ? number(item) : NAN);
+  }
+  require_preprocess(list && static_cast<int64_t>(values.size()) == channels &&
+                         std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); }),
+                     std::string(key) + " must be finite numbers, one a channel");
+  return values;
+}
+
+}  // namespace
+
+Json parse_part(const std::string& text, const std::string& what) {
+  try {
+    return parse_json(text);
+  } catch (const JsonError& error) {
+    throw FormatError(what + " is damaged: " + error.what());
+  }
+}
+
+void check_spec(const std::string& text, const Op& stem, const Op& head) {
+  const Json spec = parse_part(text, "the model description");
+  require(is_integer(spec.find("in_chans"), stem["in_chans"]) && is_size(spec.find("img_size"), stem),
+          "the program takes other images than the spec says");
+  require(is_integer(spec.find("num_classes"), head["classes"]), "the program has other classes than the spec says");
+}
+
+std::vector<std::string> read_class_names(const std::string& text, const Op& head) {
+  const Json list = parse_part(text, "the header's class_names");
+  require(list.is(Json::Kind::array), "the header's class_names is not a list");
+  require(static_cast<int64_t>(list.items.size()) == head["classes"],
+          "the program has " + std::to_string(head["classes"]) + " classes, but " + std::to_string(list.items.size()) +
+              " names are given");
+  std::vector<std::string> names;
+  names.reserve(list.items.size());
+  for (const Json& item : list.items) {
+    require(item.is(Json::Kind::string), "the header's class_names holds something else than names");
+    names.push_back(item.string);
+  }
+  return names;
+}
+
+Preprocess read_preprocess(const std::string& text, const Op& stem) {
+  const Json fields = parse_part(text, "the preprocessing description");
+  require_preprocess(fields.is(Json::Kind::object), "it is not an object");
+  for (const auto& [key, value] : fields.members) {
+    require_preprocess(key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" ||
+                           key == "interpolation",
+                       "unknown setting " + key);
+  }
+  // Those that may be left out have the defaults of src/bhvit/image.py.
+  const Json *channels = fields.find("channels"), *crop = fields.find("crop"), *filter = fields.find("interpolation");
+  require_preprocess(is_size(fields.find("size"), stem) &&
+                         (channels ? is_integer(channels, stem["in_chans"]) : stem["in_chans"] == 3),
+                     "the program takes other images");
+  Preprocess preprocess;
+  preprocess.height = stem["height"] * stem["patch"];
+  preprocess.width = stem["width"] * stem["patch"];
+  preprocess.mean = read_channels(fields, "mean", stem["in_chans"]);
+  preprocess.std = read_channels(fields, "std", stem["in_chans"]);
+  require_preprocess(std::all_of(preprocess.std.begin(), preprocess.std.end(), [](double v) { return v > 0; }),
+                     "std must be positive");
+  if (crop) {
+    require_preprocess(is_number(*crop) && number(*crop) > 0 && number(*crop) <= 1, "crop must be above 0 and at most 1");
+    preprocess.crop = number(*crop);
+  }
+  if (filter) {
+    require_preprocess(std::any_of(std::begin(kInterpolations), std::end(kInterpolations),
+                                   [&](const char* known) { return filter->string == known; }),
+                       "unknown interpolation");
+    preprocess.interpolation = filter->string;
+  }
+  // A crop next to zero asks for more pixels than any picture has; the bound keeps the conversion defined.
+  const auto cover = [&](int64_t edge) {
+    const double covered = std::min(static_cast<double>(edge) / preprocess.crop + 1e-6, 0x1p31);
+    return std::max(edge, static_cast<int64_t>(covered));
+  };
+  preprocess.cover_height = cover(preprocess.height);
+  preprocess.cover_width = cover(preprocess.width);
+  return preprocess;
+}
+
+void normalize(const Preprocess& p, const uint8_t* pixels, int64_t height, int64_t width, float* image) {
+  const int64_t channels = static_cast<int64_t>(p.mean.size());
+  // Half of an odd difference goes to the even side, as Python rounds.
+  const auto start = [](int64_t spare) { return spare / 2 + (spare % 4 == 3); };
+  const int64_t top = start(height - p.height), left = start(width - p.width);
+  for (int64_t c = 0; c < channels; c++) {
+    const double mean = p.mean[static_cast<size_t>(c)], deviation = p.std[static_cast<size_t>(c)];
+    const float scale = static_cast<float>(1 / (255 * deviation)), offset = static_cast<float>(-mean / deviation);
+    for (int64_t y = 0; y < p.height; y++) {
+      const uint8_t* row = pixels + ((top + y) * width + left) * channels + c;
+      for (int64_t x = 0; x < p.width; x++) *image++ = static_cast<float>(row[x * channels]) * scale + offset;
+    }
+  }
+}
+
+}  // namespace bhvit

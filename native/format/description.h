@@ -1,0 +1,36 @@
+// What a file says of its model beside the program: class names and preprocessing. The mirror of the `Preprocess` of
+// src/bhvit/image.py.
+
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "format/json.h"
+#include "format/schema.h"
+
+namespace bhvit {
+
+// How an image becomes a model's input, as src/bhvit/image.py states it. Sizes are in pixels.
+struct Preprocess {
+  int64_t height = 0, width = 0;              // of the result
+  int64_t cover_height = 0, cover_width = 0;  // what the resized image just covers, before the centre is cut out
+  std::vector<double> mean, std;              // a channel, for pixel values in 0..1
+  double crop = 0.875;
+  std::string interpolation = "bicubic";
+};
+
+// Each reads the JSON of one key of the metadata, checks it against the program and throws FormatError.
+void check_spec(const std::string& text, const Op& stem, const Op& head);
+std::vector<std::string> read_class_names(const std::string& text, const Op& head);
+Preprocess read_preprocess(const std::string& text, const Op& stem);
+
+// JSON that is a part of a header; `what` is its name in messages. Throws FormatError.
+Json parse_part(const std::string& text, const std::string& what);
+
+// Pixels (height, width, channels), not smaller than the result: their centre, normalised, (channels, H, W). The same
+// bits as `Preprocess.normalize`.
+void normalize(const Preprocess& preprocess, const uint8_t* pixels, int64_t height, int64_t width, float* image);
+
+}  // namespace bhvit

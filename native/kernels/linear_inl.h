@@ -1,0 +1,182 @@
+// Layer normalisation, and linear layers of bits or numbers with the norm after them: `linear` in ops.py.
+
+#pragma once
+
+#include "kernels/vectors_inl.h"
+
+namespace bhvit {
+namespace {
+
+constexpr float kNormEps = 1e-5f;  // ops.NORM_EPS
+
+// Lane sums of T rows; together, because each alone waits for its last addition.
+template <int T>
+BHVIT_INLINE void row_sums(const float* v, long channels, f32x16 (&sum)[T]) {
+  for (int t = 0; t < T; t++) sum[t] = loadf(v + t * channels);
+  for (long c = kLanes; c < channels; c += kLanes) {
+    for (int t = 0; t < T; t++) sum[t] = sum[t] + loadf(v + t * channels + c);
+  }
+}
+
+// Takes from T rows, of which `sum` are the lane sums, their means: v - mean goes to `out`, which may be `v`, and
+// 1 / deviation to `inverse`. Channels c to c + 15 of row t lie at index(t, c).
+template <int T, class Index>
+BHVIT_INLINE void centre_rows(const float* v, long channels, const f32x16 (&sum)[T], float* out, f32x16 (&inverse)[T],
+                              Index index) {
+  const float count = static_cast<float>(channels);
+  f32x16 mean[T], squares[T];
+  for (int t = 0; t < T; t++) {
+    mean[t] = splatf(sum_lanes(sum[t]) / count);
+    squares[t] = splatf(0.0f);
+  }
+  for (long c = 0; c < channels; c += kLanes) {
+    for (int t = 0; t < T; t++) {
+      const f32x16 centred = loadf(v + index(t, c)) - mean[t];
+      store(out + index(t, c), centred);
+      squares[t] = squares[t] + centred * centred;
+    }
+  }
+  for (int t = 0; t < T; t++) inverse[t] = splatf(1.0f / __builtin_sqrtf(sum_lanes(squares[t]) / count + kNormEps));
+}
+
+// Of T rows; `out` may be `v`.
+template <int T>
+BHVIT_INLINE void layer_norms(const float* v, long channels, const float* scale, const float* shift, float* out) {
+  f32x16 sum[T], inverse[T];
+  row_sums<T>(v, channels, sum);
+  centre_rows<T>(v, channels, sum, out, inverse, [&](int t, long c) { return t * channels + c; });
+  for (long c = 0; c < channels; c += kLanes) {
+    const f32x16 s = loadf(scale + c), b = loadf(shift + c);
+    for (int t = 0; t < T; t++) {
+      float* at = out + t * channels + c;
+      store(at, (loadf(at) * inverse[t]) * s + b);
+    }
+  }
+}
+
+BHVIT_INLINE void layer_norm(const float* v, long channels, const float* scale, const float* shift, float* out) {
+  layer_norms<1>(v, channels, scale, shift, out);
+}
+
+// Of any number of rows.
+BHVIT_INLINE void layer_norm_rows(const float* v, long rows, long channels, const float* scale, const float* shift,
+                                  float* out) {
+  long row = 0;
+  for (; row + 4 <= rows; row += 4) layer_norms<4>(v + row * channels, channels, scale, shift, out + row * channels);
+  for (; row < rows; row++) layer_norm(v + row * channels, channels, scale, shift, out + row * channels);
+}
+
+// NextNorm at channels c to c + 15.
+struct NextOutputs {
+  float* n;
+  f32x16 scale, shift;
+  BHVIT_INLINE NextOutputs(const NextNorm& next, long c)
+      : n(next.n), scale(next.n ? loadf(next.scale + c) : splatf(0.0f)),
+        shift(next.n ? loadf(next.shift + c) : splatf(0.0f)) {}
+};
+
+// An op leaves `value` in x.
+BHVIT_INLINE void leave(float* x, long at, const f32x16& value, const NextOutputs& next) {
+  store(x + at, value);
+  if (next.n) store(next.n + at, value * next.scale + next.shift);
+}
+
+// Sets 16 channels' bits in a list of 32-bit words [word][token] of T tokens.
+template <int T>
+BHVIT_INLINE void set_bits(u32* bits, int t, long c, u32 mask) {
+  reinterpret_cast<u16*>(bits + c / kWordBits * T + t)[c / kLanes % 2] = static_cast<uint16_t>(mask);
+}
+
+struct LinearScratch {
+  u32* bits;
+  float *activations, *out;
+  LinearScratch(Scratch& scratch, long inputs, long outputs)
+      : bits(scratch.take<u32>(kMaxBlock * inputs / kWordBits)),
+        activations(scratch.take<float>(kMaxBlock * inputs)),
+        out(scratch.take<float>(kMaxBlock * outputs)) {}
+};
+
+// A layer of T rows: products(o, y) makes outputs o to o + 15 of all rows, epilogue(o, y) is given them normed.
+template <int T, class Products, class Epilogue>
+BHVIT_INLINE void normed_linear(const Linear& l, const LinearScratch& s, Products products, Epilogue epilogue) {
+  if (!l.weight_scale) {
+    for (long o = 0; o < l.outputs; o += kLanes) {
+      const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
+      f32x16 y[T];
+      products(o, y);
+      for (int t = 0; t < T; t++) y[t] = y[t] * scale + shift;
+      epilogue(o, y);
+    }
+    return;
+  }
+  // Products are kept as [output/16][row][16], in the order in which they come and go.
+  const auto index = [](int t, long o) { return o * T + t * kLanes; };
+  f32x16 sum[T], inverse[T];
+  for (int t = 0; t < T; t++) sum[t] = splatf(-0.0f);  // changes nothing that is added to it
+  for (long o = 0; o < l.outputs; o += kLanes) {
+    const f32x16 scale = loadf(l.weight_scale + o);
+    f32x16 y[T];
+    products(o, y);
+    for (int t = 0; t < T; t++) {
+      const f32x16 v = y[t] * scale;
+      store(s.out + index(t, o), v);
+      sum[t] = sum[t] + v;
+    }
+  }
+  centre_rows<T>(s.out, l.outputs, sum, s.out, inverse, index);
+  for (long o = 0; o < l.outputs; o += kLanes) {
+    const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
+    f32x16 y[T];
+    for (int t = 0; t < T; t++) y[t] = (loadf(s.out + index(t, o)) * inverse[t]) * scale + shift;
+    epilogue(o, y);
+  }
+}
+
+// `linear` of the signs of T rows, [word][token].
+template <int T, class Epilogue>
+BHVIT_INLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s, Epilogue epilogue) {
+  const long words = l.inputs / kWordBits;
+  normed_linear<T>(
+      l, s,
+      [&](long o, f32x16(&y)[T]) {
+        i32x16 acc[T];
+        for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
+        xor_count<T>(acc, bits, T, l.bits + o * words, words);
+        for (int t = 0; t < T; t++) y[t] = to_float(acc[t]);
+      },
+      epilogue);
+}
+
+// `linear` of T rows, [token][inputs].
+template <int T, class Epilogue>
+BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
+  const long inputs = l.inputs;
+  if (l.bits) {
+    for (int t = 0; t < T; t++) {
+      for (long k = 0; k < inputs; k += kLanes) {
+        set_bits<T>(s.bits, t, k, mask_ge(loadf(rows + t * inputs + k), loadf(l.threshold + k)));
+      }
+    }
+    return linear_of_bits<T>(l, s.bits, s, epilogue);
+  }
+  for (int t = 0; t < T; t++) {
+    for (long k = 0; k < inputs; k += kLanes) {
+      const f32x16 v = loadf(rows + t * inputs + k), threshold = loadf(l.threshold + k);
+      store(s.activations + t * inputs + k, l.signs ? sign_ge(v, threshold) : v - threshold);
+    }
+  }
+  normed_linear<T>(
+      l, s,
+      [&](long o, f32x16(&y)[T]) {
+        for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
+        const float* weight = l.weight + o * inputs;
+        for (long k = 0; k < inputs; k++, weight += kLanes) {
+          const f32x16 w = loadf(weight);
+          for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
+        }
+      },
+      epilogue);
+}
+
+}  // namespace
+}  // namespace bhvit

@@ -1,0 +1,205 @@
+// Token mixer of three grouped dilated convolutions: see MixerArgs in kernels.h.
+
+#pragma once
+
+#include "kernels/linear_inl.h"
+
+namespace bhvit {
+namespace {
+
+void mixer_bits(const MixerArgs& args, long begin, long end) {
+  const MixerArgs a = args;
+  const f32x16 zero = splatf(0.0f);
+  for (long c = 0; c < a.channels; c += kLanes) {
+    const f32x16 scale = loadf(a.norm_scale + c), shift = loadf(a.norm_shift + c);
+    uint16_t* plane = a.planes + c / kLanes * a.plane_size;
+    for (long row = begin; row < end; row++) {
+      uint16_t* bits = plane + (row + kBorder) * a.plane_stride + kBorder;
+      const float* x = a.source + row * a.width * a.channels + c;
+      for (long column = 0; column < a.width; column++) {
+        bits[column] = static_cast<uint16_t>(mask_ge(loadf(x + column * a.channels) * scale + shift, zero));
+      }
+    }
+  }
+}
+
+// The words of all taps of one row of tokens: [group][word][token], for one dilation. A weight's inputs
+// are (tap, channel of the group), so the halves of a word list go through the halves of one tap after the other's.
+// Whole vectors are written: the words past the row's last token mean nothing.
+BHVIT_INLINE void gather_taps(const MixerArgs& a, long row, long dilation, u32* words) {
+  const long halves = a.channels / a.groups / kLanes;  // of one tap
+  long offsets[9];
+  for (long tap = 0; tap < 9; tap++) {
+    offsets[tap] = (row + kBorder + (tap / 3 - 1) * dilation) * a.plane_stride + kBorder + (tap % 3 - 1) * dilation;
+  }
+  const uint16_t* plane = a.planes;
+  for (long group = 0; group < a.groups; group++, plane += halves * a.plane_size) {
+    long tap = 0, half = 0;
+    const auto next = [&] {
+      const uint16_t* from = plane + half * a.plane_size + offsets[tap];
+      if (++half == halves) half = 0, tap++;
+      return from;
+    };
+    for (long w = 0; w < a.words; w++, words += a.row_stride) {
+      const uint16_t* low = next();
+      if (tap < 9) {
+        const uint16_t* high = next();
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_u16(low + t) | load_u16(high + t) << 16);
+      } else {
+        for (long t = 0; t < a.width; t += kLanes) store(words + t, load_u16(low + t));
+      }
+    }
+  }
+}
+
+// 1 if the tap before position i is outside 0..edge-1, plus 2 if the tap after it is.
+BHVIT_INLINE long border_class(long i, long edge, long dilation) {
+  return (i < dilation ? 1 : 0) + (i + dilation >= edge ? 2 : 0);
+}
+
+// Sums of the three branches: added to x, or, before layer norm, kept in `row`, [token][channel].
+template <int T>
+BHVIT_INLINE void mixer_sums(const MixerArgs& a, long row, long first, long c, const f32x16 (&sum)[T], float* rows) {
+  if (a.sum_shift) {
+    for (int t = 0; t < T; t++) store(rows + (first + t) * a.channels + c, sum[t] + loadf(a.sum_shift + c));
+    return;
+  }
+  const f32x16 out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+  const NextOutputs next(a.next, c);
+  long at = (row * a.width + first) * a.channels + c;
+  for (int t = 0; t < T; t++, at += a.channels) {
+    leave(a.x, at, loadf(a.x + at) + (sum[t] * out_scale + out_shift), next);
+  }
+}
+
+// x += v of one row after layer norm.
+BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, const float* shift, float* row, float* x) {
+  layer_norm(v, channels, scale, shift, row);
+  for (long c = 0; c < channels; c += kLanes) store(x + c, loadf(x + c) + loadf(row + c));
+}
+
+BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
+  if (!a.sum_shift) return;
+  layer_norm_rows(rows, a.width, a.channels, a.out_scale, a.out_shift, rows);
+  float* x = a.x + row * a.width * a.channels;
+  for (long at = 0; at < a.width * a.channels; at += kLanes) store(x + at, loadf(x + at) + loadf(rows + at));
+}
+
+void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
+  const MixerArgs a = args;
+  Scratch scratch{static_cast<char*>(memory)};
+  u32* const words = scratch.take<u32>(kDilations * a.groups * a.words * a.row_stride);
+  float* const sums = scratch.take<float>(a.width * a.channels);
+  const long dilation_words = a.groups * a.words * a.row_stride;
+  const long tiles = a.channels / kLanes, tiles_of_group = tiles / a.groups;
+
+  for (long row = begin; row < end; row++) {
+    for (long d = 0; d < kDilations; d++) gather_taps(a, row, 2 * d + 1, words + d * dilation_words);
+    for (long tile = 0; tile < tiles; tile++) {
+      const long c = tile * kLanes;
+      const u32* inputs = words + tile / tiles_of_group * a.words * a.row_stride;
+      for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+        f32x16 sum[T];
+        for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
+        for (long d = 0; d < kDilations; d++) {
+          const long dilation = 2 * d + 1;
+          const int32_t* start =
+              a.start + (d * kBorderClasses + 4 * border_class(row, a.height, dilation)) * a.channels + c;
+          i32x16 acc[T];
+          if (first >= dilation && first + T + dilation <= a.width) {  // all taps of the block's rows inside
+            acc[0] = loadi(start);
+            for (int t = 1; t < T; t++) acc[t] = acc[0];
+          } else {
+            for (int t = 0; t < T; t++) {
+              acc[t] = loadi(start + border_class(first + t, a.width, dilation) * a.channels);
+            }
+          }
+          xor_count<T>(acc, inputs + d * dilation_words + first, a.row_stride,
+                       a.weight + (d * tiles + tile) * a.words * kLanes, a.words);
+          const long p = d * a.channels + c;
+          const f32x16 scale = loadf(a.scale2 + p), shift = loadf(a.shift + p), slope = loadf(a.slope + p);
+          for (int t = 0; t < T; t++) {
+            const f32x16 z = prelu(to_float(acc[t]) * scale + shift, slope);
+            sum[t] = sum[t] + z;
+          }
+        }
+        mixer_sums<T>(a, row, first, c, sum, sums);
+      });
+    }
+    mixer_finish(a, row, sums);
+  }
+}
+
+void mixer_values(const MixerArgs& args, long begin, long end) {
+  const MixerArgs a = args;
+  for (long row = begin; row < end; row++) {
+    const float* n = a.source + row * a.width * a.channels;
+    float* values = a.values + ((row + kBorder) * a.plane_stride + kBorder) * a.channels;
+    for (long i = 0; i < a.width * a.channels; i += kLanes) {
+      const f32x16 v = loadf(n + i);
+      store(values + i, a.signs ? sign_ge(v, splatf(0.0f)) : v);
+    }
+  }
+}
+
+void mixer_conv_float(const MixerArgs& args, long begin, long end, void* memory) {
+  const MixerArgs a = args;
+  const long inputs = a.channels / a.groups;  // of one tap
+  Scratch scratch{static_cast<char*>(memory)};
+  float* const sums = scratch.take<float>(a.width * a.channels);
+  for (long row = begin; row < end; row++) {
+    for (long c = 0; c < a.channels; c += kLanes) {
+      const long group = c / inputs * inputs;  // its first channel
+      for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+        f32x16 sum[T];
+        for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
+        for (long d = 0; d < kDilations; d++) {
+          const long dilation = 2 * d + 1, p = d * a.channels + c;
+          const float* weight = a.weight_float + p * 9 * inputs;
+          f32x16 y[T];
+          for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
+          for (long tap = 0; tap < 9; tap++) {
+            const long tap_row = row + kBorder + (tap / 3 - 1) * dilation;
+            const long tap_column = first + kBorder + (tap % 3 - 1) * dilation;
+            const float* value = a.values + (tap_row * a.plane_stride + tap_column) * a.channels + group;
+            for (long k = 0; k < inputs; k++, weight += kLanes) {
+              const f32x16 w = loadf(weight);
+              for (int t = 0; t < T; t++) y[t] = y[t] + splatf(value[t * a.channels + k]) * w;
+            }
+          }
+          const f32x16 scale = loadf(a.scale2 + p), shift = loadf(a.shift + p), slope = loadf(a.slope + p);
+          for (int t = 0; t < T; t++) sum[t] = sum[t] + prelu(y[t] * scale + shift, slope);
+        }
+        mixer_sums<T>(a, row, first, c, sum, sums);
+      });
+    }
+    mixer_finish(a, row, sums);
+  }
+}
+
+void pooling(const PoolingArgs& args, long begin, long end, void* memory) {
+  const PoolingArgs a = args;
+  float* const sums = static_cast<float*>(memory);
+  for (long token = begin; token < end; token++) {
+    const long row = token / a.width, column = token % a.width;
+    float* x = a.x + token * a.channels;
+    for (long c = 0; c < a.channels; c += kLanes) {
+      f32x16 sum = splatf(0.0f);
+      for (long i = row ? row - 1 : 0; i <= row + 1 && i < a.height; i++) {
+        for (long j = column ? column - 1 : 0; j <= column + 1 && j < a.width; j++) {
+          sum = sum + loadf(a.n + (i * a.width + j) * a.channels + c);
+        }
+      }
+      const f32x16 mean = sum / splatf(9.0f);
+      if (a.layer) {
+        store(sums + c, mean);
+      } else {
+        store(x + c, loadf(x + c) + (mean * loadf(a.out_scale + c) + loadf(a.out_shift + c)));
+      }
+    }
+    if (a.layer) add_normed(sums, a.channels, a.out_scale, a.out_shift, sums, x);
+  }
+}
+
+}  // namespace
+}  // namespace bhvit

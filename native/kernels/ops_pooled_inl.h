@@ -1,0 +1,155 @@
+// Attention of a whole grid to pooled keys: see PooledArgs in kernels.h.
+
+#pragma once
+
+#include "kernels/ops_attention_inl.h"
+
+namespace bhvit {
+namespace {
+
+void pooled_keys(const PooledArgs& args, long begin, long end, void* memory) {
+  const PooledArgs a = args;
+  const long channels = a.channels, pool = a.key_pool, across = a.width / pool;
+  const f32x16 area = splatf(static_cast<float>(pool * pool));
+  Scratch scratch{static_cast<char*>(memory)};
+  float* means = scratch.take<float>(kMaxBlock * channels);
+  float* reduced = scratch.take<float>(kMaxBlock * channels);
+  const LinearScratch s(scratch, channels, channels);
+
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    const float* u = a.n + first * channels;
+    if (pool > 1) {
+      for (int t = 0; t < T; t++) {
+        const long row = (first + t) / across * pool, column = (first + t) % across * pool;
+        for (long c = 0; c < channels; c += kLanes) {
+          f32x16 sum = splatf(0.0f);
+          for (long i = 0; i < pool * pool; i++) {
+            sum = sum + loadf(a.n + ((row + i / pool) * a.width + column + i % pool) * channels + c);
+          }
+          store(means + t * channels + c, sum / area);
+        }
+      }
+      linear<T>(a.reduce, means, s, [&](long c, const f32x16(&y)[T]) {
+        const f32x16 slope = loadf(a.reduce_slope + c), shift = loadf(a.reduce_shift + c);
+        for (int t = 0; t < T; t++) {
+          const long at = t * channels + c;
+          store(reduced + at, prelu(y[t] + loadf(means + at), slope) + shift);
+        }
+      });
+      u = reduced;
+    }
+    for (long p = 1; p < kProjections; p++) {
+      float* rest = p == 1 ? a.key_rest : a.value_rest;
+      float* values = p == 1 ? a.key_values : a.value_values;
+      uint16_t* signs = p == 1 ? a.key_signs : a.value_signs;
+      linear<T>(a.qkv[p], u, s, [&](long c, const f32x16(&y)[T]) {
+        const f32x16 slope = loadf(a.qkv_slope + p * channels + c);
+        const f32x16 threshold = loadf(a.qkv_threshold + p * channels + c);
+        for (int t = 0; t < T; t++) {
+          const f32x16 z = prelu(y[t] + loadf(u + t * channels + c), slope);
+          const long at = (first + t) * channels + c;
+          store(rest + at, z);
+          if (a.heads.planes) {
+            signs[at / kLanes] = static_cast<uint16_t>(mask_ge(z, threshold));
+          } else {
+            store(values + at, z - threshold);
+          }
+        }
+      });
+    }
+  });
+}
+
+void pooled_tiles(const PooledArgs& args, long begin, long end) {
+  const PooledArgs a = args;
+  const Heads& h = a.heads;
+  const long keys16 = round_up(h.keys, kLanes), depth_words = h.depth / kWordBits;
+  for (long head = begin; head < end; head++) {
+    if (h.planes) {
+      const u32_alias* k = reinterpret_cast<const u32_alias*>(a.key_signs) + head * depth_words;
+      const u32_alias* v = reinterpret_cast<const u32_alias*>(a.value_signs) + head * depth_words;
+      tile_keys(h, k, v, a.channels / kWordBits, [](long j) { return j; }, a.key_tiles + head * keys16 * depth_words,
+                a.value_tiles + head * h.depth * h.key_words);
+    } else {
+      const float* k = a.key_values + head * h.depth;
+      tile_key_values(h, [&](long j) { return k + j * a.channels; }, a.key_tiles_float + head * keys16 * h.depth);
+    }
+  }
+}
+
+template <int P>
+void pooled_queries_of(const PooledArgs& a, long begin, long end, void* memory) {
+  const Heads& h = a.heads;
+  const long channels = a.channels, keys16 = round_up(h.keys, kLanes), depth_words = h.depth / kWordBits;
+  Scratch scratch{static_cast<char*>(memory)};
+  float* rest = scratch.take<float>(kMaxBlock * channels);     // zs
+  float* query = scratch.take<float>(kMaxBlock * channels);    // q that are numbers
+  float* context = scratch.take<float>(kMaxBlock * channels);  // I, then m
+  u32* bits = scratch.take<u32>(kMaxBlock * channels / kWordBits);
+  const QueryScratch heads(scratch, h);
+  const LinearScratch s(scratch, channels, channels);
+
+  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+    const float* n = a.n + first * channels;
+    long key[T];  // the pooled token whose residual each token gets
+    for (int t = 0; t < T; t++) {
+      const long row = (first + t) / a.width, column = (first + t) % a.width;
+      key[t] = (row / a.key_pool * (a.width / a.key_pool) + column / a.key_pool) * channels;
+    }
+    linear<T>(a.qkv[0], n, s, [&](long c, const f32x16(&y)[T]) {
+      const f32x16 slope = loadf(a.qkv_slope + c), threshold = loadf(a.qkv_threshold + c);
+      for (int t = 0; t < T; t++) {
+        const long at = t * channels + c;
+        const f32x16 z = prelu(y[t] + loadf(n + at), slope);
+        if constexpr (P) {
+          set_bits<T>(bits, t, c, mask_ge(z, threshold));
+        } else {
+          store(query + at, z - threshold);
+        }
+        store(rest + at, (z + loadf(a.key_rest + key[t] + c)) + loadf(a.value_rest + key[t] + c));
+      }
+    });
+    for (long head = 0; head < h.heads; head++) {
+      const auto keep = [&](long i, const f32x16(&y)[T]) {
+        for (int t = 0; t < T; t++) store(context + t * channels + head * h.depth + i, y[t]);
+      };
+      if constexpr (P) {
+        attend_bits<T, P>(h, head, bits + head * depth_words * T, a.key_tiles + head * keys16 * depth_words,
+                          a.value_tiles + head * h.depth * h.key_words, heads, keep);
+      } else {
+        attend_values<T>(
+            h, [&](int t) { return query + t * channels + head * h.depth; }, a.key_tiles_float + head * keys16 * h.depth,
+            [&](long j) { return a.value_values + j * channels + head * h.depth; }, heads, keep);
+      }
+    }
+    for (int t = 0; t < T; t++) {
+      float* row = context + t * channels;
+      norm_products(row, channels, a.ctx_weight_scale, a.ctx_scale, a.ctx_shift);
+      for (long c = 0; c < channels; c += kLanes) {
+        const f32x16 value = context_of(loadf(row + c), rest + t * channels + c, a.ctx_slope + c);
+        store(row + c, value + loadf(a.mix_shift + c));
+      }
+    }
+    linear<T>(a.proj, context, s, [&](long c, const f32x16(&y)[T]) {
+      const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+      for (int t = 0; t < T; t++) {
+        const f32x16 z = prelu(y[t] + loadf(context + t * channels + c), slope);
+        float* x = a.x + (first + t) * channels + c;
+        store(x, loadf(x) + (z * out_scale + out_shift));
+      }
+    });
+  });
+}
+
+void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) {
+  const PooledArgs a = args;
+  switch (a.heads.planes) {
+    case 0: return pooled_queries_of<0>(a, begin, end, memory);
+    case 1: return pooled_queries_of<1>(a, begin, end, memory);
+    case 2: return pooled_queries_of<2>(a, begin, end, memory);
+    default: return pooled_queries_of<3>(a, begin, end, memory);
+  }
+}
+
+}  // namespace
+}  // namespace bhvit

@@ -1,0 +1,105 @@
+// The last part of every instruction set's file: the ops over that file's primitives, and their table.
+//
+// Before including it a file defines, in the unnamed namespace of bhvit:
+//   kBlock                                  tokens a block, at most kMaxBlock; as many as registers hold
+//   u32 mask_ge(f32x16 a, f32x16 b)         bit l set where a[l] >= b[l]
+//   u32 mask_bit<k>(i32x16 v)               bit l = bit k of v[l]
+//   f32x16 gather(const float*, i32x16)     from[index[l]]
+//   xor_count<T>(acc, bits, stride, weight, words)
+//       acc[t][l] += set bits of bits[w*stride + t] XOR weight[w*16 + l], over all w;
+//       `weight` lies on 64 bytes
+//   and_count<T, step>(acc, bits, stride, weight, words)   the same of AND, token t at bits[w*stride + step*t]
+//   long peak(long rounds, int32_t* sink)   see KernelTable
+
+#pragma once
+
+#include "kernels/ops_attention_inl.h"
+#include "kernels/ops_dense_inl.h"
+#include "kernels/ops_mixer_inl.h"
+#include "kernels/ops_mlp_inl.h"
+#include "kernels/ops_pooled_inl.h"
+
+namespace bhvit {
+namespace {
+
+template <class Count>
+BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words, long tiles, int32_t* out,
+                            Count count) {
+  for_blocks<kBlock>(0, tokens, [&]<int T>(long first) {
+    constexpr long kChunk = 64;
+    for (long tile = 0; tile < tiles; tile++) {
+      i32x16 acc[T];
+      for (int t = 0; t < T; t++) acc[t] = splati(0);
+      for (long start = 0; start < words; start += kChunk) {
+        const long part = words - start < kChunk ? words - start : kChunk;
+        u32 bits[kChunk * T];
+        for (long w = 0; w < part; w++) {
+          for (int t = 0; t < T; t++) bits[w * T + t] = activations[(first + t) * words + start + w];
+        }
+        count.template operator()<T>(acc, bits, (tile * words + start) * kLanes, part);
+      }
+      for (int t = 0; t < T; t++) store(out + ((first + t) * tiles + tile) * kLanes, acc[t]);
+    }
+  });
+}
+
+void count_xor(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles, int32_t* out) {
+  count_all(activations, tokens, words, tiles, out, [&]<int T>(i32x16(&acc)[T], const u32* bits, long at, long part) {
+    xor_count<T>(acc, bits, T, weight + at, part);
+  });
+}
+
+void count_and(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles, int32_t* out) {
+  count_all(activations, tokens, words, tiles, out, [&]<int T>(i32x16(&acc)[T], const u32* bits, long at, long part) {
+    and_count<T, 1>(acc, bits, T, weight + at, part);
+  });
+}
+
+long float_peak(long rounds, float* sink) {
+  constexpr int kFloatChains = BHVIT_NATIVE_LANES == 16 ? 24 : 12;  // hide the latency of both, leave two registers
+  NativeF values[kFloatChains], factor = splat<NativeF>(sink[0]);
+  const NativeF summand = splat<NativeF>(sink[1]);
+  for (int i = 0; i < kFloatChains; i++) values[i] = splat<NativeF>(sink[2]);
+  for (long round = 0; round < rounds; round++) {
+    asm volatile("" : "+" BHVIT_REGISTER(factor));
+    for (int i = 0; i < kFloatChains; i++) values[i] = values[i] * factor + summand;
+  }
+  for (int i = 1; i < kFloatChains; i++) values[0] = values[0] + values[i];
+  store(sink + 4, values[0]);
+  return rounds * kFloatChains * BHVIT_NATIVE_LANES;
+}
+
+constexpr KernelTable table(const char* name) {
+  return {name,
+          stem,
+          norm,
+          mixer_bits,
+          mixer_conv,
+          mixer_values,
+          mixer_conv_float,
+          pooling,
+          mlp,
+          mlp_general,
+          attention_pool,
+          attention_project,
+          attention_project_general,
+          attention_heads,
+          attention_context,
+          attention_average,
+          attention_output,
+          pooled_keys,
+          pooled_tiles,
+          pooled_queries,
+          downsample,
+          downsample_general,
+          downsample_float,
+          head_features,
+          head_logits,
+          count_xor,
+          count_and,
+          peak,
+          float_peak};
+}
+
+}  // namespace
+}  // namespace bhvit
