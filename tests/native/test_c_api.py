@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ from bhvit.cli.main import main
 from bhvit.format import file as bhv_file
 from bhvit.image import Preprocess
 from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.c_library import CMAKE, ROOT, call
 from helpers.random_model import random_images, random_model
 
-ROOT = Path(__file__).resolve().parents[2]
 STAGES = (StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),)
 SPEC = ModelSpec(name="plain", img_size=(8, 12), patch=2, num_classes=4, stages=STAGES)
+HEADER = ROOT / "native" / "api" / "bhvit.h"
 OK, ARGUMENT, FILE, FORMAT = range(4)
 
 
@@ -40,16 +40,6 @@ class Info(ctypes.Structure):
         ("isa", ctypes.c_char_p),
         ("threads", ctypes.c_int),
     )
-
-
-CMAKE = shutil.which("cmake", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-"""That of the environment that runs the tests, which the extra `dev` brings, or another."""
-
-
-def call(*words: str | Path, **options: Any) -> str:
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +108,7 @@ def run(library: ctypes.CDLL, session: ctypes.c_void_p, images: np.ndarray[Any, 
 
 
 def test_one_version() -> None:
-    header = (ROOT / "native" / "api" / "bhvit.h").read_text()
+    header = HEADER.read_text()
     project = (ROOT / "pyproject.toml").read_text()
     assert re.findall(r'#define BHVIT_VERSION "(.*)"', header) == re.findall(r'^version = "(.*)"', project, re.M)
 
@@ -126,7 +116,15 @@ def test_one_version() -> None:
 def test_the_header_is_c_and_cplusplus() -> None:
     for compiler, *options in (("cc", "-std=c99", "-x", "c"), ("c++", "-std=c++11", "-x", "c++")):
         if shutil.which(compiler):
-            call(compiler, *options, "-pedantic", "-Wall", "-Werror", "-fsyntax-only", ROOT / "native" / "api" / "bhvit.h")
+            call(
+                compiler,
+                *options,
+                "-pedantic",
+                "-Wall",
+                "-Werror",
+                "-fsyntax-only",
+                HEADER,
+            )
 
 
 def test_only_its_own_names_are_visible(prefix: Path, library: ctypes.CDLL) -> None:
@@ -135,7 +133,7 @@ def test_only_its_own_names_are_visible(prefix: Path, library: ctypes.CDLL) -> N
     names = [line.split()[-1] for line in call("nm", "-D", "--defined-only", library._name).splitlines()]
     assert names
     assert all(name.startswith("bhvit_") for name in names)
-    header = (ROOT / "native" / "api" / "bhvit.h").read_text()
+    header = HEADER.read_text()
     assert sorted(names) == sorted(set(re.findall(r"BHVIT_API [^;]*?\b(bhvit_\w+)\(", header)))
     assert not [p for p in prefix.rglob("*") if p.suffix == ".py" or "_native" in p.name]
 
@@ -148,10 +146,7 @@ def test_what_a_session_knows(library: ctypes.CDLL, session: ctypes.c_void_p, pa
     assert (info.mean[:3], info.std[:3]) == ([0.5] * 3, [0.25] * 3)
     assert (info.isa, info.threads) == (b"scalar", 2)
     assert [library.bhvit_class_name(session, i) for i in range(4)] == [f"class {i}".encode() for i in range(4)]
-    assert (
-        library.bhvit_version().decode()
-        == re.findall(r'BHVIT_VERSION "(.*)"', (ROOT / "native/api/bhvit.h").read_text())[0]
-    )
+    assert library.bhvit_version().decode() == re.findall(r'BHVIT_VERSION "(.*)"', HEADER.read_text())[0]
 
 
 def test_logits_are_those_of_python(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
@@ -239,7 +234,6 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
 
 def test_a_pipe_is_read(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
     """What cannot be mapped."""
-    import os
     import threading
 
     pipe, session, images = tmp_path / "pipe", ctypes.c_void_p(), random_images(SPEC, 1)

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_c_api import CMAKE, ROOT, call
 
 from bhvit import Session
 from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
+from helpers.c_library import CMAKE, ROOT, call
 
 
 def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
