@@ -57,9 +57,9 @@ def test_the_page_parses_and_says_what_it_must(page_text):
         "Accuracy (top-1)",
         "Loss",
         "Learning rate",
-        "What is taken for what",
+        "Confusion matrix",
         "Most confidently wrong",
-        "Milliseconds an image",
+        "Milliseconds per image",
         "top-1 agreement",
         "equal, bit for bit",
         "processor",
@@ -71,6 +71,10 @@ def test_the_page_parses_and_says_what_it_must(page_text):
     assert "Binary weights and attention" in page.text
     assert "Weights whose sign changed" in page.text
     assert "Levels that attention uses" in page.text
+    assert page.text.index("Environment and settings") < page.text.index("Binary weights and attention")
+    assert page.text.count("this model: epoch 1") == 1  # the first of three equally good epochs
+    assert re.search(r"\d × smaller", page.text)
+    assert re.search(r"\d × faster", page.text)
 
 
 def test_the_page_asks_nothing_of_anyone(page_text):

@@ -23,13 +23,15 @@ SHOWN = 12
 
 def write_report(found: Findings, out: Path) -> None:
     """Write the page of `found`, whole or not at all. Raises UserError if `out` cannot be written."""
+    log = _log(found.folder)
     costs = total(op_costs(found.file.spec))
     right, wrong = _samples(found)
     page = Page(
         title=f"{found.file.spec.name} on {Path(found.data).name}",
         subtitle=_subtitle(found),
         tiles=_tiles(found),
-        log=_log(found.folder),
+        log=log,
+        chosen=_chosen(log, found.checkpoint),
         weights=weight_findings(found.checkpoint, found.dataset),
         confusion=found.native.confusion,
         class_names=found.file.class_names,
@@ -71,6 +73,17 @@ def _tiles(found: Findings) -> list[tuple[str, str, str]]:
     if native and by_torch:
         tiles.append((f"{native:.2f} ms", "an image, one thread", f"PyTorch: {by_torch:.2f} ms"))
     return tiles
+
+
+def _chosen(log: list[dict[str, Any]], checkpoint: Path) -> int | None:
+    """The epoch of `checkpoint`: the best on validation images in the last phase, or the last."""
+    if not log:
+        return None
+    if checkpoint.stem != "best":
+        return int(log[-1]["epoch"]) if checkpoint.stem == "last" else None
+    phase = [entry for entry in log if entry.get("phase") == log[-1].get("phase")]
+    measured = [entry for entry in phase if isinstance(entry.get("val_top1"), int | float)]
+    return int(max(measured, key=lambda entry: entry["val_top1"])["epoch"]) if measured else None
 
 
 def _log(folder: Path) -> list[dict[str, Any]]:

@@ -50,6 +50,8 @@ class Page:
     """Headline numbers: value, name, note."""
     log: Sequence[Mapping[str, Any]]
     """Lines of log.jsonl."""
+    chosen: int | None
+    """The epoch whose model the page is about, None if unknown."""
     confusion: npt.NDArray[np.int64]
     class_names: Sequence[str]
     right: Sequence[Sample]
@@ -67,13 +69,13 @@ class Page:
         """The page as text."""
         sections = [
             ("Training", self._training()),
-            ("Binary weights and attention", self._flips() + self._latent() + self._levels()),
-            ("What is taken for what", self._confusion()),
+            ("Confusion matrix", self._confusion()),
             ("Samples", self._samples()),
             ("Size and speed", self._sizes() + self._speeds()),
-            ("Does the packed file answer as the model does?", _pairs(self.fidelity)),
+            ("Agreement of the packed file with PyTorch", _pairs(self.fidelity)),
             ("Model", _pairs(self.model)),
-            ("Made with", _pairs(list(self.environment.items())) + self._settings()),
+            ("Environment and settings", _pairs(list(self.environment.items())) + self._settings()),
+            ("Binary weights and attention", self._inside()),
         ]
         body = "".join(
             f"<section><h2>{escape(heading)}</h2>{content}</section>" for heading, content in sections if content
@@ -102,9 +104,12 @@ class Page:
 
         accuracy = [series("training", 1, "train_top1"), series("validation", 2, "val_top1")]
         loss = [series("training", 1, "train_loss"), series("validation", 2, "val_loss")]
+        mark = None if self.chosen is None else (self.chosen, f"this model: epoch {self.chosen}")
         charts = [
-            line_chart("Accuracy (top-1)", accuracy, "epoch", lambda y: f"{y:.4g}" if y > 1 else f"{100 * y:.3g} %"),
-            line_chart("Loss (cross entropy, nats)", loss, "epoch", lambda y: f"{y:.3g}"),
+            line_chart(
+                "Accuracy (top-1)", accuracy, "epoch", lambda y: f"{y:.4g}" if y > 1 else f"{100 * y:.3g} %", mark
+            ),
+            line_chart("Loss (cross entropy, nats)", loss, "epoch", lambda y: f"{y:.3g}", mark and (mark[0], "")),
             line_chart("Learning rate", [series("learning rate", 3, "lr")], "epoch", lambda y: f"{y:.2g}"),
         ]
         note = (
@@ -112,6 +117,15 @@ class Page:
             " (and smoothed labels, if the settings say so); validation uses the images as they are."
         )
         return f'<div class="charts">{"".join(charts)}</div><p class="note">{note}</p>'
+
+    def _inside(self) -> str:
+        """Details for researchers, folded."""
+        content = self._latent() + self._levels() + self._flips()
+        return (
+            f"<details><summary>Latent weights, attention levels, sign flips</summary>{content}</details>"
+            if content
+            else ""
+        )
 
     def _flips(self) -> str:
         """Signs that changed, by layer and epoch, where the log has them."""
@@ -161,7 +175,7 @@ class Page:
                 rows.append([self.class_names[row], self.class_names[column], f"{number} of {of}"])
         if not rows:
             return matrix + "<p>No mistakes.</p>"
-        return f'<div class="beside">{matrix}{_table(("true class", "taken for", "images"), rows)}</div>'
+        return f'<div class="columns">{matrix}{_table(("true class", "taken for", "images"), rows)}</div>'
 
     def _samples(self) -> str:
         parts = []
@@ -179,27 +193,34 @@ class Page:
         largest = max(size for _, size in self.sizes)
         rows = "".join(
             f'<tr><th scope="row">{escape(name)}</th><td>{size_text(size)}</td>'
+            f"<td>{_factor(largest / size, 'smaller')}</td>"
             f'<td class="wide">{bar(size / largest, 1 if index == 0 else 4)}</td></tr>'
             for index, (name, size) in enumerate(self.sizes)
         )
-        return f'<h3>Bytes</h3><div class="scroll"><table class="bars">{rows}</table></div>'
+        return f'<h3>Bytes</h3><div class="scroll" tabindex="0"><table class="bars">{rows}</table></div>'
 
     def _speeds(self) -> str:
         if not self.timings:
             return ""
         slowest = max(timing.median for timing in self.timings)
+        torch = {(t.threads, t.batch): t.median for t in self.timings if t.name == "PyTorch"}
+
+        def faster(t: Timing) -> str:
+            slower = torch.get((t.threads, t.batch))
+            return "" if slower is None or t.name == "PyTorch" else _factor(slower / t.median, "faster")
+
         rows = "".join(
             f'<tr><th scope="row">{escape(t.name)}</th><td>{escape(t.isa)}</td><td>{t.threads}</td><td>{t.batch}</td>'
-            f"<td>{t.median:.3f}</td><td>{t.p10:.3f} – {t.p90:.3f}</td>"
+            f"<td>{t.median:.3f}</td><td>{faster(t)}</td><td>{t.p10:.3f} – {t.p90:.3f}</td>"
             f'<td class="wide">{bar(t.median / slowest, 1 if t.name == "bhvit" else 4)}</td></tr>'
             for t in self.timings
         )
         head = "".join(
             f'<th scope="col">{name}</th>'
-            for name in ("", "arithmetic", "threads", "batch", "median", "10th – 90th percentile", "")
+            for name in ("", "arithmetic", "threads", "batch", "median", "than PyTorch", "10th – 90th percentile", "")
         )
         return (
-            '<h3>Milliseconds an image</h3><div class="scroll"><table class="bars">'
+            '<h3>Milliseconds per image</h3><div class="scroll" tabindex="0"><table class="bars">'
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
             '<p class="note">All rows were measured in turns on this machine, on the same prepared images;'
             " shorter bars are better. PyTorch runs the checkpoint as it was trained, in float32.</p>"
@@ -217,7 +238,7 @@ def _sample(sample: Sample) -> str:
     verdict = "right" if sample.right else "wrong"
     alt = f"{sample.name}: a {sample.label}, classified as {sample.answer} with {sample.probability:.0%}"
     said = f"{escape(sample.answer)} <small>{sample.probability:.1%}</small>"
-    truth = "" if sample.right else f"<span>truly {escape(sample.label)}</span>"
+    truth = "" if sample.right else f"<span>actually {escape(sample.label)}</span>"
     return (
         f'<li class="{verdict}"><img src="{_picture(sample.image)}" alt="{escape(alt)}" width="{THUMBNAIL}">'
         f"<span>{said}</span>{truth}</li>"
@@ -243,13 +264,18 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
     if not rows:
         return ""
     body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
-    return f'<div class="scroll"><table class="pairs">{body}</table></div>'
+    return f'<div class="scroll" tabindex="0"><table class="pairs">{body}</table></div>'
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _factor(ratio: float, what: str) -> str:
+    """A ratio in words: 250 × faster; nothing where there is no difference worth a word."""
+    return f"{ratio:.3g} × {what}" if ratio >= 1.05 else ""
 
 
 def _percent(share: float) -> str:

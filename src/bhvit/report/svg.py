@@ -27,8 +27,16 @@ class Series:
     y: Sequence[float]
 
 
-def line_chart(title: str, series: Sequence[Series], x_label: str, show: Callable[[float], str]) -> str:
-    """Lines over a common grid, with a legend if there are several. `show` writes values of y.
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    x_label: str,
+    show: Callable[[float], str],
+    marked: tuple[float, str] | None = None,
+) -> str:
+    """Draw lines over a common grid, with a legend if there are several.
+
+    `show` writes values of y; `marked` is a place on the x axis and what to call it.
 
     Points that are not finite are left out; without any point the chart says so.
     """
@@ -56,6 +64,14 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, show: Callabl
     for tick in _whole_ticks(x_low, x_high):
         x, _ = place(tick, y_low)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
+    if marked is not None and x_low <= marked[0] <= x_high:
+        x, _ = place(marked[0], y_low)
+        side = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        across = x + (-6 if side == "end" else 6)
+        parts.append(
+            f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="{side}">{escape(marked[1])}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
     for line, its in lines:
@@ -82,7 +98,7 @@ def line_chart(title: str, series: Sequence[Series], x_label: str, show: Callabl
 
 
 def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> str:
-    """Images by true class (rows) and answer (columns); right answers and mistakes have two colours.
+    """Draw images by true class (rows) and answer (columns); right answers and mistakes have two colours.
 
     Cells are shaded by their share of the row. With many classes names and counts are left out.
     """
@@ -133,7 +149,7 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> 
     right = int(confusion.diagonal().sum())
     label = escape(f"Confusion matrix: {right} of {int(confusion.sum())} images right; the table below lists mistakes")
     return (
-        f'<div class="scroll"><svg class="matrix" style="width:{width:.0f}px" '
+        f'<div class="scroll" tabindex="0"><svg class="matrix" style="width:{width:.0f}px" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg></div>'
     )
 
@@ -145,7 +161,7 @@ def heat_map(
     values: npt.NDArray[np.float64],
     show: Callable[[float], str],
 ) -> str:
-    """Numbers (rows, columns) of at least 0 as shades, the largest the darkest; NaN is left blank."""
+    """Draw numbers (rows, columns) of at least 0 as shades, with their scale; NaN is left blank."""
     cell, longest = 14, max(map(len, rows))
     left, top = 12 + 7.4 * longest, 20
     wide = max(3.0, min(28.0, 480 / len(columns)))
@@ -169,14 +185,16 @@ def heat_map(
         parts.append(f'<text x="{middle:.1f}" y="14" text-anchor="middle">{escape(columns[column])}</text>')
     label = escape(f"{title}: the largest is {show(largest)}")
     return (
-        f'<figure class="chart heat"><figcaption>{escape(title)} (darkest: {escape(show(largest))})</figcaption>'
-        f'<div class="scroll"><svg class="matrix" style="width:{width:.0f}px" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'<figure class="chart heat"><figcaption>{escape(title)}</figcaption>'
+        f'<p class="scale">{escape(show(0.0))}<span aria-hidden="true"></span>{escape(show(largest))}</p>'
+        f'<div class="scroll" tabindex="0"><svg class="matrix" style="width:{width:.0f}px" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}" '
         f'role="img" aria-label="{label}">{"".join(parts)}</svg></div></figure>'
     )
 
 
 def bar(share: float, colour: int) -> str:
-    """A bar of `share` of the full length, for a table's cell; the number stands beside it."""
+    """A bar of `share` of the full length, for a table's cell; the number is in another cell."""
     width = max(0.5, 100 * min(share, 1.0))
     return f'<span class="bar" aria-hidden="true"><span class="k{colour}" style="width:{width:.2f}%"></span></span>'
 
