@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import bhvit
+from bhvit.models.attention_quantizers import DecomposedAttention
 from bhvit.models.fused import layers as fused
 from bhvit.models.fused import parts as fused_parts
 from bhvit.models.layers import BatchNorm, RPReLU, Style
@@ -189,6 +190,22 @@ def test_a_subclass_computes_as_it_says() -> None:
     assert fused.applies(mixer, torch.randn(2, 4))
     mixer.activations[1] = Doubled(mixer.norm.num_features)
     assert not fused.applies(mixer, torch.randn(2, 4))
+
+
+def test_a_quantiser_of_another_class_is_used() -> None:
+    class Own(DecomposedAttention):
+        calls = 0
+
+        def forward(self, probabilities: Tensor) -> Tensor:
+            Own.calls += 1
+            return super().forward(probabilities)
+
+    model = bhvit.create_model("bhvit_nano", num_classes=3, img_size=16, stages={0: {"mixer": "attention"}}).train()
+    attention = model.stages[0][0].mixer.attention
+    attention.quantizer = Own(attention.heads)
+    for calls in (1, 2):  # in the second step the quantiser has its first values
+        model(torch.randn(2, 3, 16, 16))
+        assert Own.calls == calls
 
 
 def test_a_large_mean_does_not_drown_the_variance() -> None:

@@ -22,7 +22,7 @@ from .kernels import all_at, at
 
 def applies(quantizer: nn.Module, q: Tensor) -> bool:
     """Whether `attention` may take the place of what is written out: not before the quantiser has its first values."""
-    return isinstance(quantizer, DecomposedAttention) and fused.applies(quantizer, q) and bool(quantizer.initialised)
+    return type(quantizer) is DecomposedAttention and fused.applies(quantizer, q) and bool(quantizer.initialised)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, quantizer: Any) -> Tensor:
