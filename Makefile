@@ -4,13 +4,15 @@
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
 # make check-slow   kernels, damaged files and whole programs under sanitizers, threads, a minute of fuzzing
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
-# make fuzz   damaged and strange files until SECONDS are over (needs clang++ and its libFuzzer)
+# make fuzz   damaged and unusual files until SECONDS are over (needs clang++ and its libFuzzer)
+# make docs   the documentation, into site/
+# make coverage   all tests, with the branches that they take
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # ON makes compiler warnings errors, as CI does
 WERROR ?= OFF
-# Processes that run the tests; each trains small models, so more than one a core does not help
+# Processes that run the tests; each trains small models, so more than one per core does not help
 JOBS ?= 2
 
 # How CMake alone, without pip, is called, and which clang++ makes the fuzzer
@@ -20,7 +22,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz clean
+.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz coverage docs clean
 
 setup: $(VENV)/.installed
 
@@ -57,7 +59,19 @@ check-slow: threads fuzz
 check-cross: setup
 	$(BIN)/python -m pip install --quiet ziglang
 	$(BIN)/python tests/cross/check.py
-# The library is installed below build/ and found there by find_package, as by a stranger's project.
+
+coverage: setup
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered --cov-report=html
+
+# Executes the notebooks; warnings are errors.
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict --quiet
+
+$(VENV)/.docs: $(VENV)/.installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --config-settings=cmake.define.BHVIT_WARNINGS_AS_ERRORS=$(WERROR)
+	touch $@
+
+# The library is installed below build/ and found there by find_package, as by any other project.
 example-c:
 	$(CMAKE) -S . -B build/c -DCMAKE_BUILD_TYPE=Release -DBHVIT_WARNINGS_AS_ERRORS=$(WERROR)
 	$(CMAKE) --build build/c --parallel $(JOBS)
@@ -66,7 +80,7 @@ example-c:
 	$(CMAKE) --build build/example-c
 	@echo 'build/example-c/classify MODEL.bhv PICTURE.ppm'
 
-# What a stranger's page would serve: bhvit.js and bhvit.wasm as installed, and a script beside them.
+# Files a third-party web page needs, bhvit.js and bhvit.wasm as installed, and a script that uses them.
 example-wasm:
 	@command -v emcmake >/dev/null && command -v node >/dev/null || { echo 'needs Emscripten and Node: apt-get install emscripten nodejs'; exit 1; }
 	emcmake $(CMAKE) -S . -B build/wasm -DCMAKE_BUILD_TYPE=Release -DBHVIT_WARNINGS_AS_ERRORS=$(WERROR)
@@ -76,7 +90,7 @@ example-wasm:
 	cp examples/classify.mjs build/wasm/prefix/lib/bhvit.js build/wasm/prefix/lib/bhvit.wasm build/example-wasm
 	@echo 'node build/example-wasm/classify.mjs MODEL.bhv PICTURE.ppm'
 
-# Good small files of every op and option; needs the environment of `make setup`.
+# Valid small files of every op and option; needs the environment of `make setup`.
 CORPUS := build/corpus
 $(CORPUS): setup tests/fuzz/corpus.py
 	$(BIN)/python tests/fuzz/corpus.py $@
@@ -87,7 +101,7 @@ threads: $(CORPUS)
 	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
 	for model in conv-plain pooled-plain pooling-layer; do build/threads/bhvit_threads $(CORPUS)/$$model.bhv || exit 1; done
 
-# Findings lie in build/findings; the corpus that the fuzzer grew stays in build/grown for the next time.
+# Findings go to build/findings; the corpus that the fuzzer grew stays in build/grown for the next run.
 fuzz: $(CORPUS)
 	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
 	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
@@ -97,4 +111,4 @@ fuzz: $(CORPUS)
 	  -artifact_prefix=build/findings/ build/grown $(CORPUS)
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build demo site htmlcov .coverage

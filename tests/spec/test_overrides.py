@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import pytest
 
@@ -14,20 +13,11 @@ from bhvit.models import create_model, model_spec
 from bhvit.spec.model import ModelSpec, StageSpec
 from bhvit.spec.overrides import EVERY_STAGE, MODEL_SWITCHES, SWITCHES, check, flatten, known, value_of
 
-TABLE = (Path(__file__).parents[2] / "docs" / "ablations.md").read_text(encoding="utf-8")
-
 
 def test_every_field_of_a_spec_is_an_argument_or_a_switch():
     arguments = {"name", "img_size", "in_chans", "num_classes", "patch", "stages"}
     assert {field.name for field in dataclasses.fields(ModelSpec)} == arguments | set(MODEL_SWITCHES)
     assert set(EVERY_STAGE) <= {field.name for field in dataclasses.fields(StageSpec)}
-
-
-def test_the_table_has_every_switch():
-    rows = "\n".join(line for line in TABLE.splitlines() if line.startswith("| `"))
-    stage = {field.name for field in dataclasses.fields(StageSpec)}
-    named = set(re.findall(r"`(?:stages\.N\.)?([a-z_]+)`", "\n".join(row.split("|")[1] for row in rows.splitlines())))
-    assert named - {"regularisation"} == {*MODEL_SWITCHES, *stage}
 
 
 def test_values_take_words_numbers_and_lists():

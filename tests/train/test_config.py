@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from pathlib import Path
-
 import pytest
 
 from bhvit.errors import UserError
 from bhvit.spec.values import parse_size
 from bhvit.train import TrainConfig, load_recipe, recipe_names
-from bhvit.train.config import FIELDS, parse_setting
+from bhvit.train.config import parse_setting
 
 NEEDED = {"data": "digits", "model": "bhvit_nano", "out": "run"}
 
@@ -82,18 +78,3 @@ def test_settings_from_the_command_line():
     for text, message in [("lr", "key=value"), ("rl=1", "did you mean lr")]:
         with pytest.raises(UserError, match=message):
             parse_setting(text)
-
-
-def test_the_table_of_settings_has_every_one_with_its_default():
-    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
-    settings = text.partition("## Settings")[2]
-    rows = dict(re.findall(r"^\| `([a-z_]+)` \| ([^|]*) \|", settings, flags=re.MULTILINE))
-    assert set(rows) == set(FIELDS)
-    for field in dataclasses.fields(TrainConfig):
-        if field.name in FIELDS:
-            required = field.default is dataclasses.MISSING
-            shown = {True: "`true`", False: "`false`", None: "none"} if isinstance(field.default, bool | None) else {}
-            expected = "required" if required else shown.get(field.default, f"`{field.default}`")
-            assert rows[field.name] == expected, field.name
-    recipes = text.partition("| Recipe |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| `([a-z0-9_]+)` \|", recipes, flags=re.MULTILINE)) == set(recipe_names())

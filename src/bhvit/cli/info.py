@@ -28,7 +28,7 @@ the stem, the classifier and, in the _fp variants, the downsampling. OPs = BOPs 
 activations and pooling are left out. This is the counting of the published tables.
 
 Energy is an estimate of arithmetic units and one reading of the weights from memory, beside that of the
-same network in float32: it compares networks, and is not what a processor draws. docs/energy.md has the
+same network in float32: it compares networks, and is not what a processor draws. The documentation has the
 formula."""
 
 

@@ -41,18 +41,21 @@ class StageSpec:
     """One stage: `depth` blocks on a grid of tokens of `channels` channels."""
 
     depth: int
+    """Blocks of the stage."""
     channels: int
+    """Channels of each token: a multiple of 64 with the mixer "conv", of 32 without, and of the stage before."""
     hidden: int
     """Channels between the two layers of the MLP; a multiple of `channels`."""
     mixer: Mixer
-    """"conv": multi-scale grouped dilated convolution; "attention": multi-scale window attention;
-    "pooled_attention": attention over the whole grid to keys and values from a pooled one (BinaryViT);
-    "pooling": the mean of 3x3 tokens, an ablation."""
+    """Token mixer. "conv": grouped dilated convolutions (BHViT, first stages); "attention": window attention with
+    global tokens (BHViT, last stages); "pooled_attention": attention to keys and values of a pooled grid (BinaryViT);
+    "pooling": the mean of 3x3 tokens (MetaFormer, Yu et al., CVPR 2022), for ablations."""
     heads: int = 1
+    """Attention heads; a divisor of channels / 32. Published models have 64 channels a head."""
     window: tuple[int, int] | None = None
-    """Attention window in tokens; None chooses the divisors of the grid nearest to 7."""
+    """Window of "attention" in tokens; None chooses the divisors of the grid nearest to 7, the published edge."""
     key_pool: int = 1
-    """Edge and stride, in tokens, of the pooling before keys and values ("pooled_attention")."""
+    """Edge and stride, in tokens, of the pooling before keys and values of "pooled_attention"."""
     weight_bits: int = 1
     """1, or 32 for full-precision weights in this stage and in the downsampling that leads into it."""
     activation_bits: int = 1
@@ -116,24 +119,25 @@ class ModelSpec:
     """Edge and stride of the stem's convolution in pixels."""
     stages: tuple[StageSpec, ...]
     downsample: Downsampling = "binary"
-    """"float" is the published † variant: full-precision downsampling layers."""
+    """Downsampling layers; "float" is the published † variant."""
     shifts: tuple[int, ...] = (3, 5)
-    """Widths of the branches beside the MLP: each w adds the means over w tokens along H and along W,
+    """Widths of the branches next to the MLP: each w adds the means over w tokens along H and along W,
     and with "shift" branches the channel shift by w // 2."""
     branches: Branches = "shift"
     """"shift": cyclic means and channel shifts (BHViT); "pool": means with zeros outside (BinaryViT)."""
     norm: Norm = "batch"
     """Batch normalisation, or layer normalisation over the channels of each token."""
     attention: AttentionQuantizer = "decomposition"
-    """Quantiser of the attention matrix."""
+    """Quantiser of the attention matrix. "decomposition": levels 0 to 3, sums of bit planes (BHViT); "gsb": group
+    superposition (BHViT's variant); "one_bit": levels 0 and 1 (BinaryViT)."""
     stem_activation: StemActivation = "gelu"
-    """What follows the stem's norm."""
+    """Activation after the stem's norm; BinaryViT has none."""
     centre_conv_weights: bool = True
-    """Take the mean off the latent weights of convolutions before their sign, as linear layers always do;
+    """Subtract each channel's mean from latent weights of convolutions before their sign, as linear layers always do;
     BinaryViT does not."""
     recu: bool = False
     """Divide centred latent weights of linear layers by their deviation before their gradient's window
-    (ReCU); forward values are unchanged."""
+    (ReCU, Xu et al., ICCV 2021); forward values are unchanged."""
     leftover_bits: int = 32
     """8 rounds position maps and the classifier's weights to 8 bits a channel in every forward pass, gradients
     straight through, so that a packed file holds them so without any loss."""

@@ -1,7 +1,7 @@
 """The switches of a spec: settings by name that turn one architecture into its ablations.
 
 A switch is a field of `ModelSpec` ("attention"), a field of one stage ("stages.2.mixer"), or a field of
-every stage ("mixer"); what is said of one stage has the last word. docs/ablations.md is their table.
+every stage ("mixer"); what is said of one stage takes precedence. The documentation tabulates them from the fields.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Settings stand next to the overrides of the model's spec (`bhvit.spec.overrides`); what a later phase changes is
 written "phases.1.lr", so that a run is one flat list. The same settings, seed and thread count give the same weights,
-bit for bit, on a CPU. docs/training.md is their table.
+bit for bit, on a CPU. The documentation tabulates them from the fields.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ class TrainConfig:
     epochs: int = 100
     """Passes over the training images."""
     batch_size: int = 128
-    """Images a step of the optimiser, of all processes together; what does not fill a last batch waits for the
-    next epoch's shuffle."""
+    """Images of an optimiser step, over all processes; incomplete last batches are dropped."""
     accumulate: int = 1
     """Parts that a batch is computed in, one after the other, for less memory: gradients are summed, batch
     statistics are those of each part."""

@@ -1,0 +1,94 @@
+"""Generated pages have every setting, override, command, declaration and op; figures are those of their script."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from bhvit.cli.main import build_parser
+from bhvit.format.schema import OPS
+from bhvit.models import list_models
+from bhvit.spec.model import StageSpec
+from bhvit.spec.overrides import EVERY_STAGE, MODEL_SWITCHES
+from bhvit.train import TrainConfig, recipe_names
+from bhvit.train.config import FIELDS
+from helpers.site import DOCS, ROOT, script
+
+PAGES: dict[str, str] = script("generate").pages()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The rows of tables whose first cell begins with code, by that code."""
+    found = re.findall(r"^\| `([^`]+)`.*$", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return {
+        name: [cell.strip() for cell in line.strip("|").split("|")] for name, line in zip(found, lines, strict=True)
+    }
+
+
+def test_every_setting_has_its_default_and_a_meaning() -> None:
+    settings, _, recipes = PAGES["reference/settings.md"].partition("## Recipes")
+    table = rows(settings)
+    assert set(table) == set(FIELDS)
+    for field in dataclasses.fields(TrainConfig):
+        if field.name in FIELDS:
+            _, default, meaning = table[field.name]
+            assert meaning, field.name
+            required = field.default is dataclasses.MISSING
+            shown = {True: "`true`", False: "`false`", None: "none"} if isinstance(field.default, bool | None) else {}
+            assert default == ("required" if required else shown.get(field.default, f"`{field.default}`"))
+    assert set(rows(recipes)) == set(recipe_names())
+
+
+def test_every_override_has_values_and_a_meaning() -> None:
+    table = rows(PAGES["reference/overrides.md"])
+    stage = {f"stages.N.{field.name}" for field in dataclasses.fields(StageSpec)}
+    assert set(table) == set(MODEL_SWITCHES) | stage
+    assert all(all(cells) for cells in table.values()), table
+    assert {name[9:] for name in stage if table[name][0].endswith("*")} == set(EVERY_STAGE)
+
+
+def test_every_command_and_option_is_documented() -> None:
+    page = PAGES["reference/cli.md"]
+    for action in build_parser()._actions:
+        for name, command in (getattr(action, "choices", None) and action.choices.items()) or ():
+            section = page.partition(f"## bhvit {name} ")[2].partition("\n## ")[0]
+            for option in command._actions:
+                assert all(f"`{text}`" in section for text in option.option_strings), (name, option)
+
+
+def test_every_declaration_of_the_c_api_is_documented() -> None:
+    header = (ROOT / "native" / "api" / "bhvit.h").read_text(encoding="utf-8")
+    calls = set(re.findall(r"\b(bhvit_\w+)\(", re.sub(r"/\*.*?\*/", "", header, flags=re.DOTALL)))
+    page = PAGES["reference/c-api.md"]
+    assert len(calls) >= 9
+    assert {name for name in calls if f"{name}(" not in page} == set()
+    assert "} bhvit_info;" in page
+    assert "BHVIT_FORMAT = 3" in page
+
+
+@pytest.mark.parametrize("kind", OPS)
+def test_every_op_is_specified(kind: str) -> None:
+    section = PAGES["reference/ops.md"].partition(f"\n## {kind}\n")[2].partition("\n## ")[0]
+    for name in (*OPS[kind].attributes, *OPS[kind].tensors, *OPS[kind].options):
+        assert f"`{name}`" in section, name
+
+
+def test_every_model_is_counted() -> None:
+    assert set(rows(PAGES["reference/models.md"])) == set(list_models())
+
+
+def test_every_benchmark_page_is_shown_with_working_links() -> None:
+    pages = {uri for uri in PAGES if uri.startswith("benchmarks/")}
+    assert len(pages) == 1 + len(list((ROOT / "benchmarks").glob("*/*.md")))
+    for uri in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[uri]):
+            path = (DOCS / uri).parent / target
+            assert str(path.resolve().relative_to(DOCS)) in PAGES or path.resolve().exists(), (uri, target)
+
+
+@pytest.mark.parametrize("name", ["program.svg", "model.svg", "accuracy-latency.svg"])
+def test_figures_are_those_of_their_script(name: str) -> None:
+    assert (DOCS / "figures" / name).read_text(encoding="utf-8") == script("draw_figures").figures()[name]
