@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "training/levels.h"
+#include "training/dispatch.h"
 
 namespace nb = nanobind;
 using namespace bhvit::training;
@@ -275,11 +275,11 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
 NB_MODULE(_training, m) {
   m.doc() = "Fused kernels of a training step on a CPU; bhvit.models.fused is their face.";
   nb::dict found;
-  for (const Level& level : levels()) {
-    nb::module_ to = m.def_submodule(level.name);
-    found[level.name] = to;
-    define<float>(to, "float32", *level.floats);
-    define<double>(to, "float64", *level.doubles);
+  for (const IsaKernels& kernels : available_kernels()) {
+    nb::module_ to = m.def_submodule(kernels.name);
+    found[kernels.name] = to;
+    define<float>(to, "float32", *kernels.floats);
+    define<double>(to, "float64", *kernels.doubles);
   }
-  m.attr("levels") = found;  // the fastest first
+  m.attr("isas") = found;  // the fastest first
 }

@@ -1,11 +1,11 @@
 #include "engine/dispatch.h"
 
-#include "training/levels.h"
+#include "training/dispatch.h"
 
 namespace bhvit::training {
 
-extern const Table<float> kBaseFloats;
-extern const Table<double> kBaseDoubles;
+extern const Table<float> kScalarFloats;
+extern const Table<double> kScalarDoubles;
 #if defined(BHVIT_X86)
 extern const Table<float> kAvx2Floats, kAvx512Floats;
 extern const Table<double> kAvx2Doubles, kAvx512Doubles;
@@ -17,8 +17,8 @@ void count_differences(const uint32_t* bits, long rows, long words, const uint32
   engine.count_xor(bits, rows, words, tiles, count, counts);
 }
 
-std::vector<Level> levels() {
-  std::vector<Level> found;
+std::vector<IsaKernels> available_kernels() {
+  std::vector<IsaKernels> found;
 #if defined(BHVIT_X86)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -27,7 +27,7 @@ std::vector<Level> levels() {
   if (avx2 && avx512) found.push_back({"avx512", &kAvx512Floats, &kAvx512Doubles});
   if (avx2) found.push_back({"avx2", &kAvx2Floats, &kAvx2Doubles});
 #endif
-  found.push_back({"base", &kBaseFloats, &kBaseDoubles});
+  found.push_back({"scalar", &kScalarFloats, &kScalarDoubles});
   return found;
 }
 

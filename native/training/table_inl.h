@@ -11,13 +11,32 @@ namespace {
 
 template <class T>
 constexpr Table<T> make_table() {
-  Table<T> table{&statistics<T>, &normalise<T>, &normalise_backward<T>, &signs<T>,
-                 &bits<T>, &numbers<T>, &binary_linear<T>, &bit_columns,
-                 nullptr, &binarise<T>, &weight_bits<T>, &binarise_backward<T>,
-                 &signs_backward<T>, &unit<T>, &unit_backward<T>, &branches<T>,
-                 &branches_backward<T>, &conv<T>, &conv_weights<T>, &binary_conv<T>,
-                 nullptr, nullptr, &cross<T>, &cross_backward<T>,
-                 &attention<T>, &attention_backward<T>};
+  Table<T> table{.statistics = &statistics<T>,
+                 .normalise = &normalise<T>,
+                 .normalise_backward = &normalise_backward<T>,
+                 .signs = &signs<T>,
+                 .bits = &bits<T>,
+                 .numbers = &numbers<T>,
+                 .binary_linear = &binary_linear<T>,
+                 .bit_columns = &bit_columns,
+                 .sign_products = nullptr,
+                 .binarise = &binarise<T>,
+                 .weight_bits = &weight_bits<T>,
+                 .binarise_backward = &binarise_backward<T>,
+                 .signs_backward = &signs_backward<T>,
+                 .unit = &unit<T>,
+                 .unit_backward = &unit_backward<T>,
+                 .branches = &branches<T>,
+                 .branches_backward = &branches_backward<T>,
+                 .conv = &conv<T>,
+                 .conv_weights = &conv_weights<T>,
+                 .binary_conv = &binary_conv<T>,
+                 .sign_conv = nullptr,
+                 .sign_conv_weights = nullptr,
+                 .cross = &cross<T>,
+                 .cross_backward = &cross_backward<T>,
+                 .attention = &attention<T>,
+                 .attention_backward = &attention_backward<T>};
 #if defined(BHVIT_TABLES)
   if constexpr (sizeof(T) == sizeof(float)) {
     table.sign_products = &sign_products;

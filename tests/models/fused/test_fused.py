@@ -73,13 +73,13 @@ def test_a_fused_step_is_the_plain_step_in_float64(
         torch.testing.assert_close(buffers[name], plain_buffers[name], rtol=1e-11, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize("level", list(fused.native.LEVELS))
-def test_every_instruction_set_computes_the_same(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("isa", list(fused.native.BY_ISA))
+def test_every_instruction_set_computes_the_same(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _varied("bhvit_nano")
     images = torch.randn(2, 3, *model.spec.img_size, dtype=torch.float64)
     model(images)
     _, expected, _ = _step(model, images)
-    monkeypatch.setattr(fused.native, "KERNELS", fused.native.LEVELS[level])
+    monkeypatch.setattr(fused.native, "KERNELS", fused.native.BY_ISA[isa])
     _, gradients, _ = _step(model, images)
     for name in gradients:
         torch.testing.assert_close(gradients[name], expected[name], rtol=1e-9, atol=1e-11, msg=name)

@@ -19,9 +19,9 @@ from bhvit.spec.model import DILATIONS, MIXER_GROUPS
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
 
 
-@pytest.fixture(autouse=True, params=list(native.LEVELS))
+@pytest.fixture(autouse=True, params=list(native.BY_ISA))
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "KERNELS", native.LEVELS[request.param])
+    monkeypatch.setattr(native, "KERNELS", native.BY_ISA[request.param])
 
 
 @pytest.fixture(params=[1, 3])

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LEVELS: dict[str, dict[torch.dtype, Any]] = {}
+BY_ISA: dict[str, dict[torch.dtype, Any]] = {}
 """Of each instruction set that this machine can run, the fastest first, its functions by type of number."""
 try:
-    from ..._training import levels
+    from ..._training import isas
 
-    LEVELS = {name: {torch.float32: level.float32, torch.float64: level.float64} for name, level in levels.items()}
+    BY_ISA = {name: {torch.float32: isa.float32, torch.float64: isa.float64} for name, isa in isas.items()}
 except ImportError:  # built for another machine, or not at all: layers compute as they are written
     pass
-KERNELS: dict[torch.dtype, Any] = next(iter(LEVELS.values()), {})
+KERNELS: dict[torch.dtype, Any] = next(iter(BY_ISA.values()), {})
 
 
 def channels_of(like: Tensor, count: int) -> list[Tensor]:

@@ -8,13 +8,13 @@
 
 namespace bhvit::training {
 
-struct Level {
-  const char* name;  // "base": what every processor of the architecture has
+struct IsaKernels {
+  const char* name;  // "scalar": what every processor of the architecture has
   const Table<float>* floats;
   const Table<double>* doubles;
 };
 
 // Those that this machine can run, the fastest first.
-std::vector<Level> levels();
+std::vector<IsaKernels> available_kernels();
 
 }  // namespace bhvit::training
