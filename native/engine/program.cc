@@ -9,37 +9,34 @@
 namespace bhvit {
 
 Program::Program(std::string_view file, int threads, const std::string& isa) : pool_(threads) {
-  machine_.kernels = &kernels_for(isa);
+  context_.kernels = &kernels_for(isa);
   load(file, false);
 }
 
 Program::Program(std::unique_ptr<FileBytes> file, int threads, const std::string& isa)
     : file_(std::move(file)), pool_(threads) {
-  machine_.kernels = &kernels_for(isa);
+  context_.kernels = &kernels_for(isa);
   load(file_->bytes(), true);
 }
 
-void Program::load(std::string_view file, bool lasting) {
-  machine_.pool = &pool_;
+void Program::load(std::string_view file, bool borrowed) {
+  context_.pool = &pool_;
   Model model = read_model(file);
   ops_ = std::move(model.ops);
   class_names_ = std::move(model.class_names);
   preprocess_ = std::move(model.preprocess);
-  if (lasting) header_ = model.header;
+  if (borrowed) header_ = model.header;
 
-  const Needs needs = needs_of(ops_);
-  Plan plan;
-  plan.model = &model;
-  plan.lasting = lasting;
-  plan.arena = &arena_;
-  for (float*& grid : plan.grids) grid = arena_.take<float>(needs.grid_floats);
-  plan.shared = arena_.take<char>(needs.shared);
-  for (int i = 0; i < threads(); i++) machine_.scratch.push_back(arena_.take<char>(needs.scratch));
-  for (const Op& op : ops_) {
-    steps_.push_back(make_step(op, plan));
-    if (steps_.size() == 1) continue;
-    const NormArgs* norm = steps_.back()->first_norm();
-    if (norm && steps_[steps_.size() - 2]->do_norm({norm->scale, norm->shift, norm->n})) steps_.back()->norm_is_done();
+  const ParameterSource source{model, borrowed, arena_};
+  for (const Op& op : ops_) steps_.push_back(make_step(op, source));
+  Workspace counted;
+  place(steps_, counted);
+  Workspace memory(counted, arena_, threads());
+  place(steps_, memory);
+  context_.scratch = memory.scratch_blocks();
+  for (size_t i = 1; i < steps_.size(); i++) {
+    const NormArgs* norm = steps_[i]->first_norm();
+    if (norm && steps_[i - 1]->do_norm({norm->scale, norm->shift, norm->n})) steps_[i]->norm_is_done();
   }
 }
 
@@ -48,8 +45,8 @@ void Program::run(const float* images, long count, float* logits) {
   const std::vector<int64_t> shape = input_shape();
   const int64_t size = shape[0] * shape[1] * shape[2];
   for (long i = 0; i < count; i++) {
-    machine_.image = images + i * size;
-    for (const auto& step : steps_) step->run(machine_);
+    context_.image = images + i * size;
+    for (const auto& step : steps_) step->run(context_);
     std::copy_n(steps_.back()->output, classes(), logits + i * classes());
   }
 }
@@ -57,9 +54,9 @@ void Program::run(const float* images, long count, float* logits) {
 std::vector<Program::Traced> Program::trace(const float* image) {
   const std::lock_guard<std::mutex> turn(running_);
   std::vector<Traced> traced;
-  machine_.image = image;
+  context_.image = image;
   for (const auto& step : steps_) {
-    step->run(machine_);
+    step->run(context_);
     std::vector<int64_t> shape = step->op->output();
     const int64_t size = shape[0] * shape[1] * shape[2];
     if (step == steps_.back()) shape = {size};
@@ -72,11 +69,11 @@ std::vector<Program::Timing> Program::profile(const float* image, int repeats) {
   using Clock = std::chrono::steady_clock;
   const std::lock_guard<std::mutex> turn(running_);
   std::vector<std::vector<double>> times(steps_.size());
-  machine_.image = image;
+  context_.image = image;
   for (int repeat = 0; repeat < repeats; repeat++) {
     Clock::time_point before = Clock::now();
     for (size_t i = 0; i < steps_.size(); i++) {
-      steps_[i]->run(machine_);
+      steps_[i]->run(context_);
       const Clock::time_point after = Clock::now();
       times[i].push_back(std::chrono::duration<double, std::nano>(after - before).count());
       before = after;

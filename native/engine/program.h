@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/step.h"
 #include "format/file.h"
-#include "engine/steps.h"
 
 namespace bhvit {
 
@@ -39,7 +39,7 @@ class Program {
   };
   std::vector<Timing> profile(const float* image, int repeats);
 
-  const char* isa() const { return machine_.kernels->name; }
+  const char* isa() const { return context_.kernels->name; }
   int threads() const { return pool_.threads(); }
   std::vector<int64_t> input_shape() const;  // (in_chans, H, W)
   int64_t classes() const { return ops_.back()["classes"]; }
@@ -50,7 +50,7 @@ class Program {
   size_t memory_bytes() const { return arena_.total(); }  // without a file that is kept
 
  private:
-  void load(std::string_view file, bool lasting);
+  void load(std::string_view file, bool borrowed);
 
   std::unique_ptr<FileBytes> file_;
   std::string_view header_;
@@ -59,7 +59,7 @@ class Program {
   std::vector<Op> ops_;
   Arena arena_;
   ThreadPool pool_;
-  Machine machine_;
+  RunContext context_;
   std::vector<std::unique_ptr<Step>> steps_;
   std::mutex running_;
 };

@@ -19,8 +19,6 @@ BHVIT_INLINE f32x16 look_up(const Table& table, const i32x16& index) { return ga
 constexpr int32_t kNoKey = 1 << 30;  // distance of the lanes past the last key
 constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // ops.GSB_UPPER, ops.GSB_HIGH
 
-BHVIT_INLINE long round_up(long count, long unit) { return (count + unit - 1) / unit * unit; }
-
 // Rows of `m` (bits l, columns j) become columns: bit j of m[l] becomes bit l of m[j].
 BHVIT_INLINE void transpose32(u32 (&m)[32]) {
   u32 mask = 0x0000ffff;
@@ -58,17 +56,6 @@ BHVIT_INLINE void tile_keys(const Heads& h, const u32_alias* k, const u32_alias*
     }
   }
 }
-
-// Scratch of T <= kMaxBlock queries.
-struct QueryScratch {
-  u32* bits;           // [word][query], of one head
-  int32_t* distances;  // [query][key], or scores and probabilities
-  u32* planes;         // [key word][P*query + plane]
-  QueryScratch(Scratch& scratch, const Heads& h)
-      : bits(scratch.take<u32>(kMaxBlock * h.depth / kWordBits)),
-        distances(scratch.take<int32_t>(kMaxBlock * round_up(h.keys, kLanes))),
-        planes(scratch.take<u32>(kMaxBlock * 3 * h.key_words)) {}
-};
 
 // One head: its distances, of which `minimum` are the least, softmax and levels; `planes` is
 // [key word][P*query + plane], and sums[t][p] their set bits. Queries go side by side, because each waits for its sum.

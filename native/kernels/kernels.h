@@ -4,6 +4,8 @@
 // works on a half-open range of independent items, so that threads can share one op, and gives the same
 // bits whatever the range, the instruction set and the number of threads.
 //
+// Each kernel with scratch takes it in a layout of scratch.h.
+//
 // Rules for all pointers: tensors, grids and scratch start on 64 bytes; rows of grids do too, because
 // channels are multiples of 32. Kernels allocate nothing, throw nothing and include no library code, so
 // that no function compiled for one instruction set can be linked into code for another.
@@ -44,7 +46,6 @@ struct Linear {
   const float* weight_scale;   // [outputs], with layer norm; null with batch norm
   const float *scale, *shift;  // [outputs]
   // Of products of bits, the first of weight_scale and scale holds the factor -2 of `scale2` above.
-  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (inputs/8 + 4*inputs + 4*outputs).
 };
 
 // stem: items are rows of tokens.
@@ -101,12 +102,10 @@ struct MixerArgs {
   const float* source;                   // x, or n where `values` are made or layer norm came first
   float* x;
   NextNorm next;                         // with batch norm
-  // Scratch of one thread, bytes, each part rounded up to 64: 4 * 3 * groups * words * row_stride, and with layer norm
-  // 4 * width * channels.
   long row_stride;  // tokens of a row rounded up to 16
 };
 
-// pooling: items are tokens; n is whole before it starts. Scratch of one thread: channels floats.
+// pooling: items are tokens; n is whole before it starts.
 struct PoolingArgs {
   long height, width, channels;
   bool layer;
@@ -128,9 +127,6 @@ struct MlpArgs {
   const float* n;
   float* x;
   NextNorm next;
-  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*r*period + 4*channels), then of `mlp`
-  // kMaxBlock * (channels/8 + hidden/8), of `mlp_general` kMaxBlock*4*hidden and what `Linear` needs of
-  // hidden inputs and hidden outputs.
 };
 
 // The heads of an attention: `attend` in ops.py.
@@ -141,9 +137,6 @@ struct Heads {
   const float* exp_table;                  // [depth + 1]
   const float *level_scale, *level_shift;  // [heads]
   const float* plane_scale;                // [2], gsb
-  // Scratch of one thread, bytes, each part rounded up to 64, with keys16 = keys rounded up to 16, keys32 to 32:
-  // keys: keys16*depth/8 + depth*key_words*4, or keys16*depth*4 if planes is 0;
-  // queries: kMaxBlock*(depth/8 + 4*keys16 + 12*key_words).
 };
 
 // attention: norm into `n`, then `attention_pool` (items are global tokens), `attention_project` (items
@@ -170,8 +163,6 @@ struct AttentionArgs {
   long globals_stride;  // last rows of a window's `products` if there are such
   float* x;
   NextNorm next;
-  // Scratch of one thread, bytes, each part rounded up to 64: of `project` kMaxBlock * (4*channels + 3*channels/8), or
-  // kMaxBlock*4*channels and a Linear; of `output` the latter; of `heads` that of Heads, and 4*keys32.
 };
 
 // pooled_attention: norm into `n`, `pooled_keys` (items are keys), `pooled_tiles` (heads), `pooled_queries` (tokens).
@@ -191,8 +182,6 @@ struct PooledArgs {
   uint32_t *key_tiles, *value_tiles; // of each head as Heads has them
   float* key_tiles_float;
   float* x;
-  // Scratch of one thread, bytes, each part rounded up to 64: of `keys` kMaxBlock*8*channels and a Linear; of `queries`
-  // kMaxBlock*(12*channels + channels/8), the queries' part of Heads and a Linear.
 };
 
 // downsample, downsample_general and downsample_float: items are tokens of the result. The first takes bits and batch
@@ -208,8 +197,6 @@ struct DownsampleArgs {
   const float* position;                             // [height/2*width/2][out_channels]
   const float* x;
   float* out;
-  // Scratch of one thread, bytes, each part rounded up to 64: kMaxBlock * (4*channels + channels/2), or
-  // kMaxBlock * 20*channels and a Linear.
 };
 
 // head: `head_features` (items are groups of 16 channels), then `head_logits` (groups of 16 classes).

@@ -75,8 +75,8 @@ struct NextOutputs {
         shift(next.n ? loadf(next.shift + c) : splatf(0.0f)) {}
 };
 
-// An op leaves `value` in x.
-BHVIT_INLINE void leave(float* x, long at, const f32x16& value, const NextOutputs& next) {
+// Stores `value`, what an op leaves in x, and its norm for the next op.
+BHVIT_INLINE void store_and_normalise(float* x, long at, const f32x16& value, const NextOutputs& next) {
   store(x + at, value);
   if (next.n) store(next.n + at, value * next.scale + next.shift);
 }
@@ -87,30 +87,19 @@ BHVIT_INLINE void set_bits(u32* bits, int t, long c, u32 mask) {
   reinterpret_cast<u16*>(bits + c / kWordBits * T + t)[c / kLanes % 2] = static_cast<uint16_t>(mask);
 }
 
-struct LinearScratch {
-  u32* bits;
-  float *activations, *out;
-  LinearScratch(Scratch& scratch, long inputs, long outputs)
-      : bits(scratch.take<u32>(kMaxBlock * inputs / kWordBits)),
-        activations(scratch.take<float>(kMaxBlock * inputs)),
-        out(scratch.take<float>(kMaxBlock * outputs)) {}
-};
-
-// A layer of T rows: products(o, y) makes outputs o to o + 15 of all rows, epilogue(o, y) is given them normed.
-template <int T, class Products, class Epilogue>
-BHVIT_INLINE void normed_linear(const Linear& l, const LinearScratch& s, Products products, Epilogue epilogue) {
+// Norm of T rows of products, which `products(o, y)` makes for outputs o to o + 15: to `out`, [output/16][row][16].
+template <int T, class Products>
+BHVIT_INLINE void norm_products_of(const Linear& l, float* out, Products products) {
+  const auto index = [](int t, long o) { return o * T + t * kLanes; };
   if (!l.weight_scale) {
     for (long o = 0; o < l.outputs; o += kLanes) {
       const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
       f32x16 y[T];
       products(o, y);
-      for (int t = 0; t < T; t++) y[t] = y[t] * scale + shift;
-      epilogue(o, y);
+      for (int t = 0; t < T; t++) store(out + index(t, o), y[t] * scale + shift);
     }
     return;
   }
-  // Products are kept as [output/16][row][16], in the order in which they come and go.
-  const auto index = [](int t, long o) { return o * T + t * kLanes; };
   f32x16 sum[T], inverse[T];
   for (int t = 0; t < T; t++) sum[t] = splatf(-0.0f);  // changes nothing that is added to it
   for (long o = 0; o < l.outputs; o += kLanes) {
@@ -119,45 +108,48 @@ BHVIT_INLINE void normed_linear(const Linear& l, const LinearScratch& s, Product
     products(o, y);
     for (int t = 0; t < T; t++) {
       const f32x16 v = y[t] * scale;
-      store(s.out + index(t, o), v);
+      store(out + index(t, o), v);
       sum[t] = sum[t] + v;
     }
   }
-  centre_rows<T>(s.out, l.outputs, sum, s.out, inverse, index);
+  centre_rows<T>(out, l.outputs, sum, out, inverse, index);
   for (long o = 0; o < l.outputs; o += kLanes) {
     const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
-    f32x16 y[T];
-    for (int t = 0; t < T; t++) y[t] = (loadf(s.out + index(t, o)) * inverse[t]) * scale + shift;
-    epilogue(o, y);
+    for (int t = 0; t < T; t++) store(out + index(t, o), (loadf(out + index(t, o)) * inverse[t]) * scale + shift);
   }
 }
 
-// `linear` of the signs of T rows, [word][token].
-template <int T, class Epilogue>
-BHVIT_INLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s, Epilogue epilogue) {
+// Products of the signs of T rows, [word][token], with outputs o to o + 15.
+template <int T>
+BHVIT_INLINE void multiply_bits(const Linear& l, const u32* bits, long o, f32x16 (&y)[T]) {
   const long words = l.inputs / kWordBits;
-  normed_linear<T>(
-      l, s,
-      [&](long o, f32x16(&y)[T]) {
-        i32x16 acc[T];
-        for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
-        xor_count<T>(acc, bits, T, l.bits + o * words, words);
-        for (int t = 0; t < T; t++) y[t] = to_float(acc[t]);
-      },
-      epilogue);
+  i32x16 acc[T];
+  for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
+  xor_count<T>(acc, bits, T, l.bits + o * words, words);
+  for (int t = 0; t < T; t++) y[t] = to_float(acc[t]);
 }
 
-// `linear` of T rows, [token][inputs].
-template <int T, class Epilogue>
-BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
+template <int T>
+BHVIT_INLINE void pack_rows(const Linear& l, const float* rows, u32* bits) {
+  for (int t = 0; t < T; t++) {
+    for (long k = 0; k < l.inputs; k += kLanes) {
+      set_bits<T>(bits, t, k, mask_ge(loadf(rows + t * l.inputs + k), loadf(l.threshold + k)));
+    }
+  }
+}
+
+// `linear` of T rows to s.out. Not inlined: all kernels that take any kind of layer share one copy.
+template <int T>
+BHVIT_NOINLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s) {
+  norm_products_of<T>(l, s.out, [&](long o, f32x16(&y)[T]) { multiply_bits<T>(l, bits, o, y); });
+}
+
+template <int T>
+BHVIT_NOINLINE void linear_of_rows(const Linear& l, const float* rows, const LinearScratch& s) {
   const long inputs = l.inputs;
   if (l.bits) {
-    for (int t = 0; t < T; t++) {
-      for (long k = 0; k < inputs; k += kLanes) {
-        set_bits<T>(s.bits, t, k, mask_ge(loadf(rows + t * inputs + k), loadf(l.threshold + k)));
-      }
-    }
-    return linear_of_bits<T>(l, s.bits, s, epilogue);
+    pack_rows<T>(l, rows, s.bits);
+    return linear_of_bits<T>(l, s.bits, s);
   }
   for (int t = 0; t < T; t++) {
     for (long k = 0; k < inputs; k += kLanes) {
@@ -165,17 +157,44 @@ BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch
       store(s.activations + t * inputs + k, l.signs ? sign_ge(v, threshold) : v - threshold);
     }
   }
-  normed_linear<T>(
-      l, s,
-      [&](long o, f32x16(&y)[T]) {
-        for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
-        const float* weight = l.weight + o * inputs;
-        for (long k = 0; k < inputs; k++, weight += kLanes) {
-          const f32x16 w = loadf(weight);
-          for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
-        }
-      },
-      epilogue);
+  norm_products_of<T>(l, s.out, [&](long o, f32x16(&y)[T]) {
+    for (int t = 0; t < T; t++) y[t] = splatf(0.0f);
+    const float* weight = l.weight + o * inputs;
+    for (long k = 0; k < inputs; k++, weight += kLanes) {
+      const f32x16 w = loadf(weight);
+      for (int t = 0; t < T; t++) y[t] = y[t] + splatf(s.activations[t * inputs + k]) * w;
+    }
+  });
+}
+
+// Calls epilogue(o, y) with outputs o to o + 15 of T rows.
+template <int T, class Epilogue>
+BHVIT_INLINE void for_outputs(const Linear& l, const LinearScratch& s, Epilogue epilogue) {
+  for (long o = 0; o < l.outputs; o += kLanes) {
+    f32x16 y[T];
+    for (int t = 0; t < T; t++) y[t] = loadf(s.out + o * T + t * kLanes);
+    epilogue(o, y);
+  }
+}
+
+// `linear` of T rows, [token][inputs], of any kind of layer.
+template <int T, class Epilogue>
+BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
+  linear_of_rows<T>(l, rows, s);
+  for_outputs<T>(l, s, epilogue);
+}
+
+// The same of a layer of bits with batch norm, whose outputs stay in registers.
+template <int T, class Epilogue>
+BHVIT_INLINE void fused_linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
+  pack_rows<T>(l, rows, s.bits);
+  for (long o = 0; o < l.outputs; o += kLanes) {
+    const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
+    f32x16 y[T];
+    multiply_bits<T>(l, s.bits, o, y);
+    for (int t = 0; t < T; t++) y[t] = y[t] * scale + shift;
+    epilogue(o, y);
+  }
 }
 
 }  // namespace

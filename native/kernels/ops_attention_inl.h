@@ -36,9 +36,9 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
   const AttentionArgs a = args;
   const long channels = a.channels, words = channels / kWordBits, tiles = channels / kLanes;
   const long rows = a.height * a.width + a.windows;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* tokens = scratch.take<float>(kMaxBlock * channels);              // [token][channel]
-  u32* bits = scratch.take<u32>(kProjections * kMaxBlock * words);        // [projection][word][token]
+  const ProjectScratch scratch = scratch_of<ProjectScratch>(memory, a);
+  float* const tokens = scratch.tokens;
+  u32* const bits = scratch.bits;
 
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     layer_norms<T>(a.n + first * channels, channels, a.token_scale, a.token_shift, tokens);
@@ -78,11 +78,11 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
 void attention_project_general(const AttentionArgs& args, long begin, long end, void* memory) {
   const AttentionArgs a = args;
   const long channels = a.channels, rows = a.height * a.width + a.windows;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* tokens = scratch.take<float>(kMaxBlock * channels);  // [token][channel]
-  const LinearScratch s(scratch, channels, channels);
+  const ProjectGeneralScratch scratch = scratch_of<ProjectGeneralScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float* const tokens = scratch.tokens;
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     layer_norms<T>(a.n + first * channels, channels, a.token_scale, a.token_shift, tokens);
     for (long p = 0; p < kProjections; p++) {
       linear<T>(a.qkv[p], tokens, s, [&](long c, const f32x16(&y)[T]) {
@@ -145,13 +145,12 @@ template <int P>
 void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
   const Heads& h = a.heads;
   const long rows = a.height * a.width + a.windows, row_words = a.channels / kWordBits;
-  const long depth_words = h.depth / kWordBits, keys16 = round_up(h.keys, kLanes);
-  Scratch scratch{static_cast<char*>(memory)};
-  u32* key_tiles = P ? scratch.take<u32>(keys16 * depth_words) : nullptr;
-  u32* value_tiles = P ? scratch.take<u32>(h.depth * h.key_words) : nullptr;
-  float* key_values = P ? nullptr : scratch.take<float>(keys16 * h.depth);
-  const QueryScratch s(scratch, h);
-  int32_t* row_of = scratch.take<int32_t>(h.key_words * kWordBits);
+  const long depth_words = h.depth / kWordBits;
+  const WindowScratch scratch = scratch_of<WindowScratch>(memory, a);
+  const QueryScratch s = scratch.queries;
+  u32 *const key_tiles = scratch.key_tiles, *const value_tiles = scratch.value_tiles;
+  float* const key_values = scratch.key_values;
+  int32_t* const row_of = scratch.rows;
   const u32_alias* signs = reinterpret_cast<const u32_alias*>(a.signs);
 
   for (long item = begin; item < end; item++) {
@@ -161,19 +160,24 @@ void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
       const u32_alias* q = signs + head * depth_words;
       const u32_alias* k = q + rows * row_words;
       tile_keys(h, k, k + rows * row_words, row_words, [&](long j) { return row_of[j]; }, key_tiles, value_tiles);
-      for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
+      const auto attend = [&]<int T>(long first) {
         for (int t = 0; t < T; t++) {
           for (long w = 0; w < depth_words; w++) s.bits[w * T + t] = q[row_of[first + t] * row_words + w];
         }
         attend_bits<T, P>(h, head, s.bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
           window_products<T>(a, window, first, row_of, head * h.depth + i, y);
         });
-      });
+      };
+      if constexpr (P == 2) {  // that of the published models
+        for_blocks<kBlock>(0, h.keys, attend);
+      } else {
+        for_few_blocks<kBlock>(0, h.keys, attend);
+      }
     } else {
       const float* q = a.values + head * h.depth;
       const float *k = q + rows * a.channels, *v = k + rows * a.channels;
       tile_key_values(h, [&](long j) { return k + row_of[j] * a.channels; }, key_values);
-      for_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
+      for_few_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
         attend_values<T>(
             h, [&](int t) { return q + row_of[first + t] * a.channels; }, key_values,
             [&](long j) { return v + row_of[j] * a.channels; }, s, [&](long i, const f32x16(&y)[T]) {
@@ -231,11 +235,11 @@ void attention_average(const AttentionArgs& args, long begin, long end) {
 void attention_output(const AttentionArgs& args, long begin, long end, void* memory) {
   const AttentionArgs a = args;
   const long channels = a.channels, across = a.width / a.window_w;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* mixed = scratch.take<float>(kMaxBlock * channels);  // [token][channel]
-  const LinearScratch s(scratch, channels, channels);
+  const OutputScratch scratch = scratch_of<OutputScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float* const mixed = scratch.mixed;
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  const auto mix = [&](int T, long first) {
     for (int t = 0; t < T; t++) {
       const long token = first + t;
       const long window = token / a.width / a.window_h * across + token % a.width / a.window_w;
@@ -246,16 +250,27 @@ void attention_output(const AttentionArgs& args, long begin, long end, void* mem
         store(mixed + t * channels + c, m);
       }
     }
-    linear<T>(a.proj, mixed, s, [&](long c, const f32x16(&y)[T]) {
-      const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
-      const NextOutputs next(a.next, c);
-      for (int t = 0; t < T; t++) {
-        const f32x16 z = prelu(y[t] + loadf(mixed + t * channels + c), slope);
-        const long at = (first + t) * channels + c;
-        leave(a.x, at, loadf(a.x + at) + (z * out_scale + out_shift), next);
-      }
+  };
+  const auto finish = [&]<int T>(long first, long c, const f32x16(&y)[T]) {
+    const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+    const NextOutputs next(a.next, c);
+    for (int t = 0; t < T; t++) {
+      const f32x16 z = prelu(y[t] + loadf(mixed + t * channels + c), slope);
+      const long at = (first + t) * channels + c;
+      store_and_normalise(a.x, at, loadf(a.x + at) + (z * out_scale + out_shift), next);
+    }
+  };
+  if (a.proj.bits && !a.proj.weight_scale) {
+    for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+      mix(T, first);
+      fused_linear<T>(a.proj, mixed, s, [&](long c, const f32x16(&y)[T]) { finish(first, c, y); });
     });
-  });
+  } else {
+    for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+      mix(T, first);
+      linear<T>(a.proj, mixed, s, [&](long c, const f32x16(&y)[T]) { finish(first, c, y); });
+    });
+  }
 }
 
 }  // namespace

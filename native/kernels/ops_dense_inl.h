@@ -20,7 +20,7 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
   const long patch = fixed_patch ? fixed_patch : a.patch, inputs = a.in_chans * patch * patch;
   const long image_width = a.width * patch, image_size = a.height * patch * image_width;
   for (long row = begin; row < end; row++) {
-    for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+    const auto block = [&]<int T>(long first) {
       const float* corner = a.image + row * patch * image_width + first * patch;
       for (long c = 0; c < a.channels; c += kLanes) {
         const float* weight = a.weight + c * inputs;
@@ -46,7 +46,12 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
       for (long at = token; at < token + T * a.channels; at += kLanes) {
         store(a.x + at, activate(loadf(a.x + at), a.gelu) + loadf(a.position + at));
       }
-    });
+    };
+    if constexpr (fixed_patch) {
+      for_blocks<kBlock>(0, a.width, block);
+    } else {
+      for_few_blocks<kBlock>(0, a.width, block);
+    }
   }
 }
 
@@ -75,9 +80,9 @@ void norm(const NormArgs& args, long begin, long end) {
 void downsample(const DownsampleArgs& args, long begin, long end, void* memory) {
   const DownsampleArgs a = args;
   const long width = a.width / 2, words = a.channels / kWordBits;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* pool = scratch.take<float>(kMaxBlock * a.channels);
-  u32* bits = scratch.take<u32>(kMaxBlock * 4 * words);  // [position and word][token]
+  const DownsampleScratch scratch = scratch_of<DownsampleScratch>(memory, a);
+  float* const pool = scratch.pool;
+  u32* const bits = scratch.bits;
   const f32x16 quarter = splatf(0.25f);
 
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
@@ -115,12 +120,11 @@ void downsample(const DownsampleArgs& args, long begin, long end, void* memory) 
 void downsample_general(const DownsampleArgs& args, long begin, long end, void* memory) {
   const DownsampleArgs a = args;
   const long width = a.width / 2, channels = a.channels;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* patches = scratch.take<float>(kMaxBlock * 4 * channels);  // [token][row, column, channel]
-  float* pool = scratch.take<float>(kMaxBlock * channels);
-  const LinearScratch s(scratch, a.conv.inputs, a.conv.outputs);
+  const DownsampleGeneralScratch scratch = scratch_of<DownsampleGeneralScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float *const patches = scratch.patches, *const pool = scratch.pool;
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     for (int t = 0; t < T; t++) {
       const long row = (first + t) / width, column = (first + t) % width;
       const float* corner = a.x + (2 * row * a.width + 2 * column) * channels;
@@ -148,7 +152,7 @@ void downsample_general(const DownsampleArgs& args, long begin, long end, void* 
 void downsample_float(const DownsampleArgs& args, long begin, long end) {
   const DownsampleArgs a = args;
   const long width = a.width / 2;
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     const float* corner[T];
     for (int t = 0; t < T; t++) {
       corner[t] = a.x + (2 * ((first + t) / width) * a.width + 2 * ((first + t) % width)) * a.channels;

@@ -68,7 +68,7 @@ BHVIT_INLINE void mixer_sums(const MixerArgs& a, long row, long first, long c, c
   const NextOutputs next(a.next, c);
   long at = (row * a.width + first) * a.channels + c;
   for (int t = 0; t < T; t++, at += a.channels) {
-    leave(a.x, at, loadf(a.x + at) + (sum[t] * out_scale + out_shift), next);
+    store_and_normalise(a.x, at, loadf(a.x + at) + (sum[t] * out_scale + out_shift), next);
   }
 }
 
@@ -87,9 +87,9 @@ BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
 
 void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
   const MixerArgs a = args;
-  Scratch scratch{static_cast<char*>(memory)};
-  u32* const words = scratch.take<u32>(kDilations * a.groups * a.words * a.row_stride);
-  float* const sums = scratch.take<float>(a.width * a.channels);
+  const MixerScratch scratch = scratch_of<MixerScratch>(memory, a);
+  u32* const words = scratch.words;
+  float* const sums = scratch.sums;
   const long dilation_words = a.groups * a.words * a.row_stride;
   const long tiles = a.channels / kLanes, tiles_of_group = tiles / a.groups;
 
@@ -145,12 +145,11 @@ void mixer_values(const MixerArgs& args, long begin, long end) {
 void mixer_conv_float(const MixerArgs& args, long begin, long end, void* memory) {
   const MixerArgs a = args;
   const long inputs = a.channels / a.groups;  // of one tap
-  Scratch scratch{static_cast<char*>(memory)};
-  float* const sums = scratch.take<float>(a.width * a.channels);
+  float* const sums = scratch_of<MixerScratch>(memory, a).sums;
   for (long row = begin; row < end; row++) {
     for (long c = 0; c < a.channels; c += kLanes) {
       const long group = c / inputs * inputs;  // its first channel
-      for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+      for_few_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
         f32x16 sum[T];
         for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
         for (long d = 0; d < kDilations; d++) {
@@ -179,7 +178,7 @@ void mixer_conv_float(const MixerArgs& args, long begin, long end, void* memory)
 
 void pooling(const PoolingArgs& args, long begin, long end, void* memory) {
   const PoolingArgs a = args;
-  float* const sums = static_cast<float*>(memory);
+  float* const sums = scratch_of<PoolingScratch>(memory, a).means;
   for (long token = begin; token < end; token++) {
     const long row = token / a.width, column = token % a.width;
     float* x = a.x + token * a.channels;

@@ -73,7 +73,7 @@ BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&
     const f32x16 z = prelu(y[t] + loadf(mean + c * T + t * kLanes), slope);
     f32x16 cross = loadf(taps[t][0] + c) * weight[0];
     for (long k = 1; k < kTaps; k++) cross = cross + loadf(taps[t][k] + c) * weight[k];
-    leave(a.x, at, (loadf(a.x + at) + (z * out_scale + out_shift)) + cross, next);
+    store_and_normalise(a.x, at, (loadf(a.x + at) + (z * out_scale + out_shift)) + cross, next);
   }
 }
 
@@ -95,11 +95,9 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
   const MlpArgs a = args;
   const long channels = a.channels, r = a.hidden / channels;
   const long words = channels / kWordBits, hidden_words = a.hidden / kWordBits;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [i][period/16][token][16]
-  float* mean = scratch.take<float>(kMaxBlock * channels);          // [channel/16][token][16]
-  u32* bits = scratch.take<u32>(kMaxBlock * words);                 // [word][token]
-  u32* hidden_bits = scratch.take<u32>(kMaxBlock * hidden_words);   // [word][token]
+  const MlpScratch scratch = scratch_of<MlpScratch>(memory, a);
+  float *const residual = scratch.residual, *const mean = scratch.mean;
+  u32 *const bits = scratch.bits, *const hidden_bits = scratch.hidden_bits;
   const f32x16 share = splatf(1.0f / static_cast<float>(r));
 
   for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
@@ -155,15 +153,13 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
 void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
   const MlpArgs a = args;
   const long channels = a.channels, r = a.hidden / channels;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* residual = scratch.take<float>(kMaxBlock * r * a.period);  // [i][period/16][token][16]
-  float* mean = scratch.take<float>(kMaxBlock * channels);          // [channel/16][token][16]
-  float* hidden = scratch.take<float>(kMaxBlock * a.hidden);        // [token][hidden], or their bits [word][token]
-  u32* hidden_bits = a.second.bits ? reinterpret_cast<u32*>(hidden) : nullptr;
-  const LinearScratch s(scratch, a.hidden, a.hidden);
+  const MlpGeneralScratch scratch = scratch_of<MlpGeneralScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float *const residual = scratch.residual, *const mean = scratch.mean, *const hidden = scratch.hidden;
+  u32* const hidden_bits = a.second.bits ? reinterpret_cast<u32*>(hidden) : nullptr;
   const f32x16 share = splatf(1.0f / static_cast<float>(r));
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     const float* n = a.n + first * channels;
     for (int t = 0; t < T; t++) deinterleave(n + t * channels, channels, r, a.period, T, residual + t * kLanes);
     linear<T>(a.first, n, s, [&](long h, const f32x16(&y)[T]) {
@@ -184,12 +180,12 @@ void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
     });
     const float* taps[T][kTaps];
     find_taps<T>(a, first, taps);
-    const auto tail = [&](long c, const f32x16(&y)[T]) { mlp_tail<T>(a, first, c, y, mean, taps); };
     if (hidden_bits) {
-      linear_of_bits<T>(a.second, hidden_bits, s, tail);
+      linear_of_bits<T>(a.second, hidden_bits, s);
     } else {
-      linear<T>(a.second, hidden, s, tail);
+      linear_of_rows<T>(a.second, hidden, s);
     }
+    for_outputs<T>(a.second, s, [&](long c, const f32x16(&y)[T]) { mlp_tail<T>(a, first, c, y, mean, taps); });
   });
 }
 

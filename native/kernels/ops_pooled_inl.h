@@ -11,12 +11,11 @@ void pooled_keys(const PooledArgs& args, long begin, long end, void* memory) {
   const PooledArgs a = args;
   const long channels = a.channels, pool = a.key_pool, across = a.width / pool;
   const f32x16 area = splatf(static_cast<float>(pool * pool));
-  Scratch scratch{static_cast<char*>(memory)};
-  float* means = scratch.take<float>(kMaxBlock * channels);
-  float* reduced = scratch.take<float>(kMaxBlock * channels);
-  const LinearScratch s(scratch, channels, channels);
+  const PooledKeysScratch scratch = scratch_of<PooledKeysScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float *const means = scratch.means, *const reduced = scratch.reduced;
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     const float* u = a.n + first * channels;
     if (pool > 1) {
       for (int t = 0; t < T; t++) {
@@ -77,19 +76,37 @@ void pooled_tiles(const PooledArgs& args, long begin, long end) {
   }
 }
 
-template <int P>
-void pooled_queries_of(const PooledArgs& a, long begin, long end, void* memory) {
+// I of one head of T queries to their rows of `context`. Not inlined: these are many, and would be copied into
+// every block.
+template <int T, int P>
+BHVIT_NOINLINE void pooled_head(const PooledArgs& a, long head, const PooledQueriesScratch& scratch) {
   const Heads& h = a.heads;
   const long channels = a.channels, keys16 = round_up(h.keys, kLanes), depth_words = h.depth / kWordBits;
-  Scratch scratch{static_cast<char*>(memory)};
-  float* rest = scratch.take<float>(kMaxBlock * channels);     // zs
-  float* query = scratch.take<float>(kMaxBlock * channels);    // q that are numbers
-  float* context = scratch.take<float>(kMaxBlock * channels);  // I, then m
-  u32* bits = scratch.take<u32>(kMaxBlock * channels / kWordBits);
-  const QueryScratch heads(scratch, h);
-  const LinearScratch s(scratch, channels, channels);
+  float* const context = scratch.context + head * h.depth;
+  const auto keep = [&](long i, const f32x16(&y)[T]) {
+    for (int t = 0; t < T; t++) store(context + t * channels + i, y[t]);
+  };
+  if constexpr (P) {
+    attend_bits<T, P>(h, head, scratch.bits + head * depth_words * T, a.key_tiles + head * keys16 * depth_words,
+                      a.value_tiles + head * h.depth * h.key_words, scratch.heads, keep);
+  } else {
+    const float *query = scratch.query + head * h.depth, *value = a.value_values + head * h.depth;
+    attend_values<T>(
+        h, [&](int t) { return query + t * channels; }, a.key_tiles_float + head * keys16 * h.depth,
+        [&](long j) { return value + j * channels; }, scratch.heads, keep);
+  }
+}
 
-  for_blocks<kBlock>(begin, end, [&]<int T>(long first) {
+void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) {
+  const PooledArgs a = args;
+  const Heads& h = a.heads;
+  const long channels = a.channels;
+  const PooledQueriesScratch scratch = scratch_of<PooledQueriesScratch>(memory, a);
+  const LinearScratch s = scratch.linear;
+  float *const rest = scratch.rest, *const query = scratch.query, *const context = scratch.context;
+  u32* const bits = scratch.bits;
+
+  for_few_blocks<kBlock>(begin, end, [&]<int T>(long first) {
     const float* n = a.n + first * channels;
     long key[T];  // the pooled token whose residual each token gets
     for (int t = 0; t < T; t++) {
@@ -101,7 +118,7 @@ void pooled_queries_of(const PooledArgs& a, long begin, long end, void* memory) 
       for (int t = 0; t < T; t++) {
         const long at = t * channels + c;
         const f32x16 z = prelu(y[t] + loadf(n + at), slope);
-        if constexpr (P) {
+        if (h.planes) {
           set_bits<T>(bits, t, c, mask_ge(z, threshold));
         } else {
           store(query + at, z - threshold);
@@ -110,16 +127,11 @@ void pooled_queries_of(const PooledArgs& a, long begin, long end, void* memory) 
       }
     });
     for (long head = 0; head < h.heads; head++) {
-      const auto keep = [&](long i, const f32x16(&y)[T]) {
-        for (int t = 0; t < T; t++) store(context + t * channels + head * h.depth + i, y[t]);
-      };
-      if constexpr (P) {
-        attend_bits<T, P>(h, head, bits + head * depth_words * T, a.key_tiles + head * keys16 * depth_words,
-                          a.value_tiles + head * h.depth * h.key_words, heads, keep);
-      } else {
-        attend_values<T>(
-            h, [&](int t) { return query + t * channels + head * h.depth; }, a.key_tiles_float + head * keys16 * h.depth,
-            [&](long j) { return a.value_values + j * channels + head * h.depth; }, heads, keep);
+      switch (h.planes) {
+        case 0: pooled_head<T, 0>(a, head, scratch); break;
+        case 1: pooled_head<T, 1>(a, head, scratch); break;
+        case 2: pooled_head<T, 2>(a, head, scratch); break;
+        default: pooled_head<T, 3>(a, head, scratch);
       }
     }
     for (int t = 0; t < T; t++) {
@@ -139,16 +151,6 @@ void pooled_queries_of(const PooledArgs& a, long begin, long end, void* memory) 
       }
     });
   });
-}
-
-void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) {
-  const PooledArgs a = args;
-  switch (a.heads.planes) {
-    case 0: return pooled_queries_of<0>(a, begin, end, memory);
-    case 1: return pooled_queries_of<1>(a, begin, end, memory);
-    case 2: return pooled_queries_of<2>(a, begin, end, memory);
-    default: return pooled_queries_of<3>(a, begin, end, memory);
-  }
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ namespace {
 template <class Count>
 BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words, long tiles, int32_t* out,
                             Count count) {
-  for_blocks<kBlock>(0, tokens, [&]<int T>(long first) {
+  for_few_blocks<kBlock>(0, tokens, [&]<int T>(long first) {
     constexpr long kChunk = 64;
     for (long tile = 0; tile < tiles; tile++) {
       i32x16 acc[T];
@@ -70,35 +70,35 @@ long float_peak(long rounds, float* sink) {
 }
 
 constexpr KernelTable table(const char* name) {
-  return {name,
-          stem,
-          norm,
-          mixer_bits,
-          mixer_conv,
-          mixer_values,
-          mixer_conv_float,
-          pooling,
-          mlp,
-          mlp_general,
-          attention_pool,
-          attention_project,
-          attention_project_general,
-          attention_heads,
-          attention_context,
-          attention_average,
-          attention_output,
-          pooled_keys,
-          pooled_tiles,
-          pooled_queries,
-          downsample,
-          downsample_general,
-          downsample_float,
-          head_features,
-          head_logits,
-          count_xor,
-          count_and,
-          peak,
-          float_peak};
+  return {.name = name,
+          .stem = stem,
+          .norm = norm,
+          .mixer_bits = mixer_bits,
+          .mixer_conv = mixer_conv,
+          .mixer_values = mixer_values,
+          .mixer_conv_float = mixer_conv_float,
+          .pooling = pooling,
+          .mlp = mlp,
+          .mlp_general = mlp_general,
+          .attention_pool = attention_pool,
+          .attention_project = attention_project,
+          .attention_project_general = attention_project_general,
+          .attention_heads = attention_heads,
+          .attention_context = attention_context,
+          .attention_average = attention_average,
+          .attention_output = attention_output,
+          .pooled_keys = pooled_keys,
+          .pooled_tiles = pooled_tiles,
+          .pooled_queries = pooled_queries,
+          .downsample = downsample,
+          .downsample_general = downsample_general,
+          .downsample_float = downsample_float,
+          .head_features = head_features,
+          .head_logits = head_logits,
+          .count_xor = count_xor,
+          .count_and = count_and,
+          .peak = peak,
+          .float_peak = float_peak};
 }
 
 }  // namespace

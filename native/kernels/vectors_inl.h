@@ -6,9 +6,9 @@
 
 #pragma once
 
-#include "kernels/kernels.h"
+#include "kernels/scratch.h"
 
-#define BHVIT_INLINE __attribute__((always_inline)) inline
+#define BHVIT_NOINLINE __attribute__((noinline))
 
 // The constraint of a native vector in assembly: a register where there are such, else memory.
 #if defined(__AVX512F__)
@@ -331,12 +331,26 @@ BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
   }
 }
 
+// Kernels whose shares are all compiled: for those that are tuned.
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
   while (begin < end) {
     const long left = end - begin, blocks = (left + kBlock - 1) / kBlock, count = (left + blocks - 1) / blocks;
     call_block<kBlock>(count, begin, fn);
     begin += count;
+  }
+}
+
+// Calls fn.operator()<T>(first) for blocks of kBlock tokens, then of half of that where it is more than two, then of
+// one: for kernels that would take long to compile for every number of tokens.
+template <int kBlock, class Fn>
+BHVIT_INLINE void for_few_blocks(long begin, long end, Fn fn) {
+  for (; begin + kBlock <= end; begin += kBlock) fn.template operator()<kBlock>(begin);
+  if constexpr (kBlock >= 6) {
+    for (; begin + kBlock / 2 <= end; begin += kBlock / 2) fn.template operator()<kBlock / 2>(begin);
+  }
+  if constexpr (kBlock > 1) {
+    for (; begin < end; begin++) fn.template operator()<1>(begin);
   }
 }
 
@@ -355,16 +369,12 @@ constexpr const int32_t (&kFirstLanes)[17][16] = kLaneMasks.lanes;
 // Kernels take a local copy of their arguments (`a = args`): stores of bits may alias anything whose
 // address others have, and would have the compiler read every argument again after each of them.
 
-// Hands out parts of a thread's scratch, each on 64 bytes.
-struct Scratch {
-  char* next;
-  template <class T>
-  BHVIT_INLINE T* take(long count) {
-    T* part = reinterpret_cast<T*>(next);
-    next += (count * static_cast<long>(sizeof(T)) + 63) / 64 * 64;
-    return part;
-  }
-};
+// The scratch of a kernel with these arguments, in `memory`.
+template <class Layout, class Args>
+BHVIT_INLINE Layout scratch_of(void* memory, const Args& a) {
+  Scratch scratch{static_cast<char*>(memory)};
+  return Layout(scratch, a);
+}
 
 }  // namespace
 }  // namespace bhvit

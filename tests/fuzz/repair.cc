@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "format/reader.h"
-#include "engine/steps.h"
+#include "format/schema.h"
 
 namespace bhvit::fuzz {
 namespace {

@@ -1,11 +1,11 @@
-#include "engine/step_parts.h"
+#include "engine/parameters.h"
 
 #include <cstring>
 
 namespace bhvit {
 
 const float* Parameters::constant(long count, float value) {
-  float* values = plan_.arena->take<float>(static_cast<size_t>(count));
+  float* values = take<float>(count);
   std::fill_n(values, count, value);
   return values;
 }
@@ -21,21 +21,21 @@ uint32_t* Parameters::mutable_bits(const char* name) { return copy<uint32_t>(ten
 
 template <class T>
 const T* Parameters::in_place(const Tensor& stored) {
-  return plan_.lasting && stored.usable() ? reinterpret_cast<const T*>(stored.bytes.data()) : copy<T>(stored);
+  return source_.borrowed && stored.usable() ? reinterpret_cast<const T*>(stored.bytes.data()) : copy<T>(stored);
 }
 
 template <class T>
 T* Parameters::copy(const Tensor& stored) {
-  T* values = plan_.arena->take<T>(stored.bytes.size() / sizeof(T));
+  T* values = source_.arena.take<T>(stored.bytes.size() / sizeof(T));
   std::memcpy(values, stored.bytes.data(), stored.bytes.size());
   return values;
 }
 
 const float* Parameters::scaled(const char* name, float factor) {
   const Tensor& stored = tensor(name);
-  if (factor == 1.0f && plan_.lasting && stored.type == Tensor::Type::f32 && stored.usable())
+  if (factor == 1.0f && source_.borrowed && stored.type == Tensor::Type::f32 && stored.usable())
     return reinterpret_cast<const float*>(stored.bytes.data());
-  float* copy = plan_.arena->take<float>(static_cast<size_t>(round_up(stored.size(), kLanes)));
+  float* copy = take<float>(round_up(stored.size(), kLanes));
   stored.copy_floats(copy);
   if (factor != 1.0f) std::transform(copy, copy + stored.size(), copy, [factor](float v) { return v * factor; });
   return copy;
@@ -45,7 +45,7 @@ const float* Parameters::numbers(const char* name, long inputs) {
   if (!op_.is("weights", "binary")) return floats(name);
   const Tensor& stored = tensor(name);
   const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = stored.size() / words_each;
-  float* numbers = plan_.arena->take<float>(static_cast<size_t>(tiles * inputs * kLanes));
+  float* numbers = take<float>(tiles * inputs * kLanes);
   for (long tile = 0; tile < tiles; tile++) {
     for (long k = 0; k < inputs; k++) {
       for (long l = 0; l < kLanes; l++) {
@@ -77,14 +77,6 @@ void Parameters::linear(Linear* layers, long count, const LinearNames& names, lo
                  scale + i * outputs,
                  shift + i * outputs};
   }
-}
-
-void run_norm(const Machine& m, const NormArgs& args, long tokens) {
-  m.pool->run(tokens, kTokenGrain, [&](long begin, long end, int) { m.kernels->norm(args, begin, end); });
-}
-
-NormArgs norm_args(const Op& op, Parameters& p, const float* x, float* n) {
-  return {op["channels"], layer_norm(op), p.floats("norm_scale"), p.floats("norm_shift"), x, n};
 }
 
 }  // namespace bhvit

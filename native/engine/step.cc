@@ -1,0 +1,58 @@
+#include "engine/step.h"
+
+namespace bhvit {
+
+#define BHVIT_OPS(X) \
+  X(stem) X(mixer) X(pooling) X(mlp) X(attention) X(pooled_attention) X(downsample) X(downsample_float) X(head)
+
+// Each kind of op has such a function in engine/steps/.
+#define BHVIT_DECLARE(kind) std::unique_ptr<Step> make_##kind(const Op& op, const ParameterSource& source);
+BHVIT_OPS(BHVIT_DECLARE)
+
+namespace {
+
+struct StepFactory {
+  const char* kind;
+  std::unique_ptr<Step> (*make)(const Op& op, const ParameterSource& source);
+};
+
+#define BHVIT_FACTORY(kind) {#kind, make_##kind},
+constexpr StepFactory kFactories[] = {BHVIT_OPS(BHVIT_FACTORY)};
+
+}  // namespace
+
+NormArgs norm_args(const Op& op, Parameters& p) {
+  return {.channels = op["channels"],
+          .layer = layer_norm(op),
+          .scale = p.floats("norm_scale"),
+          .shift = p.floats("norm_shift"),
+          .x = nullptr,
+          .n = nullptr};
+}
+
+void run_norm(const RunContext& context, const NormArgs& args, long tokens) {
+  context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int) { context.kernels->norm(args, begin, end); });
+}
+
+std::unique_ptr<Step> make_step(const Op& op, const ParameterSource& source) {
+  for (const StepFactory& factory : kFactories) {
+    if (op.rule->kind != factory.kind) continue;
+    std::unique_ptr<Step> step = factory.make(op, source);
+    step->op = &op;
+    return step;
+  }
+  throw FormatError("op " + op.name + ": this engine has no kernel for " + op.rule->kind);
+}
+
+void place(const std::vector<std::unique_ptr<Step>>& steps, Workspace& memory) {
+  for (const auto& step : steps) {
+    memory.start_step();
+    step->place(memory);
+    if (step == steps.back()) break;  // the head's output is logits, no grid
+    const std::vector<int64_t> out = step->op->output();
+    memory.x_holds(static_cast<long>(out[0] * out[1] * out[2]));
+    step->output = memory.x();
+  }
+}
+
+}  // namespace bhvit

@@ -1,0 +1,70 @@
+// The memory that the steps of a program work in.
+
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <tuple>
+#include <vector>
+
+#include "format/memory.h"
+#include "kernels/scratch.h"
+
+namespace bhvit {
+
+// Steps take their memory twice: first from a workspace that only counts, whose pointers are null, then from one made
+// with these counts.
+class Workspace {
+ public:
+  Workspace() = default;
+  Workspace(const Workspace& counted, Arena& arena, int threads) : arena_(&arena) {
+    for (float*& grid : grids_) grid = arena.take<float>(counted.grid_floats_);
+    shared_ = arena.take<char>(counted.shared_bytes_);
+    for (int i = 0; i < threads; i++) scratch_.push_back(arena.take<char>(counted.scratch_bytes_));
+  }
+
+  // The grid x, and another grid that becomes x.
+  float* x() const { return grids_[current_]; }
+  float* next_x() { return grids_[current_ ^= 1]; }
+  void x_holds(long floats) { grid_floats_ = std::max(grid_floats_, static_cast<size_t>(floats)); }
+
+  // Memory that all threads share until the step is over.
+  template <class T>
+  T* shared(long count) {
+    T* part = shared_ ? reinterpret_cast<T*>(shared_ + shared_used_) : nullptr;
+    shared_used_ += round_up(count * static_cast<long>(sizeof(T)), static_cast<long>(kAlignment));
+    shared_bytes_ = std::max(shared_bytes_, static_cast<size_t>(shared_used_));
+    return part;
+  }
+  void start_step() { shared_used_ = 0; }
+
+  // A grid within zeros: one for all steps of its size, which write the same part of it.
+  template <class T>
+  T* bordered(long height, long width, long channels, long count) {
+    const auto [found, added] = bordered_.try_emplace({height, width, channels, sizeof(T)}, nullptr);
+    if (added && arena_) found->second = arena_->take<T>(static_cast<size_t>(count));
+    return static_cast<T*>(found->second);
+  }
+
+  // Scratch of a thread in the given layout of kernels/scratch.h.
+  template <class Layout, class Args>
+  void scratch(const Args& args) {
+    Scratch counting;
+    [[maybe_unused]] const Layout layout(counting, args);
+    scratch_bytes_ = std::max(scratch_bytes_, static_cast<size_t>(counting.used));
+  }
+
+  const std::vector<char*>& scratch_blocks() const { return scratch_; }
+
+ private:
+  Arena* arena_ = nullptr;
+  float* grids_[2] = {};
+  int current_ = 0;
+  char* shared_ = nullptr;
+  long shared_used_ = 0;
+  std::vector<char*> scratch_;  // one block a thread
+  size_t grid_floats_ = 0, shared_bytes_ = 0, scratch_bytes_ = 0;
+  std::map<std::tuple<long, long, long, size_t>, void*> bordered_;
+};
+
+}  // namespace bhvit
