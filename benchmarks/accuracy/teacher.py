@@ -129,9 +129,14 @@ def logits_of(model: Teacher, pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def train_epoch(
-    model: Teacher, optimizer: torch.optim.Optimizer, pixels: Tensor, labels: Tensor, preprocess: Preprocess,
-    args: argparse.Namespace, epoch: int,
-) -> float:  # fmt: skip
+    model: Teacher,
+    optimizer: torch.optim.Optimizer,
+    pixels: Tensor,
+    labels: Tensor,
+    preprocess: Preprocess,
+    args: argparse.Namespace,
+    epoch: int,
+) -> float:
     """One pass over the training images. Returns the mean loss."""
     model.train()
     generator = torch.Generator().manual_seed(1000 * args.seed + epoch)

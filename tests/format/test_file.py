@@ -45,8 +45,11 @@ def _with_header(data: bytes, change: Any) -> bytes:
 def test_a_file_round_trips(model: bhv_file.PackedModel, data: bytes) -> None:
     again = bhv_file.from_bytes(data)
     assert (again.spec, again.ops, again.class_names, again.preprocess) == (
-        model.spec, model.ops, model.class_names, model.preprocess,
-    )  # fmt: skip
+        model.spec,
+        model.ops,
+        model.class_names,
+        model.preprocess,
+    )
     assert again.tensors.keys() == model.tensors.keys()
     for name, tensor in model.tensors.items():
         np.testing.assert_array_equal(again.tensors[name], tensor)
@@ -159,7 +162,15 @@ def test_tensors_of_the_wrong_type_or_shape_are_named(model: bhv_file.PackedMode
 def test_an_op_takes_exactly_its_attributes() -> None:
     good = {"op": "mixer", "name": "m", "height": 4, "width": 4, "channels": 64, "groups": 4}
     assert Op.from_json(good).to_json() == good
-    for bad in [{**good, "extra": 1}, {**good, "height": 0}, {**good, "height": 1.0}, {**good, "height": True},
-                {**good, "channels": 96}, {k: v for k, v in good.items() if k != "groups"}, 3, {}]:  # fmt: skip
+    for bad in [
+        {**good, "extra": 1},
+        {**good, "height": 0},
+        {**good, "height": 1.0},
+        {**good, "height": True},
+        {**good, "channels": 96},
+        {k: v for k, v in good.items() if k != "groups"},
+        3,
+        {},
+    ]:
         with pytest.raises(FormatError):
             Op.from_json(bad)

@@ -13,8 +13,13 @@ import numpy.typing as npt
 from golden import synthetic
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
-CASES = {"tiny_binary": (1, 2), "tiny_somefp": (2, 2), "small_binary": (3, 1), "tiny_gsb": (4, 1),
-         "binaryvit_binary": (5, 1)}  # fmt: skip
+CASES = {
+    "tiny_binary": (1, 2),
+    "tiny_somefp": (2, 2),
+    "small_binary": (3, 1),
+    "tiny_gsb": (4, 1),
+    "binaryvit_binary": (5, 1),
+}
 """Seed and batch of each case."""
 
 

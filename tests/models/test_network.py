@@ -53,10 +53,15 @@ def test_shift_branches_are_the_sum_of_means_and_channel_shifts() -> None:
                 "h": sum(n.roll(o, 1) for o in offsets) / w,
                 "w": sum(n.roll(o, 2) for o in offsets) / w,
                 "c": torch.cat(
-                    [n[..., :2].roll(w // 2, 1), n[..., 2:4].roll(-(w // 2), 1),
-                     n[..., 4:6].roll(w // 2, 2), n[..., 6:].roll(-(w // 2), 2)], dim=-1,
+                    [
+                        n[..., :2].roll(w // 2, 1),
+                        n[..., 2:4].roll(-(w // 2), 1),
+                        n[..., 4:6].roll(w // 2, 2),
+                        n[..., 6:].roll(-(w // 2), 2),
+                    ],
+                    dim=-1,
                 ),
-            }  # fmt: skip
+            }
             for kind, part in parts.items():
                 expected += branches.scales[f"{kind}{w}"](part)
         torch.testing.assert_close(branches(torch.ones_like(n), n), 1 + expected)

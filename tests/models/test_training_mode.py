@@ -41,9 +41,15 @@ def close(found: object, expected: object) -> None:
 
 
 # Scales are sums of few powers of two: the masks are float32, as published, and must not round them.
-@pytest.mark.parametrize(("scale", "scale2", "scale3", "spread"), [
-    (1.0, 1.0, 1.0, 0.2), (0.25, 0.75, 1.5, 1.0), (0.125, 2.0, 0.5, 3.0), (0.03125, 1.25, 3.0, 0.5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("scale", "scale2", "scale3", "spread"),
+    [
+        (1.0, 1.0, 1.0, 0.2),
+        (0.25, 0.75, 1.5, 1.0),
+        (0.125, 2.0, 0.5, 3.0),
+        (0.03125, 1.25, 3.0, 0.5),
+    ],
+)
 def test_gsb_and_its_backward_which_is_no_derivative(scale: float, scale2: float, scale3: float, spread: float) -> None:
     p = softmax_rows(0, spread)
     g = np.random.default_rng(1).normal(size=p.shape)
@@ -208,9 +214,13 @@ def test_recu_changes_gradients_and_no_value() -> None:
 
 BLOCK = {
     "conv": ("mixer.convs.0", "mixer.convs.1", "mixer.convs.2"),
-    "attention": ("mixer.attention.query.linear", "mixer.attention.key.linear", "mixer.attention.value.linear",
-                  "mixer.output.linear"),
-}  # fmt: skip
+    "attention": (
+        "mixer.attention.query.linear",
+        "mixer.attention.key.linear",
+        "mixer.attention.value.linear",
+        "mixer.output.linear",
+    ),
+}
 MLP = ("mlp.linear1", "mlp.linear2")
 
 
@@ -227,17 +237,23 @@ REDUCTIONS = {f"stages.{n}.{block}.mixer.reduction.linear.weight" for n in (0, 1
 NANO = (("conv", 2), ("attention", 2), ("attention", 2))
 
 
-@pytest.mark.parametrize(("name", "settings", "expected"), [
-    ("bhvit_nano", {}, regularised(NANO)),
-    ("bhvit_tiny", {"img_size": 32}, regularised((("conv", 2), ("conv", 2), ("attention", 6), ("attention", 2)))),
-    ("bhvit_nano", {"downsample": "float"}, regularised(NANO)),
-    ("bhvit_nano", {"stages.0.mixer": "pooling"}, regularised((("pooling", 2), *NANO[1:]))),
-    # Nothing draws full-precision weights to -1 and +1; binary ones stay so with full-precision activations.
-    ("bhvit_nano", {"stages.1.weight_bits": 32}, {n for n in regularised(NANO) if not n.startswith("stages.1.")}),
-    ("bhvit_nano", {"stages.1.activation_bits": 32}, regularised(NANO)),
-    ("binaryvit_small", {"img_size": 32},
-     regularised(tuple(("attention", depth) for depth in (3, 4, 8, 4))) | REDUCTIONS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("bhvit_nano", {}, regularised(NANO)),
+        ("bhvit_tiny", {"img_size": 32}, regularised((("conv", 2), ("conv", 2), ("attention", 6), ("attention", 2)))),
+        ("bhvit_nano", {"downsample": "float"}, regularised(NANO)),
+        ("bhvit_nano", {"stages.0.mixer": "pooling"}, regularised((("pooling", 2), *NANO[1:]))),
+        # Nothing draws full-precision weights to -1 and +1; binary ones stay so with full-precision activations.
+        ("bhvit_nano", {"stages.1.weight_bits": 32}, {n for n in regularised(NANO) if not n.startswith("stages.1.")}),
+        ("bhvit_nano", {"stages.1.activation_bits": 32}, regularised(NANO)),
+        (
+            "binaryvit_small",
+            {"img_size": 32},
+            regularised(tuple(("attention", depth) for depth in (3, 4, 8, 4))) | REDUCTIONS,
+        ),
+    ],
+)
 def test_regularisation_is_the_mean_over_exactly_these_tensors(
     name: str, settings: dict[str, object], expected: set[str]
 ) -> None:

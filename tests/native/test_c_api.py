@@ -221,7 +221,7 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
         (ARGUMENT, "pixels must not be null", library.bhvit_normalize, session, None, 288, 8, 12, buffer, 288),
         (ARGUMENT, "pixels must hold", library.bhvit_normalize, session, buffer, 288, most, most, buffer, 288),
         (ARGUMENT, "session must not be null", library.bhvit_normalize, None, buffer, 288, 8, 12, buffer, 288),
-    ):  # fmt: skip
+    ):
         opened.value = 1
         assert function(*arguments) == status, said
         assert said in library.bhvit_error().decode()
@@ -272,9 +272,12 @@ def test_the_example_says_what_size_it_wants(example: Path, path: Path, tmp_path
     (tmp_path / "c.ppm").write_bytes(b"P6 # a comment that does not end")
     (tmp_path / "d.ppm").write_bytes(b"P5 12 8 255\n" + bytes(288))
     for name, said in (
-        ("a", "12 pixels wide and 8 high"), ("b", "cut short"), ("c", "12 pixels wide"), ("d", "P6"),
+        ("a", "12 pixels wide and 8 high"),
+        ("b", "cut short"),
+        ("c", "12 pixels wide"),
+        ("d", "P6"),
         ("e", "cannot read"),
-    ):  # fmt: skip
+    ):
         picture = str(tmp_path / f"{name}.ppm")
         done = subprocess.run([example, path, picture], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")

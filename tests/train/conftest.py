@@ -61,9 +61,18 @@ def images(tmp_path_factory):
 def settings(images, tmp_path):
     """Settings of a small run as a dictionary."""
     return {
-        "data": str(images), "model": "small", "out": str(tmp_path / "run"), "epochs": 3, "batch_size": BATCH,
-        "img_size": 8, "patch": 2, "shift": 0.125, "drop_path": 0.1, "threads": 1, "device": "cpu",
-    }  # fmt: skip
+        "data": str(images),
+        "model": "small",
+        "out": str(tmp_path / "run"),
+        "epochs": 3,
+        "batch_size": BATCH,
+        "img_size": 8,
+        "patch": 2,
+        "shift": 0.125,
+        "drop_path": 0.1,
+        "threads": 1,
+        "device": "cpu",
+    }
 
 
 @pytest.fixture

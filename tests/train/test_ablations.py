@@ -14,11 +14,28 @@ from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.config import parse_setting
 
 ABLATIONS = [
-    "mixer=attention", "mixer=pooling", "mixer=pooled_attention", "stages.0.mixer=pooling", "shifts=none",
-    "shifts=[3]", "shifts=5", "branches=pool", "attention=gsb", "attention=one_bit", "recu=true", "downsample=float",
-    "norm=layer", "weight_bits=32", "activation_bits=32", "stages.1.activation_bits=32", "stem_activation=none",
-    "centre_conv_weights=false", "depth=2", "heads=1", "window=2",
-]  # fmt: skip
+    "mixer=attention",
+    "mixer=pooling",
+    "mixer=pooled_attention",
+    "stages.0.mixer=pooling",
+    "shifts=none",
+    "shifts=[3]",
+    "shifts=5",
+    "branches=pool",
+    "attention=gsb",
+    "attention=one_bit",
+    "recu=true",
+    "downsample=float",
+    "norm=layer",
+    "weight_bits=32",
+    "activation_bits=32",
+    "stages.1.activation_bits=32",
+    "stem_activation=none",
+    "centre_conv_weights=false",
+    "depth=2",
+    "heads=1",
+    "window=2",
+]
 
 
 @pytest.mark.parametrize("setting", ABLATIONS)
@@ -45,8 +62,11 @@ def test_switches_stand_beside_the_other_settings_wherever_settings_are_named(co
     assert values == {"epochs": 1, "attention": "gsb", "stages.1.heads": 1, "stages.0.mixer": "pooling"}
     settings = config(**values, shifts="none")
     assert settings.switches == {
-        "attention": "gsb", "shifts": (), "stages.0.mixer": "pooling", "stages.1.heads": 1,
-    }  # fmt: skip
+        "attention": "gsb",
+        "shifts": (),
+        "stages.0.mixer": "pooling",
+        "stages.1.heads": 1,
+    }
     written = json.loads(json.dumps(settings.to_dict()))
     assert written["stages.0.mixer"] == "pooling"
     assert TrainConfig.from_dict(written) == settings

@@ -20,9 +20,20 @@ from bhvit.train import train
 from bhvit.train.distributed import Processes, Share, choose_device
 
 OPTIONS = {
-    "epochs": 1, "mixup": 0.2, "cutmix": 1.0, "accumulate": 2, "drop_path": 0.3, "ema": 0.9,
-    "ema_batches": 2, "erase": 0.3, "rotate": 5.0, "regularisation": 0.1, "clip_grad": 1.0, "repeats": 2, "lr": 1e-3,
-}  # fmt: skip
+    "epochs": 1,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "accumulate": 2,
+    "drop_path": 0.3,
+    "ema": 0.9,
+    "ema_batches": 2,
+    "erase": 0.3,
+    "rotate": 5.0,
+    "regularisation": 0.1,
+    "clip_grad": 1.0,
+    "repeats": 2,
+    "lr": 1e-3,
+}
 """Everything whose result could depend on who holds which image."""
 
 

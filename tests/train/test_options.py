@@ -39,11 +39,17 @@ def batches_of(config):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"ema": 0.9}, {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1}, {"rand_augment": 9, "workers": 0},
-        {"augment": "resized-crop", "rand_augment": 9, "workers": 0, "channels": 1}, {"erase": 0.5}, {"repeats": 4},
-        {"accumulate": 2}, {"weight_decay": 0.05}, {"dampening": 1e-3},
+        {"ema": 0.9},
+        {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
+        {"rand_augment": 9, "workers": 0},
+        {"augment": "resized-crop", "rand_augment": 9, "workers": 0, "channels": 1},
+        {"erase": 0.5},
+        {"repeats": 4},
+        {"accumulate": 2},
+        {"weight_decay": 0.05},
+        {"dampening": 1e-3},
     ],
-)  # fmt: skip
+)
 def test_every_option_trains_and_twice_to_the_same_bits(config, tmp_path, changes):
     runs = [train(config(epochs=1, out=str(tmp_path / out), **changes), quiet=True) for out in ("first", "second")]
     assert math.isfinite(runs[0].log[0]["train_loss"])
@@ -110,10 +116,13 @@ def test_early_blocks_have_smaller_rates(config, model):
     stem, first, down, second, head = (
         rate[id(p)]
         for p in (
-            model.stem.conv.weight, model.stages[0][0].mlp.linear1.weight, model.downsamples[0].conv.weight,
-            model.stages[1][0].mlp.linear1.weight, model.head.linear.weight,
+            model.stem.conv.weight,
+            model.stages[0][0].mlp.linear1.weight,
+            model.downsamples[0].conv.weight,
+            model.stages[1][0].mlp.linear1.weight,
+            model.head.linear.weight,
         )
-    )  # fmt: skip
+    )
     assert stem < first < second <= head == 1.0
     assert stem < down <= second
     assert decay[id(model.head.linear.weight)] == 0.1

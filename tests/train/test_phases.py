@@ -20,18 +20,31 @@ from bhvit.train.warm_start import start_from
 from helpers.runs import assert_same
 
 STAGED = {
-    "phases.0.epochs": 2, "phases.0.weight_bits": 32, "phases.0.lr": 2e-3, "phases.1.epochs": 2,
-    "phases.1.accumulate": 2, "phases.1.mixup": 0.2, "ema": 0.9, "ema_batches": 2, "drop_path": 0.1,
-}  # fmt: skip
+    "phases.0.epochs": 2,
+    "phases.0.weight_bits": 32,
+    "phases.0.lr": 2e-3,
+    "phases.1.epochs": 2,
+    "phases.1.accumulate": 2,
+    "phases.1.mixup": 0.2,
+    "ema": 0.9,
+    "ema_batches": 2,
+    "drop_path": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "run"
     settings = {
-        **STAGED, "data": str(images), "model": "small", "batch_size": 8, "img_size": 8, "patch": 2, "threads": 1,
+        **STAGED,
+        "data": str(images),
+        "model": "small",
+        "batch_size": 8,
+        "img_size": 8,
+        "patch": 2,
+        "threads": 1,
         "device": "cpu",
-    }  # fmt: skip
+    }
     result = train(TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
     return out, settings, result
 

@@ -22,9 +22,17 @@ def uninterrupted(images, tmp_path_factory):
     """The folder of a run of 4 epochs that nothing disturbed, and its settings."""
     out = tmp_path_factory.mktemp("whole") / "run"
     settings = {
-        "data": str(images), "model": "small", "epochs": 4, "batch_size": 8, "img_size": 8, "patch": 2,
-        "drop_path": 0.1, "threads": 1, "device": "cpu", "warmup_epochs": 1,
-    }  # fmt: skip
+        "data": str(images),
+        "model": "small",
+        "epochs": 4,
+        "batch_size": 8,
+        "img_size": 8,
+        "patch": 2,
+        "drop_path": 0.1,
+        "threads": 1,
+        "device": "cpu",
+        "warmup_epochs": 1,
+    }
     train(loop.TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
     return out, settings
 

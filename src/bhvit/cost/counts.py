@@ -94,8 +94,12 @@ def _parts(spec: ModelSpec) -> Iterator[OpCost]:
     channels = spec.stages[0].channels
     weights = spec.in_chans * spec.patch**2 * channels
     # convolution and its bias, norm, position map
-    yield OpCost(name="stem", kind="stem", float_macs=height * width * weights,
-                 float_parameters=weights + (1 + _NORM + height * width) * channels)  # fmt: skip
+    yield OpCost(
+        name="stem",
+        kind="stem",
+        float_macs=height * width * weights,
+        float_parameters=weights + (1 + _NORM + height * width) * channels,
+    )
     for index, stage in enumerate(spec.stages):
         tokens = math.prod(spec.grid(index))
         if index:
@@ -112,8 +116,12 @@ def _parts(spec: ModelSpec) -> Iterator[OpCost]:
                 yield _pooled_attention(spec, stage, f"{name}.mixer", tokens)
             yield _mlp(spec, stage, f"{name}.mlp", tokens)
     channels = spec.stages[-1].channels
-    yield OpCost(name="head", kind="head", float_macs=channels * spec.num_classes,
-                 float_parameters=(channels + 1) * spec.num_classes + _NORM * channels)  # fmt: skip
+    yield OpCost(
+        name="head",
+        kind="head",
+        float_macs=channels * spec.num_classes,
+        float_parameters=(channels + 1) * spec.num_classes + _NORM * channels,
+    )
 
 
 # Learned numbers a channel of the parts that blocks are made of.
@@ -172,12 +180,14 @@ def _window_attention(spec: ModelSpec, index: int, name: str, tokens: int) -> Op
     products = 2 * windows * keys * keys * stage.channels  # q k^T and P v
     # Also: the mixes of the two poolings and of local and global, the layer norm of the tokens.
     return _part(
-        stage, name, "attention",
+        stage,
+        name,
+        "attention",
         weights=4 * square,
         floats=_attention_floats(spec, stage) + (_MIX + _NORM + _MIX) * stage.channels,
         macs=3 * windows * keys * square + products + tokens * square,
         executed=3 * (tokens + windows) * square + products + tokens * square,
-    )  # fmt: skip
+    )
 
 
 def _pooled_attention(spec: ModelSpec, stage: StageSpec, name: str, tokens: int) -> OpCost:
@@ -186,9 +196,13 @@ def _pooled_attention(spec: ModelSpec, stage: StageSpec, name: str, tokens: int)
     macs = (2 * tokens + (3 if pooled else 2) * keys) * square + 2 * tokens * keys * stage.channels
     reduction = (_MOVE + _NORM + _RPRELU) * stage.channels if pooled else 0
     return _part(
-        stage, name, "pooled_attention",
-        weights=(5 if pooled else 4) * square, floats=_attention_floats(spec, stage) + reduction, macs=macs,
-    )  # fmt: skip
+        stage,
+        name,
+        "pooled_attention",
+        weights=(5 if pooled else 4) * square,
+        floats=_attention_floats(spec, stage) + reduction,
+        macs=macs,
+    )
 
 
 def _downsample(spec: ModelSpec, index: int, tokens: int) -> OpCost:
@@ -197,7 +211,8 @@ def _downsample(spec: ModelSpec, index: int, tokens: int) -> OpCost:
     weights = 4 * channels * outputs
     floats = _NORM * channels + (_NORM + tokens) * outputs  # a norm before and after, position map
     if spec.downsample == "float":
-        return OpCost(name=name, kind="downsample_float", float_macs=tokens * weights,
-                      float_parameters=weights + floats)  # fmt: skip
+        return OpCost(
+            name=name, kind="downsample_float", float_macs=tokens * weights, float_parameters=weights + floats
+        )
     floats += _MOVE * channels + _RPRELU * outputs
     return _part(stage, name, "downsample", weights=weights, floats=floats, macs=tokens * weights)

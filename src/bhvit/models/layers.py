@@ -138,9 +138,18 @@ class QuantConv2d(nn.Conv2d):
     fused_role = "conv"
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, style: Style, *, stride: int = 1, dilation: int = 1,
-        groups: int = 1, padding: int = 0, bias: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        style: Style,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.style = style
 

@@ -110,9 +110,7 @@ class Mixing:
     def __init__(self, config: TrainConfig, classes: int) -> None:
         from timm.data import Mixup
 
-        self._mixup = Mixup(
-            config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes
-        )  # fmt: skip
+        self._mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), B even, and labels (B,) -> mixed images and targets (B, classes), float32."""

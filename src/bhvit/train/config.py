@@ -163,16 +163,30 @@ class TrainConfig:
         object.__setattr__(self, "switches", {name: overrides.check(name, flat[name]) for name in sorted(flat)})
         for name in ("epochs", "batch_size", "channels", "patch", "accumulate", "ema_batches", "repeats"):
             _at_least(self, name, 1)
-        for name in ("min_lr", "warmup_epochs", "weight_decay", "clip_grad", "regularisation", "rotate", "threads",
-                     "cache_mb", "seed", "dampening", "rand_augment", "mixup", "cutmix"):  # fmt: skip
+        for name in (
+            "min_lr",
+            "warmup_epochs",
+            "weight_decay",
+            "clip_grad",
+            "regularisation",
+            "rotate",
+            "threads",
+            "cache_mb",
+            "seed",
+            "dampening",
+            "rand_augment",
+            "mixup",
+            "cutmix",
+        ):
             _at_least(self, name, 0)
         for name in ("label_smoothing", "drop_path", "zoom", "shift", "ema", "erase"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         for name in ("crop", "scale_min", "layer_decay", "lr"):
             if not 0 < getattr(self, name) < float("inf") or (name != "lr" and getattr(self, name) > 1):
-                raise UserError(f"{name} must be above 0{'' if name == 'lr' else ' and at most 1'}, "
-                                f"not {getattr(self, name)}")  # fmt: skip
+                raise UserError(
+                    f"{name} must be above 0{'' if name == 'lr' else ' and at most 1'}, not {getattr(self, name)}"
+                )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}")
         if not 0 <= self.distillation <= 1:
@@ -276,8 +290,23 @@ FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.
 """Names of the training settings."""
 MACHINE = ("out", "device", "threads", "tensorboard", "compile", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
-WHOLE_RUN = (*MACHINE, "data", "model", "img_size", "channels", "patch", "window", "crop", "interpolation", "init",
-             "precision", "seed", "test_fraction", "classes", "strict")  # fmt: skip
+WHOLE_RUN = (
+    *MACHINE,
+    "data",
+    "model",
+    "img_size",
+    "channels",
+    "patch",
+    "window",
+    "crop",
+    "interpolation",
+    "init",
+    "precision",
+    "seed",
+    "test_fraction",
+    "classes",
+    "strict",
+)
 """Settings that all phases of a run share."""
 MAX_PHASES = 64
 

@@ -43,8 +43,11 @@ class Monitor:
 
     def state(self) -> dict[str, Tensor]:
         """What `load` takes, to be kept beside a checkpoint."""
-        return {f"{when}.{name}": bits for when, signs in (("last", self._last), ("before", self._before))
-                for name, bits in signs.items()}  # fmt: skip
+        return {
+            f"{when}.{name}": bits
+            for when, signs in (("last", self._last), ("before", self._before))
+            for name, bits in signs.items()
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on from `state`; without one, from the model's signs as they are."""

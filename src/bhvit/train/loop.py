@@ -253,9 +253,7 @@ class _Run:
         if not (np.isfinite(metrics.logits).all() and all(bool(p.isfinite().all()) for p in weights)):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
         improved = metrics.top1 > progress.best
-        self.progress = Progress(
-            phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1)
-        )  # fmt: skip
+        self.progress = Progress(phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1))
         if self.processes.first:
             self.folder.append_log(entry)
             if self.board is not None:

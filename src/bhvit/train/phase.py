@@ -150,8 +150,10 @@ class Phase:
 def check_models(configs: list[TrainConfig]) -> None:
     """Before any image is opened, which takes a while. Raises UserError for a model that cannot be or to train."""
     if configs[0].layer_decay < 1 and configs[0].init is None:
-        raise UserError("a layer_decay below 1, as the recipe finetune has it, is for models that were trained before: "
-                        "give --init CHECKPOINT (or cifar10), or --set layer_decay=1")  # fmt: skip
+        raise UserError(
+            "a layer_decay below 1, as the recipe finetune has it, is for models that were trained before: "
+            "give --init CHECKPOINT (or cifar10), or --set layer_decay=1"
+        )
     if configs[0].compile:
         refuse_old_torch()
     before = None

@@ -109,8 +109,9 @@ def test_units_of_odd_shapes(rows: int, channels: int, width: int) -> None:
     norm, activation = BatchNorm(channels).double(), bhvit.models.layers.RPReLU(channels).double()
     for parameter in (*norm.parameters(), *activation.parameters()):
         nn.init.normal_(parameter)
-    plain = activation(nn.functional.batch_norm(h, None, None, norm.weight, norm.bias, True)
-                       + residual.repeat(1, channels // width))  # fmt: skip
+    plain = activation(
+        nn.functional.batch_norm(h, None, None, norm.weight, norm.bias, True) + residual.repeat(1, channels // width)
+    )
     weights = torch.randn_like(plain)
     parameters = (h, residual, *norm.parameters(), *activation.parameters())
     expected = torch.autograd.grad((plain * weights).sum(), parameters)

@@ -24,46 +24,76 @@ DOUBLE = {"weight_bits": 32, "activation_bits": 32}
 # logit, the loss against the least likely class, and the norm of all gradients together.
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, int], dict[str, Any], tuple[float, ...]]] = {
     "layer norm": (
-        "bhvit_tiny", {"norm": "layer"}, {}, {},
+        "bhvit_tiny",
+        {"norm": "layer"},
+        {},
+        {},
         (0.12057672716143399, 0.7715508321254152, 9.610114173894253, 21.159838415034013),
     ),
     "shift 3 alone, 10 classes": (
-        "bhvit_tiny", {"shifts": (3,), "num_classes": 10}, {}, {},
+        "bhvit_tiny",
+        {"shifts": (3,), "num_classes": 10},
+        {},
+        {},
         (0.07359536903915845, 0.8457902906442509, 13.956028963972114, 156.61915681172502),
     ),
     "shift 5 alone, GSB": (
-        "bhvit_tiny", {"shifts": (5,), "attention": "gsb"}, {}, {},
+        "bhvit_tiny",
+        {"shifts": (5,), "attention": "gsb"},
+        {},
+        {},
         (0.48491430114831346, 1.7147029198144763, 25.98978744493049, 134.630378873296),
     ),
     "no shifts, ReCU": (
-        "bhvit_tiny", {"shifts": (), "recu": True}, {}, {"recu": True},
+        "bhvit_tiny",
+        {"shifts": (), "recu": True},
+        {},
+        {"recu": True},
         (2.2015136513101594, 4.490181156041759, 20.854134876445638, 1176.0880582964849),
     ),
     "full precision, 200 classes": (
-        "bhvit_tiny", {"num_classes": 200}, DOUBLE, {},
+        "bhvit_tiny",
+        {"num_classes": 200},
+        DOUBLE,
+        {},
         (-17.197714186711202, -50.99761325332761, 108.40242716347797, 1139.3942117308973),
     ),
     "full-precision weights": (
-        "bhvit_tiny", {}, {"weight_bits": 32}, {"weight_bits": 32},
+        "bhvit_tiny",
+        {},
+        {"weight_bits": 32},
+        {"weight_bits": 32},
         (-2.5548805762933693, 0.6844788871876812, 28.925154657305566, 160.68837190787042),
     ),
     "full-precision activations and downsampling": (
-        "bhvit_tiny_fp", {}, {"activation_bits": 32}, {"weight_bits": 1},
+        "bhvit_tiny_fp",
+        {},
+        {"activation_bits": 32},
+        {"weight_bits": 1},
         (-8.320898980358105, 3.7125235928121603, 39.86524441070408, 376.483252008651),
     ),
     "BinaryViT, full-precision downsampling, layer norm": (
-        "binaryvit_small_fp", {"norm": "layer"}, {}, {},
+        "binaryvit_small_fp",
+        {"norm": "layer"},
+        {},
+        {},
         (-0.4640876193379262, 0.03901326259801463, 9.667005402978848, 142.1921381392588),
     ),
     "BinaryViT, pooling 3 alone, 10 classes": (
-        "binaryvit_small", {"shifts": (3,), "num_classes": 10}, {}, {},
+        "binaryvit_small",
+        {"shifts": (3,), "num_classes": 10},
+        {},
+        {},
         (0.35998156457504077, -2.2816708706869018, 8.98097046227124, 108.90192671023516),
     ),
     "BinaryViT, full precision, pooling 5 alone": (
-        "binaryvit_small", {"shifts": (5,)}, DOUBLE, {},
+        "binaryvit_small",
+        {"shifts": (5,)},
+        DOUBLE,
+        {},
         (7.707217602702463, -1.4274141412633832, 72.54461520113189, 1054.1584457875176),
     ),
-}  # fmt: skip
+}
 
 
 def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -190,9 +190,8 @@ class Backbone(nn.Module):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that order parameters from stem to head, for learning rates that grow with depth."""
+        by_block = [(r"^stages\.(\d+)\.(\d+)", None), (r"^downsamples\.(\d+)", (99,))]  # after that stage
         return {
             "stem": r"^stem",
-            "blocks": r"^(?:stages|downsamples)\.(\d+)" if coarse else [
-                (r"^stages\.(\d+)\.(\d+)", None), (r"^downsamples\.(\d+)", (99,)),  # after that stage
-            ],
-        }  # fmt: skip
+            "blocks": r"^(?:stages|downsamples)\.(\d+)" if coarse else by_block,
+        }

@@ -83,10 +83,15 @@ class HubModel(Backbone):
             try:
                 return Path(
                     hf_hub_download(
-                        name, file, revision=revision, cache_dir=cache_dir, token=token,
-                        force_download=force_download, local_files_only=local_files_only,
+                        name,
+                        file,
+                        revision=revision,
+                        cache_dir=cache_dir,
+                        token=token,
+                        force_download=force_download,
+                        local_files_only=local_files_only,
                     )
-                )  # fmt: skip
+                )
             except EntryNotFoundError as error:
                 # The model is there without the file; "local", the file was not kept and the hub was not asked.
                 if optional or not isinstance(error, LocalEntryNotFoundError):
@@ -133,10 +138,14 @@ class HubModel(Backbone):
                 self.save_pretrained(folder, license=license, repo_id=name)
                 return str(
                     api.upload_folder(
-                        repo_id=name, folder_path=folder, commit_message=commit_message, revision=revision,
-                        create_pr=create_pr, ignore_patterns=kept,
+                        repo_id=name,
+                        folder_path=folder,
+                        commit_message=commit_message,
+                        revision=revision,
+                        create_pr=create_pr,
+                        ignore_patterns=kept,
                     )
-                )  # fmt: skip
+                )
         except (HfHubHTTPError, OSError) as error:
             raise UserError(f"the hub does not take {repo_id}: {_first_line(error)}") from error
 

@@ -59,9 +59,11 @@ def _hooked_everywhere() -> bool:
     """Whether hooks of all modules are registered, which look into each."""
     every = torch.nn.modules.module
     return bool(
-        every._global_forward_hooks or every._global_forward_pre_hooks
-        or every._global_backward_hooks or every._global_backward_pre_hooks
-    )  # fmt: skip
+        every._global_forward_hooks
+        or every._global_forward_pre_hooks
+        or every._global_backward_hooks
+        or every._global_backward_pre_hooks
+    )
 
 
 def _plain(part: nn.Module, x: Tensor) -> bool:
@@ -87,9 +89,14 @@ def _in_role(name: str, part: nn.Module) -> bool:
 def _plain_norm(norm: nn.BatchNorm1d, x: Tensor) -> bool:
     mean, variance = norm.running_mean, norm.running_var
     return (
-        norm.training and norm.affine and mean is not None and variance is not None
-        and mean.dtype == variance.dtype == x.dtype and mean.is_contiguous() and variance.is_contiguous()
-    )  # fmt: skip
+        norm.training
+        and norm.affine
+        and mean is not None
+        and variance is not None
+        and mean.dtype == variance.dtype == x.dtype
+        and mean.is_contiguous()
+        and variance.is_contiguous()
+    )
 
 
 def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
@@ -246,9 +253,16 @@ class _Unit(torch.autograd.Function):
 class _LinearUnit(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, move: Tensor, given: Tensor, latent: bool, norm: nn.Module,
-        style: Style, *parameters: Tensor | None,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        move: Tensor,
+        given: Tensor,
+        latent: bool,
+        norm: nn.Module,
+        style: Style,
+        *parameters: Tensor | None,
+    ) -> Tensor:
         x, residual, move, *parameters = _contiguous((x, residual, move, *parameters))  # type: ignore[assignment]
         ctx.binary, ctx.own = style.activation_bits == 1, residual is None
         signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, style.weight_bits == 1)
@@ -272,9 +286,18 @@ class _LinearUnit(torch.autograd.Function):
 class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, n: Tensor, move1: Tensor, move2: Tensor, given1: Tensor, given2: Tensor, latent: bool, style: Style,
-        norm1: nn.Module, norm2: nn.Module, *parameters: Tensor,
-    ) -> Tensor:  # fmt: skip
+        ctx: Any,
+        n: Tensor,
+        move1: Tensor,
+        move2: Tensor,
+        given1: Tensor,
+        given2: Tensor,
+        latent: bool,
+        style: Style,
+        norm1: nn.Module,
+        norm2: nn.Module,
+        *parameters: Tensor,
+    ) -> Tensor:
         n, move1, move2, *parameters = _contiguous((n, move1, move2, *parameters))  # type: ignore[assignment]
         ctx.binary, binary_weight = style.activation_bits == 1, style.weight_bits == 1
         weight1, weight2 = (Weight.of(given, latent, binary_weight) for given in (given1, given2))
@@ -321,9 +344,16 @@ class _RPReLUSum(torch.autograd.Function):
         dys = [torch.empty_like(y) for y in ys]
         dinputs, dslopes, (dshift,) = channels_of(grad, len(ys)), channels_of(grad, len(ys)), channels_of(grad, 1)
         native.kernels(grad).branches_backward(
-            *shape_of(grad), all_at(ys), all_at(inputs), all_at(slopes), at(grad), all_at(dys), all_at(dinputs),
-            all_at(dslopes), at(dshift),
-        )  # fmt: skip
+            *shape_of(grad),
+            all_at(ys),
+            all_at(inputs),
+            all_at(slopes),
+            at(grad),
+            all_at(dys),
+            all_at(dinputs),
+            all_at(dslopes),
+            at(dshift),
+        )
         return dshift, *dys, *dinputs, *dslopes
 
 

@@ -195,9 +195,14 @@ class Unit(NamedTuple):
         return *shape_of(self.h), *addresses[:2], self.residual.shape[-1], norm, rprelu, scale, addresses[11], binary
 
     def _run(
-        self, binary: bool, *, out: Tensor | None = None, numbers: Tensor | None = None, words: Tensor | None = None,
+        self,
+        binary: bool,
+        *,
+        out: Tensor | None = None,
+        numbers: Tensor | None = None,
+        words: Tensor | None = None,
         means: Tensor | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         kernels(self.h).unit(*self._operands(binary), at(out), at(numbers), at(words), at(means))
 
     def gradients(

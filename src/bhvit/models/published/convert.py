@@ -30,10 +30,21 @@ _LISTED = 50
 _MIXERS: dict[str, Mixer] = {"layer": "pooled_attention", "layerA": "conv", "layerB": "attention"}
 _BLOCK = re.compile(r"vit\.encoder\.(layer|layerA|layerB)\.(0|[1-9]\d{0,5})\.(?=.)")
 # Entries of a block, and the axis along which each has the block's channels or its hidden channels.
-_CHANNELS = {"layernorm_before.weight": 0, "layernorm_after.weight": 0, "intermediate.move": 0, "output.norm.weight": 0,
-             "output.dense.weight": 0, "intermediate.dense.weight": 1}  # fmt: skip
-_HIDDEN = {"output.move": 0, "intermediate.norm.weight": 0, "intermediate.norm.bias": 0,
-           "intermediate.dense.weight": 0, "output.dense.weight": 1}  # fmt: skip
+_CHANNELS = {
+    "layernorm_before.weight": 0,
+    "layernorm_after.weight": 0,
+    "intermediate.move": 0,
+    "output.norm.weight": 0,
+    "output.dense.weight": 0,
+    "intermediate.dense.weight": 1,
+}
+_HIDDEN = {
+    "output.move": 0,
+    "intermediate.norm.weight": 0,
+    "intermediate.norm.bias": 0,
+    "intermediate.dense.weight": 0,
+    "output.dense.weight": 1,
+}
 
 
 class PublishedWeightsError(UserError):
