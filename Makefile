@@ -65,7 +65,7 @@ coverage: setup
 
 # Executes the notebooks; warnings are errors.
 docs: $(VENV)/.docs
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 $(VENV)/.docs: $(VENV)/.installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[docs]' --config-settings=cmake.define.BHVIT_WARNINGS_AS_ERRORS=$(WERROR)
