@@ -166,10 +166,20 @@ BHVIT_INLINE void tile_key_values(const Heads& h, Key key, float* tiles) {
   }
 }
 
-// One head of T queries on numbers; query(t) and value(j) give the first number of the head in their rows.
-template <int T, class Query, class Value, class Epilogue>
-BHVIT_INLINE void attend_values(const Heads& h, Query query, const float* key_tiles, Value value, const QueryScratch& s,
-                                Epilogue epilogue) {
+// `attend_bits` to rows of `out`, `stride` apart. Not inlined: the kernels that are not tuned share one copy.
+template <int T, int P>
+BHVIT_NOINLINE void attend_bit_rows(const Heads& h, long head, const u32* query_bits, const u32* key_tiles,
+                                    const u32* value_tiles, const QueryScratch& s, float* out, long stride) {
+  attend_bits<T, P>(h, head, query_bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
+    for (int t = 0; t < T; t++) store(out + t * stride + i, y[t]);
+  });
+}
+
+// One head of T queries on numbers, to rows of `out`; query(t) and value(j) give the first number of the head in their
+// rows.
+template <int T, class Query, class Value>
+BHVIT_NOINLINE void attend_values(const Heads& h, Query query, const float* key_tiles, Value value,
+                                  const QueryScratch& s, float* out, long stride) {
   const long keys16 = round_up(h.keys, kLanes);
   const f32x16 scale = splatf(1.0f / __builtin_sqrtf(static_cast<float>(h.depth)));
   const i32x16 lowest = as_int(splatf(-__builtin_inff()));
@@ -212,7 +222,7 @@ BHVIT_INLINE void attend_values(const Heads& h, Query query, const float* key_ti
       const f32x16 v = loadf(value(j) + i);
       for (int t = 0; t < T; t++) y[t] = y[t] + splatf(rows[t * keys16 + j]) * v;
     }
-    epilogue(i, y);
+    for (int t = 0; t < T; t++) store(out + t * stride + i, y[t]);
   }
 }
 

@@ -132,6 +132,17 @@ BHVIT_INLINE void window_products(const AttentionArgs& a, long window, long firs
   }
 }
 
+// The same of all channels of a head, from [query][channel of the head].
+template <int T>
+BHVIT_INLINE void keep_products(const AttentionArgs& a, long window, long first, const int32_t* row_of, long head,
+                                const float* products) {
+  for (long i = 0; i < a.heads.depth; i += kLanes) {
+    f32x16 y[T];
+    for (int t = 0; t < T; t++) y[t] = loadf(products + t * a.heads.depth + i);
+    window_products<T>(a, window, first, row_of, head * a.heads.depth + i, y);
+  }
+}
+
 // Rows of n, signs and context that a window's keys have: its tokens, then the global ones.
 BHVIT_INLINE long key_row(const AttentionArgs& a, long window, long j) {
   const long length = a.window_h * a.window_w, across = a.width / a.window_w;
@@ -164,11 +175,16 @@ void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
         for (int t = 0; t < T; t++) {
           for (long w = 0; w < depth_words; w++) s.bits[w * T + t] = q[row_of[first + t] * row_words + w];
         }
-        attend_bits<T, P>(h, head, s.bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
-          window_products<T>(a, window, first, row_of, head * h.depth + i, y);
-        });
+        if constexpr (P == 2) {
+          attend_bits<T, P>(h, head, s.bits, key_tiles, value_tiles, s, [&](long i, const f32x16(&y)[T]) {
+            window_products<T>(a, window, first, row_of, head * h.depth + i, y);
+          });
+        } else {
+          attend_bit_rows<T, P>(h, head, s.bits, key_tiles, value_tiles, s, scratch.products, h.depth);
+          keep_products<T>(a, window, first, row_of, head, scratch.products);
+        }
       };
-      if constexpr (P == 2) {  // that of the published models
+      if constexpr (P == 2) {  // the quantiser of the published models
         for_blocks<kBlock>(0, h.keys, attend);
       } else {
         for_few_blocks<kBlock>(0, h.keys, attend);
@@ -180,9 +196,8 @@ void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
       for_few_blocks<kBlock>(0, h.keys, [&]<int T>(long first) {
         attend_values<T>(
             h, [&](int t) { return q + row_of[first + t] * a.channels; }, key_values,
-            [&](long j) { return v + row_of[j] * a.channels; }, s, [&](long i, const f32x16(&y)[T]) {
-              window_products<T>(a, window, first, row_of, head * h.depth + i, y);
-            });
+            [&](long j) { return v + row_of[j] * a.channels; }, s, scratch.products, h.depth);
+        keep_products<T>(a, window, first, row_of, head, scratch.products);
       });
     }
   }

@@ -36,13 +36,11 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
           }
         }
         for (int t = 0; t < T; t++) {
-          const long at = (row * a.width + first + t) * a.channels + c;
-          store(a.x + at, a.norm_scale ? y[t] : activate(y[t], a.gelu) + loadf(a.position + at));
+          store(a.x + (row * a.width + first + t) * a.channels + c, y[t]);
         }
       }
-      if (!a.norm_scale) return;
       const long token = (row * a.width + first) * a.channels;
-      layer_norms<T>(a.x + token, a.channels, a.norm_scale, a.norm_shift, a.x + token);
+      if (a.norm_scale) layer_norms<T>(a.x + token, a.channels, a.norm_scale, a.norm_shift, a.x + token);
       for (long at = token; at < token + T * a.channels; at += kLanes) {
         store(a.x + at, activate(loadf(a.x + at), a.gelu) + loadf(a.position + at));
       }

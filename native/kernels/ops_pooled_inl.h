@@ -76,24 +76,24 @@ void pooled_tiles(const PooledArgs& args, long begin, long end) {
   }
 }
 
-// I of one head of T queries to their rows of `context`. Not inlined: these are many, and would be copied into
-// every block.
-template <int T, int P>
-BHVIT_NOINLINE void pooled_head(const PooledArgs& a, long head, const PooledQueriesScratch& scratch) {
+// I of one head of T queries to their rows of `context`.
+template <int T>
+BHVIT_INLINE void pooled_head(const PooledArgs& a, long head, const PooledQueriesScratch& scratch) {
   const Heads& h = a.heads;
   const long channels = a.channels, keys16 = round_up(h.keys, kLanes), depth_words = h.depth / kWordBits;
   float* const context = scratch.context + head * h.depth;
-  const auto keep = [&](long i, const f32x16(&y)[T]) {
-    for (int t = 0; t < T; t++) store(context + t * channels + i, y[t]);
-  };
-  if constexpr (P) {
-    attend_bits<T, P>(h, head, scratch.bits + head * depth_words * T, a.key_tiles + head * keys16 * depth_words,
-                      a.value_tiles + head * h.depth * h.key_words, scratch.heads, keep);
-  } else {
+  if (!h.planes) {
     const float *query = scratch.query + head * h.depth, *value = a.value_values + head * h.depth;
-    attend_values<T>(
+    return attend_values<T>(
         h, [&](int t) { return query + t * channels; }, a.key_tiles_float + head * keys16 * h.depth,
-        [&](long j) { return value + j * channels; }, scratch.heads, keep);
+        [&](long j) { return value + j * channels; }, scratch.heads, context, channels);
+  }
+  const u32* bits = scratch.bits + head * depth_words * T;
+  const u32 *keys = a.key_tiles + head * keys16 * depth_words, *values = a.value_tiles + head * h.depth * h.key_words;
+  switch (h.planes) {
+    case 1: return attend_bit_rows<T, 1>(h, head, bits, keys, values, scratch.heads, context, channels);
+    case 2: return attend_bit_rows<T, 2>(h, head, bits, keys, values, scratch.heads, context, channels);
+    default: return attend_bit_rows<T, 3>(h, head, bits, keys, values, scratch.heads, context, channels);
   }
 }
 
@@ -126,14 +126,7 @@ void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) 
         store(rest + at, (z + loadf(a.key_rest + key[t] + c)) + loadf(a.value_rest + key[t] + c));
       }
     });
-    for (long head = 0; head < h.heads; head++) {
-      switch (h.planes) {
-        case 0: pooled_head<T, 0>(a, head, scratch); break;
-        case 1: pooled_head<T, 1>(a, head, scratch); break;
-        case 2: pooled_head<T, 2>(a, head, scratch); break;
-        default: pooled_head<T, 3>(a, head, scratch);
-      }
-    }
+    for (long head = 0; head < h.heads; head++) pooled_head<T>(a, head, scratch);
     for (int t = 0; t < T; t++) {
       float* row = context + t * channels;
       norm_products(row, channels, a.ctx_weight_scale, a.ctx_scale, a.ctx_shift);

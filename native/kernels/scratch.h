@@ -102,13 +102,15 @@ struct WindowScratch {
   uint32_t *key_tiles, *value_tiles;  // of bits
   float* key_values;                  // of numbers
   QueryScratch queries;
-  int32_t* rows;  // [key]
+  int32_t* rows;    // [key]
+  float* products;  // [query][channel of a head]
   BHVIT_INLINE WindowScratch(Scratch& s, const AttentionArgs& a)
       : key_tiles(a.heads.planes ? s.take<uint32_t>(round_up(a.heads.keys, kLanes) * a.heads.depth / kWordBits) : nullptr),
         value_tiles(a.heads.planes ? s.take<uint32_t>(a.heads.depth * a.heads.key_words) : nullptr),
         key_values(a.heads.planes ? nullptr : s.take<float>(round_up(a.heads.keys, kLanes) * a.heads.depth)),
         queries(s, a.heads),
-        rows(s.take<int32_t>(a.heads.key_words * kWordBits)) {}
+        rows(s.take<int32_t>(a.heads.key_words * kWordBits)),
+        products(s.take<float>(kMaxBlock * a.heads.depth)) {}
 };
 
 struct OutputScratch {
