@@ -6,11 +6,18 @@ Pillow only, so that a packed file sees exactly the pixels its model was validat
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import importlib.util
+import io
 import json
+import os
 import struct
+import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
@@ -21,10 +28,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import UserError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-ImageLike: TypeAlias = "str | Path | Image.Image | npt.NDArray[np.uint8]"
+ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
+"""Formats that are decoded. Pillow knows others, which start programs (PostScript) or are no pictures."""
+MAX_PIXELS = int(os.environ.get("BHVIT_MAX_PIXELS", 89_478_485))
+"""Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
+if "BHVIT_MAX_PIXELS" in os.environ:
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
 MAX_EDGE = 8192
 MAX_CHANNELS = 64
 
@@ -46,7 +59,6 @@ _DECODER_ERRORS = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 """What Pillow's decoders have been seen to raise on damaged files."""
 
@@ -95,16 +107,26 @@ class Preprocess:
         )
 
     @classmethod
-    def usual(cls, size: tuple[int, int], channels: int) -> Preprocess:
-        """ImageNet's usual mean and deviation for RGB, 0.5 and 0.5 for any other number of channels."""
+    def usual(
+        cls, size: tuple[int, int], channels: int, *, crop: float = 0.875, interpolation: Interpolation = "bicubic"
+    ) -> Preprocess:
+        """ImageNet's mean and standard deviation for RGB, 0.5 and 0.25 for any other number of channels."""
         if channels == 3:
-            return cls(size=size)
-        return cls(size=size, channels=channels, mean=(0.5,) * channels, std=(0.5,) * channels)
+            return cls(size=size, crop=crop, interpolation=interpolation)
+        return cls(
+            size=size,
+            channels=channels,
+            mean=(0.5,) * channels,
+            std=(0.25,) * channels,
+            crop=crop,
+            interpolation=interpolation,
+        )
 
     def __call__(self, image: ImageLike) -> npt.NDArray[np.float32]:
-        """The normalised image, float32 (1, C, H, W), C-contiguous.
+        """Return the normalised image, float32 (1, C, H, W), C-contiguous.
 
-        Takes a path, a PIL image of any mode, or a uint8 array (H, W) or (H, W, C).
+        Takes a path, the bytes of an image file, a PIL image of any mode, or a uint8 array (H, W) or (H, W, C) whose
+        colours are in the order RGB or RGBA; OpenCV's are BGR, so pass `array[..., ::-1]`.
         Raises UserError, naming the path where there is one, for what is not an image.
         """
         return self.normalize(self.pixels(image)[None])
@@ -114,7 +136,8 @@ class Preprocess:
         if isinstance(image, np.ndarray):
             planes = _from_array(image, self.channels)
         else:
-            planes = [_convert(image if isinstance(image, Image.Image) else load_image(image), self.channels)]
+            opened = _upright(image) if isinstance(image, Image.Image) else load_image(image)
+            planes = [_convert(opened, self.channels)]
         resized = [np.asarray(self._resize(plane)) for plane in planes]
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
 
@@ -170,29 +193,101 @@ class Preprocess:
             raise UserError(f"the preprocessing description is damaged: {error!r}") from error
 
 
-def load_image(source: str | Path | IO[bytes], name: str | None = None, *, quick: bool = False) -> Image.Image:
-    """A decoded image, turned upright as its EXIF orientation says.
+def load_image(source: str | Path | bytes | IO[bytes], name: str | None = None, *, quick: bool = False) -> Image.Image:
+    """Decode an image file, and turn it upright as its EXIF orientation says.
 
-    `name` is what messages call it (default: the path). With `quick`, for checking, a JPEG is read
-    to its end but only its coarsest pixels are computed. Raises UserError for whatever cannot be read.
+    `source` is a path, the file's bytes, or an open file; `name` is what messages call it (default: the path). With
+    `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed.
+    Raises UserError for whatever cannot be read: absent, damaged, of a format not in `FORMATS`, a pipe or device, or of
+    more than `MAX_PIXELS` pixels.
     """
+    if isinstance(source, bytes):
+        name = name or f"an image of {len(source)} bytes"
+        source = io.BytesIO(source)
     name = name or str(source)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of damaged EXIF blocks and of large images; both decode, or raise below.
-            warnings.simplefilter("ignore")
-            with Image.open(source) as image:
-                if quick:
-                    image.draft(None, (1, 1))
-                image.load()
-                return _upright(image)
+        if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+            kind = "a folder" if Path(source).is_dir() else "a pipe or device"
+            raise UserError(f"{name} is {kind}, not an image file")
+        with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
+            _check_pixels(image, name)
+            if quick:
+                image.draft(None, (1, 1))
+            image.load()
+            return _upright(image)
+    except UserError:
+        raise
     except UnidentifiedImageError:
-        raise UserError(f"{name} is not an image, or is of a kind Pillow cannot read") from None
+        raise UserError(f"{name} is not an image{_unread_format(source)}") from None
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{name} has too many pixels ({error}); BHVIT_MAX_PIXELS allows more") from None
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise UserError(f"cannot read {name}: {error.strerror}") from None
     except _DECODER_ERRORS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} is damaged: {reason}") from None
+
+
+def _check_pixels(image: Image.Image, name: str) -> None:
+    pixels = image.width * image.height
+    if pixels > MAX_PIXELS:
+        raise UserError(
+            f"{name} has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded: "
+            f"set BHVIT_MAX_PIXELS={pixels} to allow it"
+        )
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow reads, and HEIC where pillow-heif is installed."""
+    Image.init()
+    if importlib.util.find_spec("pillow_heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return tuple(name for name in (*FORMATS, "HEIF") if name in Image.OPEN)
+
+
+def _unread_format(source: str | Path | IO[bytes]) -> str:
+    """What to say of a file that no decoder takes: the package that reads it, or which formats are read."""
+    try:
+        if isinstance(source, str | Path):
+            with Path(source).open("rb") as file:
+                begin = file.read(12)
+        else:
+            source.seek(0)
+            begin = source.read(12)
+    except (OSError, ValueError):
+        begin = b""
+    if begin[4:8] == b"ftyp" and begin[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        return " that Pillow reads, but a HEIC file: `pip install pillow-heif` makes it readable"
+    return ", or is of a format that is not read (JPEG, PNG, WebP, GIF, BMP, TIFF and the like are)"
+
+
+_filters_lock = threading.Lock()
+_quiet_readers = 0
+_quiet_filter: Any = None
+
+
+@contextlib.contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings, of damaged EXIF blocks and of large images: both decode, or raise.
+
+    `warnings.catch_warnings` in several threads at once leaves whatever filters the last one found. So the first reader
+    puts the filter in place, and the last one takes it away.
+    """
+    global _quiet_readers, _quiet_filter
+    with _filters_lock:
+        if _quiet_readers == 0:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _quiet_filter = warnings.filters[0]
+        _quiet_readers += 1
+    try:
+        yield
+    finally:
+        with _filters_lock:
+            _quiet_readers -= 1
+            if _quiet_readers == 0:
+                with contextlib.suppress(ValueError):  # somebody else has taken it away
+                    warnings.filters.remove(_quiet_filter)  # type: ignore[attr-defined]
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -208,10 +303,8 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
         raise UserError(f"a model of {channels} channels takes uint8 arrays (H, W, {channels}), not image files")
     if image.width < 1 or image.height < 1:
         raise UserError("the image has no pixels")
-    if image.mode.startswith("I"):
-        # 16-bit greyscale, which Pillow holds as I;16 or as 32-bit I: keep the high byte.
-        values = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        image = Image.fromarray(values.astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow's way without a warning; alpha goes next
     elif image.mode in ("La", "RGBa"):
@@ -220,6 +313,25 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
         image = image.convert("RGB") if channels == 3 else image.getchannel(0)
     mode = "L" if channels == 1 else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Greyscale of more than eight bits as mode L.
+
+    16-bit integers keep their high byte; Pillow holds them as I;16 or, of some files, as I. 32-bit integers beyond 16
+    bits keep the highest of their four bytes. Floats are taken from 0 to 1, or if they go beyond that from 0 to 255.
+    Raises UserError for pixels outside these ranges, which mean nothing without a scale.
+    """
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if image.mode == "F":
+        if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 255):
+            raise UserError(f"its pixels are floats from {low:g} to {high:g}: scale them to 0..1 or 0..255 first")
+        scaled = values * 255 if high <= 1 else values
+        return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    if low < 0:
+        raise UserError(f"its pixels are integers from {low} to {high}: negative ones have no shade; scale them first")
+    return Image.fromarray((values.astype(np.int64) >> (8 if high < 1 << 16 else 24)).astype(np.uint8))
 
 
 def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .spec.model import ModelSpec
 
 
@@ -29,3 +31,9 @@ def describe(spec: ModelSpec) -> str:
     """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
     height, width = spec.img_size
     return f"{spec.name}, {height}x{width}x{spec.in_chans}, {spec.num_classes} classes"
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """The first of `names`, and how many more there are."""
+    shown = ", ".join(str(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

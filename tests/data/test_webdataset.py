@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bhvit.data import folders, parquet
 from bhvit.data import index_cache as listing
 from bhvit.data import integrity as damage
-from bhvit.data import stores
 from bhvit.data import webdataset as shards
 from bhvit.data.dataset import open_dataset
 from bhvit.errors import UserError
@@ -142,7 +142,7 @@ def make_folder(root: Path, count: int = 4) -> Path:
 
 
 def test_large_folders_are_listed_and_checked_once(tmp_path, monkeypatch, cache):
-    monkeypatch.setattr(stores, "LARGE", 3)
+    monkeypatch.setattr(folders, "LARGE", 3)
     monkeypatch.setattr(damage, "THOROUGH_CHECK", 3)
     root = make_folder(tmp_path / "pets")
     (root / "cat" / "1.png").write_bytes(png(1)[:30])
@@ -152,7 +152,7 @@ def test_large_folders_are_listed_and_checked_once(tmp_path, monkeypatch, cache)
     looked: list[int] = []
     look = damage._damage
     monkeypatch.setattr(damage, "_damage", lambda store, i, t: looked.append(i) or look(store, i, t))
-    monkeypatch.setattr(stores, "_walk", lambda root: pytest.fail("walked again"))
+    monkeypatch.setattr(folders, "_walk", lambda root: pytest.fail("walked again"))
     again: list[str] = []
     assert len(open_dataset(root, "all", warn=again.append)) == 7
     assert again == lines  # what was damaged is looked at again, and said again
@@ -163,7 +163,7 @@ def test_large_folders_are_listed_and_checked_once(tmp_path, monkeypatch, cache)
 
 
 def test_a_changed_folder_is_listed_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "LARGE", 3)
+    monkeypatch.setattr(folders, "LARGE", 3)
     root = make_folder(tmp_path / "pets")
     assert len(open_dataset(root, "all")) == 8
     (root / "dog" / "more.png").write_bytes(png(9))
@@ -173,7 +173,7 @@ def test_a_changed_folder_is_listed_again(tmp_path, monkeypatch):
 
 
 def test_a_list_that_is_damaged_or_cannot_be_kept_is_no_matter(tmp_path, monkeypatch, cache):
-    monkeypatch.setattr(stores, "LARGE", 3)
+    monkeypatch.setattr(folders, "LARGE", 3)
     root = make_folder(tmp_path / "pets")
     assert len(open_dataset(root, "all")) == 8
     (kept,) = (cache / "lists").iterdir()
@@ -185,7 +185,7 @@ def test_a_list_that_is_damaged_or_cannot_be_kept_is_no_matter(tmp_path, monkeyp
 
 
 def test_what_has_just_changed_is_not_remembered(tmp_path, monkeypatch, cache):
-    monkeypatch.setattr(stores, "LARGE", 3)
+    monkeypatch.setattr(folders, "LARGE", 3)
     root = make_folder(tmp_path / "pets")
     (root / "cat" / "new.png").write_bytes(png(9))
     open_dataset(root, "all")
@@ -210,7 +210,7 @@ def test_parquet_has_blocks_only_where_it_does_not_fit_the_memory(tmp_path, monk
     table = pa.table({"image": rows, "label": pa.array([0, 1, 2] * 3)})
     pyarrow.parquet.write_table(table, tmp_path / "train.parquet", row_group_size=4)
     assert open_dataset(tmp_path, "all").blocks is None
-    monkeypatch.setattr(stores, "PARQUET_CACHE", 300)
+    monkeypatch.setattr(parquet, "PARQUET_CACHE", 300)
     found = open_dataset(tmp_path, "all")
     assert found.blocks.tolist() == [0] * 4 + [1] * 4 + [2]
     assert found.window == 2

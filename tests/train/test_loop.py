@@ -191,7 +191,7 @@ def test_the_command_line(settings, arguments, capsys):
     assert main(["eval", result["last"], "--data", settings["data"]]) == 0
     shown = capsys.readouterr().out
     assert "top-1" in shown
-    assert "of the split test (--split all takes every one)" in shown
+    assert "16 images of the split validation, on which a run's best model is chosen" in shown
 
 
 @pytest.mark.parametrize(

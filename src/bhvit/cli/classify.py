@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundled
+from ..data.folders import FolderStore
 from ..errors import UserError
 from .console import Progress, Subparsers, add_engine, add_json, command, positive, print_json
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
+    ".avifs .heic .heif".split()
+)
+"""Endings of files in a folder that are taken for images; one that cannot be decoded is then named."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -94,12 +101,10 @@ def _split(named: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
 
 
 def find_images(named: Sequence[Path]) -> list[Path]:
-    """Files as they are named; folders as the image files in them, at any depth, sorted.
+    """Return files as they are named, and the image files in folders, at any depth, as training finds them.
 
     Raises UserError for what does not exist and for a folder without images.
     """
-    from PIL import Image
-
     paths: list[Path] = []
     for path in named:
         if str(path).startswith(("http:/", "https:/")):
@@ -110,11 +115,11 @@ def find_images(named: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             paths.append(path)
             continue
-        known = Image.registered_extensions()
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in known and not p.name.startswith("."))
-        if not inside:
-            raise UserError(f"the folder {path} holds no images")
-        paths += inside
+        inside = FolderStore(path)
+        chosen = [path / member for member in inside.members if Path(member).suffix.lower() in IMAGE_SUFFIXES]
+        if not chosen:
+            raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …)")
+        paths += chosen
     return paths
 
 

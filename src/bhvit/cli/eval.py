@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from ..data.dataset import SPLITS, open_dataset
+from ..data.dataset import SPLITS, Dataset, Warn, open_dataset
 from ..data.metrics import Metrics, evaluate
 from .console import Progress, Subparsers, add_json, command, positive, print_json
 
@@ -26,14 +27,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint or a .bhv file")
     parser.add_argument("--data", required=True, help="as for `bhvit train`")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test, else what is held out")
+    parser.add_argument("--split", choices=SPLITS, help="default: test, else validation, else all")
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images at a time (default 64)")
     parser.add_argument(
         "--test-fraction",
         type=float,
-        default=0.2,
         metavar="F",
-        help="share held out where the data has no split of its own (default 0.2)",
+        help="share held out where the data has no validation split (default 0.2, or 0.1 if it has a test split)",
     )
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
@@ -47,27 +47,43 @@ def run(args: argparse.Namespace) -> int:
     from ..verification.predictors import open_model
 
     predict, preprocess, class_names = open_model(args.model, args.threads)
-    dataset = open_dataset(
-        args.data,
-        args.split,
-        class_names=class_names,
-        classes_file=args.classes,
-        strict=args.strict,
-        test_fraction=args.test_fraction,
-    )
+
+    def open_split(split: str, warn: Warn | None = None) -> Dataset:
+        return open_dataset(
+            args.data,
+            split,
+            class_names=class_names,
+            classes_file=args.classes,
+            strict=args.strict,
+            test_fraction=args.test_fraction,
+            warn=warn,
+        )
+
+    lines: list[str] = []
+    dataset = open_split(args.split or "test", lines.append)
+    if args.split is None and not dataset.splits:  # a folder of its own, made for this: nothing is held out
+        lines.clear()
+        dataset = open_split("all", lines.append)
+    for line in lines:
+        print(line, file=sys.stderr)
     progress = Progress("evaluating")
     metrics = evaluate(predict, dataset, preprocess, batch_size=args.batch_size, progress=progress)
     if args.json:
-        print_json({"model": args.model, "data": args.data, "split": args.split, **metrics.to_dict()})
+        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict()})
     else:
-        _print(metrics, args.split)
+        _print(metrics, dataset.split, asked=args.split)
     return 0
 
 
-def _print(metrics: Metrics, split: str) -> None:
+def _print(metrics: Metrics, split: str, asked: str | None) -> None:
     count = len(metrics.labels)
-    others = "" if split == "all" else f" of the split {split} (--split all takes every one)"
-    print(f"{count} images{others}, {len(metrics.class_names)} classes")
+    part = {
+        "all": " (all; if the model was trained on them, --split validation takes those it did not see)"
+        if asked is None
+        else "",
+        "validation": " of the split validation, on which a run's best model is chosen",
+    }.get(split, f" of the split {split}")
+    print(f"{count} images{part}, {len(metrics.class_names)} classes")
     print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
     print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
     print(f"{1000 * metrics.seconds / count:.2f} ms an image in the model, in batches")

@@ -35,7 +35,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="packed file (default RUN/model.bhv, or one packed for the occasion)",
     )
     parser.add_argument("--data", help="images (default: those the run was trained on)")
-    parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
+    parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--limit", type=positive, metavar="N", help="measure N images, evenly chosen (default all)")
     parser.set_defaults(run=run)
 

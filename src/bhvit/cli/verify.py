@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("model", type=packed_file, help="packed model (.bhv)")
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
-    parser.add_argument("--split", default="test", help="train, validation, test (default) or all")
+    parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
     parser.add_argument(
         "--unlabelled", action="store_true", help="use the pictures alone: their classes need not be the model's"

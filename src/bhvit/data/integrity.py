@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..image import load_image
+from ..system import allowed_cores
 from .index_cache import LARGE, keep, recall
 from .stores import Store
 
@@ -32,7 +33,7 @@ def find_damaged(store: Store, indices: npt.NDArray[np.int64], source: str, firs
     known = None if thorough else recall(what)
     found: dict[int, str] = {}
     places = range(len(indices)) if known is None else known
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, allowed_cores())) as pool:
         for start in range(0, len(places), 1024):
             part = places[start : start + 1024]
             reasons = pool.map(lambda place: _damage(store, int(indices[place]), thorough), part)

@@ -1,4 +1,4 @@
-"""How good a classifier is: accuracy, per class, confusion; and how far two of them agree.
+"""Metrics of a classifier: accuracy, per class, confusion, calibration; and agreement of two classifiers.
 
 Works on any `predict`, so a PyTorch model, a packed file and the NumPy reference are measured by the
 same code on the same pixels.
@@ -28,6 +28,10 @@ CALIBRATION_BINS = 15
 """Of `Metrics.calibration_error`, as in its paper's tables."""
 
 
+class NonFiniteLogitsError(UserError):
+    """Logits that are NaN or infinite: no accuracy can be computed from them."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
     """What a classifier does on labelled images. Accuracies are fractions, 0 to 1."""
@@ -39,6 +43,14 @@ class Metrics:
     """(N, classes)"""
     seconds: float
     """Time spent in `predict` alone."""
+
+    def __post_init__(self) -> None:
+        wrong = int((~np.isfinite(self.logits)).any(axis=1).sum())
+        if wrong:
+            raise NonFiniteLogitsError(
+                f"the model gives numbers that are not finite for {wrong} of {len(self.labels)} images: "
+                "its weights are damaged, or training diverged"
+            )
 
     @property
     def predictions(self) -> npt.NDArray[np.int64]:

@@ -1,13 +1,14 @@
 """WebDataset shards: uncompressed tar archives whose samples are files of one name but for what follows its first dot.
 
 A sample is an image (`KEY.jpg`, .png, …) and its label: `KEY.cls`, a whole number, or `KEY.json` with "label" or "cls".
+Files that macOS leaves behind (`._KEY.jpg`) are no samples. Links and sparse members, which no writer of shards makes,
+are refused, since samples would be incomplete without them.
 Samples are found once, by the headers of the archives, and then read where they lie, one at a time; nothing holds a
 shard in memory.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from .archives import sparse
 from .index_cache import LARGE, Stamp, remembered, stamp_of
-from .stores import EncodedStore, reading
+from .stores import EncodedStore, is_side_file, read_range, reading
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".bmp", ".tif", ".tiff", ".gif")
 BLOCK = 256
@@ -53,9 +55,7 @@ class ShardStore(EncodedStore):
 
     def open(self, index: int) -> IO[bytes]:
         path = self.files[self.shard[index]]
-        with reading(path), path.open("rb") as file:
-            file.seek(int(self.offset[index]))
-            return io.BytesIO(file.read(int(self.size[index])))
+        return read_range(path, self.name(index), int(self.offset[index]), int(self.size[index]))
 
 
 def is_shard(path: Path) -> bool:
@@ -66,6 +66,8 @@ def is_shard(path: Path) -> bool:
             with tarfile.open(path, "r:") as archive:
                 for count, info in enumerate(archive):
                     key, ending = _split(info.name)
+                    if _is_side_file(info.name):
+                        continue
                     endings.setdefault(key, set()).add(ending)
                     if count == 15:
                         break
@@ -88,8 +90,12 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
             with tarfile.open(path, "r:") as archive:
                 for info in archive:
                     archive.members = []  # type: ignore[attr-defined]  # or a large shard's list would fill the memory
-                    if not info.isreg():
+                    if info.isdir() or _is_side_file(info.name):
                         continue
+                    if not info.isreg() or sparse(info):
+                        raise UserError(
+                            f"{path}: {info.name} is a link or a sparse file; write the shard with plain files"
+                        )
                     own, ending = _split(info.name)
                     if own != key:
                         yield from _sample(path, key, image, label)
@@ -120,8 +126,8 @@ def _label(path: Path, name: str, ending: str, data: bytes, other: int | None) -
             label = fields.get("label", fields.get("cls", other)) if isinstance(fields, dict) else other
     except ValueError:
         raise UserError(f"{path}: {name} holds no label but {data[:40]!r}") from None
-    if label is not None and (type(label) is not int or label < 0):
-        raise UserError(f"{path}: {name} has the label {label!r}; labels are whole numbers from 0")
+    if label is not None and (type(label) is not int or not 0 <= label < 1 << 63):
+        raise UserError(f"{path}: {name} has the label {label!r}; labels are whole numbers from 0 of at most 63 bits")
     return label
 
 
@@ -130,3 +136,7 @@ def _split(name: str) -> tuple[str, str]:
     folder, slash, file = name.rpartition("/")
     key, dot, ending = file.partition(".")
     return folder + slash + key, dot + ending.lower()
+
+
+def _is_side_file(name: str) -> bool:
+    return is_side_file(name.rpartition("/")[2])

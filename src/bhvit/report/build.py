@@ -58,7 +58,13 @@ def write_report(found: Findings, out: Path) -> None:
 
 
 def _subtitle(found: Findings) -> str:
-    images = f"{len(found.dataset)} images of the {found.split} split, {len(found.file.class_names)} classes"
+    part = {
+        "all": "images",
+        "train": "training images",
+        "validation": "validation images, on which the best epoch was chosen",
+        "test": "test images",
+    }[found.dataset.split]
+    images = f"{len(found.dataset)} {part}, {len(found.file.class_names)} classes"
     return f"A binary vision transformer, packed into bits and run on {images}."
 
 

@@ -35,7 +35,6 @@ class Findings:
     """The packed file first, then the checkpoint, in bytes."""
     settings: dict[str, Any]
     data: str
-    split: str
 
     @property
     def native(self) -> Metrics:
@@ -99,6 +98,5 @@ def measure_run(
         timings=tuple(timings),
         settings=settings,
         data=data or settings["data"],
-        split=split,
         sizes=(("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
     )

@@ -187,7 +187,7 @@ class TrainConfig:
                 raise UserError(
                     f"{name} must be above 0{'' if name == 'lr' else ' and at most 1'}, not {getattr(self, name)}"
                 )
-        if not 0 < self.test_fraction < 1:
+        if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}")
         if not 0 <= self.distillation <= 1:
             raise UserError(f"distillation must lie between 0 and 1, not {self.distillation}")

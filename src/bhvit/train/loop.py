@@ -10,12 +10,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.metrics import Metrics
+from ..data.metrics import Metrics, NonFiniteLogitsError
 from ..errors import UserError
 from ..models import save_checkpoint
 from .augment import seed_for
@@ -250,7 +249,7 @@ class _Run:
         progress, model = self.progress, self.phase.result
         # A weight that is not a number hides behind the sign of a binary layer: look at the weights too.
         weights = self.phase.model.parameters()
-        if not (np.isfinite(metrics.logits).all() and all(bool(p.isfinite().all()) for p in weights)):
+        if not all(bool(p.isfinite().all()) for p in weights):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
         improved = metrics.top1 > progress.best
         self.progress = Progress(phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1))
@@ -280,7 +279,11 @@ class _Run:
 
     def _validate(self) -> Metrics:
         result, check = self.phase.result, self.interruptible.check
-        return validate(result, self.images, self.processes, self.phase.autocast, check)
+        try:
+            return validate(result, self.images, self.processes, self.phase.autocast, check)
+        except NonFiniteLogitsError:
+            step = self.phase.batches.steps
+            raise self._diverged(self.progress.epoch + 1, step, "weights that are not finite") from None
 
     def _refuse_diverged(self, sums: Tensor, epoch: int, step: int) -> None:
         if not bool(sums.isfinite().all()):

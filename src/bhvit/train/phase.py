@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import Dataset, open_dataset
 from ..errors import UserError
-from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from ..image import Preprocess
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from .augment import Mixing
 from .compilation import refuse_old_torch
@@ -52,15 +52,8 @@ def open_images(config: TrainConfig, processes: Processes, quiet: bool) -> Image
         validation = _open(config, "validation", train.class_names, quiet)
     # Every n-th image each: every image counts once, whatever the number of processes.
     own = validation.subset(range(processes.rank, len(validation), processes.size))
-    size, rgb = model_spec(config.model, **config.model_settings()).img_size, config.channels == 3
-    preprocess = Preprocess(
-        size=size,
-        channels=config.channels,
-        mean=IMAGENET_MEAN if rgb else (0.5,) * config.channels,
-        std=IMAGENET_STD if rgb else (0.25,) * config.channels,
-        crop=config.crop,
-        interpolation=config.interpolation,
-    )
+    size = model_spec(config.model, **config.model_settings()).img_size
+    preprocess = Preprocess.usual(size, config.channels, crop=config.crop, interpolation=config.interpolation)
     pixels = cached(own, preprocess, config) if len(own) else None
     return Images(
         train=train,

@@ -1,0 +1,164 @@
+"""Images and labels as columns of parquet files, in the Hugging Face convention."""
+
+from __future__ import annotations
+
+import bisect
+import io
+import itertools
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UserError, require_extra
+from ..text import some
+from .index_cache import stamp_of
+from .stores import WINDOW, EncodedStore, check_size, first_line, reading
+
+PARQUET_CACHE = 512 << 20
+"""Bytes of encoded images a parquet store keeps in memory. CIFAR and Tiny-ImageNet fit as a whole;
+larger sets keep the row groups used last."""
+
+
+class ParquetStore(EncodedStore):
+    """The image column of parquet files, either {bytes, path} or bytes, read by row groups."""
+
+    def __init__(self, files: Sequence[Path], column: str) -> None:
+        self.files, self.column = list(files), column
+        self.groups: list[tuple[int, int]] = []
+        """(file, row group) of each row group in order."""
+        self.bytes = 0
+        """Of all row groups, uncompressed."""
+        rows: list[int] = []
+        for number, path in enumerate(self.files):
+            metadata = open_parquet(path).metadata
+            for group in range(metadata.num_row_groups):
+                self.groups.append((number, group))
+                rows.append(metadata.row_group(group).num_rows)
+                self.bytes += metadata.row_group(group).total_byte_size
+        self.starts = [0, *itertools.accumulate(rows)]
+        with reading(self.files[0]):
+            self.window = max(2, min(WINDOW, PARQUET_CACHE * len(rows) // max(1, self.bytes)))
+            self.stamp = {str(path.absolute()): stamp_of(path) for path in self.files}
+        self._reset()
+
+    @property
+    def blocks(self) -> npt.NDArray[np.int64] | None:
+        if self.bytes <= PARQUET_CACHE:  # each row group is read once
+            return None
+        return np.repeat(np.arange(len(self.groups)), np.diff(self.starts))
+
+    def _reset(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[int, Any] = {}
+        self._cache: OrderedDict[int, Any] = OrderedDict()
+
+    def name(self, index: int) -> str:
+        group = bisect.bisect_right(self.starts, index) - 1
+        number = self.groups[group][0]
+        first = next(start for (file, _), start in zip(self.groups, self.starts) if file == number)
+        return f"{self.files[number]} row {index - first}"
+
+    def open(self, index: int) -> IO[bytes] | None:
+        group = bisect.bisect_right(self.starts, index) - 1
+        value = self._group(group)[index - self.starts[group]]
+        if not value.is_valid:
+            raise UserError(f"{self.name(index)} holds no image bytes")
+        buffer = value.as_buffer()
+        check_size(self.name(index), buffer.size)
+        return io.BytesIO(buffer)
+
+    def _group(self, group: int) -> Any:
+        """The encoded images of a row group, a binary array, from memory if it was used lately."""
+        with self._lock:
+            if group in self._cache:
+                self._cache.move_to_end(group)
+                return self._cache[group]
+            number, inner = self.groups[group]
+            if number not in self._open:
+                self._open[number] = open_parquet(self.files[number])
+            file = self._open[number]
+            try:
+                table = file.read_row_group(inner, columns=[self.column])
+                array = table.column(self.column).combine_chunks()
+                if hasattr(array.type, "num_fields") and array.type.num_fields:
+                    array = array.field("bytes")
+            except (OSError, ValueError, KeyError) as error:  # Arrow's errors are these
+                raise UserError(f"{self.files[number]} is damaged in row group {inner}: {first_line(error)}") from None
+            self._cache[group] = array
+            while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > PARQUET_CACHE:
+                self._cache.popitem(last=False)
+            return array
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._reset()
+
+
+def open_parquet(path: Path) -> Any:
+    """A `pyarrow.parquet.ParquetFile`. Raises UserError if it is not one, or cut short."""
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise require_extra("pyarrow", "train") from None
+    with reading(path):
+        if path.stat().st_size == 0:
+            raise UserError(f"{path} is empty: copy or download it again")
+        try:
+            return pyarrow.parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, ValueError) as error:
+            raise UserError(
+                f"{path} is not a whole parquet file, copy or download it again: {first_line(error)}"
+            ) from None
+
+
+def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
+    """Return the image column, the label column and the class names that the file's metadata give."""
+    import pyarrow
+
+    schema = open_parquet(path).schema_arrow
+    image = next((name for name in ("image", "img") if name in schema.names), None)
+    label = next((name for name in ("label", "labels", "fine_label") if name in schema.names), None)
+    if image is None or label is None:
+        missing = "image {bytes, path}" if image is None else "label"
+        raise UserError(f"{path} lacks the column {missing}; it has {some(schema.names)}")
+    kind = schema.field(image).type
+    binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
+    holder = kind.field("bytes").type if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if not any(test(holder) for test in binary):
+        raise UserError(f"{path}: column {image} is {kind}, not encoded images {{bytes, path}}")
+    if not pyarrow.types.is_integer(schema.field(label).type):
+        raise UserError(f"{path}: column {label} is {schema.field(label).type}, not whole numbers")
+    try:
+        names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+        return image, label, tuple(str(name) for name in names)
+    except (KeyError, ValueError, TypeError):
+        return image, label, None
+
+
+def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
+    """Return the labels of all rows, int64 (N,). Raises UserError if one is missing, negative or beyond 64 bits."""
+    parts = []
+    for path in files:
+        try:
+            values: Any = open_parquet(path).read(columns=[column]).column(column)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is damaged: {first_line(error)}") from None
+        if values.null_count:
+            raise UserError(f"{path}: {values.null_count} of its labels are missing")
+        try:
+            labels = values.cast("int64").to_numpy()
+        except (ValueError, OverflowError):
+            raise UserError(f"{path}: column {column} holds numbers beyond 64 bits; labels are class numbers") from None
+        if (labels < 0).any():
+            raise UserError(f"{path}: label {labels.min()} is negative; labels count from 0")
+        parts.append(labels)
+    return np.concatenate(parts)
