@@ -151,8 +151,9 @@ class TrainConfig:
     """Decoded images are kept in memory if they need no more than this many MiB."""
     save_minutes: float = 10.0
     """Time between checkpoints within an epoch; every epoch's end has one anyway."""
-    test_fraction: float = 0.2
-    """Share of the images held out where the data has no split of its own."""
+    test_fraction: float | None = None
+    """Share of the training images held out for validation where the data has no validation split; None: 0.2, or 0.1 if
+    it has a test split."""
     classes: str | None = None
     """File of class names, a line each, for parquet labels without names and for shards."""
     strict: bool = False
