@@ -20,7 +20,20 @@ import reference_pages as reference
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src" / "bhvit"
-MODULES = ("spec", "format", "data", "cost", "models", "train", "packing", "runtime", "verification", "integrations")
+MODULES = (
+    "spec",
+    "format",
+    "data",
+    "cost",
+    "models",
+    "train",
+    "packing",
+    "runtime",
+    "verification",
+    "timing",
+    "report",
+    "integrations",
+)
 """Packages whose modules have a reference page."""
 
 
@@ -43,6 +56,7 @@ def pages() -> dict[str, str]:
         "benchmarks/index.md": copied("benchmarks/README.md", "benchmarks/index.md"),
     }
     made |= {f"reference/modules/{name}.md": module_page(name) for name in MODULES}
+    made["reference/modules/base.md"] = base_page()
     for source in sorted((ROOT / "benchmarks").glob("*/*.md")):
         uri = f"benchmarks/{source.parent.name}/{source.name}"
         made[uri] = copied(str(source.relative_to(ROOT)), uri)
@@ -54,7 +68,8 @@ def on_config(config: Any) -> Any:
     for section in config.nav:
         if "Reference" in section:
             at = next(i for i, item in enumerate(section["Reference"]) if "Python modules" in item)
-            names = ["reference/modules.md", *({f"bhvit.{n}": f"reference/modules/{n}.md"} for n in MODULES)]
+            names = ["reference/modules.md", {"Base modules": "reference/modules/base.md"}]
+            names += [{f"bhvit.{name}": f"reference/modules/{name}.md"} for name in MODULES]
             section["Reference"][at] = {"Python modules": names}
         if "Explanation" in section:
             at = next(i for i, item in enumerate(section["Explanation"]) if "Decisions" in item)
@@ -166,7 +181,10 @@ def python_page() -> str:
 
 def modules_index() -> str:
     """List the packages that have a page."""
-    rows = [f"| [`bhvit.{name}`](modules/{name}.md) | {_summary(PACKAGE / name / '__init__.py')} |" for name in MODULES]
+    rows = ["| [base modules](modules/base.md) | errors, bits, images, files: what every package uses |"]
+    rows += [
+        f"| [`bhvit.{name}`](modules/{name}.md) | {_summary(PACKAGE / name / '__init__.py')} |" for name in MODULES
+    ]
     return "# Python modules\n\n| Package | Purpose |\n|---|---|\n" + "\n".join(rows) + "\n"
 
 
@@ -179,6 +197,14 @@ def module_page(name: str) -> str:
             continue
         parts.append(f"::: {module}\n    options:\n      show_root_full_path: true\n")
     return "\n".join(parts)
+
+
+def base_page() -> str:
+    """Document the modules next to the packages."""
+    names = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
+    return "# Base modules\n\n" + "\n".join(
+        f"::: bhvit.{name}\n    options:\n      show_root_full_path: true\n" for name in names
+    )
 
 
 def _summary(path: Path) -> str:
