@@ -8,6 +8,7 @@ import dataclasses
 import inspect
 import os
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Iterator
@@ -209,7 +210,8 @@ def cli_page() -> str:
 
 
 def _usage(command: argparse.ArgumentParser) -> str:
-    return " ".join(command.format_usage().removeprefix("usage: ").split())
+    words = " ".join(command.format_usage().removeprefix("usage: ").split())
+    return textwrap.fill(words, 84, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
 
 
 def _option_row(action: argparse.Action) -> str:
@@ -231,9 +233,10 @@ def c_api_page() -> str:
     for comment, declaration in re.findall(
         r"(/\*.*?\*/)?\n*((?:typedef|BHVIT_API)[^;{]*(?:\{.*?\}[^;]*)?;)", rest, re.S
     ):
-        found = re.search(r"(\w+)\s*\(", declaration) or re.search(r"(\w+);$", declaration)
-        if declaration.startswith("BHVIT_API") or "{" in declaration:
-            parts.append(f"### {found.group(1) if found else ''}\n")
+        call = declaration.startswith("BHVIT_API")
+        if call or "{" in declaration:
+            (name,) = re.findall(r"(\w+)\(" if call else r"(\w+);$", declaration)
+            parts.append(f"### {name}\n")
         parts += ["```c", declaration.strip(), "```\n", _comment(comment) + "\n"]
     return "\n".join(parts)
 

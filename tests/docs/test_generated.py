@@ -65,6 +65,7 @@ def test_every_declaration_of_the_c_api_is_documented() -> None:
     page = PAGES["reference/c-api.md"]
     assert len(calls) >= 9
     assert {name for name in calls if f"{name}(" not in page} == set()
+    assert set(re.findall(r"^### (\w+)$", page, re.MULTILINE)) == calls | {"bhvit_status", "bhvit_info"}
     assert "} bhvit_info;" in page
     assert "BHVIT_FORMAT = 3" in page
 
