@@ -159,9 +159,9 @@ def peers() -> list[list[str]]:
 def accuracy_latency() -> str:
     """Plot published accuracy against measured milliseconds, the fastest row of each model and kind."""
     best: dict[tuple[str, str], tuple[float, float, str]] = {}
-    for name, top1, engine, precision, ms in peers():
+    for name, accuracy, engine, precision, milliseconds in peers():
         kind = "1 bit" if precision.startswith("1 bit") else "int8" if precision == "int8" else "float"
-        row = (float(ms), float(top1), engine)
+        row = (float(milliseconds), float(accuracy), engine)
         best[name, kind] = min(best.get((name, kind), row), row)
     d = Drawing(880, 440, "Published ImageNet accuracy against measured latency, batch 1, one thread")
     left, right, top, bottom, low, high = 64, 850, 56, 384, math.log10(1.4), math.log10(95)
@@ -179,12 +179,12 @@ def accuracy_latency() -> str:
     def py(top1: float) -> float:
         return round(bottom - (top1 - 62) / 20 * (bottom - top), 1)
 
-    for ms in (2, 5, 10, 20, 50):
-        d.line(px(ms), top, px(ms), bottom)
-        d.text(px(ms), bottom + 18, f"{ms} ms")
-    for top1 in range(62, 83, 4):
-        d.line(left, py(top1), right, py(top1))
-        d.text(left - 8, py(top1) + 4, f"{top1} %", "end")
+    for tick in (2, 5, 10, 20, 50):
+        d.line(px(tick), top, px(tick), bottom)
+        d.text(px(tick), bottom + 18, f"{tick} ms")
+    for tick in range(62, 83, 4):
+        d.line(left, py(tick), right, py(tick))
+        d.text(left - 8, py(tick) + 4, f"{tick} %", "end")
     colours = {"1 bit": BINARY, "float": FLOAT, "int8": INT8}
     taken = [(px(ms) - 6, px(ms) + 6, py(top1) + 4) for ms, top1, _ in best.values()]
     for (name, kind), (ms, top1, _) in sorted(best.items(), key=lambda item: item[1][0]):

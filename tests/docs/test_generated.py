@@ -7,14 +7,13 @@ import re
 
 import pytest
 
-from bhvit.cli.main import build_parser
 from bhvit.format.schema import OPS
 from bhvit.models import list_models
 from bhvit.spec.model import StageSpec
 from bhvit.spec.overrides import EVERY_STAGE, MODEL_SWITCHES
 from bhvit.train import TrainConfig, recipe_names
 from bhvit.train.config import FIELDS
-from helpers.site import DOCS, ROOT, script
+from helpers.site import DOCS, ROOT, commands, script
 
 PAGES: dict[str, str] = script("generate").pages()
 
@@ -36,9 +35,9 @@ def test_every_setting_has_its_default_and_a_meaning() -> None:
         if field.name in FIELDS:
             _, default, meaning = table[field.name]
             assert meaning, field.name
+            words = {"True": "`true`", "False": "`false`", "None": "none"}
             required = field.default is dataclasses.MISSING
-            shown = {True: "`true`", False: "`false`", None: "none"} if isinstance(field.default, bool | None) else {}
-            assert default == ("required" if required else shown.get(field.default, f"`{field.default}`"))
+            assert default == ("required" if required else words.get(str(field.default), f"`{field.default}`"))
     assert set(rows(recipes)) == set(recipe_names())
 
 
@@ -52,11 +51,10 @@ def test_every_override_has_values_and_a_meaning() -> None:
 
 def test_every_command_and_option_is_documented() -> None:
     page = PAGES["reference/cli.md"]
-    for action in build_parser()._actions:
-        for name, command in (getattr(action, "choices", None) and action.choices.items()) or ():
-            section = page.partition(f"## bhvit {name} ")[2].partition("\n## ")[0]
-            for option in command._actions:
-                assert all(f"`{text}`" in section for text in option.option_strings), (name, option)
+    for name, command in commands().items():
+        section = page.partition(f"## bhvit {name} ")[2].partition("\n## ")[0]
+        for option in command._actions:
+            assert all(f"`{text}`" in section for text in option.option_strings), (name, option)
 
 
 def test_every_declaration_of_the_c_api_is_documented() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from bhvit.cli.main import build_parser
-from helpers.site import DOCS, ROOT, WRITTEN, code_blocks, script
+from helpers.site import DOCS, ROOT, WRITTEN, code_blocks, commands, script
 
 GENERATED = script("generate").pages()
 FOLDERS = ("src", "native", "tests", "benchmarks", "docs", "examples", "cmake")
@@ -21,13 +19,6 @@ MADE = {"demo/report.html", "build/grown", "build/findings"}
 
 def identify(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def commands() -> dict[str, argparse.ArgumentParser]:
-    (choices,) = [
-        action.choices for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)
-    ]
-    return dict(choices)
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=identify)

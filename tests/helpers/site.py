@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from bhvit.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -26,3 +29,11 @@ def script(name: str) -> ModuleType:
 def code_blocks(text: str, language: str) -> list[str]:
     """Return the fenced code of one language in a Markdown text."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    """Return the parser of each command of the command line."""
+    (choices,) = [
+        action.choices for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    return dict(choices)
