@@ -140,7 +140,6 @@ NB_MODULE(_native, m) {
       .def_prop_ro("memory_bytes", &bhvit::Program::memory_bytes);
 
   m.def("available_isas", &bhvit::available_isas);
-  m.def("schema", &bhvit::schema_json);
   m.def("crc32", [](nb::bytes data) { return bhvit::crc32(std::string_view(data.c_str(), data.size())); });
   m.def(
       "peak_rate",

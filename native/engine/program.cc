@@ -83,7 +83,7 @@ std::vector<Program::Timing> Program::profile(const float* image, int repeats) {
   for (size_t i = 0; i < steps_.size(); i++) {
     const auto middle = times[i].begin() + static_cast<long>(times[i].size() / 2);
     std::nth_element(times[i].begin(), middle, times[i].end());
-    timings.push_back({steps_[i]->op->name, steps_[i]->op->rule->kind, *middle});
+    timings.push_back({steps_[i]->op->name, std::string(steps_[i]->op->rule->kind), *middle});
   }
   return timings;
 }

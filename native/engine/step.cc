@@ -2,9 +2,6 @@
 
 namespace bhvit {
 
-#define BHVIT_OPS(X) \
-  X(stem) X(mixer) X(pooling) X(mlp) X(attention) X(pooled_attention) X(downsample) X(downsample_float) X(head)
-
 // Each kind of op has such a function in engine/steps/.
 #define BHVIT_DECLARE(kind) std::unique_ptr<Step> make_##kind(const Op& op, const ParameterSource& source);
 BHVIT_OPS(BHVIT_DECLARE)
@@ -41,7 +38,7 @@ std::unique_ptr<Step> make_step(const Op& op, const ParameterSource& source) {
     step->op = &op;
     return step;
   }
-  throw FormatError("op " + op.name + ": this engine has no kernel for " + op.rule->kind);
+  throw FormatError("op " + op.name + ": this engine has no kernel for " + std::string(op.rule->kind));
 }
 
 void place(const std::vector<std::unique_ptr<Step>>& steps, Workspace& memory) {

@@ -8,10 +8,6 @@ namespace {
 
 constexpr const char* kInterpolations[] = {"nearest", "bilinear", "bicubic", "lanczos"};
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw FormatError(message);
-}
-
 void require_preprocess(bool condition, const std::string& what) {
   require(condition, "the preprocessing description is damaged: " + what);
 }

@@ -18,10 +18,6 @@ constexpr size_t kMaxDims = 8;
 constexpr std::string_view kVersion = "1";
 constexpr std::string_view kNoChecksum = "00000000";
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw FormatError(message);
-}
-
 constexpr size_t kCrcBytes = 16;  // that take one step: most of opening is this sum
 using CrcTables = std::array<std::array<uint32_t, 256>, kCrcBytes>;
 
@@ -194,14 +190,13 @@ std::string_view find_scale(const Model& model, const std::string& name, const T
 void check_tensors(Model& model) {
   size_t expected = 0;
   for (const Op& op : model.ops) {
-    const Dims sizes = op.rule->derive(op.attributes);
     for (const TensorRule& rule : op.rule->tensors) {
       if (!op.has(rule)) continue;
       const std::string name = op.name + "." + rule.name;
       const auto found = model.tensors.find(name);
       require(found != model.tensors.end(), "tensor " + name + " is missing");
       Tensor& tensor = found->second;
-      const std::vector<int64_t> shape = op.shape(rule, sizes);
+      const std::vector<int64_t> shape = op.shape(rule);
       require(tensor.shape == shape, "tensor " + name + " has shape " + text_of_shape(tensor.shape) +
                                          ", its op needs " + text_of_shape(shape));
       require((tensor.type == Tensor::Type::u32) == op.bits(rule), "tensor " + name + " has the wrong type");

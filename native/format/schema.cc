@@ -2,17 +2,16 @@
 
 #include <algorithm>
 #include <set>
-#include <sstream>
 
 namespace bhvit {
 namespace {
 
-constexpr size_t kMaxOps = 1024;
-constexpr int64_t kMaxGridFloats = int64_t{1} << 26;
 constexpr int64_t kLanes = 16;
 
-void require(bool condition, const std::string& message) {
-  if (!condition) throw FormatError(message);
+// The entry of a table with this name, which has one.
+template <class Table>
+const auto& entry(const Table& table, std::string_view name) {
+  return *std::find_if(table.begin(), table.end(), [&](const auto& each) { return each.name == name; });
 }
 
 Op read_op(const Json& fields) {
@@ -28,8 +27,9 @@ Op read_op(const Json& fields) {
   }
   require(op.rule, where + "unknown kind '" + kind->string + "'; a newer bhvit may know it");
   size_t given = op.rule->attributes.size() + 2;
-  for (const std::string& key : op.rule->options) {
-    const std::vector<std::string>& values = options().at(key);
+  for (const std::string_view name : op.rule->options) {
+    const std::string key(name);
+    const std::span<const std::string_view> values = entry(options(), key).values;
     const Json* value = fields.find(key);
     op.options[key] = values.front();
     if (!value) continue;
@@ -40,15 +40,17 @@ Op read_op(const Json& fields) {
     given++;
   }
   require(fields.members.size() == given, where + kind->string + " has other attributes");
-  for (const std::string& key : op.rule->attributes) {
+  for (const std::string_view name : op.rule->attributes) {
+    const std::string key(name);
     const Json* value = fields.find(key);
+    const int64_t most = entry(limits(), key).most;
     require(value && value->is(Json::Kind::integer), where + key + " is missing or not an integer");
-    require(value->integer >= 1 && value->integer <= limits().at(key),
-            where + key + " must be 1 to " + std::to_string(limits().at(key)) + ", not " + std::to_string(value->integer));
+    require(value->integer >= 1 && value->integer <= most,
+            where + key + " must be 1 to " + std::to_string(most) + ", not " + std::to_string(value->integer));
     op.attributes[key] = value->integer;
   }
   try {
-    op.rule->derive(op.attributes);
+    op.rule->check(op.attributes);
   } catch (const FormatError& error) {
     throw FormatError(where + error.what());
   }
@@ -77,35 +79,21 @@ FormatError::FormatError(const std::string& message) : std::runtime_error([&] {
   return line;
 }()) {}
 
+void require(bool condition, const std::string& message) {
+  if (!condition) throw FormatError(message);
+}
+
 std::vector<int64_t> Op::output() const {
-  const Op& a = *this;
-  if (rule->kind == "head") return {1, 1, a["classes"]};
-  if (rule->kind == "downsample" || rule->kind == "downsample_float") {
-    return {a["height"] / 2, a["width"] / 2, a["out_channels"]};
-  }
-  return {a["height"], a["width"], a["channels"]};
-}
-
-bool Op::has(const TensorRule& tensor) const {
-  std::istringstream conditions(tensor.when);
-  std::string condition;
-  while (conditions >> condition) {
-    const size_t at = condition.find_first_of("=>");
-    const std::string name = condition.substr(0, at), value = condition.substr(at + 1);
-    const bool holds = condition[at] == '=' ? options.at(name) == value : attributes.at(name) > std::stoll(value);
-    if (!holds) return false;
-  }
-  return true;
-}
-
-bool Op::bits(const TensorRule& tensor) const { return tensor.weights && options.at("weights") == "binary"; }
-
-std::vector<int64_t> Op::shape(const TensorRule& tensor, const Dims& sizes) const {
   std::vector<int64_t> shape;
-  for (const std::string& size : tensor.shape) {
-    const auto known = sizes.find(size);
-    shape.push_back(known != sizes.end() ? known->second : std::stoll(size));
-  }
+  for (const Size size : rule->output) shape.push_back(size(attributes));
+  return shape;
+}
+
+bool Op::bits(const TensorRule& tensor) const { return tensor.weights && is("weights", "binary"); }
+
+std::vector<int64_t> Op::shape(const TensorRule& tensor) const {
+  std::vector<int64_t> shape;
+  for (const Size size : tensor.shape) shape.push_back(size(attributes));
   if (bits(tensor)) shape.back() = (shape.back() + 31) / 32;
   if (tensor.weights) shape.push_back(kLanes);
   return shape;
@@ -134,33 +122,6 @@ std::vector<Op> read_program(const Json& list) {
     }
   }
   return ops;
-}
-
-std::string schema_json() {
-  const auto add = [](std::string& to, const std::string& part) {
-    if (!to.empty()) to += ',';
-    to += part;
-  };
-  const auto quoted = [](const std::string& text) { return "\"" + text + "\""; };
-  const auto list = [&](const std::vector<std::string>& names) {
-    std::string text;
-    for (const auto& name : names) add(text, quoted(name));
-    return "[" + text + "]";
-  };
-  std::string limited, ops, chosen;
-  for (const auto& [name, limit] : limits()) add(limited, quoted(name) + ":" + std::to_string(limit));
-  for (const auto& [name, values] : options()) add(chosen, quoted(name) + ":" + list(values));
-  for (const OpRule& rule : rules()) {
-    std::string tensors;
-    for (const TensorRule& tensor : rule.tensors) {
-      add(tensors, quoted(tensor.name) + ":[" + list(tensor.shape) + "," + (tensor.weights ? "true" : "false") + "," +
-                       quoted(tensor.when) + "]");
-    }
-    add(ops, quoted(rule.kind) + ":{\"attributes\":" + list(rule.attributes) + ",\"options\":" + list(rule.options) +
-                 ",\"tensors\":{" + tensors + "}}");
-  }
-  return "{\"limits\":{" + limited + "},\"options\":{" + chosen + "},\"ops\":{" + ops +
-         "},\"max_ops\":" + std::to_string(kMaxOps) + ",\"max_grid_floats\":" + std::to_string(kMaxGridFloats) + "}";
 }
 
 }  // namespace bhvit

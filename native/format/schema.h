@@ -1,15 +1,18 @@
-// The ops of a program: kinds, attributes, options, limits and tensor shapes. The mirror of src/bhvit/op_rules.py;
-// a test compares the two through `schema_json`.
+// The ops of a program: kinds, attributes, options, limits and tensor shapes. The rules are generated from the Python
+// schema, see generate.py.
 
 #pragma once
 
 #include <cstdint>
 #include <map>
+#include <span>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "format/json.h"
+#include "format/ops.gen.h"
 
 namespace bhvit {
 
@@ -18,51 +21,64 @@ struct FormatError : std::runtime_error {
   explicit FormatError(const std::string& message);
 };
 
-using Dims = std::map<std::string, int64_t>;
+// Throws FormatError with the message unless the condition holds.
+void require(bool condition, const std::string& message);
+
+struct Op;
+using Dims = std::map<std::string, int64_t, std::less<>>;
+using Size = int64_t (*)(const Dims& attributes);
+
+constexpr int64_t tiles(int64_t channels) { return (channels + 15) / 16; }  // of 16 outputs
 
 struct TensorRule {
-  std::string name;
-  std::vector<std::string> shape;  // sizes by name, or numbers
-  bool weights;      // (..., output tiles, inputs), stored as bits or as floats, by the option `weights`
-  std::string when;  // which ops have it: "option=value" or "attribute>1", or several with spaces between
+  const char* name;
+  std::span<const Size> shape;
+  bool weights;                // (..., output tiles, inputs), stored as bits or as floats, by the option `weights`
+  bool (*present)(const Op&);  // which ops have it; null: all
 };
 
 struct OpRule {
-  std::string kind;
-  std::vector<std::string> attributes, options;
-  std::vector<TensorRule> tensors;
-  Dims (*derive)(const Dims& attributes);  // throws FormatError on impossible attributes
+  std::string_view kind;
+  std::span<const std::string_view> attributes, options;
+  std::span<const TensorRule> tensors;
+  void (*check)(const Dims& attributes);  // throws FormatError on impossible attributes
+  Size output[3];                         // (H, W, C) of x after the op; (1, 1, classes) after the head
+};
+
+struct OptionRule {
+  std::string_view name;
+  std::span<const std::string_view> values;  // the default first
+};
+
+struct Limit {
+  std::string_view name;  // of an attribute
+  int64_t most;
 };
 
 struct Op {
   const OpRule* rule = nullptr;
   std::string name;
   Dims attributes;
-  std::map<std::string, std::string> options;  // all that its kind has
+  std::map<std::string, std::string, std::less<>> options;  // all that its kind has
 
   // All are below their limits, and so below 2^31.
-  long operator[](const char* attribute) const { return static_cast<long>(attributes.at(attribute)); }
-  // (H, W, C) of x after this op; (1, 1, classes) after the head.
+  long operator[](const char* attribute) const { return static_cast<long>(attributes.find(attribute)->second); }
   std::vector<int64_t> output() const;
   // Whether the op has an option with this value.
   bool is(const char* option, const char* value) const {
     const auto found = options.find(option);
     return found != options.end() && found->second == value;
   }
-  bool has(const TensorRule& tensor) const;
+  bool has(const TensorRule& tensor) const { return !tensor.present || tensor.present(*this); }
   bool bits(const TensorRule& tensor) const;  // uint32 words; otherwise float16 or float32
-  std::vector<int64_t> shape(const TensorRule& tensor, const Dims& sizes) const;
+  std::vector<int64_t> shape(const TensorRule& tensor) const;
 };
 
-const std::vector<OpRule>& rules();
-const Dims& limits();                                                // the largest value of each attribute
-const std::map<std::string, std::vector<std::string>>& options();   // values of each, the default first
+std::span<const OpRule> rules();
+std::span<const OptionRule> options();
+std::span<const Limit> limits();
 
 // The ops of a program's JSON list, checked one by one and as a chain. Throws FormatError.
 std::vector<Op> read_program(const Json& list);
-
-// The rules as JSON: {"limits": {...}, "options": {...}, "ops": {kind: {"attributes": [...], "options": [...],
-// "tensors": {name: [shape, weights, when]}}}, ...}.
-std::string schema_json();
 
 }  // namespace bhvit

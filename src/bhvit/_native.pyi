@@ -46,9 +46,6 @@ class Program:
 def available_isas() -> list[str]:
     """Instruction sets that this machine can run, the fastest first."""
 
-def schema() -> str:
-    """The engine's op schema as JSON, to be compared with `bhvit.ops`."""
-
 def crc32(data: bytes) -> int: ...
 def peak_rate(isa: str = "auto", seconds: float = 0.2) -> float:
     """Binary multiply-accumulates a second of XOR, population count and add on registers, one thread."""

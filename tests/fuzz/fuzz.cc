@@ -90,10 +90,9 @@ void change_number(std::string& text, std::minstd_rand& random) {
 
 // Adds an option to an op, or takes it away, by text.
 void change_option(std::string& program, std::minstd_rand& random) {
-  auto option = bhvit::options().begin();
-  std::advance(option, pick(random, bhvit::options().size()));
-  const std::string& value = option->second[pick(random, option->second.size())];
-  const std::string text = ",\"" + option->first + "\":\"" + value + "\"";
+  const bhvit::OptionRule& option = bhvit::options()[pick(random, bhvit::options().size())];
+  const std::string name(option.name), value(option.values[pick(random, option.values.size())]);
+  const std::string text = ",\"" + name + "\":\"" + value + "\"";
   const size_t found = program.find(text, pick(random, program.size()));
   if (found != std::string::npos) {
     program.erase(found, text.size());

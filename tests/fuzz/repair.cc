@@ -27,11 +27,10 @@ bool small(const std::vector<Op>& ops) {
     if (out[0] * out[1] * out[2] > kMostValues || tokens * get("channels") > kMostValues) return false;
     if (get("in_chans") * get("patch") * get("patch") * tokens > kMostValues) return false;
     int64_t weights = 0;
-    const Dims sizes = op.rule->derive(op.attributes);
     for (const TensorRule& rule : op.rule->tensors) {
       if (!op.has(rule)) continue;
       int64_t values = op.bits(rule) ? 32 : 1;
-      for (const int64_t dim : op.shape(rule, sizes)) values *= dim;
+      for (const int64_t dim : op.shape(rule)) values *= dim;
       weights += values;
       tensors += values;
     }
@@ -130,10 +129,9 @@ std::optional<std::string> rebuild(const Parts& parts) try {
     return static_cast<uint8_t>(old ^ (at * 0x9e3779b97f4a7c15u >> 56));
   };
   for (const Op& op : ops) {
-    const Dims sizes = op.rule->derive(op.attributes);
     for (const TensorRule& rule : op.rule->tensors) {
       if (!op.has(rule)) continue;
-      const std::vector<int64_t> shape = op.shape(rule, sizes);
+      const std::vector<int64_t> shape = op.shape(rule);
       int64_t values = 1;
       for (const int64_t dim : shape) values *= dim;
       const size_t begin = whole.tensors.size();
@@ -142,7 +140,7 @@ std::optional<std::string> rebuild(const Parts& parts) try {
         if (op.bits(rule)) {
           for (char& b : value) b = static_cast<char>(byte());
         } else {
-          const float number = rule.name == "exp_table" ? 1.0f / static_cast<float>(i + 1)
+          const float number = rule.name == std::string_view("exp_table") ? 1.0f / static_cast<float>(i + 1)
                                                         : static_cast<float>(byte()) / 128.0f - 0.99f;
           std::memcpy(value, &number, 4);
         }

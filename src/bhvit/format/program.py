@@ -83,6 +83,7 @@ from ..bits import LANES, words_for
 from ..errors import FormatError
 from ..spec.limits import LIMITS, MAX_OPS
 from ..spec.model import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
+from .expressions import evaluate
 from .schema import OPS, OPTIONS, Dims, Kind, TensorRule, require
 
 TAPS = ((0, 0), (-1, 0), (1, 0), (-2, 0), (2, 0), (0, -1), (0, 1), (0, -2), (0, 2))
@@ -119,12 +120,11 @@ class Op:
     def shapes(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
         """Kind and shape of every tensor, by its name without the op's prefix."""
         schema = OPS[self.kind]
-        sizes = schema.derive(self.attributes)
         shapes: dict[str, tuple[Kind, tuple[int, ...]]] = {}
         for name, rule in schema.tensors.items():
             if not self.has(rule):
                 continue
-            shape = tuple(sizes.get(size) or int(size) for size in rule.shape)
+            shape = tuple(evaluate(size, self.attributes) for size in rule.shape)
             if not rule.weights:
                 shapes[name] = ("float", shape)
             elif self.option("weights") == "float":
@@ -153,19 +153,15 @@ class Op:
             require(type(value) is int and 1 <= value <= LIMITS[key],
                      f"op {name}: {key} must be 1 to {LIMITS[key]}, not {value!r}")  # fmt: skip
         try:
-            OPS[kind].derive(rest)
+            OPS[kind].check(rest)
         except FormatError as error:
             raise FormatError(f"op {name}: {error}") from None
         return cls(kind, name, rest, options)
 
     def output(self) -> tuple[int, int, int]:
         """(H, W, C) of x after this op; (1, 1, classes) after the head."""
-        a = self.attributes
-        if self.kind == "head":
-            return 1, 1, a["classes"]
-        if self.kind.startswith("downsample"):
-            return a["height"] // 2, a["width"] // 2, a["out_channels"]
-        return a["height"], a["width"], a["channels"]
+        height, width, channels = (evaluate(size, self.attributes) for size in OPS[self.kind].output)
+        return height, width, channels
 
 
 def check_chain(ops: list[Op]) -> None:
