@@ -20,7 +20,7 @@ CMAKE ?= cmake
 CLANGXX ?= clang++
 SECONDS ?= 60
 
-NATIVE := $(wildcard native/*/*) $(wildcard native/engine/steps/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
+NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
 .PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz coverage docs clean
 

@@ -1,4 +1,4 @@
-// What a file says of its model beside the program: class names and preprocessing. The mirror of the `Preprocess` of
+// What a file says of its model besides the program: class names and preprocessing. The mirror of the `Preprocess` of
 // src/bhvit/image.py.
 
 #pragma once

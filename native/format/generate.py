@@ -30,7 +30,11 @@ def main() -> None:
 
 def files() -> dict[Path, str]:
     """Return the text of each generated file."""
-    return {HERE / "ops.gen.h": header(), HERE / "op_rules.gen.cc": rules()}
+    return {
+        HERE / "ops.gen.h": header(),
+        HERE / "op_rules.gen.cc": rules(),
+        HERE.parent / "kernels" / "ops.gen.h": kernels(),
+    }
 
 
 def header() -> str:
@@ -50,6 +54,16 @@ constexpr int64_t kMaxOps = {MAX_OPS}, kMaxGridFloats = {MAX_GRID_FLOATS};
 
 }}  // namespace bhvit
 """
+
+
+def kernels() -> str:
+    """Write the table of the kernels of all ops."""
+    fields = [f"  {''.join(map(str.capitalize, kind.split('_')))}Kernels {kind};" for kind in OPS]
+    lines = [NOTE, "\n#pragma once\n", *(f'#include "kernels/ops/{kind}.h"' for kind in OPS)]
+    lines += ["\nnamespace bhvit {\n", "struct OpKernels {", *fields, "};", "\n}  // namespace bhvit\n"]
+    lines.append("// What a file of an instruction set fills it with.")
+    lines.append(f"#define BHVIT_OP_KERNELS {{{', '.join(f'.{kind} = {kind}_kernels()' for kind in OPS)}}}")
+    return "\n".join([*lines, ""])
 
 
 def rules() -> str:

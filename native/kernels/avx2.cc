@@ -9,7 +9,7 @@ namespace bhvit {
 namespace {
 
 constexpr int kBlock = 4, kStrip = 2, kChains = 4;
-constexpr bool kCarries = false;  // look-ups of nibbles are not dear enough: no faster
+constexpr bool kCarries = false;  // look-ups of nibbles are cheap enough that carries gain nothing
 
 BHVIT_INLINE u32 mask_ge(const f32x16& a, const f32x16& b) {
   const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GE_OQ));

@@ -80,7 +80,7 @@ BHVIT_INLINE void count(i32x16 (&acc)[T], const u32* bits, long stride, long ste
   }
 }
 
-// Where counting is dear, half of it can be saved. Let x be weights XOR activations of successive words and p the XOR of
+// Where popcount is expensive, half of it can be saved. Let x be weights XOR activations of successive words and p the XOR of
 // all x so far, which is the XOR of the weights so far XOR that of the activations, so that a word costs one operation.
 // Adding two words to p leaves a new p and a carry, worth two, in every bit: carries are counted after every pair, p but
 // once, at the end. The carry is the majority of p0, x1 = p0^p1 and x2 = p1^p2, which is p0 | p1 unless p1 & p2.

@@ -1,4 +1,4 @@
-// Layer normalisation, and linear layers of bits or numbers with the norm after them: `linear` in ops.py.
+// Layer normalisation, and linear layers of bits or floats with the norm after them: `linear` in format/program.py.
 
 #pragma once
 
@@ -7,7 +7,7 @@
 namespace bhvit {
 namespace {
 
-constexpr float kNormEps = 1e-5f;  // ops.NORM_EPS
+constexpr float kNormEps = 1e-5f;  // program.NORM_EPS
 
 // Lane sums of T rows; together, because each alone waits for its last addition.
 template <int T>
@@ -64,6 +64,26 @@ BHVIT_INLINE void layer_norm_rows(const float* v, long rows, long channels, cons
   long row = 0;
   for (; row + 4 <= rows; row += 4) layer_norms<4>(v + row * channels, channels, scale, shift, out + row * channels);
   for (; row < rows; row++) layer_norm(v + row * channels, channels, scale, shift, out + row * channels);
+}
+
+// x += v of one row after layer norm.
+BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, const float* shift, float* row, float* x) {
+  layer_norm(v, channels, scale, shift, row);
+  for (long c = 0; c < channels; c += kLanes) store(x + c, loadf(x + c) + loadf(row + c));
+}
+
+void norm(const NormArgs& args, long begin, long end) {
+  const NormArgs a = args;
+  if (a.layer) {
+    const long from = begin * a.channels;
+    return layer_norm_rows(a.x + from, end - begin, a.channels, a.scale, a.shift, a.n + from);
+  }
+  for (long c = 0; c < a.channels; c += kLanes) {
+    const f32x16 scale = loadf(a.scale + c), shift = loadf(a.shift + c);
+    for (long at = begin * a.channels + c; at < end * a.channels; at += a.channels) {
+      store(a.n + at, loadf(a.x + at) * scale + shift);
+    }
+  }
 }
 
 // NextNorm at channels c to c + 15.

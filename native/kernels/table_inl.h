@@ -13,11 +13,8 @@
 
 #pragma once
 
-#include "kernels/ops_attention_inl.h"
-#include "kernels/ops_dense_inl.h"
-#include "kernels/ops_mixer_inl.h"
-#include "kernels/ops_mlp_inl.h"
-#include "kernels/ops_pooled_inl.h"
+#include "kernels/kernels.h"
+#include "kernels/linear_inl.h"
 
 namespace bhvit {
 namespace {
@@ -71,30 +68,8 @@ long float_peak(long rounds, float* sink) {
 
 constexpr KernelTable table(const char* name) {
   return {.name = name,
-          .stem = stem,
+          .ops = BHVIT_OP_KERNELS,
           .norm = norm,
-          .mixer_bits = mixer_bits,
-          .mixer_conv = mixer_conv,
-          .mixer_values = mixer_values,
-          .mixer_conv_float = mixer_conv_float,
-          .pooling = pooling,
-          .mlp = mlp,
-          .mlp_general = mlp_general,
-          .attention_pool = attention_pool,
-          .attention_project = attention_project,
-          .attention_project_general = attention_project_general,
-          .attention_heads = attention_heads,
-          .attention_context = attention_context,
-          .attention_average = attention_average,
-          .attention_output = attention_output,
-          .pooled_keys = pooled_keys,
-          .pooled_tiles = pooled_tiles,
-          .pooled_queries = pooled_queries,
-          .downsample = downsample,
-          .downsample_general = downsample_general,
-          .downsample_float = downsample_float,
-          .head_features = head_features,
-          .head_logits = head_logits,
           .count_xor = count_xor,
           .count_and = count_and,
           .peak = peak,

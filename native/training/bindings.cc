@@ -1,5 +1,5 @@
 // Python bindings of the fused training kernels: addresses of tensors in, nothing out. What they must be is checked by
-// their callers, src/bhvit/models/fused*.py; types are in src/bhvit/_training.pyi.
+// their callers in src/bhvit/models/fused; types are in src/bhvit/_training.pyi.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>

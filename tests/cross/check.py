@@ -105,9 +105,9 @@ def build(name: str, target: Target, entry: Path = HERE / "driver.cc") -> Path:
     """The program `entry` with the engine, in build/cross/NAME; files that did not change are not compiled again."""
     folder = ROOT / "build" / "cross" / name
     folder.mkdir(parents=True, exist_ok=True)
-    headers = max(path.stat().st_mtime for path in [*ROOT.glob("native/*/*.h"), *HERE.glob("*.h")])
+    headers = max(path.stat().st_mtime for path in [*(ROOT / "native").rglob("*.h"), *HERE.glob("*.h")])
     objects = []
-    engine = [path for part in ("format", "engine", "api") for path in sorted(ROOT.glob(f"native/{part}/*.cc"))]
+    engine = [path for part in ("format", "engine", "api") for path in sorted((ROOT / "native" / part).rglob("*.cc"))]
     kernels = [ROOT / "native" / "kernels" / f"{isa}.cc" for isa in target.isas]
     for source in [*engine, *kernels, entry]:
         if source.stem == "bindings":

@@ -60,10 +60,10 @@ class MixerStep : public Step {
   void run(const RunContext& context) const override {
     if (normed_) run_norm(context, norm_, args_.height * args_.width);
     context.pool->run(args_.height, 1, [&](long begin, long end, int) {
-      (binary_ ? context.kernels->mixer_bits : context.kernels->mixer_values)(args_, begin, end);
+      (binary_ ? context.kernels->ops.mixer.bits : context.kernels->ops.mixer.values)(args_, begin, end);
     });
     context.pool->run(args_.height, 1, [&](long begin, long end, int thread) {
-      (binary_ ? context.kernels->mixer_conv : context.kernels->mixer_conv_float)(args_, begin, end,
+      (binary_ ? context.kernels->ops.mixer.conv : context.kernels->ops.mixer.conv_float)(args_, begin, end,
                                                                       context.scratch[static_cast<size_t>(thread)]);
     });
   }

@@ -7,7 +7,7 @@
 namespace bhvit {
 namespace {
 
-// The neighbours of i: i-1, i+1, i-2, i+2, in the order of ops.TAPS; cyclic, or -1 beyond the edge.
+// The neighbours of i: i-1, i+1, i-2, i+2, in the order of program.TAPS; cyclic, or -1 beyond the edge.
 const int32_t* make_wraps(long edge, bool cyclic, Parameters& p) {
   int32_t* wraps = p.take<int32_t>(4 * edge);
   constexpr long kOffsets[4] = {-1, 1, -2, 2};
@@ -59,7 +59,7 @@ class MlpStep : public Step {
     const long tokens = args_.height * args_.width;
     if (!normed_) run_norm(context, norm_, tokens);
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
-      (fused_ ? context.kernels->mlp : context.kernels->mlp_general)(args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
+      (fused_ ? context.kernels->ops.mlp.fused : context.kernels->ops.mlp.general)(args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
     });
   }
 

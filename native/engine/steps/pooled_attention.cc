@@ -53,11 +53,11 @@ class PooledAttentionStep : public Step {
     const auto scratch = [&](int thread) { return context.scratch[static_cast<size_t>(thread)]; };
     run_norm(context, norm_, tokens);
     context.pool->run(a.heads.keys, kTokenGrain, [&](long begin, long end, int thread) {
-      context.kernels->pooled_keys(a, begin, end, scratch(thread));
+      context.kernels->ops.pooled_attention.keys(a, begin, end, scratch(thread));
     });
-    context.pool->run(a.heads.heads, 1, [&](long begin, long end, int) { context.kernels->pooled_tiles(a, begin, end); });
+    context.pool->run(a.heads.heads, 1, [&](long begin, long end, int) { context.kernels->ops.pooled_attention.tiles(a, begin, end); });
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
-      context.kernels->pooled_queries(a, begin, end, scratch(thread));
+      context.kernels->ops.pooled_attention.queries(a, begin, end, scratch(thread));
     });
   }
 

@@ -31,7 +31,7 @@ class PoolingStep : public Step {
     const long tokens = args_.height * args_.width;
     run_norm(context, norm_, tokens);
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
-      context.kernels->pooling(args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
+      context.kernels->ops.pooling.tokens(args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
     });
   }
 

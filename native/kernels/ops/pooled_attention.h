@@ -1,8 +1,67 @@
-// Attention of a whole grid to pooled keys: see PooledArgs in kernels.h.
+// Attention of a whole grid to pooled keys.
 
 #pragma once
 
-#include "kernels/ops_attention_inl.h"
+#include "kernels/heads.h"
+
+namespace bhvit {
+
+// Norm into `n`, `keys` (items are keys), `tiles` (heads), `queries` (tokens).
+struct PooledArgs {
+  long height, width, channels, key_pool;
+  Heads heads;
+  Linear reduce, qkv[3], proj;
+  const float *reduce_slope, *reduce_shift;        // [channels]
+  const float *qkv_slope, *qkv_threshold;          // [3][channels]
+  const float *ctx_scale, *ctx_shift, *ctx_slope;  // [channels]
+  const float* ctx_weight_scale;                   // [channels], with layer norm; null with batch norm
+  const float *mix_shift, *proj_slope, *out_scale, *out_shift;
+  const float* n;                    // [height*width][channels]
+  float *key_rest, *value_rest;      // [keys][channels]: z_k, z_v
+  uint16_t *key_signs, *value_signs; // [keys][channels/16]
+  float *key_values, *value_values;  // [keys][channels]: k and v that are numbers
+  uint32_t *key_tiles, *value_tiles; // of each head as Heads has them
+  float* key_tiles_float;
+  float* x;
+};
+
+struct PooledAttentionKernels {
+  void (*keys)(const PooledArgs&, long begin, long end, void* scratch);
+  void (*tiles)(const PooledArgs&, long begin, long end);
+  void (*queries)(const PooledArgs&, long begin, long end, void* scratch);
+};
+
+namespace {
+
+struct PooledKeysScratch {
+  float *means, *reduced;  // [key][channel]
+  LinearScratch linear;
+  BHVIT_INLINE PooledKeysScratch(Scratch& s, const PooledArgs& a)
+      : means(s.take<float>(kMaxBlock * a.channels)),
+        reduced(s.take<float>(kMaxBlock * a.channels)),
+        linear(s, a.channels, a.channels) {}
+};
+
+struct PooledQueriesScratch {
+  float *rest, *query, *context;  // [token][channel]: zs; q that are numbers; I, then m
+  uint32_t* bits;                 // [word][token]
+  QueryScratch heads;
+  LinearScratch linear;
+  BHVIT_INLINE PooledQueriesScratch(Scratch& s, const PooledArgs& a)
+      : rest(s.take<float>(kMaxBlock * a.channels)),
+        query(s.take<float>(kMaxBlock * a.channels)),
+        context(s.take<float>(kMaxBlock * a.channels)),
+        bits(s.take<uint32_t>(kMaxBlock * a.channels / kWordBits)),
+        heads(s, a.heads),
+        linear(s, a.channels, a.channels) {}
+};
+
+}  // namespace
+}  // namespace bhvit
+
+#if defined(BHVIT_NATIVE_LANES)  // compiled for an instruction set
+
+#include "kernels/linear_inl.h"
 
 namespace bhvit {
 namespace {
@@ -146,5 +205,13 @@ void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) 
   });
 }
 
+constexpr PooledAttentionKernels pooled_attention_kernels() {
+  return {.keys = pooled_keys,
+          .tiles = pooled_tiles,
+          .queries = pooled_queries};
+}
+
 }  // namespace
 }  // namespace bhvit
+
+#endif

@@ -1,9 +1,62 @@
-// MLP with residuals, channel-group means and the 9-tap cross: see MlpArgs in kernels.h.
+// The MLP with residuals, channel-group means and the cross of nine taps.
 //
 // A block of tokens goes through both layers at once: hidden values live in registers only, and leave as
 // bits and as the running mean over the r hidden groups.
 
 #pragma once
+
+#include "kernels/scratch.h"
+
+namespace bhvit {
+
+// Items are tokens; n is whole before it starts, x is changed in place. `fused` takes bits and batch norm, `general` any
+// layers.
+struct MlpArgs {
+  long height, width, channels, hidden;
+  long period;  // after which the residual of a hidden group i repeats: lcm(channels/r, 16)
+  Linear first, second;
+  const float *slope1, *slope2, *out_scale, *out_shift;
+  const float* taps;                        // [9][channels]
+  const int32_t *wrap_rows, *wrap_columns;  // [4][edge]: index of i-1, i+1, i-2, i+2, or -1 for zeros
+  const float* zeros;                       // [channels]
+  const float* n;
+  float* x;
+  NextNorm next;
+};
+
+struct MlpKernels {
+  void (*fused)(const MlpArgs&, long begin, long end, void* scratch);
+  void (*general)(const MlpArgs&, long begin, long end, void* scratch);
+};
+
+namespace {
+
+struct MlpScratch {
+  float* residual;  // [i][period/16][token][16]
+  float* mean;      // [channel/16][token][16]
+  uint32_t *bits, *hidden_bits;  // [word][token]
+  BHVIT_INLINE MlpScratch(Scratch& s, const MlpArgs& a)
+      : residual(s.take<float>(kMaxBlock * a.hidden / a.channels * a.period)),
+        mean(s.take<float>(kMaxBlock * a.channels)),
+        bits(s.take<uint32_t>(kMaxBlock * a.channels / kWordBits)),
+        hidden_bits(s.take<uint32_t>(kMaxBlock * a.hidden / kWordBits)) {}
+};
+
+struct MlpGeneralScratch {
+  float *residual, *mean;  // as those of MlpScratch
+  float* hidden;           // [token][hidden], or their bits [word][token]
+  LinearScratch linear;
+  BHVIT_INLINE MlpGeneralScratch(Scratch& s, const MlpArgs& a)
+      : residual(s.take<float>(kMaxBlock * a.hidden / a.channels * a.period)),
+        mean(s.take<float>(kMaxBlock * a.channels)),
+        hidden(s.take<float>(kMaxBlock * a.hidden)),
+        linear(s, a.hidden, a.hidden) {}
+};
+
+}  // namespace
+}  // namespace bhvit
+
+#if defined(BHVIT_NATIVE_LANES)  // compiled for an instruction set
 
 #include "kernels/linear_inl.h"
 
@@ -60,7 +113,7 @@ BHVIT_INLINE void deinterleave(const float* n, long channels, long r, long perio
   }
 }
 
-// What follows the second layer: y (its normed products at channels c to c + 15) and the mean give x its due.
+// What follows the second layer: y (its normed products at channels c to c + 15) and the mean are added to x.
 template <int T>
 BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&y)[T], const float* mean,
                            const float* const (&taps)[T][kTaps]) {
@@ -77,7 +130,7 @@ BHVIT_INLINE void mlp_tail(const MlpArgs& a, long first, long c, const f32x16 (&
   }
 }
 
-// The tokens that the cross of each of T tokens reads, in the order of ops.TAPS.
+// The tokens that the cross of each of T tokens reads, in the order of program.TAPS.
 template <int T>
 BHVIT_INLINE void find_taps(const MlpArgs& a, long first, const float* (&taps)[T][kTaps]) {
   for (int t = 0; t < T; t++) {
@@ -189,5 +242,12 @@ void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
   });
 }
 
+constexpr MlpKernels mlp_kernels() {
+  return {.fused = mlp,
+          .general = mlp_general};
+}
+
 }  // namespace
 }  // namespace bhvit
+
+#endif

@@ -1,8 +1,91 @@
-// Multi-scale window attention: see AttentionArgs in kernels.h.
+// Attention in windows with global tokens.
 
 #pragma once
 
-#include "kernels/heads_inl.h"
+#include "kernels/heads.h"
+
+namespace bhvit {
+
+// Norm into `n`, then `pool` (items are global tokens), `project` (items
+// are tokens, the global ones last), `heads` (items are windows * heads, window by window),
+// `average` (items are global tokens), `output` (tokens).
+// With layer norm or numbers: `project_general`, and `heads` leaves I in `products`, which
+// `context` (items are windows * keys) turns into c.
+struct AttentionArgs {
+  long height, width, channels, window_h, window_w, windows;
+  Heads heads;
+  Linear qkv[3], proj;
+  const float *pool_max, *pool_avg, *token_scale, *token_shift;  // [channels]
+  const float *qkv_slope, *qkv_threshold;                        // [3][channels]
+  const float *ctx_scale, *ctx_shift, *ctx_slope;                // [channels]
+  const float* ctx_weight_scale;                                 // [channels], with layer norm; null with batch norm
+  const float *mix_local, *mix_global, *mix_shift, *proj_slope, *out_scale, *out_shift;
+  float* n;         // [height*width + windows][channels]: the grid, then the global tokens
+  float* context;   // same shape: zs, which is turned into c for the grid's tokens
+  float* pooled;    // [windows][channels]: cg, the mean over windows
+  uint16_t* signs;  // [3][height*width + windows][channels/16]
+  float* values;    // [3][height*width + windows][channels]: q, k and v that are numbers
+  float* products;  // [windows][keys][channels], or null
+  float* globals;   // [window][global token][channels], windows globals_stride apart: c of global tokens, which are the
+  long globals_stride;  // last rows of a window's `products` if there are such
+  float* x;
+  NextNorm next;
+};
+
+struct AttentionKernels {
+  void (*pool)(const AttentionArgs&, long begin, long end);
+  void (*project)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*project_general)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*heads)(const AttentionArgs&, long begin, long end, void* scratch);
+  void (*context)(const AttentionArgs&, long begin, long end);
+  void (*average)(const AttentionArgs&, long begin, long end);
+  void (*output)(const AttentionArgs&, long begin, long end, void* scratch);
+};
+
+namespace {
+
+struct ProjectScratch {
+  float* tokens;   // [token][channel]
+  uint32_t* bits;  // [projection][word][token]
+  BHVIT_INLINE ProjectScratch(Scratch& s, const AttentionArgs& a)
+      : tokens(s.take<float>(kMaxBlock * a.channels)),
+        bits(s.take<uint32_t>(kProjections * kMaxBlock * a.channels / kWordBits)) {}
+};
+
+struct ProjectGeneralScratch {
+  float* tokens;  // [token][channel]
+  LinearScratch linear;
+  BHVIT_INLINE ProjectGeneralScratch(Scratch& s, const AttentionArgs& a)
+      : tokens(s.take<float>(kMaxBlock * a.channels)), linear(s, a.channels, a.channels) {}
+};
+
+struct WindowScratch {
+  uint32_t *key_tiles, *value_tiles;  // of bits
+  float* key_values;                  // of numbers
+  QueryScratch queries;
+  int32_t* rows;    // [key]
+  float* products;  // [query][channel of a head]
+  BHVIT_INLINE WindowScratch(Scratch& s, const AttentionArgs& a)
+      : key_tiles(a.heads.planes ? s.take<uint32_t>(round_up(a.heads.keys, kLanes) * a.heads.depth / kWordBits) : nullptr),
+        value_tiles(a.heads.planes ? s.take<uint32_t>(a.heads.depth * a.heads.key_words) : nullptr),
+        key_values(a.heads.planes ? nullptr : s.take<float>(round_up(a.heads.keys, kLanes) * a.heads.depth)),
+        queries(s, a.heads),
+        rows(s.take<int32_t>(a.heads.key_words * kWordBits)),
+        products(s.take<float>(kMaxBlock * a.heads.depth)) {}
+};
+
+struct OutputScratch {
+  float* mixed;  // [token][channel]
+  LinearScratch linear;
+  BHVIT_INLINE OutputScratch(Scratch& s, const AttentionArgs& a)
+      : mixed(s.take<float>(kMaxBlock * a.channels)), linear(s, a.channels, a.channels) {}
+};
+
+}  // namespace
+}  // namespace bhvit
+
+#if defined(BHVIT_NATIVE_LANES)  // compiled for an instruction set
+
 #include "kernels/linear_inl.h"
 
 namespace bhvit {
@@ -102,11 +185,6 @@ void attention_project_general(const AttentionArgs& args, long begin, long end, 
       });
     }
   });
-}
-
-// c = prelu(v + zs, slope) for one row of normed products.
-BHVIT_INLINE f32x16 context_of(const f32x16& v, const float* zs, const float* slope) {
-  return prelu(v + loadf(zs), loadf(slope));
 }
 
 // What becomes of I of queries first to first + T - 1 of a window, at channels c to c + 15.
@@ -213,17 +291,6 @@ void attention_heads(const AttentionArgs& args, long begin, long end, void* memo
   }
 }
 
-// v of `context` in ops.py: normed products of one row, in place.
-BHVIT_INLINE void norm_products(float* row, long channels, const float* weight_scale, const float* scale,
-                                const float* shift) {
-  if (weight_scale) {
-    for (long c = 0; c < channels; c += kLanes) store(row + c, loadf(row + c) * loadf(weight_scale + c));
-    layer_norm(row, channels, scale, shift, row);
-  } else {
-    for (long c = 0; c < channels; c += kLanes) store(row + c, loadf(row + c) * loadf(scale + c) + loadf(shift + c));
-  }
-}
-
 void attention_context(const AttentionArgs& args, long begin, long end) {
   const AttentionArgs a = args;
   const long keys = a.heads.keys, tokens = a.height * a.width;
@@ -288,5 +355,17 @@ void attention_output(const AttentionArgs& args, long begin, long end, void* mem
   }
 }
 
+constexpr AttentionKernels attention_kernels() {
+  return {.pool = attention_pool,
+          .project = attention_project,
+          .project_general = attention_project_general,
+          .heads = attention_heads,
+          .context = attention_context,
+          .average = attention_average,
+          .output = attention_output};
+}
+
 }  // namespace
 }  // namespace bhvit
+
+#endif

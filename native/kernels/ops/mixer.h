@@ -1,6 +1,62 @@
-// Token mixer of three grouped dilated convolutions: see MixerArgs in kernels.h.
+// The token mixer of three grouped dilated convolutions.
 
 #pragma once
+
+#include "kernels/scratch.h"
+
+namespace bhvit {
+
+// `bits` (items are rows) fills the planes, then `conv` (items are rows) adds to x. Where activations or weights are
+// floats, `values` fills `values` from n, and `conv_float` adds.
+//
+// planes: [channels/16][plane] of 16-bit halves: bit i of half h at (row, column) is channel 16h + i of
+// the token; kBorder zeros lie around the grid and plane_stride is the length of a bordered row.
+// Zero bits of taps outside the grid would count as -1; `start` takes that back: it holds -K/2 less half
+// of the sum over absent taps of (2*popcount(tap's weight bits) - inputs), for each of 16 border
+// classes 4*(row class) + column class, a class being 1 if the tap before is absent + 2 if the one after.
+// values: [bordered token][channels], zeros around the grid, so that absent taps add zero.
+struct MixerArgs {
+  long height, width, channels, groups;
+  long words;         // of one output's weights: words_for(9 * channels / groups)
+  long plane_stride;  // in halves, or in tokens of `values`
+  long plane_size;    // the same
+  const float *norm_scale, *norm_shift;  // [channels]: bits are those of x*norm_scale + norm_shift
+  const float *out_scale, *out_shift;    // [channels]
+  const float* sum_shift;                // [channels], with layer norm; null with batch norm
+  const uint32_t* weight;                // [3][channels/16][words][16]
+  const float* weight_float;             // [3][channels/16][inputs][16]
+  bool signs;
+  const float *scale2, *shift, *slope;   // [3][channels]; scale2 is the scale itself for numbers
+  const int32_t* start;                  // [3][16 classes][channels]
+  uint16_t* planes;
+  float* values;
+  const float* source;                   // x, or n where `values` are made or layer norm came first
+  float* x;
+  NextNorm next;                         // with batch norm
+  long row_stride;  // tokens of a row rounded up to 16
+};
+
+struct MixerKernels {
+  void (*bits)(const MixerArgs&, long begin, long end);
+  void (*conv)(const MixerArgs&, long begin, long end, void* scratch);
+  void (*values)(const MixerArgs&, long begin, long end);
+  void (*conv_float)(const MixerArgs&, long begin, long end, void* scratch);
+};
+
+namespace {
+
+struct MixerScratch {
+  uint32_t* words;  // [dilation][group][word][token]
+  float* sums;      // [token][channel], before layer norm
+  BHVIT_INLINE MixerScratch(Scratch& s, const MixerArgs& a)
+      : words(a.weight ? s.take<uint32_t>(kDilations * a.groups * a.words * a.row_stride) : nullptr),
+        sums(a.sum_shift ? s.take<float>(a.width * a.channels) : nullptr) {}
+};
+
+}  // namespace
+}  // namespace bhvit
+
+#if defined(BHVIT_NATIVE_LANES)  // compiled for an instruction set
 
 #include "kernels/linear_inl.h"
 
@@ -70,12 +126,6 @@ BHVIT_INLINE void mixer_sums(const MixerArgs& a, long row, long first, long c, c
   for (int t = 0; t < T; t++, at += a.channels) {
     store_and_normalise(a.x, at, loadf(a.x + at) + (sum[t] * out_scale + out_shift), next);
   }
-}
-
-// x += v of one row after layer norm.
-BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, const float* shift, float* row, float* x) {
-  layer_norm(v, channels, scale, shift, row);
-  for (long c = 0; c < channels; c += kLanes) store(x + c, loadf(x + c) + loadf(row + c));
 }
 
 BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
@@ -176,29 +226,14 @@ void mixer_conv_float(const MixerArgs& args, long begin, long end, void* memory)
   }
 }
 
-void pooling(const PoolingArgs& args, long begin, long end, void* memory) {
-  const PoolingArgs a = args;
-  float* const sums = scratch_of<PoolingScratch>(memory, a).means;
-  for (long token = begin; token < end; token++) {
-    const long row = token / a.width, column = token % a.width;
-    float* x = a.x + token * a.channels;
-    for (long c = 0; c < a.channels; c += kLanes) {
-      f32x16 sum = splatf(0.0f);
-      for (long i = row ? row - 1 : 0; i <= row + 1 && i < a.height; i++) {
-        for (long j = column ? column - 1 : 0; j <= column + 1 && j < a.width; j++) {
-          sum = sum + loadf(a.n + (i * a.width + j) * a.channels + c);
-        }
-      }
-      const f32x16 mean = sum / splatf(9.0f);
-      if (a.layer) {
-        store(sums + c, mean);
-      } else {
-        store(x + c, loadf(x + c) + (mean * loadf(a.out_scale + c) + loadf(a.out_shift + c)));
-      }
-    }
-    if (a.layer) add_normed(sums, a.channels, a.out_scale, a.out_shift, sums, x);
-  }
+constexpr MixerKernels mixer_kernels() {
+  return {.bits = mixer_bits,
+          .conv = mixer_conv,
+          .values = mixer_values,
+          .conv_float = mixer_conv_float};
 }
 
 }  // namespace
 }  // namespace bhvit
+
+#endif

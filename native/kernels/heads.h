@@ -1,8 +1,39 @@
-// The heads of an attention, on bits or on numbers: `attend` in ops.py.
+// The heads of an attention, on bits or on floats: `attend` in format/program.py.
 
 #pragma once
 
-#include "kernels/vectors_inl.h"
+#include "kernels/scratch.h"
+
+namespace bhvit {
+
+struct Heads {
+  long heads, depth;  // depth: channels of a head
+  long keys, key_words;  // key_words = words_for(keys)
+  int planes;  // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are numbers
+  const float* exp_table;                  // [depth + 1]
+  const float *level_scale, *level_shift;  // [heads]
+  const float* plane_scale;                // [2], gsb
+};
+
+namespace {
+
+// Of kMaxBlock queries.
+struct QueryScratch {
+  uint32_t* bits;      // [word][query], of one head
+  int32_t* distances;  // [query][key], or scores and probabilities
+  uint32_t* planes;    // [key word][P*query + plane]
+  BHVIT_INLINE QueryScratch(Scratch& s, const Heads& h)
+      : bits(s.take<uint32_t>(kMaxBlock * h.depth / kWordBits)),
+        distances(s.take<int32_t>(kMaxBlock * round_up(h.keys, kLanes))),
+        planes(s.take<uint32_t>(kMaxBlock * 3 * h.key_words)) {}
+};
+
+}  // namespace
+}  // namespace bhvit
+
+#if defined(BHVIT_NATIVE_LANES)  // compiled for an instruction set
+
+#include "kernels/linear_inl.h"
 
 namespace bhvit {
 namespace {
@@ -17,7 +48,7 @@ BHVIT_INLINE f32x16 look_up(const Table& table, const i32x16& index) { return ga
 #endif
 
 constexpr int32_t kNoKey = 1 << 30;  // distance of the lanes past the last key
-constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // ops.GSB_UPPER, ops.GSB_HIGH
+constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // program.GSB_UPPER, program.GSB_HIGH
 
 // Rows of `m` (bits l, columns j) become columns: bit j of m[l] becomes bit l of m[j].
 BHVIT_INLINE void transpose32(u32 (&m)[32]) {
@@ -226,5 +257,23 @@ BHVIT_NOINLINE void attend_values(const Heads& h, Query query, const float* key_
   }
 }
 
+// v of `context` in format/program.py: normed products of one row, in place.
+BHVIT_INLINE void norm_products(float* row, long channels, const float* weight_scale, const float* scale,
+                                const float* shift) {
+  if (weight_scale) {
+    for (long c = 0; c < channels; c += kLanes) store(row + c, loadf(row + c) * loadf(weight_scale + c));
+    layer_norm(row, channels, scale, shift, row);
+  } else {
+    for (long c = 0; c < channels; c += kLanes) store(row + c, loadf(row + c) * loadf(scale + c) + loadf(shift + c));
+  }
+}
+
+// c = prelu(v + zs, slope) for one row of normed products.
+BHVIT_INLINE f32x16 context_of(const f32x16& v, const float* zs, const float* slope) {
+  return prelu(v + loadf(zs), loadf(slope));
+}
+
 }  // namespace
 }  // namespace bhvit
+
+#endif
