@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-LONGEST = 2000
+LONGEST = 5000
 """Characters of a message; the middle of a longer one is left out."""
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, line separators, changes of text direction, and halves of surrogate pairs."""

@@ -1,51 +1,84 @@
-"""Writing files so that nobody ever finds half of one."""
+"""Reading and writing files: whole or not at all, and never a pipe or device."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
 
 from .errors import UserError
 
+PART = ".part"
+"""Ending of a file that is being written; one that is left over belongs to a process that was killed."""
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EROFS, errno.EACCES}
+"""What file systems answer that cannot flush on demand, such as mounted buckets."""
+
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write `data` beside `path`, flush it to the disk and rename it into place.
+    """Write `data` next to `path`, flush it to the disk and rename it into place.
 
-    An interruption at any moment leaves the old file, or none, but never a part of the new one.
-    Raises UserError if the folder is absent or cannot be written.
+    An interruption at any moment leaves the old file, or none, but never a part of the new one. Of a link, the file
+    that it names is replaced. Raises UserError if the folder is absent or cannot be written, or if `path` is a pipe or
+    device.
     """
-    path = Path(path)
+    shown, path = Path(path), Path(os.path.realpath(path))
+    check_regular(path, shown)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
-        handle, beside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        # Created as any new file is, under the umask: nothing has to change permissions afterwards.
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(f"cannot write {shown}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        Path(beside).chmod(0o666 & ~_umask())  # mkstemp makes private files
-        Path(beside).replace(path)
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+        part.replace(path)
     except BaseException as error:
-        Path(beside).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"cannot write {path}: {error.strerror}") from error
+            raise UserError(f"cannot write {shown}: {error.strerror}") from error
         raise
 
 
-def refuse_existing(path: str | Path, force: bool) -> None:
-    """Raises UserError if `path` exists and `force` is not set, or if its folder is absent."""
+def remove_parts(folder: Path) -> None:
+    """Remove what killed processes left of files they were writing; the caller holds the folder for itself."""
+    for part in folder.glob(f".*{PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def check_regular(path: Path, shown: Path | None = None) -> None:
+    """Raises UserError if something is at `path` that is no regular file: a folder, pipe, socket or device.
+
+    Reading or replacing one would wait for ever, never end, or destroy it.
+    """
+    shown = shown or path
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # absent, or not to be looked at: opening it says why
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{shown} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{shown} is a pipe, socket or device, not a file")
+
+
+def check_absent(path: str | Path, force: bool) -> None:
+    """Raises UserError if a file may not be written to `path`: it exists and `force` is not set, or has no folder."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")
+    check_regular(path)
     if path.exists() and not force:
         raise UserError(f"{path} exists; --force (force=True) replaces it")
     if not path.parent.is_dir():
         raise UserError(f"cannot write {path}: the folder {path.parent} does not exist")
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -129,7 +129,7 @@ def test_what_cannot_be_described_is_refused(refused, words, said):
 
 
 def test_foreign_and_damaged_files_are_refused(refused, material, tmp_path):
-    assert "/dev/null is not a plain file" in refused("info", "/dev/null")
+    assert "/dev/null is a pipe, socket or device, not a file" in refused("info", "/dev/null")
     foreign = tmp_path / "notes.bhv"
     foreign.write_text("these are notes, not a model")
     assert "notes.bhv: not a .bhv file" in refused("info", foreign)

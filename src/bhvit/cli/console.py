@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundled
-from ..errors import UserError
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -112,17 +111,3 @@ def packed_file(text: str) -> Path:
 def checkpoint_file(text: str) -> Path:
     """A checkpoint as an argument, likewise."""
     return bundled.find(text, ".safetensors")
-
-
-def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, {} if it has none. Raises UserError for any other file."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        kind = "a folder, not a file" if path.is_dir() else "not a plain file"
-        raise UserError(f"{path} is {kind}" if path.exists() else f"there is no file {path}")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file: {error}") from None

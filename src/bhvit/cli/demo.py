@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 LEAST_TOP1 = 0.97
 LEAST_AGREEMENT = 0.995
 SAMPLES = 8
-RUN_FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
 MARKER = "demo.json"
 """Says that a folder is a demo's, which --force may replace; holds its results when it is done."""
 
@@ -127,9 +126,12 @@ def _clear(out: Path, force: bool) -> None:
             raise UserError(f"{out} holds other things than a demo: choose another folder with --out")
         if not force:
             raise UserError(f"{out} holds a demo already: --force replaces it, --out puts this one elsewhere")
+    from ..train.run_folder import RunFolder
+
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for name in (*RUN_FILES, "model.bhv", "report.html"):
+        RunFolder(out).clear()
+        for name in ("model.bhv", "report.html"):
             (out / name).unlink(missing_ok=True)
         for picture in (out / "samples").glob("digit-*.png"):
             picture.unlink()

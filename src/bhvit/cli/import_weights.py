@@ -37,14 +37,14 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import UserError
-    from ..files import refuse_existing
+    from ..files import check_absent
     from ..models import from_published, save_checkpoint
 
     if args.out.suffix != ".safetensors":
         raise UserError(f"a checkpoint is a .safetensors file, so --out cannot be {args.out}")
     if args.out.resolve() == args.weights.resolve():
         raise UserError(f"--out is the file of published weights itself ({args.weights}); give another")
-    refuse_existing(args.out, args.force)
+    check_absent(args.out, args.force)
     model = from_published(args.weights, weight_bits=args.weight_bits, heads=args.heads, recu=args.recu)
     if args.classes is not None:
         try:

@@ -11,7 +11,7 @@ from .. import bundled
 from ..errors import UserError
 from ..spec.values import parse_setting, parse_size
 from ..text import count_text, describe, joules_text, size_text
-from .console import Subparsers, add_json, add_set, command, positive, print_json, safetensors_metadata, table
+from .console import Subparsers, add_json, add_set, command, positive, print_json, table
 
 if TYPE_CHECKING:
     from ..cost.counts import OpCost
@@ -99,9 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace) -> _Subject:
+    from ..format.checkpoint import FORMAT, CheckpointDescription, read_metadata
     from ..format.file import describe_spec
-    from ..image import Preprocess
-    from ..spec.model import ModelSpec
 
     path = bundled.find(args.model, ".bhv")
     looks_like_file = path.suffix in (".bhv", ".safetensors") or "/" in args.model or path.exists()
@@ -129,16 +128,12 @@ def _open(args: argparse.Namespace) -> _Subject:
             size=(folder / WEIGHTS).stat().st_size,
         )
     # What is wrong with a packed file its own reader says better.
-    metadata = {} if path.suffix == ".bhv" else safetensors_metadata(path)
-    if "bhvit-checkpoint" in metadata:
-        try:
-            saved = json.loads(metadata["bhvit-checkpoint"])
-            spec = ModelSpec.from_json(saved["spec"])
-            names = json.loads(saved.get("class_names", "null"))
-            preprocess = Preprocess.from_json(saved["preprocess"]) if "preprocess" in saved else None
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path} is damaged: its description cannot be read") from None
-        return _Subject(described=describe_spec(spec, names, preprocess), size=path.stat().st_size)
+    metadata = {} if path.suffix == ".bhv" else read_metadata(path)
+    if FORMAT in metadata:
+        saved = CheckpointDescription.from_metadata(metadata, path)
+        return _Subject(
+            described=describe_spec(saved.spec, saved.class_names, saved.preprocess), size=path.stat().st_size
+        )
     from ..cost.counts import bytes_by_kind
     from ..format import file as bhv_file
 

@@ -39,7 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..cost.counts import bytes_by_kind
-    from ..files import refuse_existing
+    from ..files import check_absent
     from ..format import file as bhv_file
     from ..models import load_checkpoint
     from ..packing import pack
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         if args.checkpoint.parent == bundled.FOLDER
         else args.checkpoint.with_suffix(".bhv")
     )
-    refuse_existing(target, args.force)  # before the work, too
+    check_absent(target, args.force)  # before the work, too
     model = load_checkpoint(args.checkpoint)
     pack(model, target, leftovers=args.leftovers, force=args.force)
     packed = bhv_file.read(target)

@@ -41,14 +41,14 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..files import refuse_existing
+    from ..files import check_absent
     from ..report.build import write_report
     from ..report.measure import measure_run, run_settings
 
     folder = args.folder
     out = args.out or folder / "report.html"
     settings = run_settings(folder)
-    refuse_existing(out, args.force)
+    check_absent(out, args.force)
     checkpoint = folder / f"{args.checkpoint}.safetensors"
     with ExitStack() as stack:
         packed = args.model or folder / "model.bhv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -68,7 +69,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train as the arguments say; 0, or 130 after Ctrl-C. Raises UserError."""
+    """Train as the arguments say; 0, 130 after Ctrl-C, 143 after SIGTERM. Raises UserError."""
     from ..train import train
     from ..train.malloc import keep_memory
 
@@ -76,10 +77,12 @@ def run(args: argparse.Namespace) -> int:
     keep_memory()
     try:
         result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)
-    except KeyboardInterrupt:
-        mend = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
-        print(f"\nbhvit: interrupted; {mend}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        number = getattr(error, "number", signal.SIGINT)
+        what = "interrupted" if number == signal.SIGINT else f"ended by {error}"
+        hint = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
+        print(f"\nbhvit: {what}; {hint}", file=sys.stderr)
+        return 128 + int(number)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one tells
         return 0
     if args.json:

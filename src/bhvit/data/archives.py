@@ -22,15 +22,19 @@ class ZipStore(FileStore):
         self._lock = threading.Lock()
         with reading(path), zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-        members = sorted(info.filename for info in infos if not info.is_dir())
+        self._sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
+        members = sorted(self._sizes)
         folders = sorted(info.filename.rstrip("/") for info in infos if info.is_dir())
         super().__init__(path, without_side_files(members), without_side_files(folders))
+
+    def size(self, index: int) -> int:
+        return self._sizes[self.members[index]]
 
     def open(self, index: int) -> IO[bytes] | None:
         member = self.members[index]
         with self._lock, reading(self.root / member):
             self._zip = self._zip or zipfile.ZipFile(self.root)
-            check_size(self.root / member, self._zip.getinfo(member).file_size)
+            check_size(self.root / member, self._sizes[member])
             return io.BytesIO(self._zip.read(member))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -51,6 +55,9 @@ class TarStore(FileStore):
         self._where, notes = locate(path, infos)
         folders = sorted(normpath(info.name) for info in infos if info.isdir())
         super().__init__(path, without_side_files(sorted(self._where)), without_side_files(folders), tuple(notes))
+
+    def size(self, index: int) -> int:
+        return self._where[self.members[index]][1]
 
     def open(self, index: int) -> IO[bytes] | None:
         return read_range(self.root, self.name(index), *self._where[self.members[index]])

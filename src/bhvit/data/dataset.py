@@ -17,6 +17,7 @@ what was found damaged are remembered between runs.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -76,6 +77,13 @@ class Dataset:
     def name(self, index: int) -> str:
         """Return the path of an image, or what stands for one."""
         return self.store.name(int(self.indices[index]))
+
+    def digest(self) -> str:
+        """Return a digest of which images these are: names within the source, sizes, and labels."""
+        found = hashlib.sha256(self.labels.tobytes())
+        for index in self.indices:
+            found.update(f"{self.store.identity(int(index))}\n".encode(errors="surrogateescape"))
+        return found.hexdigest()
 
     @property
     def blocks(self) -> npt.NDArray[np.int64] | None:

@@ -29,6 +29,11 @@ class FolderStore(FileStore):
         with reading(self.root):
             return {str(path): stamp_of(path) for path in (self.root.absolute() / name for name in ("", *self.folders))}
 
+    def size(self, index: int) -> int:
+        path = self.root / self.members[index]
+        with reading(path):
+            return path.stat().st_size
+
     def open(self, index: int) -> IO[bytes] | None:
         path = self.root / self.members[index]
         with reading(path):

@@ -59,10 +59,18 @@ class ParquetStore(EncodedStore):
         self._cache: OrderedDict[int, Any] = OrderedDict()
 
     def name(self, index: int) -> str:
-        group = bisect.bisect_right(self.starts, index) - 1
-        number = self.groups[group][0]
+        number, row = self._place(index)
+        return f"{self.files[number]} row {row}"
+
+    def identity(self, index: int) -> str:
+        number, row = self._place(index)
+        return f"{self.files[number].name} {row}"
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The file of an image, and its row there."""
+        number = self.groups[bisect.bisect_right(self.starts, index) - 1][0]
         first = next(start for (file, _), start in zip(self.groups, self.starts) if file == number)
-        return f"{self.files[number]} row {index - first}"
+        return number, index - first
 
     def open(self, index: int) -> IO[bytes] | None:
         group = bisect.bisect_right(self.starts, index) - 1

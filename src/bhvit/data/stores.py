@@ -52,6 +52,9 @@ class Store(Protocol):
     def name(self, index: int) -> str:
         """Return what messages call the image, usually its path."""
 
+    def identity(self, index: int) -> str:
+        """Return what tells the image from others of the source, wherever that lies: a relative name and its size."""
+
     def open(self, index: int) -> IO[bytes] | None:
         """Open the encoded image as a seekable file; None if the pixels are stored as they are."""
 
@@ -85,6 +88,9 @@ class ArrayStore:
     def name(self, index: int) -> str:
         return f"{self.what} image {index}"
 
+    def identity(self, index: int) -> str:
+        return self.name(index)
+
     def open(self, index: int) -> IO[bytes] | None:
         return None
 
@@ -107,6 +113,9 @@ class EncodedStore(abc.ABC):
     def name(self, index: int) -> str: ...
 
     @abc.abstractmethod
+    def identity(self, index: int) -> str: ...
+
+    @abc.abstractmethod
     def open(self, index: int) -> IO[bytes] | None: ...
 
     def image(self, index: int) -> Image.Image:
@@ -124,6 +133,13 @@ class FileStore(EncodedStore):
 
     def name(self, index: int) -> str:
         return str(self.root / self.members[index])
+
+    def identity(self, index: int) -> str:
+        return f"{self.members[index]} {self.size(index)}"
+
+    @abc.abstractmethod
+    def size(self, index: int) -> int:
+        """Bytes of an encoded image."""
 
 
 @contextmanager

@@ -53,6 +53,10 @@ class ShardStore(EncodedStore):
         first = int(np.searchsorted(self.shard, self.shard[index]))
         return f"{self.files[self.shard[index]]} sample {index - first}"
 
+    def identity(self, index: int) -> str:
+        first = int(np.searchsorted(self.shard, self.shard[index]))
+        return f"{self.files[self.shard[index]].name} {index - first} {self.size[index]}"
+
     def open(self, index: int) -> IO[bytes]:
         path = self.files[self.shard[index]]
         return read_range(path, self.name(index), int(self.offset[index]), int(self.size[index]))

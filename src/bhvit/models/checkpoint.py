@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
+from torch import Tensor
 
 from .. import bundled
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import check_regular, write_atomically
+from ..format.checkpoint import FORMAT, CheckpointDescription
 from ..hf_layout import CONFIG, WEIGHTS
-from ..image import Preprocess
-from ..spec.model import ModelSpec
 from .base.weights import load_weights, own_tensors, read_weights
 from .network import BHViT
-
-FORMAT = "bhvit-checkpoint"
-VERSION = "1"
 
 
 def save_checkpoint(model: BHViT, path: str | Path) -> None:
@@ -26,24 +26,30 @@ def save_checkpoint(model: BHViT, path: str | Path) -> None:
     Raises UserError if that fails, or if its classifier was taken off.
     """
     model.require_classifier()
-    described = {"version": VERSION, "spec": model.spec.to_json()}
-    if model.class_names is not None:
-        described["class_names"] = json.dumps(model.class_names)
-    if model.preprocess is not None:
-        described["preprocess"] = model.preprocess.to_json()
-    # One key: the library writes several in random order, and equal models should give equal files.
-    metadata = {FORMAT: json.dumps(described, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(own_tensors(model), metadata))
+    tensors = own_tensors(model)
+    described = CheckpointDescription(
+        spec=model.spec, class_names=model.class_names, preprocess=model.preprocess, checksum=checksum(tensors)
+    )
+    write_atomically(path, safetensors.torch.save(tensors, described.to_metadata()))
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return a CRC-32 over the names and bytes of all tensors, in the order of their names, in hexadecimal."""
+    found = 0
+    for name in sorted(tensors):
+        data: Any = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()
+        found = zlib.crc32(data, zlib.crc32(name.encode(), found))
+    return f"{found:08x}"
 
 
 def load_checkpoint(path: str | Path) -> BHViT:
-    """The model in a checkpoint, in evaluation mode, on the CPU; or that of the weights in a model's folder; or,
-    where no such file is, the bundled model of that name.
+    """Load the model of a checkpoint, in evaluation mode, on the CPU.
 
-    Raises UserError if the file is absent, damaged, not a checkpoint of ours, or holds other tensors
-    than its description needs.
+    `path` may also be the weights in a model's folder, or the name of a bundled model. Raises UserError if the file is
+    absent, damaged, not a checkpoint of ours, or holds other tensors than its description needs.
     """
     path = bundled.find(path, ".safetensors")
+    check_regular(path)
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}{bundled.hint(path)}")
     tensors, metadata = read_weights(path)
@@ -52,16 +58,10 @@ def load_checkpoint(path: str | Path) -> BHViT:
             return BHViT.from_pretrained(path.parent)
         found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
         raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
-    try:
-        described = dict(json.loads(metadata[FORMAT]))
-    except (ValueError, TypeError):
-        raise UserError(f"{path} is damaged: its description cannot be read") from None
-    if described.get("version") != VERSION:
-        raise UserError(f"{path} has version {described.get('version')}; this bhvit reads version {VERSION}")
-    model = BHViT(ModelSpec.from_json(described.get("spec", "")))
+    described = CheckpointDescription.from_metadata(metadata, path)
+    if described.checksum is not None and described.checksum != checksum(tensors):
+        raise UserError(f"{path} is damaged: its checksum does not match its weights; copy or train it again")
+    model = BHViT(described.spec)
     load_weights(model, tensors, path)
-    if "class_names" in described:
-        model.class_names = tuple(json.loads(described["class_names"]))
-    if "preprocess" in described:
-        model.preprocess = Preprocess.from_json(described["preprocess"])
+    model.class_names, model.preprocess = described.class_names, described.preprocess
     return model.eval()

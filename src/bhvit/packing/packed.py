@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from ..files import refuse_existing
+from ..files import check_absent
 from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..format.float_storage import Leftovers, decode, encode, is_leftover, layout, scale_key
@@ -75,5 +75,5 @@ def pack(
 
     Raises UserError if `path` exists and `force` is not set, or cannot be written.
     """
-    refuse_existing(path, force)
+    check_absent(path, force)
     bhv_file.write(packed_model(model, class_names, preprocess, leftovers), path)

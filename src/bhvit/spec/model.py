@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..bits import LANES
 from ..errors import UserError
 from .limits import LIMITS, MAX_OPS
+from .values import convert
 
 Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
 Downsampling = Literal["binary", "float"]
@@ -234,17 +235,21 @@ class ModelSpec:
         """A spec from `to_json`. Raises UserError naming what is missing, unknown or impossible."""
         try:
             fields: dict[str, Any] = json.loads(text)
-            stages = tuple(
-                StageSpec(**{**stage, "window": tuple(stage["window"]) if stage.get("window") else None})
-                for stage in fields.pop("stages")
-            )
-            for key in ("img_size", "shifts"):
-                fields[key] = tuple(fields[key])
-            return cls(stages=stages, **fields)
+            stages = tuple(StageSpec(**_typed(StageSpec, stage)) for stage in fields.pop("stages"))
+            shifts = fields.pop("shifts")
+            if not all(type(width) is int for width in shifts):
+                raise UserError(f"shifts must be whole numbers, not {shifts!r}")
+            return cls(stages=stages, shifts=tuple(shifts), **_typed(cls, fields))
         except UserError:
             raise
-        except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
             raise UserError(f"the model description is damaged: {error}") from error
+
+
+def _typed(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a JSON file with the types that `kind` gives them. Raises UserError for a value of another type."""
+    types = typing.get_type_hints(kind)
+    return {name: convert(name, types[name], value) if name in types else value for name, value in fields.items()}
 
 
 def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:

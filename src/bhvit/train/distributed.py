@@ -62,22 +62,30 @@ def joined(device: str) -> Iterator[Processes]:
 
     Raises UserError if there are fewer GPUs on this machine than processes.
     """
-    ours = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
+    # WORLD_SIZE alone may be left over from a scheduler; torchrun sets all of these.
+    started = all(os.environ.get(name, "").isdigit() for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"))
+    ours = started and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized()
     if ours:
         gpu = torch.device(device).type == "cuda" if device != "auto" else torch.cuda.is_available()
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        here = _number("LOCAL_WORLD_SIZE", 1)
         if gpu and torch.cuda.device_count() < here:
             raise UserError(f"{here} processes need a GPU each; this machine has {torch.cuda.device_count()}")
         dist.init_process_group("nccl" if gpu else "gloo")
     try:
         if dist.is_initialized():
-            local = int(os.environ.get("LOCAL_RANK", "0"))
+            local = _number("LOCAL_RANK", 0)
             yield Processes(rank=dist.get_rank(), size=dist.get_world_size(), local_rank=local)
         else:
             yield Processes()
     finally:
         if ours:
             dist.destroy_process_group()
+
+
+def _number(name: str, default: int) -> int:
+    """A whole number of the environment."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdigit() else default
 
 
 def choose_device(name: str, processes: Processes) -> torch.device:

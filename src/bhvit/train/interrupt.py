@@ -1,4 +1,4 @@
-"""Ctrl-C during training."""
+"""Ctrl-C and SIGTERM during training."""
 
 from __future__ import annotations
 
@@ -7,35 +7,54 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to end by a signal, whose number is `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
 
 class Interruptible:
-    """Within it the first Ctrl-C is noted, and `check` raises KeyboardInterrupt between two steps.
+    """Within it the first Ctrl-C, SIGTERM or SIGHUP is noted, and `check` raises `Interrupted` between two steps.
 
-    Raised at any moment, as Python does, it can land in a finaliser or a callback of a library, where
-    it is printed and lost, and the training goes on. A second Ctrl-C is raised at once all the same.
-    Outside the main thread, where signals cannot be handled, this does nothing.
+    Raised at any moment, as Python does, it can land in a finaliser or a callback of a library, where it is printed and
+    lost, and the training goes on. A second one is raised at once all the same. A signal that the process was started
+    to ignore, as `nohup` and shells do, stays ignored. Outside the main thread, where signals cannot be handled, this
+    does nothing.
     """
 
     def __init__(self) -> None:
-        self._asked = False
-        self._before: Any = None
+        self._asked: int | None = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruptible:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._note)
+            for number in _SIGNALS:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self._asked is not None
 
     def check(self, *_: object) -> None:
-        """Raises KeyboardInterrupt if Ctrl-C was pressed."""
-        if self._asked:
-            raise KeyboardInterrupt
+        """Raises Interrupted if a signal has come."""
+        if self._asked is not None:
+            raise Interrupted(self._asked)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.check()
-        self._asked = True
+        self._asked = number

@@ -9,8 +9,12 @@ Shapes: B batch, H×W pixels, C channels. Pixels are uint8 (B, H, W, C) until th
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import signal
+import sys
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,9 +27,16 @@ from ..data.dataset import Dataset
 from ..data.metrics import decode
 from ..errors import UserError
 from ..image import Preprocess
+from ..system import allowed_cores
 from .augment import erased, moved, normalized, seed_for, shifted
 from .config import TrainConfig
 from .distributed import Share
+
+SHARED_MEMORY = "/dev/shm"
+PREFETCHED = 3
+"""Batches that a worker holds ready or under way."""
+LONGEST_TEMPORARY_FOLDER = 70
+"""Bytes of its path: a socket's address has at most 107, of which multiprocessing takes some 35."""
 
 
 class Batches:
@@ -103,7 +114,11 @@ class Batches:
         yield from self._loader
 
     def _workers(self, dataset: Dataset) -> DataLoader[Tensor]:
-        workers = self.config.workers if self.config.workers >= 0 else os.cpu_count() or 1
+        workers = self.config.workers if self.config.workers >= 0 else allowed_cores()
+        size = self.config.batch_size * math.prod(self.preprocess.size) * self.preprocess.channels
+        if workers and (reason := cannot_start_workers(workers, size)):
+            print(f"warning: images are decoded without worker processes: {reason}", file=sys.stderr)
+            workers = 0
         return DataLoader(
             _Decoder(dataset, self.preprocess, self.config),  # type: ignore[arg-type]
             batch_sampler=_Keys(),
@@ -114,6 +129,23 @@ class Batches:
             # A forked copy of a process with OpenMP threads may hang.
             multiprocessing_context="forkserver" if workers and os.name == "posix" else None,
         )
+
+
+def cannot_start_workers(workers: int, batch_bytes: int) -> str | None:
+    """Why worker processes would fail here, or None: they need a short path for a socket, and shared memory."""
+    folder = tempfile.gettempdir()
+    if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY_FOLDER:
+        return f"the temporary folder {folder} has too long a name for a socket in it; set TMPDIR to a shorter one"
+    needed = workers * PREFETCHED * batch_bytes
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:  # no such folder: another system
+        return None
+    if free < needed:
+        return (
+            f"{SHARED_MEMORY} has {free >> 20} MiB free and {(needed >> 20) + 1} are needed; --workers 0 says the same"
+        )
+    return None
 
 
 class _Keys:

@@ -24,7 +24,8 @@ from .distributed import Processes, choose_device, joined
 from .interrupt import Interruptible
 from .losses import total_loss
 from .optim import learning_rate, set_learning_rate
-from .phase import Phase, check_models, check_phases, open_images
+from .phase import Phase, check_models, check_phases
+from .run_data import open_images
 from .run_folder import Progress, RunFolder, State
 from .teacher_outputs import teacher_outputs
 from .tensorboard import Board, refuse_absent
@@ -55,8 +56,23 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, qui
     Raises UserError for settings or data that cannot work, and when the loss is no longer finite: the
     checkpoints of the epochs before are then left as they were.
     """
-    with joined(config.device) as processes:
+    with joined(config.device) as processes, _memory_errors(config):
         return _Run(config, processes, resume=resume, force=force, quiet=quiet or not processes.first).run()
+
+
+@contextmanager
+def _memory_errors(config: TrainConfig) -> Iterator[None]:
+    """Turn PyTorch's errors of too little memory, of whatever type, into one line that says what needs less."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        fewer = max(1, config.batch_size // 2)
+        raise UserError(
+            f"not enough memory for steps of {config.batch_size} images: "
+            f"--batch-size {fewer} or --set accumulate=2 needs less"
+        ) from error
 
 
 class _Run:
@@ -79,6 +95,8 @@ class _Run:
         if config.tensorboard:
             refuse_absent()
         self.images = open_images(config, processes, quiet)
+        if resume:
+            self.folder.check_data(self.images.identity)
         self.teachers = check_phases(self.configs, self.images, processes)
         self.progress = self.folder.progress() if resume else Progress()
         self.phase = self._phase(self.progress.phase, None)
@@ -89,12 +107,17 @@ class _Run:
         processes.wait()  # until all have found the folder as it was
 
     def run(self) -> Result:
+        with self.folder.locked() if self.processes.first else nullcontext():
+            return self._run()
+
+    def _run(self) -> Result:
         self._ask_teacher()
         if self.processes.first:
             if self.resume:
                 self.folder.rewind_log(self._epochs_before() + self.progress.epoch)
             else:
                 self.folder.create(self.config)
+            self.folder.write_data(self.images.identity)
         metrics = None
         with self.interruptible, self._board():
             while True:
@@ -162,7 +185,9 @@ class _Run:
             for step, (images, labels, which) in enumerate(batches.numbered(number, progress.step), progress.step):
                 done = progress.epoch * batches.steps + step
                 rate = learning_rate(config, done, batches.steps)
-                self.interruptible.check()
+                if self.interruptible.asked:
+                    self._save_within(sums, step, time.perf_counter() - begin)
+                    self.interruptible.check()
                 loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
                 sums += self.processes.sum(torch.stack([loss.double() / self.processes.size, right.double()]))
                 if self.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
@@ -179,9 +204,8 @@ class _Run:
                 now = time.perf_counter()
                 if now - saved > 60 * config.save_minutes and step + 1 < batches.steps:
                     self._refuse_diverged(sums, number, step)
-                    saved, progress.step, progress.seconds = now, step + 1, now - begin
-                    progress.loss_sum, progress.correct = sums[0].item(), int(sums[1].item())
-                    self._save()
+                    saved = now
+                    self._save_within(sums, step + 1, now - begin)
         self._refuse_diverged(sums, number, batches.steps - 1)
         seconds = time.perf_counter() - begin
         if self.phase.average is not None:
@@ -272,6 +296,14 @@ class _Run:
     def _state(self) -> State:
         average = self.phase.average
         return State(self.phase.model, self.phase.optimizer, average.module if average else None, self.phase.monitor)
+
+    def _save_within(self, sums: Tensor, steps: int, seconds: float) -> None:
+        """Save what `--resume` needs after `steps` steps of the epoch under way, if there is anything new."""
+        progress = self.progress
+        if steps > progress.step:
+            progress.step, progress.seconds = steps, seconds
+            progress.loss_sum, progress.correct = sums[0].item(), int(sums[1].item())
+            self._save()
 
     def _save(self) -> None:
         if self.processes.first:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..data.dataset import Dataset, open_dataset
 from ..errors import UserError
-from ..image import Preprocess
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from .augment import Mixing
 from .compilation import refuse_old_torch
@@ -23,75 +17,22 @@ from .config import TrainConfig
 from .distributed import Processes, Share, spread
 from .ema import Average
 from .flip_monitor import Monitor
-from .loader import Batches, cached, refuse_too_few
+from .loader import Batches, refuse_too_few
 from .losses import refuse_idle
 from .optim import make_optimizer
+from .run_data import RunData
 from .teacher import Teacher, load_teacher
 from .teacher_outputs import TeacherOutputs
 from .warm_start import refuse_other_architecture, start_from
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Images:
-    """The images of a run, the same in all its phases."""
-
-    train: Dataset
-    validation: Dataset
-    """What this process evaluates of them."""
-    labels: npt.NDArray[np.int64]
-    """Of all validation images, (N,)."""
-    preprocess: Preprocess
-    pixels: npt.NDArray[np.uint8] | None
-    """The validation images decoded, (n, H, W, C), where they fit in memory."""
-
-
-def open_images(config: TrainConfig, processes: Processes, quiet: bool) -> Images:
-    """Find and check the images. Raises UserError."""
-    with _first_before_others(processes):  # it downloads what the others then find
-        train = _open(config, "train", None, quiet)
-        validation = _open(config, "validation", train.class_names, quiet)
-    # Every n-th image each: every image counts once, whatever the number of processes.
-    own = validation.subset(range(processes.rank, len(validation), processes.size))
-    size = model_spec(config.model, **config.model_settings()).img_size
-    preprocess = Preprocess.usual(size, config.channels, crop=config.crop, interpolation=config.interpolation)
-    pixels = cached(own, preprocess, config) if len(own) else None
-    return Images(
-        train=train,
-        validation=own,
-        labels=validation.labels,
-        preprocess=preprocess,
-        pixels=None if pixels is None else pixels.numpy(),
-    )
-
-
-def _open(config: TrainConfig, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
-    return open_dataset(
-        config.data,
-        split,
-        class_names=class_names,
-        classes_file=config.classes,
-        strict=config.strict,
-        test_fraction=config.test_fraction,
-        warn=None if not quiet else lambda line: None,
-    )
-
-
-@contextmanager
-def _first_before_others(processes: Processes) -> Iterator[None]:
-    if not processes.first:
-        processes.wait()
-    yield
-    if processes.first:
-        processes.wait()
-
-
 class Phase:
-    """The model of a phase and what trains it. Images that the phase before has decoded are not decoded again."""
+    """The model of a phase and what trains it. RunData that the phase before has decoded are not decoded again."""
 
     def __init__(
         self,
         config: TrainConfig,
-        images: Images,
+        images: RunData,
         teacher: Teacher | None,
         device: torch.device,
         processes: Processes,
@@ -158,7 +99,7 @@ def check_models(configs: list[TrainConfig]) -> None:
         before = rehearsal.spec
 
 
-def check_phases(configs: list[TrainConfig], images: Images, processes: Processes) -> list[Teacher | None]:
+def check_phases(configs: list[TrainConfig], images: RunData, processes: Processes) -> list[Teacher | None]:
     """The teacher of each phase, loaded once. Raises UserError for a phase that cannot train with these images."""
     teachers: dict[tuple[str | None, str | None], Teacher | None] = {}
     for config in configs:
@@ -174,11 +115,11 @@ def check_phases(configs: list[TrainConfig], images: Images, processes: Processe
     return [teachers[config.teacher, config.teacher_file] for config in configs]
 
 
-def _spec(config: TrainConfig, images: Images) -> Any:
+def _spec(config: TrainConfig, images: RunData) -> Any:
     return model_spec(config.model, num_classes=len(images.train.class_names), **config.model_settings())
 
 
-def _model(config: TrainConfig, images: Images) -> BHViT:
+def _model(config: TrainConfig, images: RunData) -> BHViT:
     model = BHViT(_spec(config, images), drop_path=config.drop_path)
     model.class_names, model.preprocess = images.train.class_names, images.preprocess
     return model

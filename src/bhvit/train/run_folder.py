@@ -1,6 +1,7 @@
 """The folder of a run, and how it survives an interruption at any moment.
 
     config.json           the settings
+    data.json             the classes, and digests of the images of each split
     log.jsonl             one JSON line an epoch
     last.safetensors      weights after the last epoch, a checkpoint that every command takes
     best.safetensors      the same of the epoch with the best validation accuracy
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +30,20 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import remove_parts, write_atomically
 from ..models import model_spec
 from ..spec.overrides import value_of
+from ..text import some
 from .config import FIELDS, MACHINE, Start, TrainConfig
 from .flip_monitor import Monitor
 
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 VERSION = "1"
+LOCK = ".lock"
 FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
 
 
@@ -73,6 +82,66 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config, self.log, self.last, self.best, self.resume = (self.path / name for name in FILES)
+        self.data = self.path / "data.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder, made if absent, for this process, and remove what killed ones left half-written.
+
+        The lock is the kernel's: it ends with the process, however that ends. Raises UserError if another run has it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}") from None
+        try:
+            try:
+                if fcntl is not None:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is writing to {self.path}: wait for it, or give another --out") from None
+            except OSError:  # a file system without locks, such as some network ones
+                pass
+            remove_parts(self.path)
+            yield
+        finally:
+            os.close(handle)
+
+    def check_data(self, found: Mapping[str, Any]) -> None:
+        """Raises UserError, saying what changed, if the run that is there learned from other classes or images."""
+        try:
+            saved = json.loads(self.data.read_text(encoding="utf-8"))
+        except FileNotFoundError:  # bhvit 0.1.0 wrote none
+            return
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.data} is damaged: {error}") from None
+        if saved.get("classes") != found["classes"]:
+            raise UserError(
+                f"cannot resume {self.path}: it learned the classes {some(saved.get('classes') or [])}, "
+                f"the data now has {some(found['classes'])}; "
+                f"`bhvit train --init {self.last} --out NEW` starts from its weights"
+            )
+        for split in ("train", "validation"):
+            before, now = saved.get(split) or {}, found[split]
+            if before != now:
+                raise UserError(
+                    f"cannot resume {self.path}: its {split} images changed ({before.get('images')} then, "
+                    f"{now['images']} now, or others of these names and sizes); "
+                    f"`bhvit train --init {self.last} --out NEW` starts from its weights"
+                )
+
+    def write_data(self, identity: Mapping[str, Any]) -> None:
+        """Write which classes and images the run learns from."""
+        write_atomically(self.data, json.dumps(identity, indent=2).encode() + b"\n")
+
+    def clear(self) -> None:
+        """Remove the files of a run, those that a resumed run needs first. Raises OSError."""
+        for name in reversed(FILES):
+            (self.path / name).unlink(missing_ok=True)
+        self.data.unlink(missing_ok=True)
+        for path in [*self.path.glob("phase[0-9]*.safetensors"), *self.path.glob("tensorboard/events.*")]:
+            path.unlink()
 
     def refuse_used(self, force: bool) -> None:
         """Raises UserError if a run is there, unless it may be replaced, or if no folder can be there."""
@@ -86,10 +155,7 @@ class RunFolder:
         """Make the folder, without a former run's files. Raises UserError if it cannot be written."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in reversed(FILES):
-                (self.path / name).unlink(missing_ok=True)
-            for path in [*self.path.glob("phase[0-9]*.safetensors"), *self.path.glob("tensorboard/events.*")]:
-                path.unlink()
+            self.clear()
         except OSError as error:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from None
         write_atomically(self.config, json.dumps(config.to_dict(), indent=2).encode() + b"\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,7 @@ def teacher_outputs(
             path.parent.mkdir(parents=True, exist_ok=True)
             _make(path, teacher.to(device), dataset, preprocess, device, quiet)
         except OSError as error:
+            path.with_suffix(".part").unlink(missing_ok=True)
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
     processes.wait()
     return TeacherOutputs(path)
@@ -80,6 +82,7 @@ def _make(
         logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(device)).float().cpu().numpy()
         if rows is None:
             rows = create(part, "w+", np.float16, (len(dataset), logits.shape[1]))
+            _allocate(part)
         with np.errstate(over="ignore"):  # found below
             rows[start : start + len(logits)] = logits
     if not np.isfinite(rows).all():
@@ -89,6 +92,17 @@ def _make(
     rows.flush()
     del rows
     part.replace(path)
+
+
+def _allocate(path: Path) -> None:
+    """Give a file the disk space of its whole length: writing to a mapping on a full disk ends the process.
+
+    Raises OSError if there is too little.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _digest(config: TrainConfig, teacher: Teacher, dataset: Dataset, preprocess: Preprocess) -> str:

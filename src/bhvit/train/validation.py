@@ -13,14 +13,14 @@ from ..data.metrics import Floats, Metrics, metrics, predict_all
 from ..models import BHViT
 from .compilation import as_they_are
 from .distributed import Processes
-from .phase import Images
+from .run_data import RunData
 
 EVALUATION_BATCH = 256
 
 
 def validate(
     model: BHViT,
-    images: Images,
+    images: RunData,
     processes: Processes,
     autocast: Callable[[], AbstractContextManager[Any]],
     progress: Callable[[int, int], None],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-import types
+import contextlib
+import re
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...files import check_regular
 
 _WRAPPERS = ("model", "model_ema", "state_dict", "state_dict_ema", "module")
 _DEEPEST = 8
@@ -29,17 +31,18 @@ def read_state(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the file of weights in it")
+    check_regular(path)
     if not path.is_file():
         raise UserError(f"no file at {path}")
     try:
         if path.suffix.lower() == ".safetensors":
             return dict(safetensors.torch.load_file(path))
-        _refuse_programs(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_SAFE_PICKLE)
+        _check_format(path)
+        loaded = _load_pickle(path)
     except UserError:
         raise
     except Exception as error:  # a hostile or damaged file can bring any of them about
-        raise UserError(f"{path} is not a whole .pth or .safetensors file: {_first_line(error)}") from None
+        raise UserError(f"{path} is not a whole .pth or .safetensors file: {_reason(error)}") from None
     if isinstance(loaded, Mapping):
         return dict(loaded)
     kind = "pickled object" if isinstance(loaded, _Inert) else type(loaded).__name__
@@ -98,12 +101,19 @@ def _bare(name: object) -> str:
     return str(name).removeprefix("module.")
 
 
-def _first_line(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
+    """What an error of torch says, without its advice to load the file unsafely."""
+    if "Weights only load failed" in str(error):
+        found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
+        what = f"it asks for {found[1]}" if found else "it holds other objects than tensors"
+        return f"{what}; save model.state_dict() alone"
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _refuse_programs(path: Path) -> None:
-    """Raise UserError for a TorchScript archive, whose own code torch.load would set going."""
+def _check_format(path: Path) -> None:
+    """Raises UserError for what torch.load would run or never end reading: TorchScript programs, tar archives."""
+    if tarfile.is_tarfile(path):  # torch's first format; a member of it may be a pipe that never ends
+        raise UserError(f"{path} is in the tar format of PyTorch before 0.1.10; load it there and save it again")
     try:
         records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:  # no archive at all: the older format
@@ -113,45 +123,28 @@ def _refuse_programs(path: Path) -> None:
 
 
 class _Inert:
-    """Stands for an object of a pickle that we do not make: it takes anything and does nothing."""
+    """Stands for an object of a pickle that is no tensor: it takes anything and does nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
+        return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
 
-    def __call__(self, *args: Any, **kwargs: Any) -> _Inert:
-        return self
-
     def __setstate__(self, state: Any) -> None: ...
 
-    def __setitem__(self, key: Any, value: Any) -> None: ...
 
-    def add(self, value: Any) -> None: ...
+def _load_pickle(path: Path) -> Any:
+    """What a .pth file holds, by torch's unpickler for weights alone, which calls nothing but builders of tensors.
 
-    def append(self, value: Any) -> None: ...
-
-    def extend(self, values: Any) -> None: ...
-
-
-_ALLOWED = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch.serialization", "_get_layout"),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Makes tensors and plain containers; everything else becomes `_Inert`, so nothing else is called."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        storage = name.endswith("Storage") and "." not in name
-        plain = module == "torch" and (storage or isinstance(getattr(torch, name, None), torch.dtype))
-        if plain or (module, name) in _ALLOWED:
-            return super().find_class(module, name)
-        return _Inert
-
-
-_SAFE_PICKLE = types.ModuleType("safe_pickle", "A stand-in for the module `pickle`, as torch.load asks for one.")
-_SAFE_PICKLE.Unpickler = _Unpickler  # type: ignore[attr-defined]
-_SAFE_PICKLE.load = lambda file, **options: _Unpickler(file, **options).load()  # type: ignore[attr-defined]
+    Other objects that a trainer left in the file (its arguments, its schedule) become `_Inert`, where this PyTorch can
+    list them beforehand; the stand-ins are known to it for this file only.
+    """
+    stand_ins: list[Any] = []
+    if hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):  # since PyTorch 2.6
+        try:
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+        except Exception:  # an older format, or damaged: loading it says what is wrong
+            names = []
+        stand_ins = [(type("Inert", (_Inert,), {}), name) for name in names]
+    with torch.serialization.safe_globals(stand_ins) if stand_ins else contextlib.nullcontext():
+        return torch.load(path, map_location="cpu", weights_only=True)

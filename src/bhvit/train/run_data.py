@@ -1,0 +1,81 @@
+"""The images of a run: training and validation, and what tells them from others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.dataset import Dataset, open_dataset
+from ..image import Preprocess
+from ..models import model_spec
+from .config import TrainConfig
+from .distributed import Processes
+from .loader import cached
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The images of a run, the same in all its phases."""
+
+    train: Dataset
+    validation: Dataset
+    """What this process evaluates of them."""
+    labels: npt.NDArray[np.int64]
+    """Of all validation images, (N,)."""
+    preprocess: Preprocess
+    pixels: npt.NDArray[np.uint8] | None
+    """The validation images decoded, (n, H, W, C), where they fit in memory."""
+    identity: Mapping[str, Any]
+    """The classes, and how many images each split has and a digest of which: what a resumed run must find again."""
+
+
+def open_images(config: TrainConfig, processes: Processes, quiet: bool) -> RunData:
+    """Find and check the images. Raises UserError."""
+    with _first_before_others(processes):  # it downloads what the others then find
+        train = _open(config, "train", None, quiet)
+        validation = _open(config, "validation", train.class_names, quiet)
+    # Every n-th image each: every image counts once, whatever the number of processes.
+    own = validation.subset(range(processes.rank, len(validation), processes.size))
+    size = model_spec(config.model, **config.model_settings()).img_size
+    preprocess = Preprocess.usual(size, config.channels, crop=config.crop, interpolation=config.interpolation)
+    pixels = cached(own, preprocess, config) if len(own) else None
+    return RunData(
+        train=train,
+        validation=own,
+        labels=validation.labels,
+        preprocess=preprocess,
+        pixels=None if pixels is None else pixels.numpy(),
+        identity={
+            "classes": list(train.class_names),
+            **{
+                name: {"images": len(split), "digest": split.digest()}
+                for name, split in (("train", train), ("validation", validation))
+            },
+        },
+    )
+
+
+def _open(config: TrainConfig, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
+    return open_dataset(
+        config.data,
+        split,
+        class_names=class_names,
+        classes_file=config.classes,
+        strict=config.strict,
+        test_fraction=config.test_fraction,
+        warn=None if not quiet else lambda line: None,
+    )
+
+
+@contextmanager
+def _first_before_others(processes: Processes) -> Iterator[None]:
+    if not processes.first:
+        processes.wait()
+    yield
+    if processes.first:
+        processes.wait()
