@@ -261,6 +261,8 @@ def ops_page() -> str:
         "The ops of a `.bhv` program. [The .bhv format](bhv-format.md) says how they are stored.\n",
         "## Options\n",
         "An option that has its default is left out of the file.\n",
+        "Shapes and conditions are expressions of the attributes; `tiles(n)` is n / 16 rounded up. Tensors of type",
+        "weights are bits, or floats where the option `weights` is `float`.\n",
         "| Option | Values, the default first |\n|---|---|",
         *(f"| `{name}` | {', '.join(f'`{value}`' for value in allowed)} |" for name, allowed in schema.OPTIONS.items()),
         "\n## Arithmetic\n",
@@ -272,6 +274,9 @@ def ops_page() -> str:
         parts += [f"## {name}\n", "| Attribute | Range |\n|---|---|"]
         parts += [f"| `{attribute}` | 1 to {LIMITS[attribute]} |" for attribute in op.attributes]
         parts.append(f"\nOptions: {', '.join(f'`{option}`' for option in op.options) or 'none'}.\n")
+        if op.rules:
+            parts.append("Conditions: " + "; ".join(f"`{condition}`" for condition, _ in op.rules) + ".\n")
+        parts.append(f"Leaves x of shape ({', '.join(op.output)}).\n")
         parts.append("| Tensor | Shape | Type | Present |\n|---|---|---|---|")
         for tensor, rule in op.tensors.items():
             shape = ", ".join(rule.shape)
