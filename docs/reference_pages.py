@@ -254,6 +254,7 @@ def _comment(text: str) -> str:
 def ops_page() -> str:
     """Document every op of the `.bhv` format: attributes, options, tensors and arithmetic."""
     from bhvit.format import program, schema
+    from bhvit.format.ops import OPS, attend
     from bhvit.spec.limits import LIMITS
 
     parts = [
@@ -268,10 +269,19 @@ def ops_page() -> str:
         "\n## Arithmetic\n",
         "```text",
         inspect.cleandoc(program.__doc__ or ""),
+        "",
+        inspect.cleandoc(attend.__doc__ or ""),
         "```\n",
     ]
-    for name, op in schema.OPS.items():
-        parts += [f"## {name}\n", "| Attribute | Range |\n|---|---|"]
+    for name, definition in OPS.items():
+        op = definition.schema
+        parts += [
+            f"## {name}\n",
+            "```text",
+            inspect.cleandoc(definition.arithmetic or ""),
+            "```\n",
+            "| Attribute | Range |\n|---|---|",
+        ]
         parts += [f"| `{attribute}` | 1 to {LIMITS[attribute]} |" for attribute in op.attributes]
         parts.append(f"\nOptions: {', '.join(f'`{option}`' for option in op.options) or 'none'}.\n")
         if op.rules:

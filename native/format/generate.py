@@ -12,7 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bhvit.format.schema import OPS, OPTIONS, OpSchema, TensorRule
+from bhvit.format.ops import SCHEMAS
+from bhvit.format.schema import OPTIONS, OpSchema, TensorRule
 from bhvit.spec.limits import LIMITS, MAX_OPS
 from bhvit.spec.model import MAX_GRID_FLOATS
 
@@ -46,7 +47,7 @@ def header() -> str:
 #include <cstdint>
 
 // Calls X with the kind of every op.
-#define BHVIT_OPS(X) {" ".join(f"X({kind})" for kind in OPS)}
+#define BHVIT_OPS(X) {" ".join(f"X({kind})" for kind in SCHEMAS)}
 
 namespace bhvit {{
 
@@ -58,19 +59,19 @@ constexpr int64_t kMaxOps = {MAX_OPS}, kMaxGridFloats = {MAX_GRID_FLOATS};
 
 def kernels() -> str:
     """Write the table of the kernels of all ops."""
-    fields = [f"  {''.join(map(str.capitalize, kind.split('_')))}Kernels {kind};" for kind in OPS]
-    lines = [NOTE, "\n#pragma once\n", *(f'#include "kernels/ops/{kind}.h"' for kind in OPS)]
+    fields = [f"  {''.join(map(str.capitalize, kind.split('_')))}Kernels {kind};" for kind in SCHEMAS]
+    lines = [NOTE, "\n#pragma once\n", *(f'#include "kernels/ops/{kind}.h"' for kind in SCHEMAS)]
     lines += ["\nnamespace bhvit {\n", "struct OpKernels {", *fields, "};", "\n}  // namespace bhvit\n"]
     lines.append("// What a file of an instruction set fills it with.")
-    lines.append(f"#define BHVIT_OP_KERNELS {{{', '.join(f'.{kind} = {kind}_kernels()' for kind in OPS)}}}")
+    lines.append(f"#define BHVIT_OP_KERNELS {{{', '.join(f'.{kind} = {kind}_kernels()' for kind in SCHEMAS)}}}")
     return "\n".join([*lines, ""])
 
 
 def rules() -> str:
     """Write limits, options and the rule of each op."""
-    sizes = sorted({size for op in OPS.values() for size in expressions(op)})
-    conditions = sorted({rule.when for op in OPS.values() for rule in op.tensors.values() if rule.when})
-    shapes = sorted({rule.shape for op in OPS.values() for rule in op.tensors.values()})
+    sizes = sorted({size for op in SCHEMAS.values() for size in expressions(op)})
+    conditions = sorted({rule.when for op in SCHEMAS.values() for rule in op.tensors.values() if rule.when})
+    shapes = sorted({rule.shape for op in SCHEMAS.values() for rule in op.tensors.values()})
     lines = [NOTE, '\n#include "format/schema.h"\n', "namespace bhvit {", "namespace {\n"]
     lines += [f"int64_t {size_name(size)}({argument(cpp(size))}) {{ return {cpp(size)}; }}" for size in sizes]
     lines.append("")
@@ -80,14 +81,14 @@ def rules() -> str:
     lines.append("")
     for name, values in OPTIONS.items():
         lines.append(f"constexpr std::string_view {values_name(name)}[] = {{{strings(values)}}};")
-    for kind, op in OPS.items():
+    for kind, op in SCHEMAS.items():
         lines += op_lines(kind, op)
     lines += ["\nconstexpr Limit kLimits[] = {"]
     lines += [f'    {{"{name}", {limit}}},' for name, limit in LIMITS.items()]
     lines += ["};", "\nconstexpr OptionRule kOptions[] = {"]
     lines += [f'    {{"{name}", {values_name(name)}}},' for name in OPTIONS]
     lines += ["};", "\nconstexpr OpRule kRules[] = {"]
-    for kind, op in OPS.items():
+    for kind, op in SCHEMAS.items():
         lists = [f"k_{kind}_{part}" for part in ("attributes", "options", "tensors")]
         output = ", ".join(map(size_name, op.output))
         lines.append(f'    {{"{kind}", {", ".join(lists)}, check_{kind}, {{{output}}}}},')

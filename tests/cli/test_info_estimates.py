@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from bhvit.cost.counts import OpCost, bytes_by_kind, op_costs, packed_bytes, total
+from bhvit.cost.counts import bytes_by_kind, op_costs, packed_bytes, total
 from bhvit.cost.energy import BINARY_WORD, FLOAT_MAC, binary_energy, float32_energy
 from bhvit.format import file as bhv_file
+from bhvit.format.op_cost import OpCost
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models
 from bhvit.packing import packed_model

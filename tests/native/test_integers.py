@@ -9,7 +9,7 @@ import pytest
 
 from bhvit import _native, bits
 from bhvit.format import file as bhv_file
-from bhvit.runtime import reference
+from bhvit.format.arithmetic import binary_conv
 from bhvit.spec.model import DILATIONS, ModelSpec, StageSpec
 from helpers.random_model import random_model
 
@@ -93,7 +93,7 @@ def test_dilated_convolutions_are_exact_at_borders(isa: str, channels: int) -> N
             data = bhv_file.to_bytes(dataclasses.replace(model, tensors=tensors))
             image = np.zeros((3, height, width), np.float32)
             found = dict(_native.Program(data, 1, isa).trace(image))["stages.0.0.mixer"] - signs
-            exact = reference.binary_conv(signs > 0, tensors[mixer + "weight"][i], 4, dilation)
+            exact = binary_conv(signs > 0, tensors[mixer + "weight"][i], 4, dilation)
             np.testing.assert_array_equal(found, exact, err_msg=f"{height}x{width}, dilation {dilation}")
 
 

@@ -14,8 +14,8 @@ from ..text import count_text, describe, joules_text, size_text
 from .console import Subparsers, add_json, add_set, command, positive, print_json, table
 
 if TYPE_CHECKING:
-    from ..cost.counts import OpCost
     from ..format.file import Description
+    from ..format.op_cost import OpCost
     from ..image import Preprocess
 
 _DESCRIPTION = """\

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from .counts import BINARY_PER_FLOAT, OpCost
+from ..format.op_cost import BINARY_PER_FLOAT, OpCost
 
 SOURCE = "Horowitz, ISSCC 2014 (45 nm, 0.9 V); DRAM as in Han et al., NeurIPS 2015"
 FLOAT32_MULTIPLY, FLOAT32_ADD = 3.7, 0.9

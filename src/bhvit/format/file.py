@@ -39,7 +39,8 @@ from ..files import write_atomically
 from ..image import Preprocess
 from ..spec.model import ModelSpec
 from .float_storage import Layout, decode, scale_key, scale_shape
-from .program import Op, check_chain
+from .op import Op
+from .program import check_chain, op_from_json
 
 VERSION = "1"
 ALIGNMENT = 64
@@ -220,7 +221,7 @@ def from_bytes(data: bytes) -> PackedModel:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"not a whole safetensors file: {error}") from error
-    ops = tuple(Op.from_json(fields) for fields in _list(metadata, "program"))
+    ops = tuple(op_from_json(fields) for fields in _list(metadata, "program"))
     model = PackedModel(**_description(metadata), ops=ops, tensors=tensors)
     check(model)
     return model

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .program import Op
+from .op import Op
 from .schema import Kind
 
 Leftovers = Literal["mixed", "int8", "float16", "float32"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..format.program import TAPS
+from ..format.arithmetic import TAPS
 from ..spec.model import Branches, ModelSpec, Norm
 from .batch_statistics import processes, shared_batch_norm
 from .fused import grids as fused_grids

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..bits import tile_floats, tile_weights
-from ..format.program import NORM_EPS
+from ..format.arithmetic import NORM_EPS
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
 from ..models.quantizers import centre, weight_scale
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from ..bits import tile_floats
-from ..format.program import TAPS
+from ..format.arithmetic import TAPS
 from ..models.attention_quantizers import (
     LEAST_SCALE,
     DecomposedAttention,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..data.metrics import Floats
 from ..format import file as bhv_file
-from ..format.program import Op
+from ..format.op import Op
 from ..models import BHViT
 from ..models.attention_quantizers import DecomposedAttention
 from ..models.layers import Move

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...format.program import TAPS
+from ...format.arithmetic import TAPS
 from ...spec.model import DILATIONS, MIXER_GROUPS
 from . import kernels as native
 from .kernels import at, channels_of, grid_of

@@ -1,0 +1,84 @@
+"""One op of a program: its kind, attributes and options, and what its schema makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..bits import LANES, words_for
+from ..errors import FormatError
+from ..spec.limits import LIMITS
+from .expressions import evaluate
+from .schema import OPTIONS, Dims, Kind, OpSchema, TensorRule, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One op: its kind, the name that prefixes its tensors, its attributes and its options."""
+
+    kind: str
+    name: str
+    attributes: Dims
+    options: Mapping[str, str]
+    """Those that differ from their default."""
+    schema: OpSchema = dataclasses.field(repr=False, compare=False)
+
+    def option(self, name: str) -> str:
+        """The value of an option."""
+        return self.options.get(name, OPTIONS[name][0])
+
+    def has(self, rule: TensorRule) -> bool:
+        """Whether this op has the tensor of a rule."""
+        for condition in rule.when.split():
+            attribute, above, _ = condition.partition(">")
+            option, _, value = condition.partition("=")
+            if not (self.attributes[attribute] > 1 if above else self.option(option) == value):
+                return False
+        return True
+
+    def shapes(self) -> dict[str, tuple[Kind, tuple[int, ...]]]:
+        """Kind and shape of every tensor, by its name without the op's prefix."""
+        shapes: dict[str, tuple[Kind, tuple[int, ...]]] = {}
+        for name, rule in self.schema.tensors.items():
+            if not self.has(rule):
+                continue
+            shape = tuple(evaluate(size, self.attributes) for size in rule.shape)
+            if not rule.weights:
+                shapes[name] = ("float", shape)
+            elif self.option("weights") == "float":
+                shapes[name] = ("float", (*shape, LANES))
+            else:
+                shapes[name] = ("bits", (*shape[:-1], words_for(shape[-1]), LANES))
+        return shapes
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": self.kind, "name": self.name, **self.attributes, **self.options}
+
+    @classmethod
+    def from_json(cls, fields: Any, schemas: Mapping[str, OpSchema]) -> Op:
+        """An op of the known `schemas` from `to_json`. Raises FormatError naming the op and what is wrong with it."""
+        require(isinstance(fields, dict) and isinstance(fields.get("name"), str), "an op is not an object with a name")
+        rest = dict(fields)
+        kind, name = rest.pop("op", None), rest.pop("name")
+        known = isinstance(kind, str) and kind in schemas
+        require(known, f"op {name}: unknown kind {kind!r}; a newer bhvit may know it")
+        schema = schemas[kind]
+        takes = schema.attributes
+        options = {key: rest.pop(key) for key in schema.options if key in rest}
+        for key, value in options.items():
+            require(value in OPTIONS[key][1:], f"op {name}: {key} {value!r} is not known; a newer bhvit may know it")
+        require(set(rest) == set(takes), f"op {name}: {kind} takes {', '.join(takes)}, not {', '.join(map(str, rest))}")
+        for key, value in rest.items():
+            require(type(value) is int and 1 <= value <= LIMITS[key],
+                     f"op {name}: {key} must be 1 to {LIMITS[key]}, not {value!r}")  # fmt: skip
+        try:
+            schema.check(rest)
+        except FormatError as error:
+            raise FormatError(f"op {name}: {error}") from None
+        return cls(kind, name, rest, options, schema)
+
+    def output(self) -> tuple[int, int, int]:
+        """(H, W, C) of x after this op; (1, 1, classes) after the head."""
+        height, width, channels = (evaluate(size, self.attributes) for size in self.schema.output)
+        return height, width, channels

@@ -1,0 +1,52 @@
+"""What an op costs an image, counted as the published tables count."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..spec.model import StageSpec
+
+BINARY_PER_FLOAT = 64
+"""Binary multiply-accumulates that count as one operation: the width of a word."""
+# Learned floats a channel of the parts that blocks are made of.
+NORM, BIAS_BEFORE_SIGN, RPRELU, LAYER_SCALE, BIAS, MIX = 2, 1, 3, 2, 1, 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpCost:
+    """What one op costs an image. Counts, not bytes."""
+
+    name: str
+    kind: str
+    binary_macs: int = 0
+    executed_binary_macs: int = 0
+    """As `binary_macs`, but with each global token of attention projected once, as the engine does."""
+    float_macs: int = 0
+    binary_parameters: int = 0
+    float_parameters: int = 0
+
+    @property
+    def ops(self) -> float:
+        """BOPs / 64 + FLOPs."""
+        return self.binary_macs / BINARY_PER_FLOAT + self.float_macs
+
+    @property
+    def parameters(self) -> int:
+        """Learned numbers, binary and full precision."""
+        return self.binary_parameters + self.float_parameters
+
+
+def quantised(
+    stage: StageSpec, name: str, kind: str, *, weights: int, floats: int, macs: int, executed: int | None = None
+) -> OpCost:
+    """Return the cost of an op whose `weights` and `macs` are binary if the stage has it so, with other `floats`."""
+    binary = (stage.weight_bits, stage.activation_bits) == (1, 1)
+    return OpCost(
+        name=name,
+        kind=kind,
+        binary_macs=macs if binary else 0,
+        executed_binary_macs=(macs if executed is None else executed) if binary else 0,
+        float_macs=0 if binary else macs,
+        binary_parameters=weights if stage.weight_bits == 1 else 0,
+        float_parameters=floats + (0 if stage.weight_bits == 1 else weights),
+    )
