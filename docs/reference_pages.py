@@ -58,7 +58,7 @@ def settings_page() -> str:
     rows = [
         f"| `{field.name}` | {default(field)} | {cell(doc)} |"
         for field, _, doc in fields(TrainConfig)
-        if field.name not in ("switches", "overrides", "phases")
+        if field.name not in ("overrides", "phases")
     ]
     recipes = []
     for name in recipe_names():
@@ -134,7 +134,7 @@ def _override_names() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the fields that may be given for all stages, and those of the whole model."""
     from bhvit.spec import overrides
 
-    return overrides.EVERY_STAGE, overrides.MODEL_SWITCHES
+    return overrides.EVERY_STAGE, overrides.MODEL_OVERRIDES
 
 
 def values(kind: Any) -> str:

@@ -33,8 +33,8 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for index, (name, switches) in enumerate(MODELS.items()):
-        model = load_checkpoint(DEFAULT) if index == 0 else _trained(args.data, args.out / str(index), switches)
+    for index, (name, overrides) in enumerate(MODELS.items()):
+        model = load_checkpoint(DEFAULT) if index == 0 else _trained(args.data, args.out / str(index), overrides)
         kinds: tuple[Leftovers, ...] = ("float32", "int8") if index else KINDS
         rows += _packed(name, model, kinds, args)
     header = ["Model", "Position maps, classifier", "File, MB", "Top-1", "Top-1 agreement with float32"]
@@ -57,7 +57,7 @@ Files of 1000 classes at 224×224, MB:
     write_results(Path(__file__).with_name("leftovers.md"), "Position maps and classifier in fewer bits", text)
 
 
-def _trained(data: str, folder: Path, switches: dict[str, Any]) -> BHViT:
+def _trained(data: str, folder: Path, overrides: dict[str, Any]) -> BHViT:
     config = TrainConfig.from_dict(
         {
             **bhvit.train.load_recipe("cifar10"),
@@ -68,7 +68,7 @@ def _trained(data: str, folder: Path, switches: dict[str, Any]) -> BHViT:
             "warmup_epochs": 0.1,
             "lr": 1e-4,
             "threads": 1,
-            **switches,
+            **overrides,
         }
     )
     return load_checkpoint(train(config, force=True, quiet=True).last)

@@ -70,8 +70,8 @@ does.
 
 def _measure(label: str, path: Path, seconds: float) -> list[list[str]]:
     torch.manual_seed(0)
-    name, switches = MODELS[label]
-    model = randomise(create_model(name, **switches))
+    name, overrides = MODELS[label]
+    model = randomise(create_model(name, **overrides))
     pack(model, path, force=True)
     costs = total(op_costs(model.spec))
     image = torch.randn(1, 3, *model.spec.img_size)

@@ -96,7 +96,7 @@ def test_switches_of_a_named_model(bhvit, refused, material):
 
 
 @pytest.mark.parametrize(
-    "switches",
+    "overrides",
     [
         {"mixer": "attention"},
         {"mixer": "pooling"},
@@ -107,6 +107,6 @@ def test_switches_of_a_named_model(bhvit, refused, material):
         {"stages.0.weight_bits": 32, "stages.2.activation_bits": 32, "shifts": "none", "downsample": "float"},
     ],
 )
-def test_parameters_of_ablations_are_those_of_the_model(switches):
-    model = create_model("bhvit_nano", **switches)
+def test_parameters_of_ablations_are_those_of_the_model(overrides):
+    model = create_model("bhvit_nano", **overrides)
     assert total(op_costs(model.spec)).parameters == sum(parameter.numel() for parameter in model.parameters())

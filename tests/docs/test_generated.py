@@ -10,7 +10,7 @@ import pytest
 from bhvit.format.ops import SCHEMAS as OPS
 from bhvit.models import list_models
 from bhvit.spec.model import StageSpec
-from bhvit.spec.overrides import EVERY_STAGE, MODEL_SWITCHES
+from bhvit.spec.overrides import EVERY_STAGE, MODEL_OVERRIDES
 from bhvit.train import TrainConfig, recipe_names
 from bhvit.train.config import FIELDS
 from helpers.site import DOCS, ROOT, commands, script
@@ -44,7 +44,7 @@ def test_every_setting_has_its_default_and_a_meaning() -> None:
 def test_every_override_has_values_and_a_meaning() -> None:
     table = rows(PAGES["reference/overrides.md"])
     stage = {f"stages.N.{field.name}" for field in dataclasses.fields(StageSpec)}
-    assert set(table) == set(MODEL_SWITCHES) | stage
+    assert set(table) == set(MODEL_OVERRIDES) | stage
     assert all(all(cells) for cells in table.values()), table
     assert {name[9:] for name in stage if table[name][0].endswith("*")} == set(EVERY_STAGE)
 

@@ -65,7 +65,7 @@ def test_a_model_trained_so_packs_without_loss(name: str) -> None:
 
 
 def test_a_rounded_model_computes_otherwise() -> None:
-    """The switch acts: forward, and on the gradient of what it rounds."""
+    """The override acts: forward, and on the gradient of what it rounds."""
     plain = randomise(create_model("bhvit_nano", num_classes=10), seed=1).eval()
     rounded = create_model("bhvit_nano", num_classes=10, leftover_bits=8).eval()
     rounded.load_state_dict(plain.state_dict())

@@ -27,7 +27,7 @@ _STAGES = {
     "pooled": (_POOLED, dataclasses.replace(_POOLED, channels=64, hidden=64, heads=2, key_pool=1)),
     "pooling": (_POOLING, _ATTENTION),
 }
-_SWITCHES: dict[str, dict[str, Any]] = {
+_OVERRIDES: dict[str, dict[str, Any]] = {
     "plain": {},
     "layer": {"norm": "layer"},
     "gsb": {"attention": "gsb"},
@@ -41,14 +41,14 @@ _BITS = {"": (1, 1), "-float-weights": (32, 1), "-float-activations": (1, 32), "
 
 
 def specs() -> dict[str, ModelSpec]:
-    """One model for each mixture of mixers, switches and bits."""
+    """One model for each mixture of mixers, overrides and bits."""
     found = {}
     for stages_name, stages in _STAGES.items():
-        for switch, changes in _SWITCHES.items():
+        for override, changes in _OVERRIDES.items():
             for bits_name, (weights, activations) in _BITS.items():
-                if bits_name and switch not in ("plain", "layer"):
+                if bits_name and override not in ("plain", "layer"):
                     continue
-                name = f"{stages_name}-{switch}{bits_name}"
+                name = f"{stages_name}-{override}{bits_name}"
                 changed = tuple(
                     dataclasses.replace(stage, weight_bits=weights, activation_bits=activations) for stage in stages
                 )

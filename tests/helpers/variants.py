@@ -1,4 +1,4 @@
-"""Every switch of the spec on small models: what packing, the reference and the engine must all compute."""
+"""Every override of the spec on small models: what packing, the reference and the engine must all compute."""
 
 from __future__ import annotations
 

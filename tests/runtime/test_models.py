@@ -1,4 +1,4 @@
-"""Every model at its own size, every switch of the spec, and sizes that the published code cannot take."""
+"""Every model at its own size, every override of the spec, and sizes that the published code cannot take."""
 
 from __future__ import annotations
 

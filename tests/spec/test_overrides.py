@@ -1,4 +1,4 @@
-"""The switches of a spec: every field is reached, wrong ones are helped with, idle ones refused."""
+"""The overrides of a spec: every field is reached, wrong ones are helped with, idle ones refused."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from bhvit.errors import UserError
 from bhvit.models import create_model, model_spec
 from bhvit.spec.model import ModelSpec, StageSpec
-from bhvit.spec.overrides import EVERY_STAGE, MODEL_SWITCHES, SWITCHES, check, flatten, known, value_of
+from bhvit.spec.overrides import EVERY_STAGE, MODEL_OVERRIDES, OVERRIDES, check, flatten, known, value_of
 
 
 def test_every_field_of_a_spec_is_an_argument_or_a_switch():
     arguments = {"name", "img_size", "in_chans", "num_classes", "patch", "stages"}
-    assert {field.name for field in dataclasses.fields(ModelSpec)} == arguments | set(MODEL_SWITCHES)
+    assert {field.name for field in dataclasses.fields(ModelSpec)} == arguments | set(MODEL_OVERRIDES)
     assert set(EVERY_STAGE) <= {field.name for field in dataclasses.fields(StageSpec)}
 
 
@@ -95,7 +95,7 @@ def test_pooled_attention_pools_as_the_published_model_does():
 
 
 @pytest.mark.parametrize(
-    ("switches", "message"),
+    ("overrides", "message"),
     [
         ({"weight_bits": 2}, "stage 0 of bhvit_nano: weight_bits must be 1 or 32, not 2"),
         ({"stages.1.heads": 3}, "stage 1 of bhvit_nano: channels per head"),
@@ -112,11 +112,11 @@ def test_pooled_attention_pools_as_the_published_model_does():
         ({"atention": "gsb"}, "did you mean attention"),
     ],
 )
-def test_what_cannot_be_or_would_do_nothing_is_refused_in_one_line(switches, message):
+def test_what_cannot_be_or_would_do_nothing_is_refused_in_one_line(overrides, message):
     with pytest.raises(UserError, match=message) as caught:
-        create_model("bhvit_nano", **switches)
+        create_model("bhvit_nano", **overrides)
     assert "\n" not in str(caught.value)
 
 
 def test_names_are_unique():
-    assert len(set(SWITCHES)) == len(SWITCHES)
+    assert len(set(OVERRIDES)) == len(OVERRIDES)

@@ -61,7 +61,7 @@ def test_switches_stand_beside_the_other_settings_wherever_settings_are_named(co
     values = load_recipe(str(recipe))
     assert values == {"epochs": 1, "attention": "gsb", "stages.1.heads": 1, "stages.0.mixer": "pooling"}
     settings = config(**values, shifts="none")
-    assert settings.switches == {
+    assert settings.overrides == {
         "attention": "gsb",
         "shifts": (),
         "stages.0.mixer": "pooling",
@@ -71,9 +71,9 @@ def test_switches_stand_beside_the_other_settings_wherever_settings_are_named(co
     assert written["stages.0.mixer"] == "pooling"
     assert TrainConfig.from_dict(written) == settings
     direct = TrainConfig(
-        data="digits", model="small", out="run", switches={"shifts": "both", "stages": {0: {"mixer": "pooling"}}}
+        data="digits", model="small", out="run", overrides={"shifts": "both", "stages": {0: {"mixer": "pooling"}}}
     )
-    assert direct.switches == {"shifts": (3, 5), "stages.0.mixer": "pooling"}
+    assert direct.overrides == {"shifts": (3, 5), "stages.0.mixer": "pooling"}
 
 
 @pytest.mark.parametrize(

@@ -64,4 +64,4 @@ def test_blocks_are_compiled_for_training_and_not_for_evaluation(monkeypatch: py
 def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.compiler, "set_stance")
     with pytest.raises(bhvit.UserError, match=r"needs PyTorch 2\.6"):
-        compilation.refuse_old_torch()
+        compilation.check_torch_compiles()

@@ -17,7 +17,7 @@ from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
 from bhvit.models.fused import layers as fused
 from bhvit.train import train
-from bhvit.train.distributed import Processes, Share, choose_device
+from bhvit.train.distributed import BatchShard, Processes, choose_device
 
 OPTIONS = {
     "epochs": 1,
@@ -134,26 +134,26 @@ def test_two_processes_compute_what_one_computes(config, arguments, program, tmp
 
 @pytest.mark.parametrize(("batch", "parts", "size"), [(8, 1, 1), (8, 1, 2), (16, 2, 2), (12, 1, 3), (6, 1, 2)])
 def test_shares_are_the_whole_batch_and_keep_pairs_together(batch, parts, size):
-    shares = [Share(batch, parts, Processes(rank=rank, size=size)) for rank in range(size)]
-    rows = [share.rows.tolist() for share in shares]
-    assert sorted(row for share in rows for row in share) == list(range(batch))
+    shards = [BatchShard(batch, parts, Processes(rank=rank, size=size)) for rank in range(size)]
+    rows = [shard.rows.tolist() for shard in shards]
+    assert sorted(row for shard in rows for row in shard) == list(range(batch))
     part = batch // parts
     own = part // size
     if own % 2 == 0:
-        for share in rows:
-            for begin in range(0, len(share), own):
-                mirrored = [part - 1 - row % part for row in share[begin : begin + own]]
-                assert mirrored == [row % part for row in share[begin : begin + own]][::-1]
+        for shard in rows:
+            for begin in range(0, len(shard), own):
+                mirrored = [part - 1 - row % part for row in shard[begin : begin + own]]
+                assert mirrored == [row % part for row in shard[begin : begin + own]][::-1]
     if size == 1:
         assert rows[0] == list(range(batch))
 
 
 def test_uneven_batches_are_refused_with_one_that_works():
-    Share(8, 2, Processes(size=2)).refuse_uneven(True)
+    BatchShard(8, 2, Processes(size=2)).check_divides(True)
     with pytest.raises(UserError, match="batch_size 10 does not divide into 4 processes: give 8"):
-        Share(10, 1, Processes(size=4)).refuse_uneven(False)
+        BatchShard(10, 1, Processes(size=4)).check_divides(False)
     with pytest.raises(UserError, match="pairs to mix: give 4"):
-        Share(7, 1, Processes(size=2)).refuse_uneven(True)
+        BatchShard(7, 1, Processes(size=2)).check_divides(True)
 
 
 def test_a_share_sees_what_the_whole_batch_sees(config):
@@ -165,10 +165,10 @@ def test_a_share_sees_what_the_whole_batch_sees(config):
     images, preprocess = open_dataset(settings.data), Preprocess(size=(8, 8), crop=1.0)
     whole, labels = next(Batches(images, preprocess, settings, torch.device("cpu")).epoch(0))
     for rank in range(2):
-        share = Share(8, 1, Processes(rank=rank, size=2))
-        own, own_labels = next(Batches(images, preprocess, settings, torch.device("cpu"), share).epoch(0))
-        np.testing.assert_array_equal(own.numpy(), whole[share.rows].numpy())
-        assert torch.equal(own_labels, labels[share.rows])
+        shard = BatchShard(8, 1, Processes(rank=rank, size=2))
+        own, own_labels = next(Batches(images, preprocess, settings, torch.device("cpu"), shard).epoch(0))
+        np.testing.assert_array_equal(own.numpy(), whole[shard.rows].numpy())
+        assert torch.equal(own_labels, labels[shard.rows])
 
 
 def test_a_device_that_cannot_be_had_is_refused_with_the_reason(monkeypatch):

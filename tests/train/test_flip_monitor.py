@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import bhvit
-from bhvit.train.flip_monitor import Monitor
+from bhvit.train.flip_monitor import FlipMonitor
 
 NAME = "stages.0.0.mlp.linear1"
 
@@ -16,14 +16,14 @@ def test_fractions_of_signs_that_changed_and_came_back() -> None:
     with torch.no_grad():  # of mean zero in every row, so that centring changes nothing
         weight.copy_(torch.ones_like(weight))
         weight[:, ::2] = -1
-    monitor = Monitor(model)
+    monitor = FlipMonitor(model)
     assert monitor.measure()["flipped"][NAME] == 0
     with torch.no_grad():
         weight[:64] *= -1
     found = monitor.measure()
     assert found["flipped"][NAME] == 64 / 256
     assert found["oscillating"][NAME] == 0
-    other = Monitor(model)
+    other = FlipMonitor(model)
     other.load(monitor.state())
     with torch.no_grad():
         weight[32:96] *= -1
@@ -35,4 +35,4 @@ def test_fractions_of_signs_that_changed_and_came_back() -> None:
 
 
 def test_full_precision_layers_have_no_signs() -> None:
-    assert Monitor(bhvit.create_model("bhvit_nano", weight_bits=32)).measure() == {}
+    assert FlipMonitor(bhvit.create_model("bhvit_nano", weight_bits=32)).measure() == {}

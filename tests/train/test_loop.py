@@ -17,7 +17,7 @@ from bhvit.models import create_model, load_checkpoint, save_checkpoint
 from bhvit.train import train
 from bhvit.train.config import TrainConfig
 from bhvit.train.optim import learning_rate
-from bhvit.train.run_folder import FILES
+from bhvit.train.run_folder import FILES, LOCK
 
 
 def refused(config, **options):
@@ -29,7 +29,7 @@ def refused(config, **options):
 
 def test_a_run_learns_and_leaves_its_files(config, tmp_path):
     result = train(config(epochs=6, lr=5e-3), quiet=True)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([LOCK, *FILES])
     assert [entry["epoch"] for entry in result.log] == [1, 2, 3, 4, 5, 6]
     assert result.log[-1]["train_loss"] < result.log[0]["train_loss"]
     assert result.metrics.top1 > 0.8

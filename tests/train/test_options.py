@@ -15,13 +15,14 @@ from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint
 from bhvit.train import TrainConfig, train
 from bhvit.train.augment import Mixing, erased
-from bhvit.train.distributed import Processes, Share
-from bhvit.train.ema import Average
+from bhvit.train.distributed import BatchShard, Processes
+from bhvit.train.ema import ModelEma
 from bhvit.train.loader import Batches
 from bhvit.train.loop import _Run
 from bhvit.train.losses import oscillation_loss, total_loss
 from bhvit.train.optim import make_optimizer, set_learning_rate
-from bhvit.train.phase import Phase, open_images
+from bhvit.train.phase import Phase
+from bhvit.train.run_data import open_run_data
 
 CPU = torch.device("cpu")
 
@@ -75,7 +76,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config):
 
 def test_the_average_is_that_of_the_weights_and_its_statistics_are_its_own(config, model):
     settings = config(ema=0.6, ema_batches=3)
-    average = Average(model, settings)
+    average = ModelEma(model, settings)
     expected = None
     for step in range(1, 5):
         with torch.no_grad():
@@ -102,7 +103,7 @@ def test_the_average_is_what_is_saved_and_evaluated(config, tmp_path):
     assert averaged.log[0]["train_loss"] == plain.log[0]["train_loss"]
     first, second = (load_checkpoint(run.last) for run in (averaged, plain))
     assert not torch.equal(first.stem.conv.weight, second.stem.conv.weight)
-    images = open_images(config(), Processes(), True)
+    images = open_run_data(config(), Processes(), True)
     logits = first(torch.from_numpy(images.preprocess.normalize(images.pixels)))
     np.testing.assert_allclose(averaged.metrics.logits, logits.detach().numpy(), rtol=1e-5, atol=1e-6)
 
@@ -152,7 +153,7 @@ def test_rand_augment_does_not_depend_on_workers(config):
 
 
 def test_erasing_erases_as_often_as_it_says():
-    images = erased(torch.ones(400, 3, 16, 16), 0.25, 7, Share(400))
+    images = erased(torch.ones(400, 3, 16, 16), 0.25, 7, BatchShard(400))
     touched = (images == 0).flatten(1).any(dim=1)
     assert 70 < int(touched.sum()) < 130
     share = (images[touched] == 0).double().mean(dim=(1, 2, 3))
@@ -243,7 +244,7 @@ def test_what_options_cannot_be(settings):
 
 def test_a_phase_on_one_process_is_its_model(config):
     settings = config()
-    phase = Phase(settings, open_images(settings, Processes(), True), None, CPU, Processes())
+    phase = Phase(settings, open_run_data(settings, Processes(), True), None, CPU, Processes())
     assert phase.network is phase.model is phase.result
 
 

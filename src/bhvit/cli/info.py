@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("model", help="a .bhv file, a checkpoint (.safetensors), a model's folder, or a model's name")
     parser.add_argument("--img-size", metavar="PIXELS", help="with a name: edge, or HEIGHTxWIDTH")
     parser.add_argument("--num-classes", type=positive, metavar="N", help="with a name: classes (default 1000)")
-    add_set(parser, "with a name: a switch of the model, such as norm=layer or stages.0.mixer=pooling")
+    add_set(parser, "with a name: an override of the model, such as norm=layer or stages.0.mixer=pooling")
     parser.add_argument("--ops", action="store_true", help="a line for every op")
     add_json(parser)
     parser.set_defaults(run=run)

@@ -59,7 +59,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
     for option, text, kind in _SETTINGS:
         parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
-    add_set(parser, "any setting of a recipe, or a switch of the model: norm=layer, stages.0.mixer=pooling")
+    add_set(parser, "any setting of a recipe, or an override of the model: norm=layer, stages.0.mixer=pooling")
     parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
     parser.add_argument("--force", action="store_true", help="replace a run that is in --out")

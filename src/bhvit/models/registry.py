@@ -63,22 +63,22 @@ def model_spec(
     in_chans: int = 3,
     patch: int = 4,
     stages: tuple[StageSpec, ...] | Mapping[Any, Mapping[str, Any]] | None = None,
-    **switches: Any,
+    **overrides: Any,
 ) -> ModelSpec:
     """The spec of a model by name, with the given settings.
 
-    img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. Switches are
+    img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. Overrides are
     those of `bhvit.spec.overrides`: fields of `ModelSpec`, or of `StageSpec` for every stage that heeds them, such
-    as window (None: each stage takes what fits it best). stages={2: {"mixer": "pooling"}}, or the switch
+    as window (None: each stage takes what fits it best). stages={2: {"mixer": "pooling"}}, or the override
     "stages.2.mixer", changes one stage; a tuple of `StageSpec` replaces them all.
-    Raises UserError for an unknown name (with the nearest right one), a size that cannot work, or switches
+    Raises UserError for an unknown name (with the nearest right one), a size that cannot work, or overrides
     that do not go together.
     """
     if name not in _MODELS:
         raise UserError(f"no model is called {name!r}{nearest(name, list_models())}")
     usual, fields = _MODELS[name]
     if isinstance(stages, Mapping):
-        switches = {**switches, **flatten({"stages": stages})}
+        overrides = {**overrides, **flatten({"stages": stages})}
     elif stages is not None:
         if not isinstance(stages, tuple) or not all(isinstance(stage, StageSpec) for stage in stages):
             raise UserError(
@@ -97,7 +97,7 @@ def model_spec(
         patch=patch,
         **fields,
     )
-    return apply(spec, {switch: value for switch, value in switches.items() if (switch, value) != ("window", None)})
+    return apply(spec, {name: value for name, value in overrides.items() if (name, value) != ("window", None)})
 
 
 def create_model(name: str, *, drop_path: float = 0.0, **settings: Any) -> BHViT:

@@ -1,6 +1,6 @@
-"""The switches of a spec: settings by name that turn one architecture into its ablations.
+"""The overrides of a spec: settings by name that turn one architecture into its ablations.
 
-A switch is a field of `ModelSpec` ("attention"), a field of one stage ("stages.2.mixer"), or a field of
+An override is a field of `ModelSpec` ("attention"), a field of one stage ("stages.2.mixer"), or a field of
 every stage ("mixer"); what is said of one stage takes precedence. The documentation tabulates them from the fields.
 """
 
@@ -16,7 +16,7 @@ from ..errors import UserError
 from .model import NOMINAL_WINDOW, ModelSpec, StageSpec
 from .values import convert, nearest
 
-MODEL_SWITCHES = (
+MODEL_OVERRIDES = (
     "attention",
     "branches",
     "centre_conv_weights",
@@ -27,16 +27,16 @@ MODEL_SWITCHES = (
     "shifts",
     "stem_activation",
 )
-"""Fields of `ModelSpec` that are switches; the others (sizes, classes) are arguments of their own."""
+"""Fields of `ModelSpec` that are overrides; the others (sizes, classes) are arguments of their own."""
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
 """Fields of `StageSpec` that may be given to all stages at once."""
-SWITCHES = (*MODEL_SWITCHES, *EVERY_STAGE)
+OVERRIDES = (*MODEL_OVERRIDES, *EVERY_STAGE)
 ELSEWHERE: Mapping[str, str] = {
     "regularisation": "a setting of training, which has no part in the model: bhvit train --set regularisation=0.1",
-    "num_classes": "not a switch: --num-classes, or num_classes= of create_model",
-    "img_size": "not a switch: --img-size, or img_size= of create_model",
+    "num_classes": "not an override: --num-classes, or num_classes= of create_model",
+    "img_size": "not an override: --img-size, or img_size= of create_model",
 }
-"""What people look for among the switches, and where it is."""
+"""What people look for among the overrides, and where it is."""
 SHIFTS: Mapping[Any, tuple[int, ...]] = {"none": (), "both": (3, 5), 3: (3,), 5: (5,)}
 """Words for sets of shift widths."""
 
@@ -65,7 +65,7 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def known(name: str, others: tuple[str, ...] = ()) -> str:
-    """`name` if it is a switch or one of `others`. Raises UserError with the nearest right name."""
+    """`name` if it is an override or one of `others`. Raises UserError with the nearest right name."""
     parts = name.split(".")
     if len(parts) == 3 and parts[0] == "stages" and parts[1] in map(str, range(MAX_STAGES)):
         if parts[2] not in _STAGE:
@@ -77,13 +77,13 @@ def known(name: str, others: tuple[str, ...] = ()) -> str:
         raise UserError(f"{name} is a setting of one stage: stages.0.{name}")
     if name in ELSEWHERE and name not in others:
         raise UserError(f"{name} is {ELSEWHERE[name]}")
-    if name not in SWITCHES and name not in others:
-        raise UserError(f"there is no setting {name!r}{nearest(name, dict.fromkeys((*others, *SWITCHES)))}")
+    if name not in OVERRIDES and name not in others:
+        raise UserError(f"there is no setting {name!r}{nearest(name, dict.fromkeys((*others, *OVERRIDES)))}")
     return name
 
 
 def check(name: str, value: Any) -> Any:
-    """`value` as the switch `name` holds it. Raises UserError for a wrong name or type."""
+    """`value` as the override `name` holds it. Raises UserError for a wrong name or type."""
     field = known(name).rpartition(".")[2]
     if field == "shifts":
         widths = SHIFTS.get(value) if isinstance(value, str | int) else value
@@ -93,32 +93,32 @@ def check(name: str, value: Any) -> Any:
     return convert(name, _TYPES[field], value)
 
 
-def apply(spec: ModelSpec, switches: Mapping[str, Any]) -> ModelSpec:
-    """`spec` with the given switches, by dotted name (see `flatten`).
+def apply(spec: ModelSpec, overrides: Mapping[str, Any]) -> ModelSpec:
+    """`spec` with the given overrides, by dotted name (see `flatten`).
 
     A stage that gets a mixer of another kind gets the published heads and pooling for its size, unless they
-    are given. Raises UserError for a wrong name or value, for what cannot work together, and for a switch
-    that no part of the model heeds.
+    are given. Raises UserError for a wrong name or value, for what cannot work together, and for an override
+    that no part of the model reads.
     """
-    values = {name: check(name, value) for name, value in switches.items()}
+    values = {name: check(name, value) for name, value in overrides.items()}
     for name in values:
         if name.startswith("stages.") and int(name.split(".")[1]) >= len(spec.stages):
             raise UserError(f"{name}: {spec.name} has stages 0 to {len(spec.stages) - 1}")
     stages = tuple(_stage(spec, index, values) for index in range(len(spec.stages)))
-    fields = {name: value for name, value in values.items() if name in MODEL_SWITCHES}
+    fields = {name: value for name, value in values.items() if name in MODEL_OVERRIDES}
     changed = dataclasses.replace(spec, stages=stages, **fields)
-    _refuse_idle(changed, values)
+    _check_not_idle(changed, values)
     return changed
 
 
 def fields_of(spec: ModelSpec) -> dict[str, Any]:
-    """Every field of `spec` by the dotted name that a switch would have."""
+    """Every field of `spec` by the dotted name that an override would have."""
     fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     return flatten({**fields, "stages": {i: dataclasses.asdict(stage) for i, stage in enumerate(spec.stages)}})
 
 
 def value_of(spec: ModelSpec, name: str) -> Any:
-    """What `spec` holds for a switch: one value, or one a stage where stages differ."""
+    """What `spec` holds for an override: one value, or one a stage where stages differ."""
     fields = fields_of(spec)
     if name in fields:
         return fields[name]
@@ -154,8 +154,8 @@ def _key_pool(height: int, width: int) -> int:
     return min(divisors, key=lambda d: abs(math.log(max(height, width) / d / NOMINAL_WINDOW)))
 
 
-def _refuse_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
-    """Raises UserError for a switch that changes nothing: an experiment with it would show nothing."""
+def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
+    """Raises UserError for an override that changes nothing: an experiment with it would show nothing."""
     for name in values:
         field = name.rpartition(".")[2]
         stages = [spec.stages[int(name.split(".")[1])]] if "." in name else spec.stages

@@ -1,7 +1,7 @@
 """Augmentation of whole batches, on any device.
 
 What is drawn at random is a function of a seed and of an image's place in the batch of all processes, of which one
-process holds its `Share`. Shapes: B batch, H×W pixels, C channels; pixels are uint8 (B, H, W, C).
+process holds its `BatchShard`. Shapes: B batch, H×W pixels, C channels; pixels are uint8 (B, H, W, C).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..image import Preprocess
 from .config import TrainConfig
-from .distributed import Share
+from .distributed import BatchShard
 
 
 def seed_for(*keys: int) -> int:
@@ -29,43 +29,43 @@ def normalized(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     return planes.mul_(scale[:, None, None]).add_(offset[:, None, None])
 
 
-def shifted(pixels: Tensor, config: TrainConfig, seed: int, share: Share | None = None) -> Tensor:
+def shifted(pixels: Tensor, config: TrainConfig, seed: int, shard: BatchShard | None = None) -> Tensor:
     """The batch with every image moved, and turned and scaled where the configuration says so."""
     if config.rotate == 0 and config.zoom == 0:
-        return moved(pixels, config.shift, config.flip, seed, share)
-    return turned(pixels, config, seed, share)
+        return moved(pixels, config.shift, config.flip, seed, shard)
+    return turned(pixels, config, seed, shard)
 
 
-def moved(pixels: Tensor, shift: float, flip: bool, seed: int, share: Share | None = None) -> Tensor:
+def moved(pixels: Tensor, shift: float, flip: bool, seed: int, shard: BatchShard | None = None) -> Tensor:
     """Whole-pixel moves of up to `shift` of an edge, half of the images mirrored if `flip`.
 
     What comes in at the border repeats it. One gather of uint8 for the whole batch.
     """
     count, height, width, _ = pixels.shape
-    share = share or Share(count)
+    shard = shard or BatchShard(count)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(most: int) -> Tensor:
-        return torch.randint(-most, most + 1, (share.batch, 1), generator=generator)[share.rows]
+        return torch.randint(-most, most + 1, (shard.batch, 1), generator=generator)[shard.rows]
 
     rows = torch.arange(height) + draw(round(shift * height))
     columns = torch.arange(width) + draw(round(shift * width))
     if flip:
-        mirror = torch.rand(share.batch, 1, generator=generator)[share.rows] < 0.5
+        mirror = torch.rand(shard.batch, 1, generator=generator)[shard.rows] < 0.5
         columns = torch.where(mirror, width - 1 - columns, columns)
     rows, columns = rows.clamp_(0, height - 1).to(pixels.device), columns.clamp_(0, width - 1).to(pixels.device)
     batch = torch.arange(count, device=pixels.device)
     return pixels[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def turned(pixels: Tensor, config: TrainConfig, seed: int, share: Share | None = None) -> Tensor:
+def turned(pixels: Tensor, config: TrainConfig, seed: int, shard: BatchShard | None = None) -> Tensor:
     """Moves, turns and changes of scale, bilinear; what comes in at the border repeats it."""
     count, height, width, _ = pixels.shape
-    share = share or Share(count)
+    shard = shard or BatchShard(count)
     generator = torch.Generator().manual_seed(seed)
 
     def draw(most: float) -> Tensor:
-        return (torch.rand(share.batch, generator=generator)[share.rows] * 2 - 1) * most
+        return (torch.rand(shard.batch, generator=generator)[shard.rows] * 2 - 1) * most
 
     angle, scale = torch.deg2rad(draw(config.rotate)), 1 / (1 + draw(config.zoom))
     aspect = width / height
@@ -78,7 +78,7 @@ def turned(pixels: Tensor, config: TrainConfig, seed: int, share: Share | None =
         dim=1,
     )
     if config.flip:
-        mirror = torch.where(torch.rand(share.batch, generator=generator)[share.rows] < 0.5, -1.0, 1.0)
+        mirror = torch.where(torch.rand(shard.batch, generator=generator)[shard.rows] < 0.5, -1.0, 1.0)
         theta[:, :, 0] *= mirror[:, None]
     planes = pixels.permute(0, 3, 1, 2).float()
     grid = F.affine_grid(theta.to(pixels.device), list(planes.shape), align_corners=False)
@@ -86,7 +86,7 @@ def turned(pixels: Tensor, config: TrainConfig, seed: int, share: Share | None =
     return planes.round_().to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def erased(images: Tensor, probability: float, seed: int, share: Share) -> Tensor:
+def erased(images: Tensor, probability: float, seed: int, shard: BatchShard) -> Tensor:
     """Normalised images (B, C, H, W), changed in place: with `probability` a rectangle becomes the mean colour, 0.
 
     Random erasing (Zhong et al., AAAI 2020), torchvision's.
@@ -95,7 +95,7 @@ def erased(images: Tensor, probability: float, seed: int, share: Share) -> Tenso
 
     eraser = RandomErasing(probability, value=0, inplace=True)
     with torch.random.fork_rng(devices=[]):
-        for image, row in zip(images, share.rows.tolist()):
+        for image, row in zip(images, shard.rows.tolist()):
             torch.manual_seed(seed_for(seed, row))  # torchvision draws from the global generator
             eraser(image)
     return images

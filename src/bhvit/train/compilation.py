@@ -15,7 +15,7 @@ from ..models import BHViT
 from ..models.network import Block
 
 
-def refuse_old_torch() -> None:
+def check_torch_compiles() -> None:
     """Raises UserError where PyTorch cannot run compiled blocks and plain ones side by side."""
     if not hasattr(torch.compiler, "set_stance"):
         raise UserError(

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ..errors import UserError
-from ..spec import overrides, values
+from ..spec import overrides as spec_overrides
+from ..spec import values
 from ..spec.values import convert
 
 Augment = Literal["none", "shift", "resized-crop"]
@@ -72,8 +73,8 @@ class TrainConfig:
     """Edge of the stem's patches in pixels."""
     window: tuple[int, int] | None = None
     """Attention window in tokens; None chooses one that fits."""
-    switches: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Switches of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Overrides of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name
     (recipes, the command line, `from_dict`) they stand next to the other settings: "attention", "stages.0.mixer"."""
     crop: float = 1.0
     """Fraction of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
@@ -160,8 +161,8 @@ class TrainConfig:
     """Refuse damaged images instead of skipping them."""
 
     def __post_init__(self) -> None:
-        flat = overrides.flatten(self.switches)
-        object.__setattr__(self, "switches", {name: overrides.check(name, flat[name]) for name in sorted(flat)})
+        flat = spec_overrides.flatten(self.overrides)
+        object.__setattr__(self, "overrides", {name: spec_overrides.check(name, flat[name]) for name in sorted(flat)})
         for name in ("epochs", "batch_size", "channels", "patch", "accumulate", "ema_batches", "repeats"):
             _at_least(self, name, 1)
         for name in (
@@ -218,7 +219,7 @@ class TrainConfig:
             raise UserError(f"save_minutes must be above 0, not {self.save_minutes}")
         if self.warmup_epochs > self.epochs:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
-        object.__setattr__(self, "phases", tuple(overrides.flatten(phase) for phase in self.phases))
+        object.__setattr__(self, "phases", tuple(spec_overrides.flatten(phase) for phase in self.phases))
         self.phase_configs()
 
     @property
@@ -247,8 +248,8 @@ class TrainConfig:
         return configs
 
     def to_dict(self, phases: bool = True) -> dict[str, Any]:
-        """The settings as JSON holds them: tuples become lists, switches and phases stand beside the others."""
-        values = {name: vars(self)[name] for name in FIELDS} | dict(self.switches)
+        """The settings as JSON holds them: tuples become lists, overrides and phases stand next to the others."""
+        values = {name: vars(self)[name] for name in FIELDS} | dict(self.overrides)
         if phases:
             values |= {
                 f"phases.{i}.{name}": value for i, phase in enumerate(self.phases) for name, value in phase.items()
@@ -257,9 +258,9 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Settings and switches by name. Raises UserError for an unknown name (with the nearest), type or value."""
+        """Settings and overrides by name. Raises UserError for an unknown name (with the nearest), type or value."""
         types_ = typing.get_type_hints(cls)
-        checked: dict[str, Any] = {"switches": {}}
+        checked: dict[str, Any] = {"overrides": {}}
         phases: dict[int, dict[str, Any]] = {}
         for name, value in flatten(values).items():
             if known(name).startswith("phases."):
@@ -269,7 +270,7 @@ class TrainConfig:
             elif name in FIELDS:
                 checked[name] = convert(name, types_[name], value)
             else:
-                checked["switches"][name] = value
+                checked["overrides"][name] = value
         for field in dataclasses.fields(cls):
             missing = field.default is field.default_factory is dataclasses.MISSING
             if field.name not in checked and missing:
@@ -283,11 +284,11 @@ class TrainConfig:
             "in_chans": self.channels,
             "patch": self.patch,
             "window": self.window,
-            **self.switches,
+            **self.overrides,
         }
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("switches", "phases"))
+FIELDS = tuple(field.name for field in dataclasses.fields(TrainConfig) if field.name not in ("overrides", "phases"))
 """Names of the training settings."""
 MACHINE = ("out", "device", "threads", "tensorboard", "compile", "workers", "cache_mb", "save_minutes")
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
@@ -313,29 +314,29 @@ MAX_PHASES = 64
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split "key=value", of a training setting or a switch. Raises UserError."""
+    """Split "key=value", of a training setting or an override. Raises UserError."""
     return values.parse_setting(text, known)
 
 
 def known(name: str) -> str:
-    """`name` if it is a setting or switch, of the run or of a phase. Raises UserError with the nearest right one."""
+    """`name` if it is a setting or override, of the run or of a phase. Raises UserError with the nearest right one."""
     parts = name.split(".", 2)
     if parts[0] == "phases":
         if len(parts) < 3 or parts[1] not in map(str, range(MAX_PHASES)):
             raise UserError(f"there is no setting {name!r}; settings of one phase are written phases.0.lr")
-        overrides.known(parts[2], FIELDS)
+        spec_overrides.known(parts[2], FIELDS)
         return name
-    return overrides.known(name, FIELDS)
+    return spec_overrides.known(name, FIELDS)
 
 
 def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by dotted name: tables as `switches.flatten` has them, and a list of phases as "phases.0.lr"."""
+    """Settings by dotted name, as `bhvit.spec.overrides.flatten` has them; a list of phases becomes "phases.0.lr"."""
     phases = values.get("phases")
     if isinstance(phases, list | tuple):
         if not all(isinstance(phase, Mapping) for phase in phases):
             raise UserError("phases must be tables of settings: [[phases]] in a recipe")
         values = {**values, "phases": dict(enumerate(phases))}
-    return overrides.flatten(values)
+    return spec_overrides.flatten(values)
 
 
 def _at_least(config: TrainConfig, name: str, least: int) -> None:

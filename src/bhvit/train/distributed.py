@@ -57,7 +57,7 @@ class Processes:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
+def process_group(device: str) -> Iterator[Processes]:
     """The processes that `torchrun` started, joined for as long as this lasts; or this one alone.
 
     Raises UserError if there are fewer GPUs on this machine than processes.
@@ -110,20 +110,21 @@ def choose_device(name: str, processes: Processes) -> torch.device:
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """What one process takes of a batch of `batch` images, which has `parts` of equal size (see `accumulate`)."""
+class BatchShard:
+    """What one process takes of a batch of `batch` images, which is computed in `micro_batches` (see `accumulate`)."""
 
     batch: int
-    parts: int = 1
+    micro_batches: int = 1
     processes: Processes = dataclasses.field(default_factory=Processes)
 
     @property
-    def rows_of_part(self) -> Tensor:
-        """Positions within a part, int64 (batch / parts / processes,), the same in every part.
+    def rows_of_micro_batch(self) -> Tensor:
+        """Positions within a micro-batch, int64 (batch / micro_batches / processes,), the same in every micro-batch.
 
-        Mixing pairs image i of a part with image i from its end. Both go to one process where their number is even.
+        Mixing pairs image i of a micro-batch with image i from its end. Both go to one process where their number
+        is even.
         """
-        size = self.batch // self.parts
+        size = self.batch // self.micro_batches
         own = size // self.processes.size
         if own % 2:
             return torch.arange(own) + self.processes.rank * own
@@ -132,26 +133,26 @@ class Share:
 
     @property
     def rows(self) -> Tensor:
-        """Positions within the batch, part after part, int64 (batch / processes,)."""
-        starts = torch.arange(self.parts) * (self.batch // self.parts)
-        return (starts[:, None] + self.rows_of_part).flatten()
+        """Positions within the batch, micro-batch after micro-batch, int64 (batch / processes,)."""
+        starts = torch.arange(self.micro_batches) * (self.batch // self.micro_batches)
+        return (starts[:, None] + self.rows_of_micro_batch).flatten()
 
-    def refuse_uneven(self, mixing: bool) -> None:
+    def check_divides(self, mixing: bool) -> None:
         """Raises UserError if the batch does not divide, or not into pairs where images are mixed."""
-        unit = self.parts * self.processes.size * (2 if mixing else 1)
+        unit = self.micro_batches * self.processes.size * (2 if mixing else 1)
         if self.batch % unit:
-            factors = [f"accumulate {self.parts}"] * (self.parts > 1)
+            factors = [f"accumulate {self.micro_batches}"] * (self.micro_batches > 1)
             factors += [f"{self.processes.size} processes"] * (self.processes.size > 1) + ["pairs to mix"] * mixing
             near = max(unit, self.batch // unit * unit)
             raise UserError(f"batch_size {self.batch} does not divide into {', '.join(factors)}: give {near}")
 
 
-class _SharedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy
+class _ShardedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy
     """Stochastic depth that draws for all processes' images and takes its own."""
 
-    def __init__(self, rate: float, share: Share) -> None:
+    def __init__(self, rate: float, shard: BatchShard) -> None:
         super().__init__(rate)
-        self.count, self.rows = share.batch // share.parts, share.rows_of_part
+        self.count, self.rows = shard.batch // shard.micro_batches, shard.rows_of_micro_batch
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.drop_prob:
@@ -162,13 +163,13 @@ class _SharedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy
         return kept
 
 
-def spread(model: nn.Module, share: Share, device: torch.device) -> nn.Module:
+def wrap_ddp(model: nn.Module, shard: BatchShard, device: torch.device) -> nn.Module:
     """`model` as the loop calls it: its gradients become the means over processes."""
-    if share.processes.size == 1:
+    if shard.processes.size == 1:
         return model
     for module in model.modules():
         if isinstance(getattr(module, "drop_path", None), DropPath):
-            module.drop_path = _SharedDropPath(float(module.drop_path.drop_prob), share)  # type: ignore[union-attr, arg-type]
+            module.drop_path = _ShardedDropPath(float(module.drop_path.drop_prob), shard)  # type: ignore[union-attr, arg-type]
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it, older only this

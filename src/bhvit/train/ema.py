@@ -16,7 +16,7 @@ from .config import TrainConfig
 from .loader import Batches
 
 
-class Average:
+class ModelEma:
     """An exponential moving average of `model`, itself a model: `module`.
 
     Parameters are averaged and buffers copied. Before it is used the batch norms' statistics are measured anew:

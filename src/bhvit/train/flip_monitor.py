@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.layers import QuantConv2d, QuantLinear
 
 
-class Monitor:
+class FlipMonitor:
     """Signs of a model's binary weights at the last two ends of an epoch; the first are those it begins with.
 
     Kept as packed bits, a 32nd of the weights each.

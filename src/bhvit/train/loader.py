@@ -30,7 +30,7 @@ from ..image import Preprocess
 from ..system import allowed_cores
 from .augment import erased, moved, normalized, seed_for, shifted
 from .config import TrainConfig
-from .distributed import Share
+from .distributed import BatchShard
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 3
@@ -48,13 +48,13 @@ class Batches:
         preprocess: Preprocess,
         config: TrainConfig,
         device: torch.device,
-        share: Share | None = None,
+        shard: BatchShard | None = None,
         decoded: Tensor | None = None,
     ) -> None:
         """`decoded` holds all images, uint8 (N, H, W, C), where another `Batches` of them has decoded them."""
-        refuse_too_few(len(dataset), config)
+        check_fills_batch(len(dataset), config)
         self.preprocess, self.config, self.device = preprocess, config, device
-        self.share = share or Share(config.batch_size)
+        self.shard = shard or BatchShard(config.batch_size)
         self.labels = torch.from_numpy(dataset.labels)
         self.blocks, self.window = dataset.blocks, dataset.window
         self.steps = len(dataset) // config.batch_size
@@ -78,17 +78,17 @@ class Batches:
         order = self._order(generator).repeat_interleave(config.repeats)
         copies = torch.arange(len(order)) % config.repeats
         used, shape = self.steps * config.batch_size, (self.steps, config.batch_size)
-        rows = self.share.rows
+        rows = self.shard.rows
         keys = torch.stack([order[:used].view(shape)[start:stop, rows], copies[:used].view(shape)[start:stop, rows]])
         for step, (indices, pixels) in enumerate(zip(keys[0], self._pixels(epoch, keys)), start):
             pixels = pixels.to(self.device, non_blocking=True)
             if config.augment == "shift":
-                pixels = shifted(pixels, config, seed_for(seed, epoch, step), self.share)
+                pixels = shifted(pixels, config, seed_for(seed, epoch, step), self.shard)
             elif config.augment == "none" and config.flip:
-                pixels = moved(pixels, 0, config.flip, seed_for(seed, epoch, step), self.share)
+                pixels = moved(pixels, 0, config.flip, seed_for(seed, epoch, step), self.shard)
             images = normalized(pixels, self.preprocess)
             if config.erase:
-                images = erased(images, config.erase, seed_for(seed, epoch, step, 3), self.share)
+                images = erased(images, config.erase, seed_for(seed, epoch, step, 3), self.shard)
             yield images, self.labels[indices].to(self.device, non_blocking=True), indices
 
     def _order(self, generator: torch.Generator) -> Tensor:
@@ -194,7 +194,7 @@ class _Decoder:
         return augmented.permute(1, 2, 0).contiguous()
 
 
-def refuse_too_few(images: int, config: TrainConfig) -> None:
+def check_fills_batch(images: int, config: TrainConfig) -> None:
     """Raises UserError if the training images do not fill a batch."""
     if images < config.batch_size:
         raise UserError(

@@ -20,15 +20,15 @@ from ..models import save_checkpoint
 from .augment import seed_for
 from .compilation import compile_blocks
 from .config import TrainConfig
-from .distributed import Processes, choose_device, joined
+from .distributed import Processes, choose_device, process_group
 from .interrupt import Interruptible
 from .losses import total_loss
 from .optim import learning_rate, set_learning_rate
 from .phase import Phase, check_models, check_phases
-from .run_data import open_images
+from .run_data import open_run_data
 from .run_folder import Progress, RunFolder, State
 from .teacher_outputs import teacher_outputs
-from .tensorboard import Board, refuse_absent
+from .tensorboard import TensorBoardLog, check_installed
 from .validation import validate
 
 CUDA_CHECK_STEPS = 20
@@ -56,7 +56,7 @@ def train(config: TrainConfig, *, resume: bool = False, force: bool = False, qui
     Raises UserError for settings or data that cannot work, and when the loss is no longer finite: the
     checkpoints of the epochs before are then left as they were.
     """
-    with joined(config.device) as processes, _memory_errors(config):
+    with process_group(config.device) as processes, _memory_errors(config):
         return _Run(config, processes, resume=resume, force=force, quiet=quiet or not processes.first).run()
 
 
@@ -82,19 +82,19 @@ class _Run:
         self.config, self.processes, self.resume, self.quiet = config, processes, resume, quiet
         self.configs = config.phase_configs()
         self.interruptible = Interruptible()
-        self.board: Board | None = None
+        self.board: TensorBoardLog | None = None
         self.folder = RunFolder(config.out)
         if resume:
-            self.folder.refuse_other(config)
+            self.folder.check_same_settings(config)
         else:
-            self.folder.refuse_used(force)
+            self.folder.check_unused(force)
         self.device = choose_device(config.device, processes)
         if config.threads:
             torch.set_num_threads(config.threads)
         check_models(self.configs)
         if config.tensorboard:
-            refuse_absent()
-        self.images = open_images(config, processes, quiet)
+            check_installed()
+        self.images = open_run_data(config, processes, quiet)
         if resume:
             self.folder.check_data(self.images.identity)
         self.teachers = check_phases(self.configs, self.images, processes)
@@ -136,7 +136,7 @@ class _Run:
         if not (self.config.tensorboard and self.processes.first):
             yield
             return
-        self.board = Board(self.folder.path, self._epochs_before() + self.progress.epoch)
+        self.board = TensorBoardLog(self.folder.path, self._epochs_before() + self.progress.epoch)
         try:
             yield
         finally:
@@ -191,7 +191,7 @@ class _Run:
                 loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
                 sums += self.processes.sum(torch.stack([loss.double() / self.processes.size, right.double()]))
                 if self.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
-                    self._refuse_diverged(sums, number, step)
+                    self._check_finite(sums, number, step)
                     seen = (step + 1) * config.batch_size
                     pace = (time.perf_counter() - begin) / (step + 1)
                     left = (config.epochs - progress.epoch) * batches.steps - step - 1
@@ -203,13 +203,13 @@ class _Run:
                 bar.update()
                 now = time.perf_counter()
                 if now - saved > 60 * config.save_minutes and step + 1 < batches.steps:
-                    self._refuse_diverged(sums, number, step)
+                    self._check_finite(sums, number, step)
                     saved = now
                     self._save_within(sums, step + 1, now - begin)
-        self._refuse_diverged(sums, number, batches.steps - 1)
+        self._check_finite(sums, number, batches.steps - 1)
         seconds = time.perf_counter() - begin
-        if self.phase.average is not None:
-            self.phase.average.measure(batches, number, self.phase.autocast())
+        if self.phase.ema is not None:
+            self.phase.ema.measure(batches, number, self.phase.autocast())
         metrics = self._validate()
         seen = batches.steps * config.batch_size
         self._finish_epoch(
@@ -257,8 +257,8 @@ class _Run:
         if config.clip_grad:
             torch.nn.utils.clip_grad_norm_(phase.model.parameters(), config.clip_grad)
         phase.optimizer.step()
-        if phase.average is not None:
-            phase.average.update(phase.model, done + 1)
+        if phase.ema is not None:
+            phase.ema.update(phase.model, done + 1)
         return loss_sum, right
 
     def _sending(self, last: bool) -> AbstractContextManager[Any]:
@@ -294,8 +294,8 @@ class _Run:
             )
 
     def _state(self) -> State:
-        average = self.phase.average
-        return State(self.phase.model, self.phase.optimizer, average.module if average else None, self.phase.monitor)
+        ema = self.phase.ema
+        return State(self.phase.model, self.phase.optimizer, ema.module if ema else None, self.phase.monitor)
 
     def _save_within(self, sums: Tensor, steps: int, seconds: float) -> None:
         """Save what `--resume` needs after `steps` steps of the epoch under way, if there is anything new."""
@@ -317,7 +317,7 @@ class _Run:
             step = self.phase.batches.steps
             raise self._diverged(self.progress.epoch + 1, step, "weights that are not finite") from None
 
-    def _refuse_diverged(self, sums: Tensor, epoch: int, step: int) -> None:
+    def _check_finite(self, sums: Tensor, epoch: int, step: int) -> None:
         if not bool(sums.isfinite().all()):
             raise self._diverged(epoch + 1, step + 1, "a loss that is not finite")
 

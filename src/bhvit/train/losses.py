@@ -69,7 +69,7 @@ def total_loss(
     return loss
 
 
-def refuse_idle(config: TrainConfig, model: nn.Module) -> None:
+def check_loss_terms(config: TrainConfig, model: nn.Module) -> None:
     """Raises UserError if a part of the loss has nothing to act on in `model`."""
     if config.regularisation:
         regularisation_loss(model)

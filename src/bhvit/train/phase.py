@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from .augment import Mixing
-from .compilation import refuse_old_torch
+from .compilation import check_torch_compiles
 from .config import TrainConfig
-from .distributed import Processes, Share, spread
-from .ema import Average
-from .flip_monitor import Monitor
-from .loader import Batches, refuse_too_few
-from .losses import refuse_idle
+from .distributed import BatchShard, Processes, wrap_ddp
+from .ema import ModelEma
+from .flip_monitor import FlipMonitor
+from .loader import Batches, check_fills_batch
+from .losses import check_loss_terms
 from .optim import make_optimizer
 from .run_data import RunData
 from .teacher import Teacher, load_teacher
 from .teacher_outputs import TeacherOutputs
-from .warm_start import refuse_other_architecture, start_from
+from .warm_start import check_same_architecture, start_from
 
 
 class Phase:
@@ -39,20 +39,20 @@ class Phase:
         before: Phase | None = None,
     ) -> None:
         self.config, self.device = config, device
-        share = Share(config.batch_size, config.accumulate, processes)
+        shard = BatchShard(config.batch_size, config.accumulate, processes)
         self.model = _model(config, images)
         self.teacher = teacher.to(device) if teacher else None
         self.outputs: TeacherOutputs | None = None
         """The teacher's outputs, where they are kept."""
         decoded = before.batches.pixels if before else None
-        self.batches: Batches = Batches(images.train, images.preprocess, config, device, share, decoded)
+        self.batches: Batches = Batches(images.train, images.preprocess, config, device, shard, decoded)
         self.mixing = Mixing(config, len(images.train.class_names)) if config.mixing else None
         self.model.to(device)
-        self.network: nn.Module = spread(self.model, share, device)
+        self.network: nn.Module = wrap_ddp(self.model, shard, device)
         """What is called in training: the model, or the model as one of several processes has it."""
         self.optimizer = make_optimizer(self.model, config)
-        self.average = Average(self.model, config) if config.ema else None
-        self.monitor = Monitor(self.model)
+        self.ema = ModelEma(self.model, config) if config.ema else None
+        self.monitor = FlipMonitor(self.model)
 
     def start(self, source: object, quiet: bool) -> None:
         """Begin with the weights of a checkpoint and say what was changed. Raises UserError if they do not fit."""
@@ -71,7 +71,7 @@ class Phase:
     @property
     def result(self) -> BHViT:
         """The model that is evaluated and saved: the average, if there is one."""
-        return self.average.module if self.average else self.model
+        return self.ema.module if self.ema else self.model
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
@@ -89,13 +89,13 @@ def check_models(configs: list[TrainConfig]) -> None:
             "give --init CHECKPOINT (or cifar10), or --set layer_decay=1"
         )
     if configs[0].compile:
-        refuse_old_torch()
+        check_torch_compiles()
     before = None
     for index, config in enumerate(configs):
         rehearsal = create_model(config.model, num_classes=2, **config.model_settings())
-        refuse_idle(config, rehearsal)
+        check_loss_terms(config, rehearsal)
         if before is not None:
-            refuse_other_architecture(before, rehearsal.spec, f"phases.{index - 1}")
+            check_same_architecture(before, rehearsal.spec, f"phases.{index - 1}")
         before = rehearsal.spec
 
 
@@ -103,15 +103,15 @@ def check_phases(configs: list[TrainConfig], images: RunData, processes: Process
     """The teacher of each phase, loaded once. Raises UserError for a phase that cannot train with these images."""
     teachers: dict[tuple[str | None, str | None], Teacher | None] = {}
     for config in configs:
-        Share(config.batch_size, config.accumulate, processes).refuse_uneven(config.mixing)
-        refuse_too_few(len(images.train), config)
+        BatchShard(config.batch_size, config.accumulate, processes).check_divides(config.mixing)
+        check_fills_batch(len(images.train), config)
         key = (config.teacher, config.teacher_file)
         if key not in teachers:
             teachers[key] = load_teacher(config, images.preprocess, images.train.class_names)
     first = configs[0]
     if first.init is not None:
         start = load_checkpoint(first.init)
-        refuse_other_architecture(start.spec, _spec(first, images), first.init)
+        check_same_architecture(start.spec, _spec(first, images), first.init)
     return [teachers[config.teacher, config.teacher_file] for config in configs]
 
 

@@ -34,7 +34,7 @@ class RunData:
     """The classes, and how many images each split has and a digest of which: what a resumed run must find again."""
 
 
-def open_images(config: TrainConfig, processes: Processes, quiet: bool) -> RunData:
+def open_run_data(config: TrainConfig, processes: Processes, quiet: bool) -> RunData:
     """Find and check the images. Raises UserError."""
     with _first_before_others(processes):  # it downloads what the others then find
         train = _open(config, "train", None, quiet)

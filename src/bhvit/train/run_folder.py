@@ -35,7 +35,7 @@ from ..models import model_spec
 from ..spec.overrides import value_of
 from ..text import some
 from .config import FIELDS, MACHINE, Start, TrainConfig
-from .flip_monitor import Monitor
+from .flip_monitor import FlipMonitor
 
 try:
     import fcntl
@@ -44,7 +44,7 @@ except ModuleNotFoundError:  # Windows
 
 VERSION = "1"
 LOCK = ".lock"
-FILES = ("config.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
+FILES = ("config.json", "data.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -72,8 +72,8 @@ class State(NamedTuple):
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: nn.Module | None = None
-    monitor: Monitor | None = None
+    ema: nn.Module | None = None
+    monitor: FlipMonitor | None = None
 
 
 class RunFolder:
@@ -81,8 +81,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config, self.log, self.last, self.best, self.resume = (self.path / name for name in FILES)
-        self.data = self.path / "data.json"
+        self.config, self.data, self.log, self.last, self.best, self.resume = (self.path / name for name in FILES)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -139,11 +138,10 @@ class RunFolder:
         """Remove the files of a run, those that a resumed run needs first. Raises OSError."""
         for name in reversed(FILES):
             (self.path / name).unlink(missing_ok=True)
-        self.data.unlink(missing_ok=True)
         for path in [*self.path.glob("phase[0-9]*.safetensors"), *self.path.glob("tensorboard/events.*")]:
             path.unlink()
 
-    def refuse_used(self, force: bool) -> None:
+    def check_unused(self, force: bool) -> None:
         """Raises UserError if a run is there, unless it may be replaced, or if no folder can be there."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out names a folder")
@@ -170,17 +168,17 @@ class RunFolder:
         except (ValueError, AttributeError) as error:
             raise UserError(f"{self.config} is damaged: {error}") from None
 
-    def refuse_other(self, config: TrainConfig) -> None:
+    def check_same_settings(self, config: TrainConfig) -> None:
         """Raises UserError if `config` computes something else than the run that is there."""
         saved = self.saved_config()
         old, new = saved.to_dict(), config.to_dict()
         changed = [key for key in FIELDS if old[key] != new[key] and key not in MACHINE]
         changed += sorted(key for key in old | new if key.startswith("phases.") and old.get(key) != new.get(key))
-        switched = sorted(saved.switches.keys() | config.switches.keys())
-        if saved.model == config.model and any(old.get(key) != new.get(key) for key in switched):
-            # Of a switch that one of them does not set, the model's own value: it may well be the same.
+        overridden = sorted(saved.overrides.keys() | config.overrides.keys())
+        if saved.model == config.model and any(old.get(key) != new.get(key) for key in overridden):
+            # Of an override that one of them does not set, the model's own value: it may well be the same.
             before, after = (model_spec(one.model, **one.model_settings()) for one in (saved, config))
-            for key in switched:
+            for key in overridden:
                 old[key], new[key] = value_of(before, key), value_of(after, key)
                 changed += [key] if old[key] != new[key] else []
         if changed:
@@ -200,8 +198,8 @@ class RunFolder:
     def save(self, state: State, progress: Progress) -> None:
         """Write what `--resume` needs, in one atomic step."""
         tensors = {f"model.{name}": tensor for name, tensor in state.model.state_dict().items()}
-        if state.average is not None:
-            tensors |= {f"average.{name}": tensor for name, tensor in state.average.state_dict().items()}
+        if state.ema is not None:
+            tensors |= {f"average.{name}": tensor for name, tensor in state.ema.state_dict().items()}
         if state.monitor is not None:
             tensors |= {f"monitor.{name}": bits for name, bits in state.monitor.state().items()}
         for name, parameter in state.model.named_parameters():
@@ -232,7 +230,7 @@ class RunFolder:
         with self._reading():
             with safetensors.safe_open(self.resume, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            for prefix, module in (("model.", state.model), ("average.", state.average)):
+            for prefix, module in (("model.", state.model), ("average.", state.ema)):
                 if module is not None:
                     module.load_state_dict(
                         {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

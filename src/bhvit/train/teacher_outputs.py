@@ -6,6 +6,7 @@ whole. In a file they are float16 (N, classes), read where they lie: a set of an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -62,7 +63,8 @@ def teacher_outputs(
             path.parent.mkdir(parents=True, exist_ok=True)
             _make(path, teacher.to(device), dataset, preprocess, device, quiet)
         except OSError as error:
-            path.with_suffix(".part").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.with_suffix(".part").unlink()
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
     processes.wait()
     return TeacherOutputs(path)

@@ -11,7 +11,7 @@ from ..errors import require_extra
 FOLDER = "tensorboard"
 
 
-def refuse_absent() -> None:
+def check_installed() -> None:
     """Raises MissingExtraError if TensorBoard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
@@ -19,7 +19,7 @@ def refuse_absent() -> None:
         raise require_extra("tensorboard", "tensorboard") from None
 
 
-class Board:
+class TensorBoardLog:
     """Writes entries of the log as scalars, steps being epochs; what a killed run wrote after `done` is void."""
 
     def __init__(self, run: Path, done: int) -> None:

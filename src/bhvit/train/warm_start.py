@@ -14,7 +14,7 @@ _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
 """Fields of a spec that leave every tensor's meaning as it is, but for what `start_from` mends."""
 
 
-def refuse_other_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
+def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
     """Raises UserError naming what differs if a model of `spec` cannot start from one of `start`."""
     old, new = fields_of(start), fields_of(spec)
     changed = [
@@ -33,7 +33,7 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
     interpolated (timm's bicubic); quantisers of attention that only one model has stay as they are, and take their
     first values from the first batch. Raises UserError for another architecture.
     """
-    refuse_other_architecture(start.spec, model.spec, source)
+    check_same_architecture(start.spec, model.spec, source)
     tensors, own = start.state_dict(), model.state_dict()
     notes = []
     named = start.class_names is not None and model.class_names is not None

@@ -39,9 +39,9 @@ def _step(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], 
     return logits.detach(), gradients, dict(model.named_buffers())
 
 
-def _varied(name: str, **switches: Any) -> nn.Module:
+def _varied(name: str, **overrides: Any) -> nn.Module:
     torch.manual_seed(0)
-    model = bhvit.create_model(name, num_classes=10, **switches).double()
+    model = bhvit.create_model(name, num_classes=10, **overrides).double()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # norms, scales, shifts, slopes: nothing is left at zero or one
@@ -50,11 +50,11 @@ def _varied(name: str, **switches: Any) -> nn.Module:
 
 
 @pytest.mark.parametrize("steps_before", [0, 1])  # the first sets the attention's quantisers
-@pytest.mark.parametrize(("name", "switches"), MODELS, ids=[f"{name}-{'-'.join(s)}" for name, s in MODELS])
+@pytest.mark.parametrize(("name", "overrides"), MODELS, ids=[f"{name}-{'-'.join(s)}" for name, s in MODELS])
 def test_a_fused_step_is_the_plain_step_in_float64(
-    name: str, switches: dict[str, Any], steps_before: int, monkeypatch: pytest.MonkeyPatch
+    name: str, overrides: dict[str, Any], steps_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = _varied(name, **switches)
+    model = _varied(name, **overrides)
     images = torch.randn(3, 3, *model.spec.img_size, dtype=torch.float64)
     for _ in range(steps_before):
         model(images)
