@@ -165,7 +165,5 @@ def test_the_limits_are_read_from_the_environment() -> None:
 
     code = "from bhvit import image; from bhvit.data import stores; print(image.MAX_PIXELS, stores.MAX_FILE_BYTES)"
     environment = {**os.environ, "BHVIT_MAX_PIXELS": "7", "BHVIT_MAX_FILE_BYTES": "9"}
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )  # fmt: skip
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.split() == ["7", "9"]

@@ -227,9 +227,14 @@ def _parquet(source: Path, files: list[Path], split: str, classes_file: Path | N
 
 
 def _labelled(
-    source: Path, store: Store, labels: Labels, names: tuple[str, ...] | None, reference: Callable[[], Labels],
-    split: str, found: _Files,
-) -> Found:  # fmt: skip
+    source: Path,
+    store: Store,
+    labels: Labels,
+    names: tuple[str, ...] | None,
+    reference: Callable[[], Labels],
+    split: str,
+    found: _Files,
+) -> Found:
     """A source whose labels are numbers, with or without names."""
     only_numbers = names is None
     if names is None:
@@ -237,9 +242,7 @@ def _labelled(
     check_text(str(source), names)
     check_labels(str(source), labels, names)
     indices = np.arange(len(labels))
-    return Found(
-        store, indices, labels, names, found.split, found.hold_out, found.splits, only_numbers, found.left_out
-    )  # fmt: skip
+    return Found(store, indices, labels, names, found.split, found.hold_out, found.splits, only_numbers, found.left_out)
 
 
 __all__ = ["BUILT_IN", "KINDS", "Found", "find"]

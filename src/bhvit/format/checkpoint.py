@@ -56,8 +56,9 @@ class CheckpointDescription:
             raise UserError(f"{path} is damaged: its description cannot be read") from None
         if names is not None:
             _check_names(names, spec, path)
-        return cls(spec=spec, class_names=None if names is None else tuple(names), preprocess=preprocess,
-                   checksum=checksum)  # fmt: skip
+        return cls(
+            spec=spec, class_names=None if names is None else tuple(names), preprocess=preprocess, checksum=checksum
+        )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -52,8 +52,11 @@ METADATA = ("format", "version", "checksum", "spec", "program", "class_names", "
 
 Array = npt.NDArray[Any]
 _DTYPES = {
-    np.dtype(np.uint32): "U32", np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", np.dtype(np.int8): "I8",
-}  # fmt: skip
+    np.dtype(np.uint32): "U32",
+    np.dtype(np.float32): "F32",
+    np.dtype(np.float16): "F16",
+    np.dtype(np.int8): "I8",
+}
 _NO_CHECKSUM = b'"checksum":"00000000"'
 
 

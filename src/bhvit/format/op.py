@@ -70,8 +70,10 @@ class Op:
             require(value in OPTIONS[key][1:], f"op {name}: {key} {value!r} is not known; a newer bhvit may know it")
         require(set(rest) == set(takes), f"op {name}: {kind} takes {', '.join(takes)}, not {', '.join(map(str, rest))}")
         for key, value in rest.items():
-            require(type(value) is int and 1 <= value <= LIMITS[key],
-                     f"op {name}: {key} must be 1 to {LIMITS[key]}, not {value!r}")  # fmt: skip
+            require(
+                type(value) is int and 1 <= value <= LIMITS[key],
+                f"op {name}: {key} must be 1 to {LIMITS[key]}, not {value!r}",
+            )
         try:
             schema.check(rest)
         except FormatError as error:

@@ -51,18 +51,27 @@ def check_chain(ops: list[Op]) -> None:
             f"op {op.name}: a grid of {height}x{width}x{channels} is over the limit",
         )
         if index:
-            a = op.attributes
-            require((a["height"], a["width"], a["channels"]) == ops[index - 1].output(),
-                     f"op {op.name}: takes {a['height']}x{a['width']}x{a['channels']}, but {names[index - 1]} gives "
-                     + "x".join(map(str, ops[index - 1].output())))  # fmt: skip
+            a, given = op.attributes, ops[index - 1].output()
+            require(
+                (a["height"], a["width"], a["channels"]) == given,
+                f"op {op.name}: takes {a['height']}x{a['width']}x{a['channels']}, but {names[index - 1]} gives "
+                + "x".join(map(str, given)),
+            )
 
 
 def program(spec: ModelSpec) -> list[Op]:
     """Return the ops of an architecture, in order; their tensors come from a trained model (`pack`)."""
     height, width = spec.grid(0)
     channels = spec.stages[0].channels
-    ops = [_op("stem", "stem", {"height": height, "width": width, "in_chans": spec.in_chans, "patch": spec.patch,
-                                "channels": channels}, norm=spec.norm, activation=spec.stem_activation)]  # fmt: skip
+    ops = [
+        _op(
+            "stem",
+            "stem",
+            {"height": height, "width": width, "in_chans": spec.in_chans, "patch": spec.patch, "channels": channels},
+            norm=spec.norm,
+            activation=spec.stem_activation,
+        )
+    ]
     for index, stage in enumerate(spec.stages):
         bits = {1: "binary", 32: "float"}
         quantised = {"norm": spec.norm, "weights": bits[stage.weight_bits], "activations": bits[stage.activation_bits]}
