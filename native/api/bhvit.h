@@ -10,7 +10,12 @@
  * Sessions are independent: any number may be used at once, from any threads. Calls on one session may come from
  * several threads as well and take turns; only bhvit_close must be the last.
  *
- * Answers are the same bits for every instruction set and number of threads, and those of Python's bhvit.Session.
+ * A child process may use an inherited session that no thread was running at the fork, and may always open its own. One
+ * that was running is answered with BHVIT_SYSTEM.
+ *
+ * Answers are the same bits for every instruction set and number of threads, and those of Python's bhvit.Session. Calls
+ * do not depend on the locale, nor on the caller's rounding mode, flush-to-zero and denormals-are-zero settings, which
+ * they leave as they were.
  */
 
 #ifndef BHVIT_H
@@ -36,10 +41,10 @@ typedef struct bhvit_session bhvit_session;
 /* Numbers are never reused. */
 typedef enum bhvit_status {
   BHVIT_OK = 0,
-  BHVIT_ARGUMENT = 1, /* a null pointer, a wrong size, an impossible option, images with NaN or infinity */
+  BHVIT_ARGUMENT = 1, /* a null pointer, a wrong size, an impossible option, images with NaN, infinity or unnormalised pixels */
   BHVIT_FILE = 2,     /* the file cannot be read */
   BHVIT_FORMAT = 3,   /* the file is not a whole, undamaged model */
-  BHVIT_MEMORY = 4,   /* not enough memory */
+  BHVIT_MEMORY = 4,   /* not enough memory, or more than max_memory */
   BHVIT_SYSTEM = 5    /* threads that are not to be had, or a fault of the library; the text says which */
 } bhvit_status;
 
@@ -54,13 +59,35 @@ BHVIT_API const char *bhvit_error(void);
  * built without -pthread has one. `isa` is an instruction set such as "avx2" or "scalar"; null or "auto" is what the
  * environment variable BHVIT_ISA names, or else the fastest that this machine has.
  *
- * A file is mapped where the platform can, and weights that need no conversion are used where they lie. It may be
- * deleted or replaced by renaming while the session is open. Writing into it changes the answers, though never what
- * memory is touched; cutting it short ends the process (SIGBUS) when a lost part is needed. Where that may happen, read
- * the file and use bhvit_open_memory, which copies what it needs: `bytes` may go as soon as it returns. */
+ * A file below 64 MB is read into memory; a larger one is mapped where the platform can. Weights that need no conversion
+ * are used where they lie. A mapped file may be deleted or replaced by renaming while the session is open. Writing into
+ * it changes the answers, though never what memory is touched; cutting it short ends the process (SIGBUS) when a lost
+ * part is needed. Where that may happen, choose BHVIT_MAP_NEVER. Pipes and devices are refused.
+ * bhvit_open_memory copies what it needs: `bytes` may go as soon as it returns. */
 BHVIT_API bhvit_status bhvit_open_file(const char *path, int threads, const char *isa, bhvit_session **session);
 BHVIT_API bhvit_status bhvit_open_memory(const void *bytes, size_t size, int threads, const char *isa,
                                          bhvit_session **session);
+
+typedef enum bhvit_mapping {
+  BHVIT_MAP_LARGE = 0, /* files of 64 MB or more */
+  BHVIT_MAP_ALWAYS = 1,
+  BHVIT_MAP_NEVER = 2
+} bhvit_mapping;
+
+/* Begin with `bhvit_options options = BHVIT_OPTIONS;` and change what is to differ. */
+typedef struct bhvit_options {
+  size_t size; /* of this struct */
+  int threads;
+  const char *isa;
+  uint64_t max_memory; /* bytes that a session may take beside the file; 0: 512 MiB. Checked before they are allocated */
+  int mapping;         /* a bhvit_mapping; of no meaning for bhvit_open_memory_with */
+} bhvit_options;
+#define BHVIT_OPTIONS {sizeof(bhvit_options), 1, NULL, 0, BHVIT_MAP_LARGE}
+
+/* The same with options; null stands for BHVIT_OPTIONS. */
+BHVIT_API bhvit_status bhvit_open_file_with(const char *path, const bhvit_options *options, bhvit_session **session);
+BHVIT_API bhvit_status bhvit_open_memory_with(const void *bytes, size_t size, const bhvit_options *options,
+                                              bhvit_session **session);
 
 /* Frees a session; null is allowed. */
 BHVIT_API void bhvit_close(bhvit_session *session);

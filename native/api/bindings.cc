@@ -2,13 +2,17 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
-#include <cerrno>
+#include <unistd.h>
+
+#include <optional>
 
 #include "engine/dispatch.h"
+#include "engine/float_environment.h"
 #include "engine/program.h"
 #include "api/testing.h"
 
@@ -16,6 +20,46 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
+
+constexpr double kSignalSeconds = 0.1;  // between two looks for Ctrl-C in a long batch
+
+// Gives up Python's lock while it lives. A thread that wants it back while the interpreter ends never gets it: Python
+// before 3.14 ends such a thread by unwinding its stack, through frames of C++ that nothing may unwind through, which
+// would abort the process. So the unwinding stops here, and the thread waits for the process to end.
+class WithoutLock {
+ public:
+  WithoutLock() : state_(PyEval_SaveThread()) {}
+  ~WithoutLock() {
+    try {
+      PyEval_RestoreThread(state_);
+    } catch (...) {
+      for (;;) pause();
+    }
+  }
+  WithoutLock(const WithoutLock&) = delete;
+  WithoutLock& operator=(const WithoutLock&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+bhvit::ProgramOptions program_options(int threads, const std::string& isa, std::optional<uint64_t> max_memory) {
+  return {threads, isa, max_memory.value_or(bhvit::kDefaultMaxMemory)};
+}
+
+// The environment of floats that results are defined in, entered and left as a context of Python.
+class FloatContext {
+ public:
+  void enter() { defaults_.emplace(); }
+  void exit() { defaults_.reset(); }
+
+ private:
+  std::optional<bhvit::FloatEnvironment> defaults_;
+};
+
+void raise_user_error(const char* type, const char* message) {
+  PyErr_SetString(nb::module_::import_("bhvit.errors").attr(type).ptr(), message);
+}
 
 using Images = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
 using Image = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
@@ -51,46 +95,59 @@ void check_tiles(const Words& activations, const Tiles& tiles) {
 
 NB_MODULE(_native, m) {
   m.doc() = "The native engine of bhvit; bhvit.Session is its public face.";
+  nb::set_leak_warnings(false);  // daemon threads that run a program to the end hold it, and that is no mistake
 
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
       std::rethrow_exception(pointer);
     } catch (const bhvit::FormatError& error) {
-      const nb::object type = nb::module_::import_("bhvit.errors").attr("FormatError");
-      PyErr_SetString(type.ptr(), error.what());
+      raise_user_error("FormatError", error.what());
+    } catch (const bhvit::MemoryLimitError& error) {
+      raise_user_error("UserError", error.what());
+    } catch (const bhvit::ForkedError& error) {
+      raise_user_error("UserError", error.what());
     } catch (const bhvit::FileError& error) {
-      errno = error.code;
-      PyErr_SetFromErrno(PyExc_OSError);
+      PyErr_SetObject(PyExc_OSError, nb::make_tuple(error.code, error.reason).ptr());
     }
   });
 
   nb::class_<bhvit::Program>(m, "Program")
       .def(
           "__init__",
-          [](bhvit::Program* self, nb::bytes file, int threads, const std::string& isa) {
+          [](bhvit::Program* self, nb::bytes file, int threads, const std::string& isa, std::optional<uint64_t> max_memory) {
             const std::string_view view(file.c_str(), file.size());
-            nb::gil_scoped_release release;
-            new (self) bhvit::Program(view, threads, isa);
+            const auto options = program_options(threads, isa, max_memory);
+            const WithoutLock unlocked;
+            new (self) bhvit::Program(view, options);
           },
-          "file"_a, "threads"_a = 1, "isa"_a = "auto")
+          "file"_a, "threads"_a = 1, "isa"_a = "auto", "max_memory"_a = nb::none())
       .def_static(
           "open",
-          [](nb::bytes path, int threads, const std::string& isa) {
+          [](nb::bytes path, int threads, const std::string& isa, std::optional<uint64_t> max_memory, std::optional<bool> map) {
             const std::string name(path.c_str(), path.size());
             if (name.find('\0') != std::string::npos) throw std::invalid_argument("a path holds no null character");
-            nb::gil_scoped_release release;
-            return new bhvit::Program(std::make_unique<bhvit::FileBytes>(name), threads, isa);
+            const auto options = program_options(threads, isa, max_memory);
+            using bhvit::Mapping;
+            const Mapping mapping = !map ? Mapping::large : *map ? Mapping::always : Mapping::never;
+            const WithoutLock unlocked;
+            return new bhvit::Program(std::make_unique<bhvit::FileBytes>(name, mapping), options);
           },
-          "path"_a, "threads"_a = 1, "isa"_a = "auto", nb::rv_policy::take_ownership)
+          "path"_a, "threads"_a = 1, "isa"_a = "auto", "max_memory"_a = nb::none(), "map"_a = nb::none(),
+          nb::rv_policy::take_ownership)
       .def(
           "run",
           [](bhvit::Program& self, const Images& images) {
             check_shape(self, images);
             const size_t count = images.shape(0), classes = static_cast<size_t>(self.classes());
+            const size_t floats = count ? images.size() / count : 0;
             std::vector<float> logits(count * classes);
-            {
-              nb::gil_scoped_release release;
-              self.run(images.data(), static_cast<long>(count), logits.data());
+            for (size_t done = 0; done < count;) {
+              {
+                const WithoutLock unlocked;
+                done += static_cast<size_t>(self.run(images.data() + done * floats, static_cast<long>(count - done),
+                                                     logits.data() + done * classes, kSignalSeconds));
+              }
+              if (done < count && PyErr_CheckSignals() != 0) throw nb::python_error();
             }
             return to_numpy(std::move(logits), {count, classes});
           },
@@ -101,7 +158,7 @@ NB_MODULE(_native, m) {
             check_shape(self, image);
             std::vector<bhvit::Program::Traced> traced;
             {
-              nb::gil_scoped_release release;
+              const WithoutLock unlocked;
               traced = self.trace(image.data());
             }
             nb::list out;
@@ -119,7 +176,7 @@ NB_MODULE(_native, m) {
             if (repeats < 1) throw std::invalid_argument("repeats must be at least 1");
             std::vector<bhvit::Program::Timing> timings;
             {
-              nb::gil_scoped_release release;
+              const WithoutLock unlocked;
               timings = self.profile(image.data(), repeats);
             }
             nb::list out;
@@ -137,21 +194,28 @@ NB_MODULE(_native, m) {
       .def_prop_ro("classes", &bhvit::Program::classes)
       .def_prop_ro("header",
                    [](const bhvit::Program& self) { return nb::bytes(self.header().data(), self.header().size()); })
+      .def_prop_ro("largest_input", [](const bhvit::Program& self) { return bhvit::largest_input(self.preprocess()); })
+      .def_prop_ro("mapped", &bhvit::Program::mapped)
       .def_prop_ro("memory_bytes", &bhvit::Program::memory_bytes);
+
+  nb::class_<FloatContext>(m, "FloatEnvironment")
+      .def(nb::init<>())
+      .def("__enter__", &FloatContext::enter)
+      .def("__exit__", [](FloatContext& self, nb::args) { self.exit(); });
 
   m.def("available_isas", &bhvit::available_isas);
   m.def("crc32", [](nb::bytes data) { return bhvit::crc32(std::string_view(data.c_str(), data.size())); });
   m.def(
       "peak_rate",
       [](const std::string& isa, double seconds) {
-        nb::gil_scoped_release release;
+        const WithoutLock unlocked;
         return bhvit::peak_rate(isa, seconds);
       },
       "isa"_a = "auto", "seconds"_a = 0.2);
   m.def(
       "float_peak_rate",
       [](const std::string& isa, double seconds) {
-        nb::gil_scoped_release release;
+        const WithoutLock unlocked;
         return bhvit::float_peak_rate(isa, seconds);
       },
       "isa"_a = "auto", "seconds"_a = 0.2);

@@ -6,12 +6,15 @@
 #include <system_error>
 
 #include "api/bhvit.h"
+#include "engine/float_environment.h"
 #include "engine/program.h"
 
 struct bhvit_session {
   template <class File>
-  bhvit_session(File&& file, int threads, const char* isa) : program(std::forward<File>(file), threads, isa ? isa : "auto") {}
+  bhvit_session(File&& file, const bhvit::ProgramOptions& options)
+      : program(std::forward<File>(file), options), largest_input(bhvit::largest_input(program.preprocess())) {}
   bhvit::Program program;
+  const float largest_input;
 };
 
 namespace {
@@ -35,6 +38,8 @@ bhvit_status guarded(const Body& body) noexcept {
     return body();
   } catch (const bhvit::FormatError& error) {
     return fail(BHVIT_FORMAT, error.what());
+  } catch (const bhvit::MemoryLimitError& error) {
+    return fail(BHVIT_MEMORY, error.what());
   } catch (const bhvit::FileError& error) {
     return fail(BHVIT_FILE, error.what());
   } catch (const std::invalid_argument& error) {
@@ -50,12 +55,30 @@ bhvit_status guarded(const Body& body) noexcept {
   }
 }
 
-bhvit_status check_open(const void* source, const char* source_name, int threads, bhvit_session** session) {
-  if (!session) return fail(BHVIT_ARGUMENT, "session must not be null");
-  *session = nullptr;
-  if (!source) return fail(BHVIT_ARGUMENT, (std::string(source_name) + " must not be null").c_str());
-  if (threads >= 1 && threads <= kMaxThreads) return BHVIT_OK;
-  return fail(BHVIT_ARGUMENT, ("threads must be 1 to 256, not " + std::to_string(threads)).c_str());
+// Checks what every way of opening takes, then calls open(options, mapping), which gives the session.
+template <class Open>
+bhvit_status open_with(const void* source, const char* source_name, const bhvit_options* options, bhvit_session** session,
+                       const Open& open) noexcept {
+  return guarded([&] {
+    if (!session) return fail(BHVIT_ARGUMENT, "session must not be null");
+    *session = nullptr;
+    if (!source) return fail(BHVIT_ARGUMENT, (std::string(source_name) + " must not be null").c_str());
+    bhvit_options given = BHVIT_OPTIONS;
+    if (options) {
+      if (options->size != sizeof given) return fail(BHVIT_ARGUMENT, "options must begin as BHVIT_OPTIONS does");
+      given = *options;
+    }
+    if (given.threads < 1 || given.threads > kMaxThreads) {
+      return fail(BHVIT_ARGUMENT, ("threads must be 1 to 256, not " + std::to_string(given.threads)).c_str());
+    }
+    if (given.mapping < BHVIT_MAP_LARGE || given.mapping > BHVIT_MAP_NEVER) {
+      return fail(BHVIT_ARGUMENT, "mapping must be one of bhvit_mapping");
+    }
+    *session = open(bhvit::ProgramOptions{given.threads, given.isa ? given.isa : "auto",
+                                          given.max_memory ? given.max_memory : bhvit::kDefaultMaxMemory},
+                    static_cast<bhvit::Mapping>(given.mapping));
+    return BHVIT_OK;
+  });
 }
 
 // a * b, or more than any buffer has where that overflows.
@@ -86,19 +109,24 @@ const char* bhvit_version(void) { return BHVIT_VERSION; }
 const char* bhvit_error(void) { return last_error; }
 
 bhvit_status bhvit_open_file(const char* path, int threads, const char* isa, bhvit_session** session) {
-  return guarded([&] {
-    const bhvit_status status = check_open(path, "path", threads, session);
-    if (status == BHVIT_OK) *session = new bhvit_session(std::make_unique<bhvit::FileBytes>(path), threads, isa);
-    return status;
+  const bhvit_options options = {sizeof options, threads, isa, 0, BHVIT_MAP_LARGE};
+  return bhvit_open_file_with(path, &options, session);
+}
+
+bhvit_status bhvit_open_file_with(const char* path, const bhvit_options* options, bhvit_session** session) {
+  return open_with(path, "path", options, session, [&](const bhvit::ProgramOptions& chosen, bhvit::Mapping mapping) {
+    return new bhvit_session(std::make_unique<bhvit::FileBytes>(path, mapping), chosen);
   });
 }
 
 bhvit_status bhvit_open_memory(const void* bytes, size_t size, int threads, const char* isa, bhvit_session** session) {
-  return guarded([&] {
-    const bhvit_status status = check_open(bytes, "bytes", threads, session);
-    const std::string_view file(static_cast<const char*>(bytes), size);
-    if (status == BHVIT_OK) *session = new bhvit_session(file, threads, isa);
-    return status;
+  const bhvit_options options = {sizeof options, threads, isa, 0, BHVIT_MAP_LARGE};
+  return bhvit_open_memory_with(bytes, size, &options, session);
+}
+
+bhvit_status bhvit_open_memory_with(const void* bytes, size_t size, const bhvit_options* options, bhvit_session** session) {
+  return open_with(bytes, "bytes", options, session, [&](const bhvit::ProgramOptions& chosen, bhvit::Mapping) {
+    return new bhvit_session(std::string_view(static_cast<const char*>(bytes), size), chosen);
   });
 }
 
@@ -152,6 +180,7 @@ bhvit_status bhvit_normalize(const bhvit_session* session, const uint8_t* pixels
     bhvit_status status = check_size("pixels", pixels, pixel_bytes, product(product(height, width), p.mean.size()));
     if (status == BHVIT_OK) status = check_size("image", image, image_floats, image_size(session->program));
     if (status == BHVIT_OK) {
+      const bhvit::FloatEnvironment defaults;
       bhvit::normalize(p, pixels, static_cast<int64_t>(height), static_cast<int64_t>(width), image);
     }
     return status;
@@ -172,6 +201,9 @@ bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images
       // A sign has no value for them, so the answer would look sound and mean nothing.
       if (!std::isfinite(images[i])) {
         return fail(BHVIT_ARGUMENT, "images hold NaN or infinity; check how they were normalised");
+      }
+      if (std::abs(images[i]) > session->largest_input) {
+        return fail(BHVIT_ARGUMENT, "images go far beyond what normalised pixels give; bhvit_normalize makes them from bytes");
       }
     }
     program.run(images, static_cast<long>(count), logits);

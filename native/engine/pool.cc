@@ -4,6 +4,9 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/float_environment.h"
+#include "engine/turn.h"
+
 namespace bhvit {
 namespace {
 
@@ -37,21 +40,40 @@ ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
     throw std::invalid_argument("threads must be 1 in WebAssembly built without -pthread, not " + std::to_string(threads));
   }
 #endif
+  start_workers();
+}
+
+void ThreadPool::start_workers() {
+  workers_ = std::make_unique<std::vector<std::thread>>();
+  generation_ = process_generation();
   try {
-    for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { worker_loop(i); });
+    for (int i = 1; i < threads(); i++) workers_->emplace_back([this, i] { worker_loop(i); });
   } catch (...) {
     stop_workers();
+    stop_.store(false, std::memory_order_relaxed);
     throw;
   }
+}
+
+void ThreadPool::restart_after_fork() {
+  if (generation_ == process_generation()) return;
+  stop_workers();
+  start_workers();
 }
 
 ThreadPool::~ThreadPool() { stop_workers(); }
 
 void ThreadPool::stop_workers() {
+  if (generation_ != process_generation()) {
+    // They exist in the parent only. What names them can be neither joined nor destroyed here, so it is left behind.
+    (void)workers_.release();
+    return;
+  }
   stop_.store(true, std::memory_order_relaxed);
   state_.fetch_add(kTask, std::memory_order_release);
   state_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (std::thread& worker : *workers_) worker.join();
+  workers_->clear();
 }
 
 void ThreadPool::start(const Task& task) {
@@ -98,6 +120,7 @@ bool ThreadPool::join(unsigned& seen) {
 }
 
 void ThreadPool::worker_loop(int thread) {
+  const FloatEnvironment defaults;
   unsigned seen = 0;
   for (;;) {
     const unsigned state = state_.load(std::memory_order_acquire);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -16,7 +17,10 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // After a fork, a child has none of its parent's threads: starts others. Call it before `run`.
+  void restart_after_fork();
+
+  int threads() const { return static_cast<int>(shares_.size()); }
 
   // Calls body(begin, end, thread) until [0, count) is covered, in equal ranges of about `grain` items or
   // more; thread < threads() tells whose scratch to use. `body` must not throw. One caller at a time.
@@ -24,7 +28,7 @@ class ThreadPool {
   // core's cache, and helps the others when it is done.
   template <class Body>
   void run(long count, long grain, const Body& body) {
-    if (workers_.empty() || count <= grain) {
+    if (threads() == 1 || count <= grain) {
       body(0L, count, 0);
       return;
     }
@@ -56,9 +60,11 @@ class ThreadPool {
   void work_share(Share& share, int thread);
   void worker_loop(int thread);
   bool join(unsigned& seen);
+  void start_workers();
   void stop_workers();
 
-  std::vector<std::thread> workers_;
+  std::unique_ptr<std::vector<std::thread>> workers_;
+  unsigned generation_;            // of the process that has the workers
   Task task_;                      // written by `start` only while the task is closed and nobody joined
   std::atomic<unsigned> state_{0};
   std::vector<Share> shares_;      // one a thread

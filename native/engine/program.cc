@@ -2,24 +2,35 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 #include <utility>
 
 #include "engine/dispatch.h"
+#include "engine/float_environment.h"
 
 namespace bhvit {
 
-Program::Program(std::string_view file, int threads, const std::string& isa) : pool_(threads) {
-  context_.kernels = &kernels_for(isa);
+struct Program::Running {
+  explicit Running(Program& program) : turn(program.turn_) { program.pool_.restart_after_fork(); }
+
+  const std::lock_guard<Turn> turn;
+  const FloatEnvironment defaults;
+};
+
+Program::Program(std::string_view file, const ProgramOptions& options)
+    : arena_(options.max_memory), pool_(options.threads) {
+  context_.kernels = &kernels_for(options.isa);
   load(file, false);
 }
 
-Program::Program(std::unique_ptr<FileBytes> file, int threads, const std::string& isa)
-    : file_(std::move(file)), pool_(threads) {
-  context_.kernels = &kernels_for(isa);
+Program::Program(std::unique_ptr<FileBytes> file, const ProgramOptions& options)
+    : file_(std::move(file)), arena_(options.max_memory), pool_(options.threads) {
+  context_.kernels = &kernels_for(options.isa);
   load(file_->bytes(), true);
 }
 
 void Program::load(std::string_view file, bool borrowed) {
+  const FloatEnvironment defaults;
   context_.pool = &pool_;
   Model model = read_model(file);
   ops_ = std::move(model.ops);
@@ -31,6 +42,7 @@ void Program::load(std::string_view file, bool borrowed) {
   for (const Op& op : ops_) steps_.push_back(make_step(op, source));
   Workspace counted;
   place(steps_, counted);
+  arena_.check(counted.bytes(threads()));
   Workspace memory(counted, arena_, threads());
   place(steps_, memory);
   context_.scratch = memory.scratch_blocks();
@@ -40,19 +52,23 @@ void Program::load(std::string_view file, bool borrowed) {
   }
 }
 
-void Program::run(const float* images, long count, float* logits) {
-  const std::lock_guard<std::mutex> turn(running_);
+long Program::run(const float* images, long count, float* logits, double seconds) {
+  using Clock = std::chrono::steady_clock;
+  const Running running(*this);
+  const Clock::time_point start = Clock::now();
   const std::vector<int64_t> shape = input_shape();
   const int64_t size = shape[0] * shape[1] * shape[2];
   for (long i = 0; i < count; i++) {
     context_.image = images + i * size;
     for (const auto& step : steps_) step->run(context_);
     std::copy_n(steps_.back()->output, classes(), logits + i * classes());
+    if (std::chrono::duration<double>(Clock::now() - start).count() > seconds) return i + 1;
   }
+  return count;
 }
 
 std::vector<Program::Traced> Program::trace(const float* image) {
-  const std::lock_guard<std::mutex> turn(running_);
+  const Running running(*this);
   std::vector<Traced> traced;
   context_.image = image;
   for (const auto& step : steps_) {
@@ -67,7 +83,7 @@ std::vector<Program::Traced> Program::trace(const float* image) {
 
 std::vector<Program::Timing> Program::profile(const float* image, int repeats) {
   using Clock = std::chrono::steady_clock;
-  const std::lock_guard<std::mutex> turn(running_);
+  const Running running(*this);
   std::vector<std::vector<double>> times(steps_.size());
   context_.image = image;
   for (int repeat = 0; repeat < repeats; repeat++) {

@@ -2,28 +2,40 @@
 
 #pragma once
 
+#include <limits>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/step.h"
+#include "engine/turn.h"
 #include "format/file.h"
 
 namespace bhvit {
 
-// Plans its memory when made and allocates nothing while running. Calls from several threads take turns.
+// Bytes that a program may take where nothing else is said: several times what the largest published model needs.
+constexpr uint64_t kDefaultMaxMemory = uint64_t{512} << 20;
+
+struct ProgramOptions {
+  int threads = 1;  // at least 1
+  std::string isa = "auto";  // as in dispatch.h
+  uint64_t max_memory = kDefaultMaxMemory;  // bytes of parameters, grids and scratch
+};
+
+// Plans its memory when made and allocates nothing while running. Calls from several threads take turns. A child process
+// may use the program of its parent, unless a thread of the parent was running it at the fork.
 class Program {
  public:
-  // `file` holds a whole .bhv file and is not needed afterwards. `threads` >= 1; `isa` as in dispatch.h.
-  // Throws FormatError, std::invalid_argument, std::system_error (threads) or std::bad_alloc.
-  Program(std::string_view file, int threads, const std::string& isa);
+  // `file` holds a whole .bhv file and is not needed afterwards.
+  // Throws FormatError, MemoryLimitError, std::invalid_argument, std::system_error (threads) or std::bad_alloc.
+  Program(std::string_view file, const ProgramOptions& options);
   // Keeps the file and uses its weights in place.
-  Program(std::unique_ptr<FileBytes> file, int threads, const std::string& isa);
+  Program(std::unique_ptr<FileBytes> file, const ProgramOptions& options);
 
-  // images (count, in_chans, H, W) -> logits (count, classes). Pointers need no alignment.
-  void run(const float* images, long count, float* logits);
+  // images (count, in_chans, H, W) -> logits (count, classes). Pointers need no alignment. Stops after the image that
+  // ends past so many seconds and returns how many are done. Throws ForkedError.
+  long run(const float* images, long count, float* logits, double seconds = std::numeric_limits<double>::infinity());
 
   struct Traced {
     std::string name;
@@ -47,9 +59,12 @@ class Program {
   const Preprocess& preprocess() const { return preprocess_; }
   // Of a program that keeps its file, the bytes before the tensors; otherwise empty.
   std::string_view header() const { return header_; }
+  bool mapped() const { return file_ && file_->mapped(); }
   size_t memory_bytes() const { return arena_.total(); }  // without a file that is kept
 
  private:
+  struct Running;  // while it lives, it is the turn of this thread
+
   void load(std::string_view file, bool borrowed);
 
   std::unique_ptr<FileBytes> file_;
@@ -61,7 +76,7 @@ class Program {
   ThreadPool pool_;
   RunContext context_;
   std::vector<std::unique_ptr<Step>> steps_;
-  std::mutex running_;
+  Turn turn_;
 };
 
 }  // namespace bhvit

@@ -23,6 +23,12 @@ class Workspace {
     for (int i = 0; i < threads; i++) scratch_.push_back(arena.take<char>(counted.scratch_bytes_));
   }
 
+  // What a workspace made with these counts takes from the arena.
+  uint64_t bytes(int threads) const {
+    return 2 * Arena::block_bytes(grid_floats_, sizeof(float)) + Arena::block_bytes(shared_bytes_, 1) + bordered_bytes_ +
+           static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
+  }
+
   // The grid x, and another grid that becomes x.
   float* x() const { return grids_[current_]; }
   float* next_x() { return grids_[current_ ^= 1]; }
@@ -42,6 +48,7 @@ class Workspace {
   template <class T>
   T* bordered(long height, long width, long channels, long count) {
     const auto [found, added] = bordered_.try_emplace({height, width, channels, sizeof(T)}, nullptr);
+    if (added) bordered_bytes_ += Arena::block_bytes(static_cast<size_t>(count), sizeof(T));
     if (added && arena_) found->second = arena_->take<T>(static_cast<size_t>(count));
     return static_cast<T*>(found->second);
   }
@@ -64,6 +71,7 @@ class Workspace {
   long shared_used_ = 0;
   std::vector<char*> scratch_;  // one block a thread
   size_t grid_floats_ = 0, shared_bytes_ = 0, scratch_bytes_ = 0;
+  uint64_t bordered_bytes_ = 0;
   std::map<std::tuple<long, long, long, size_t>, void*> bordered_;
 };
 

@@ -6,6 +6,8 @@
 namespace bhvit {
 namespace {
 
+constexpr double kLargest = 0x1p100;  // as of a file's numbers; and the smallest deviation is 1 / kLargest
+constexpr double kSmallestCrop = 0.001;
 constexpr const char* kInterpolations[] = {"nearest", "bilinear", "bicubic", "lanczos"};
 
 void require_preprocess(bool condition, const std::string& what) {
@@ -39,9 +41,9 @@ std::vector<double> read_channels(const Json& fields, const char* key, int64_t c
 
 }  // namespace
 
-Json parse_part(const std::string& text, const std::string& what) {
+Json parse_part(const std::string& text, const std::string& what, long max_values) {
   try {
-    return parse_json(text);
+    return parse_json(text, max_values);
   } catch (const JsonError& error) {
     throw FormatError(what + " is damaged: " + error.what());
   }
@@ -55,7 +57,7 @@ void check_spec(const std::string& text, const Op& stem, const Op& head) {
 }
 
 std::vector<std::string> read_class_names(const std::string& text, const Op& head) {
-  const Json list = parse_part(text, "the header's class_names");
+  const Json list = parse_part(text, "the header's class_names", std::max(kMaxJsonValues, head["classes"] + 1));
   require(list.is(Json::Kind::array), "the header's class_names is not a list");
   require(static_cast<int64_t>(list.items.size()) == head["classes"],
           "the program has " + std::to_string(head["classes"]) + " classes, but " + std::to_string(list.items.size()) +
@@ -87,26 +89,38 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
   preprocess.width = stem["width"] * stem["patch"];
   preprocess.mean = read_channels(fields, "mean", stem["in_chans"]);
   preprocess.std = read_channels(fields, "std", stem["in_chans"]);
-  require_preprocess(std::all_of(preprocess.std.begin(), preprocess.std.end(), [](double v) { return v > 0; }),
-                     "std must be positive");
+  require_preprocess(std::all_of(preprocess.std.begin(), preprocess.std.end(),
+                                 [](double v) { return v >= 1 / kLargest && v <= kLargest; }),
+                     "std must be positive, from 2^-100 to 2^100");
+  for (size_t c = 0; c < preprocess.mean.size(); c++) {
+    require_preprocess(std::abs(preprocess.mean[c]) / preprocess.std[c] <= kLargest,
+                       "mean must be at most 2^100 times std");
+  }
   if (crop) {
-    require_preprocess(is_number(*crop) && number(*crop) > 0 && number(*crop) <= 1, "crop must be above 0 and at most 1");
+    require_preprocess(is_number(*crop) && number(*crop) >= kSmallestCrop && number(*crop) <= 1,
+                       "crop must be from 0.001 to 1");
     preprocess.crop = number(*crop);
   }
   if (filter) {
     require_preprocess(std::any_of(std::begin(kInterpolations), std::end(kInterpolations),
-                                   [&](const char* known) { return filter->string == known; }),
+                                   [&](const char* known) { return filter->is(Json::Kind::string) && filter->string == known; }),
                        "unknown interpolation");
     preprocess.interpolation = filter->string;
   }
-  // A crop next to zero asks for more pixels than any picture has; the bound keeps the conversion defined.
   const auto cover = [&](int64_t edge) {
-    const double covered = std::min(static_cast<double>(edge) / preprocess.crop + 1e-6, 0x1p31);
-    return std::max(edge, static_cast<int64_t>(covered));
+    return std::max(edge, static_cast<int64_t>(static_cast<double>(edge) / preprocess.crop + 1e-6));
   };
   preprocess.cover_height = cover(preprocess.height);
   preprocess.cover_width = cover(preprocess.width);
   return preprocess;
+}
+
+float largest_input(const Preprocess& p) {
+  double largest = 16;
+  for (size_t c = 0; c < p.mean.size(); c++) {
+    largest = std::max({largest, 8 * std::abs(p.mean[c] / p.std[c]), 8 * std::abs((1 - p.mean[c]) / p.std[c])});
+  }
+  return static_cast<float>(largest);
 }
 
 void normalize(const Preprocess& p, const uint8_t* pixels, int64_t height, int64_t width, float* image) {

@@ -21,13 +21,18 @@ struct Preprocess {
   std::string interpolation = "bicubic";
 };
 
-// Each reads the JSON of one key of the metadata, checks it against the program and throws FormatError.
+// Each reads the JSON of one key of the metadata, checks it against the program and throws FormatError. Of the spec this
+// is what decides how a model is used; the architecture that it describes too is for training, and Python checks it.
 void check_spec(const std::string& text, const Op& stem, const Op& head);
 std::vector<std::string> read_class_names(const std::string& text, const Op& head);
 Preprocess read_preprocess(const std::string& text, const Op& stem);
 
 // JSON that is a part of a header; `what` is its name in messages. Throws FormatError.
-Json parse_part(const std::string& text, const std::string& what);
+Json parse_part(const std::string& text, const std::string& what, long max_values = kMaxJsonValues);
+
+// The largest magnitude that an input is taken with: several times what pixels give, and at least 16. Pixels that were not
+// normalised, from 0 to 255, are beyond it.
+float largest_input(const Preprocess& preprocess);
 
 // Pixels (height, width, channels), not smaller than the result: their centre, normalised, (channels, H, W). The same
 // bits as `Preprocess.normalize`.

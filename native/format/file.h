@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include <cstdio>
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -12,33 +12,39 @@
 
 namespace bhvit {
 
-// A file that cannot be read; `code` is its errno.
+// A file that cannot be read; `code` is an errno and `reason` what it means here.
 struct FileError : std::runtime_error {
-  FileError(const std::string& path, int error);
+  FileError(const std::string& path, int error, const std::string& reason = {});
   int code;
+  std::string reason;
 };
 
-// Mapped read-only where the platform can and the file is a plain one, otherwise read into memory. Either way the first
-// byte starts on kAlignment. Mapped pages are the file's own: replacing it by another (as `bhvit pack` does) leaves them
-// as they are, writing into it changes them, and cutting it short makes a later use of the lost part fatal (SIGBUS).
+enum class Mapping {
+  large,   // maps files of kMappedFrom bytes or more, and reads smaller ones into memory
+  always,  // where the platform can
+  never,
+};
+
+constexpr uint64_t kMappedFrom = uint64_t{64} << 20;
+
+// Bytes of a plain file, mapped read-only or read into memory; the first byte starts on kAlignment. What was read is
+// independent of the file. Mapped pages are the file's own: replacing it by another (as `bhvit pack` does) leaves them as
+// they are, writing into it changes them, and cutting it short makes a later use of the lost part fatal (SIGBUS).
 class FileBytes {
  public:
-  explicit FileBytes(const std::string& path);  // throws FileError or std::bad_alloc
+  // Throws FileError, also for pipes and devices and for files over kMaxBytes, or std::bad_alloc.
+  explicit FileBytes(const std::string& path, Mapping mapping = Mapping::large);
   ~FileBytes();
   FileBytes(const FileBytes&) = delete;
   FileBytes& operator=(const FileBytes&) = delete;
 
   std::string_view bytes() const { return {data_, size_}; }
+  bool mapped() const { return mapped_; }
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  void read(const std::string& path, std::unique_ptr<std::FILE, Close> file);
-
   const char* data_ = nullptr;
   size_t size_ = 0;
-  [[maybe_unused]] bool mapped_ = false;  // where files can be mapped
+  bool mapped_ = false;
   std::unique_ptr<char[], AlignedDelete> copy_;  // where it is not mapped
 };
 

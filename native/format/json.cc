@@ -1,16 +1,64 @@
 #include "format/json.h"
 
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdlib>
-#include <unordered_set>
+
+#if !defined(__cpp_lib_to_chars) && !defined(__EMSCRIPTEN__) && !defined(__wasi__)
+#include <clocale>
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
+#endif
 
 namespace bhvit {
 namespace {
 
+// The number whose JSON text is [begin, end), whatever the locale of the process is; not finite if it is too large.
+double to_double(const char* begin, const char* end) {
+#if defined(__cpp_lib_to_chars)
+  double value = 0;
+  return std::from_chars(begin, end, value).ec == std::errc() ? value : NAN;
+#elif defined(__EMSCRIPTEN__) || defined(__wasi__)
+  return std::strtod(std::string(begin, end).c_str(), nullptr);  // knows one locale only
+#else
+  static const locale_t kPlain = newlocale(LC_ALL_MASK, "C", nullptr);
+  return strtod_l(std::string(begin, end).c_str(), nullptr, kPlain);
+#endif
+}
+
+// The first byte that is no UTF-8, or the size of the text.
+size_t find_no_utf8(std::string_view text) {
+  const auto byte = [&](size_t at) { return at < text.size() ? static_cast<unsigned char>(text[at]) : 0u; };
+  for (size_t at = 0; at < text.size();) {
+    const unsigned first = byte(at);
+    if (first < 0x80) {
+      at++;
+      continue;
+    }
+    const size_t more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+    unsigned code = first & (0x3fu >> more);
+    bool right = first >= 0xc2 && first <= 0xf4;
+    for (size_t i = 1; i <= more; i++) {
+      right = right && (byte(at + i) & 0xc0) == 0x80;
+      code = code << 6 | (byte(at + i) & 0x3f);
+    }
+    constexpr unsigned kLeast[] = {0, 0x80, 0x800, 0x10000};
+    if (!right || code < kLeast[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return at;
+    at += more + 1;
+  }
+  return text.size();
+}
+
 class Parser {
  public:
-  explicit Parser(std::string_view text) : text_(text) {}
+  Parser(std::string_view text, long max_values) : text_(text), max_values_(max_values) {}
 
   Json whole() {
+    at_ = find_no_utf8(text_);
+    if (at_ < text_.size()) fail("no UTF-8");
+    at_ = 0;
     Json value = read_value(0);
     skip_space();
     if (at_ != text_.size()) fail("text after the end");
@@ -50,7 +98,7 @@ class Parser {
 
   Json read_value(int depth) {
     if (depth > kMaxJsonDepth) fail("nested too deeply");
-    if (++values_ > kMaxJsonValues) fail("too many values");
+    if (++values_ > max_values_) fail("too many values");
     skip_space();
     Json value;
     switch (peek()) {
@@ -87,11 +135,9 @@ class Parser {
       at_++;
       return;
     }
-    std::unordered_set<std::string> seen;
     for (;;) {
       skip_space();
       std::string key = read_string();
-      if (!seen.insert(key).second) fail("repeated key");
       skip_space();
       expect(':');
       Json member = read_value(depth + 1);
@@ -101,6 +147,16 @@ class Parser {
       at_++;
     }
     expect('}');
+    check_keys(value);
+  }
+
+  // Sorted, not hashed: nobody can choose keys that take longer.
+  void check_keys(const Json& object) const {
+    std::vector<std::string_view> keys;
+    keys.reserve(object.members.size());
+    for (const auto& member : object.members) keys.push_back(member.first);
+    std::sort(keys.begin(), keys.end());
+    if (std::adjacent_find(keys.begin(), keys.end()) != keys.end()) fail("repeated key in the object before");
   }
 
   void read_array(Json& value, int depth) {
@@ -145,15 +201,17 @@ class Parser {
       if (peek() == '+' || peek() == '-') at_++;
       read_digits();
     }
-    const std::string text(text_.substr(start, at_ - start));
-    if (text.size() > 400) fail("a number is too long");
-    if (whole && text.size() <= 18) {
+    const std::string_view text = text_.substr(start, at_ - start);
+    if (text.size() > kMaxJsonNumber) fail("a number is too long");
+    if (whole && text.size() <= 18 && text != "-0") {
       value.kind = Json::Kind::integer;
-      value.integer = std::strtoll(text.c_str(), nullptr, 10);
-    } else {
-      value.kind = Json::Kind::real;
-      value.real = std::strtod(text.c_str(), nullptr);
+      std::from_chars(text.data(), text.data() + text.size(), value.integer);
+      return;
     }
+    value.kind = Json::Kind::real;
+    value.real = to_double(text.data(), text.data() + text.size());
+    const bool zero = text.substr(0, text.find_first_of("eE")).find_first_of("123456789") == std::string_view::npos;
+    if (!std::isfinite(value.real) || (value.real == 0 && !zero)) fail("a number is out of range");
   }
 
   unsigned read_hex4() {
@@ -229,6 +287,7 @@ class Parser {
   std::string_view text_;
   size_t at_ = 0;
   long values_ = 0;
+  const long max_values_;
 };
 
 }  // namespace
@@ -247,6 +306,6 @@ const Json* Json::find(std::string_view key) const {
   return nullptr;
 }
 
-Json parse_json(std::string_view text) { return Parser(text).whole(); }
+Json parse_json(std::string_view text, long max_values) { return Parser(text, max_values).whole(); }
 
 }  // namespace bhvit

@@ -1,7 +1,8 @@
 // A small strict JSON reader for headers of files that nobody vouches for.
 //
-// Strict: RFC 8259 and nothing more, no repeated keys, numbers kept exactly where they are integers of 63
-// bits, nesting of at most kMaxJsonDepth, at most kMaxJsonValues values.
+// Strict: RFC 8259 in UTF-8 and nothing more, no repeated keys, no halves of surrogate pairs, numbers that a double holds,
+// integers of up to 18 digits kept exactly, nesting of at most kMaxJsonDepth. src/bhvit/format/strict_json.py is the same
+// in Python. The time is that of reading the text and sorting its keys, whatever they are: nothing is hashed.
 
 #pragma once
 
@@ -15,7 +16,8 @@
 namespace bhvit {
 
 constexpr int kMaxJsonDepth = 32;
-constexpr long kMaxJsonValues = 1 << 21;  // a name for each of the most classes fits
+constexpr long kMaxJsonValues = 1 << 16;
+constexpr size_t kMaxJsonNumber = 400;  // characters
 
 struct JsonError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -45,7 +47,8 @@ struct Json {
   bool is(Kind other) const { return kind == other; }
 };
 
-// The value that `text` holds, with nothing but white space around it. Throws JsonError.
-Json parse_json(std::string_view text);
+// The value that `text` holds, with nothing but white space around it, of at most `max_values` values in all.
+// Throws JsonError.
+Json parse_json(std::string_view text, long max_values = kMaxJsonValues);
 
 }  // namespace bhvit

@@ -3,14 +3,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <vector>
 
 namespace bhvit {
 
 constexpr size_t kAlignment = 64;
+
+// More memory than the caller allows.
+struct MemoryLimitError : std::runtime_error {
+  MemoryLimitError(uint64_t needed, uint64_t allowed);
+};
 
 struct AlignedDelete {
   void operator()(char* block) const { ::operator delete[](block, std::align_val_t{kAlignment}); }
@@ -19,20 +26,34 @@ struct AlignedDelete {
 // Owns blocks until it is destroyed; they are zero when handed out.
 class Arena {
  public:
+  // Hands out at most `limit` bytes.
+  explicit Arena(uint64_t limit = UINT64_MAX) : limit_(limit) {}
+
   template <class T>
   T* take(size_t count) {
-    // Rounded up, so that whole vectors may be read at the end.
-    const size_t bytes = (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment + kAlignment;
+    const size_t bytes = block_bytes(count, sizeof(T));
+    check(bytes);
     blocks_.emplace_back(static_cast<char*>(::operator new[](bytes, std::align_val_t{kAlignment})));
     std::memset(blocks_.back().get(), 0, bytes);
     total_ += bytes;
     return reinterpret_cast<T*>(blocks_.back().get());
   }
 
+  // Throws MemoryLimitError if there are not `bytes` more.
+  void check(uint64_t bytes) const {
+    if (bytes > limit_ - total_) throw MemoryLimitError(total_ + bytes, limit_);
+  }
+
+  // What `take` takes: rounded up, so that whole vectors may be read at the end.
+  static size_t block_bytes(size_t count, size_t each) {
+    return (count * each + kAlignment - 1) / kAlignment * kAlignment + kAlignment;
+  }
+
   size_t total() const { return total_; }
 
  private:
   std::vector<std::unique_ptr<char[], AlignedDelete>> blocks_;
+  uint64_t limit_;
   size_t total_ = 0;
 };
 

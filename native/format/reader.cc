@@ -5,6 +5,7 @@
 #include <bit>
 #include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "format/memory.h"
 
@@ -15,6 +16,7 @@ static_assert(std::endian::native == std::endian::little, "files and bit planes 
 
 constexpr uint64_t kMaxHeader = uint64_t{1} << 24;
 constexpr size_t kMaxDims = 8;
+constexpr long kMaxHeaderValues = 1 << 19;  // a thousand ops, each with fifty tensors of ten values
 constexpr std::string_view kVersion = "1";
 constexpr std::string_view kNoChecksum = "00000000";
 
@@ -187,6 +189,21 @@ std::string_view find_scale(const Model& model, const std::string& name, const T
   return scale.bytes;
 }
 
+// Names the tensor that no op has.
+[[noreturn]] void fail_unknown_tensor(const Model& model) {
+  std::set<std::string> known;
+  for (const Op& op : model.ops) {
+    for (const TensorRule& rule : op.rule->tensors) {
+      if (!op.has(rule)) continue;
+      const std::string name = op.name + "." + rule.name;
+      known.insert(name);
+      if (model.tensors.at(name).type == Tensor::Type::i8) known.insert(name + kScale);
+    }
+  }
+  for (const auto& entry : model.tensors) require(known.count(entry.first), "tensor " + entry.first + " belongs to no op");
+  throw FormatError("two ops name the same tensor");
+}
+
 void check_tensors(Model& model) {
   size_t expected = 0;
   for (const Op& op : model.ops) {
@@ -210,20 +227,7 @@ void check_tensors(Model& model) {
       expected++;
     }
   }
-  if (expected == model.tensors.size()) return;
-  for (const auto& entry : model.tensors) {
-    const std::string& name = entry.first;
-    const bool known = std::any_of(model.ops.begin(), model.ops.end(), [&](const Op& op) {
-      return std::any_of(op.rule->tensors.begin(), op.rule->tensors.end(),
-                         [&](const TensorRule& rule) {
-                           const std::string key = op.name + "." + rule.name;
-                           return op.has(rule) &&
-                                  (name == key || (name == key + kScale && model.tensors.at(key).type == Tensor::Type::i8));
-                         });
-    });
-    require(known, "tensor " + name + " belongs to no op");
-  }
-  throw FormatError("two ops name the same tensor");
+  if (expected != model.tensors.size()) fail_unknown_tensor(model);
 }
 
 float half_to_float(uint16_t half) {
@@ -299,7 +303,7 @@ Model read_model(std::string_view file) {
   if (file.size() < 8 + length) fail_cut_short(file, "alone needs", 8 + length);
   Json header;
   try {
-    header = parse_json(file.substr(8, length));
+    header = parse_json(file.substr(8, length), kMaxHeaderValues);
   } catch (const JsonError& error) {
     throw FormatError(std::string("not a .bhv file: its header is damaged: ") + error.what());
   }
@@ -338,6 +342,9 @@ Model read_model(std::string_view file) {
   check_spec(text_of(metadata, "spec"), stem, head);
   model.class_names = read_class_names(text_of(metadata, "class_names"), head);
   model.preprocess = read_preprocess(text_of(metadata, "preprocess"), stem);
+  for (const auto& [key, value] : metadata.members) {
+    require(value.is(Json::Kind::string), "the header's " + key + " is not text");
+  }
   model.header = file.substr(0, 8 + length);
   return model;
 }

@@ -8,16 +8,22 @@ import numpy.typing as npt
 class Program:
     """A model that is ready to run. Calls from several threads take turns.
 
-    Raises bhvit.FormatError for a damaged file, ValueError for an unknown instruction set.
+    Raises bhvit.FormatError for a damaged file, ValueError for an unknown instruction set, and bhvit.UserError for one
+    that needs more memory than `max_memory` bytes (default 512 MiB) or that a parent process was running at a fork.
     """
 
-    def __init__(self, file: bytes, threads: int = 1, isa: str = "auto") -> None: ...
+    def __init__(self, file: bytes, threads: int = 1, isa: str = "auto", max_memory: int | None = None) -> None: ...
     @staticmethod
-    def open(path: bytes, threads: int = 1, isa: str = "auto") -> Program:
-        """The model in a file, whose weights are used where they lie. Raises OSError if it cannot be read."""
+    def open(
+        path: bytes, threads: int = 1, isa: str = "auto", max_memory: int | None = None, map: bool | None = None
+    ) -> Program:
+        """The model in a file, whose weights are used where they lie. Raises OSError if it cannot be read.
+
+        `map` says whether the file is mapped or read into memory; None maps those of 64 MB or more.
+        """
 
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(B, in_chans, H, W), C-contiguous -> logits (B, classes)."""
+        """(B, in_chans, H, W), C-contiguous -> logits (B, classes). Signal handlers run between images."""
 
     def trace(self, image: npt.NDArray[np.float32]) -> list[tuple[str, npt.NDArray[np.float32]]]:
         """One image (in_chans, H, W) -> after each op its name and x, (H, W, C); the head gives (classes,)."""
@@ -40,8 +46,21 @@ class Program:
         """Of a program that was opened by its path, the bytes before the tensors; otherwise empty."""
 
     @property
+    def largest_input(self) -> float:
+        """The largest magnitude of an input that normalised pixels can have, with a wide margin."""
+
+    @property
+    def mapped(self) -> bool: ...
+    @property
     def memory_bytes(self) -> int:
         """What the program holds: parameters, grids and scratch, without the file that it was opened from."""
+
+class FloatEnvironment:
+    """A context in which this thread rounds to nearest and keeps subnormal numbers, whatever was set before."""
+
+    def __init__(self) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *error: object) -> None: ...
 
 def available_isas() -> list[str]:
     """Instruction sets that this machine can run, the fastest first."""

@@ -8,6 +8,8 @@ other exception is a bug in bhvit.
 from __future__ import annotations
 
 import re
+import reprlib
+from typing import Any
 
 LONGEST = 5000
 """Characters of a message; the middle of a longer one is left out."""
@@ -25,6 +27,15 @@ def one_line(message: str) -> str:
     line = printable(" ".join(message.split()))
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]} … {line[-half:]}"
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message: in full where it is short, otherwise its begin and end, or its size."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return f"{len(value)} bytes"
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = 200
+    return brief.repr(value)
 
 
 class UserError(ValueError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from helpers.random_model import random_images, random_model
 STAGES = (StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),)
 SPEC = ModelSpec(name="plain", img_size=(8, 12), patch=2, num_classes=4, stages=STAGES)
 HEADER = ROOT / "native" / "api" / "bhvit.h"
-OK, ARGUMENT, FILE, FORMAT = range(4)
+OK, ARGUMENT, FILE, FORMAT, MEMORY = range(5)
 
 
 class Info(ctypes.Structure):
@@ -73,6 +76,8 @@ def library(prefix: Path) -> ctypes.CDLL:
     size, pointer, number = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
     library.bhvit_open_file.argtypes = (ctypes.c_char_p, number, ctypes.c_char_p, pointer)
     library.bhvit_open_memory.argtypes = (pointer, size, number, ctypes.c_char_p, pointer)
+    library.bhvit_open_file_with.argtypes = (ctypes.c_char_p, pointer, pointer)
+    library.bhvit_open_memory_with.argtypes = (pointer, size, pointer, pointer)
     library.bhvit_close.argtypes = (pointer,)
     library.bhvit_get_info.argtypes = (pointer, pointer)
     library.bhvit_class_name.argtypes = (pointer, size)
@@ -200,7 +205,8 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
         (ARGUMENT, "'x?y' is not one", library.bhvit_open_file, name, 1, b"x\ny", out),
         (FILE, "cannot read /absent/m.bhv: No such file", library.bhvit_open_file, b"/absent/m.bhv", 1, None, out),
         (FILE, "Is a directory", library.bhvit_open_file, bytes(path.parent), 1, None, out),
-        (FORMAT, "not a .bhv file", library.bhvit_open_file, b"/dev/null", 1, None, out),
+        (FILE, "a pipe or a device", library.bhvit_open_file, b"/dev/null", 1, None, out),
+        (FILE, "a pipe or a device", library.bhvit_open_file, b"/dev/zero", 1, None, out),
         (ARGUMENT, "bytes must not be null", library.bhvit_open_memory, None, 9, 1, None, out),
         (FORMAT, "not a .bhv file", library.bhvit_open_memory, buffer, 0, 1, None, out),
         (FORMAT, "not a .bhv file", library.bhvit_open_memory, buffer, a.nbytes, 1, None, out),
@@ -232,19 +238,97 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
     library.bhvit_close(None)
 
 
-def test_a_pipe_is_read(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
-    """What cannot be mapped."""
-    import threading
-
-    pipe, session, images = tmp_path / "pipe", ctypes.c_void_p(), random_images(SPEC, 1)
+def test_a_pipe_is_refused_without_waiting(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
+    pipe, session = tmp_path / "pipe", ctypes.c_void_p(1)
     os.mkfifo(pipe)
-    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
-    writer.start()
-    status = library.bhvit_open_file(bytes(pipe), 1, None, ctypes.byref(session))
-    writer.join()
-    assert status == OK, library.bhvit_error()
+    assert library.bhvit_open_file(bytes(pipe), 1, None, ctypes.byref(session)) == FILE
+    assert b"a pipe or a device" in library.bhvit_error()
+    assert session.value is None
+
+
+class Options(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("threads", ctypes.c_int),
+        ("isa", ctypes.c_char_p),
+        ("max_memory", ctypes.c_uint64),
+        ("mapping", ctypes.c_int),
+    )
+
+
+def test_options(library: ctypes.CDLL, path: Path) -> None:
+    data, images = path.read_bytes(), random_images(SPEC, 2)
+    block = np.frombuffer(data, np.uint8)
+    expected, needed = Session(path)(images), Session(path.read_bytes(), isa="scalar").program.memory_bytes
+
+    def open_both(options: Options | None, status: int, said: bytes = b"") -> None:
+        given = None if options is None else ctypes.byref(options)
+        for function, *source in (
+            (library.bhvit_open_file_with, bytes(path)),
+            (library.bhvit_open_memory_with, address(block), ctypes.c_size_t(len(data))),
+        ):
+            session = ctypes.c_void_p(1)
+            assert function(*source, given, ctypes.byref(session)) == status, library.bhvit_error()
+            if status == OK:
+                np.testing.assert_array_equal(run(library, session, images), expected)
+            else:
+                assert said in library.bhvit_error()
+                assert session.value is None
+            library.bhvit_close(session)
+
+    size = ctypes.sizeof(Options)
+    open_both(None, OK)
+    open_both(Options(size, 2, b"scalar", 0, 0), OK)
+    open_both(Options(size, 1, None, needed, 1), OK)
+    open_both(Options(size, 1, None, 1 << 40, 2), OK)
+    open_both(Options(size, 1, None, needed // 2, 0), MEMORY, b"raise max_memory")
+    open_both(Options(size, 1, None, 1, 0), MEMORY, b"raise max_memory")
+    open_both(Options(size - 1, 1, None, 0, 0), ARGUMENT, b"BHVIT_OPTIONS")
+    open_both(Options(size, 0, None, 0, 0), ARGUMENT, b"threads must be 1 to 256")
+    open_both(Options(size, 1, b"altivec", 0, 0), ARGUMENT, b"altivec")
+    open_both(Options(size, 1, None, 0, 3), ARGUMENT, b"mapping")
+
+
+def test_a_file_that_is_overwritten_while_it_is_open(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
+    copy, session, images = tmp_path / "model.bhv", ctypes.c_void_p(), random_images(SPEC, 1)
+    copy.write_bytes(path.read_bytes())
+    assert library.bhvit_open_file(bytes(copy), 1, None, ctypes.byref(session)) == OK
+    copy.write_bytes(b"")  # small files are read, so that this changes nothing
     np.testing.assert_array_equal(run(library, session, images), Session(path)(images))
     library.bhvit_close(session)
+
+
+def test_pixels_that_were_not_normalised(library: ctypes.CDLL, session: ctypes.c_void_p) -> None:
+    image, logits = np.full(288, 255, np.float32), np.zeros(4, np.float32)
+    assert library.bhvit_run(session, 1, address(image), 288, address(logits), 4) == ARGUMENT
+    assert b"far beyond what normalised pixels give" in library.bhvit_error()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="numbers of x86-64's modes")
+@pytest.mark.parametrize("mode", [0x400, 0x800, 0xC00])
+def test_the_callers_rounding_changes_no_bit(
+    library: ctypes.CDLL, session: ctypes.c_void_p, path: Path, mode: int
+) -> None:
+    libm, images = ctypes.CDLL(ctypes.util.find_library("m")), random_images(SPEC, 2)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 13, 3), np.uint8)
+    expected, opened, inputs = Session(path)(images), ctypes.c_void_p(), []
+    libm.fesetround(mode)
+    try:
+        answer = run(library, session, images)
+        assert library.bhvit_open_file(bytes(path), 2, None, ctypes.byref(opened)) == OK
+        second = run(library, opened, images)
+        for current in (mode, 0):
+            libm.fesetround(current)
+            image = np.empty(288, np.float32)
+            size = (pixels.size, 9, 13)
+            assert library.bhvit_normalize(session, address(pixels), *size, address(image), image.size) == OK
+            assert libm.fegetround() == current
+            inputs.append(image.tobytes())
+    finally:
+        libm.fesetround(0)
+    assert answer.tobytes() == second.tobytes() == expected.tobytes()
+    assert inputs[0] == inputs[1]
+    library.bhvit_close(opened)
 
 
 @pytest.mark.parametrize(("crop", "size"), [(1.0, (8, 12)), (0.875, (9, 13)), (0.875, (9, 22))])

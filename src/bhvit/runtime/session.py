@@ -3,61 +3,80 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from .. import bundled
-from .._native import Program, available_isas
+from .._native import FloatEnvironment, Program, available_isas
 from ..bits import Floats
-from ..errors import FormatError, UserError
+from ..errors import FormatError, UserError, shown
 from ..format import file as bhv_file
 from ..image import ImageLike
 from ..spec.model import ModelSpec
+from ..system import allowed_cores
 
 MAX_THREADS = 256
+Source = str | os.PathLike[str] | bytes
+Answer = list[tuple[str, float]]
+"""Classes of one image with their probabilities, the likeliest first."""
+_BLOCK = 64
+"""Pictures of a uint8 batch that are preprocessed at once."""
 
 
 class Session:
-    """A `.bhv` file, opened; or, where no such file is, the bundled model of that name, such as "cifar10".
+    """A packed model: a `.bhv` file, its bytes, or the name of a bundled model such as "cifar10".
 
-    `threads` run one image together; `isa` is "auto" (the fastest that this machine has, or what the
-    environment variable BHVIT_ISA names) or one of `available_isas()`. Results are the same bits for
-    every choice of both. A session may be used from several Python threads: calls take turns.
+    `threads` run one image together; 0 or "auto" takes the cores that this process may use (affinity and container
+    quota). `isa` is "auto" (the fastest that this machine has, or what the environment variable BHVIT_ISA names) or one
+    of `available_isas()`. Results are the same bits for every choice of both, and whatever rounding mode or
+    flush-to-zero setting other libraries have left behind. A session may be used from several Python threads: calls
+    take turns. A process forked from this one may use it too, unless a call was running at the fork: then calls raise
+    UserError there.
 
-    The file is mapped where the platform can, and its weights are used where they lie. It may be replaced or deleted
-    while a session is open (`bhvit pack` replaces), but writing into it changes the answers and cutting it short ends
-    the process.
+    `max_memory` bounds the bytes that the model may take beside its file, so that a small file from a stranger cannot
+    take gigabytes; None means 512 MiB, many times what published models need.
 
-    Raises FormatError for a file that is not a whole, undamaged model, and UserError for a file that
-    cannot be read or an impossible option.
+    A file below 64 MB is read into memory, so that nothing which happens to it later matters. A larger one is mapped,
+    and its weights are used where they lie: it may be replaced or deleted while a session is open (`bhvit pack`
+    replaces), but writing into it changes the answers and cutting it short ends the process. `map` True or False maps
+    or reads files of any size.
+
+    A session can be pickled, by the absolute path of its file or by its bytes.
+
+    Raises FormatError for a file that is not a whole, undamaged model, and UserError for a file that cannot be read, is
+    a pipe or device, needs more memory than allowed, or for an impossible option.
     """
 
-    def __init__(self, path: str | Path, threads: int = 1, isa: str = "auto") -> None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-            raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, not {threads!r}")
-        if not isinstance(isa, str):
-            raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {isa!r}")
-        if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-            raise UserError(f"a model is a path or the name of a bundled one, not {path!r}")
-        path = bundled.find(path, ".bhv")
-        try:
-            program = Program.open(os.fsencode(path), threads, isa)  # checks the whole file
-            described = bhv_file.describe(program.header)
-            described.check(program.input_shape, program.classes)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}{bundled.hint(path)}") from error
-        except UserError as error:
-            raise FormatError(f"{path}: {error}") from error
-        except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
-            raise UserError(str(error)) from error
+    def __init__(
+        self,
+        source: Source,
+        threads: int | Literal["auto"] = 1,
+        isa: str = "auto",
+        *,
+        max_memory: int | None = None,
+        map: bool | None = None,
+    ) -> None:
+        _check_options(threads, isa, max_memory, map)
+        source = _checked_source(source)
+        count = min(allowed_cores(), MAX_THREADS) if threads in (0, "auto") else int(threads)
+        program = _open_program(source, count, isa, max_memory, map)
         self._program: Program | None = program
+        try:
+            described = bhv_file.describe(program.header or _header(source))
+            described.check(program.input_shape, program.classes)
+        except UserError as error:
+            raise FormatError(f"{_named(source)}{error}") from error
+        saved = source if isinstance(source, bytes) else bundled.find(Path(source), ".bhv").absolute()
+        self._saved = (saved, threads, isa, max_memory, map)
         self._spec, self._class_names = described.spec, described.class_names
         self._preprocess = described.preprocess
-        self._isa, self._threads = program.isa, program.threads
+        self._isa, self._threads, self._mapped = program.isa, program.threads, program.mapped
 
     @property
     def spec(self) -> ModelSpec:
@@ -79,25 +98,57 @@ class Session:
         """Threads that run one image together."""
         return self._threads
 
-    def __call__(self, images: Floats) -> Floats:
-        """Normalised images, float32 (B, C, H, W) -> logits, float32 (B, classes). B may be 0.
+    @property
+    def mapped(self) -> bool:
+        """Whether the file is mapped, and so must not be written into while the session is open."""
+        return self._mapped
 
-        Raises UserError for anything else, and for images that hold NaN or infinity: a sign has no
-        value for them, so the answer would look sound and mean nothing.
+    def __call__(self, images: Floats | npt.NDArray[np.uint8], *, bgr: bool = False) -> Floats:
+        """Compute logits, float32 (B, classes), of a batch of images. B may be 0.
+
+        Takes normalised images, float32 (B, C, H, W), as `preprocess` makes them; or pictures, uint8 (B, height, width,
+        C) of any size, which are preprocessed first. Colours are in the order RGB; with `bgr`, those of uint8 pictures
+        are BGR, as OpenCV reads them.
+        Raises UserError for anything else: for images that hold NaN or infinity, as a sign has no value for them and
+        the answer would look sound and mean nothing, and for floats far beyond what normalised pixels give.
         """
+        if isinstance(images, np.ndarray) and images.dtype == np.uint8:
+            return self._run_pictures(images, bgr)
+        if bgr:
+            raise UserError("bgr is for uint8 images (B, H, W, 3); normalised floats are in the order of the model")
         return self.program.run(self._checked(images))
 
-    def preprocess(self, image: ImageLike) -> Floats:
-        """A path, PIL image or uint8 array (H, W[, C]) -> what `__call__` takes, (1, C, H, W)."""
-        return self._preprocess(image)
+    def preprocess(self, image: ImageLike, *, bgr: bool = False) -> Floats:
+        """Turn one image into what `__call__` takes, (1, C, H, W).
 
-    def classify(self, image: ImageLike, top: int = 5) -> list[tuple[str, float]]:
-        """The `top` likeliest classes of one image with their probabilities, the likeliest first."""
+        `image` is a path, the bytes of an image file, a PIL image, or a uint8 array (H, W[, C]) in the order RGB or
+        RGBA; with `bgr`, an array in the order BGR or BGRA, as OpenCV reads pictures.
+        """
+        given = _checked_picture(image)
+        with FloatEnvironment():
+            return self._preprocess(_swapped(given) if bgr else given)
+
+    @overload
+    def classify(self, image: ImageLike, top: int = 5, *, bgr: bool = False) -> Answer: ...
+    @overload
+    def classify(
+        self, image: list[ImageLike] | tuple[ImageLike, ...], top: int = 5, *, bgr: bool = False
+    ) -> list[Answer]: ...
+    def classify(
+        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...], top: int = 5, *, bgr: bool = False
+    ) -> Answer | list[Answer]:
+        """Name the `top` likeliest classes of one image with their probabilities, the likeliest first.
+
+        `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers.
+        """
         if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise UserError(f"top must be a whole number of at least 1, not {top!r}")
-        logits = self(self.preprocess(image))[0].astype(np.float64)
-        odds = np.exp(logits - logits.max())
-        probabilities = odds / odds.sum()
+            raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
+        if isinstance(image, list | tuple):
+            return [self.classify(one, top, bgr=bgr) for one in image]
+        logits = self(self.preprocess(image, bgr=bgr))[0].astype(np.float64)
+        with FloatEnvironment():
+            odds = np.exp(logits - logits.max())
+            probabilities = odds / odds.sum()
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(self._class_names[index], float(probabilities[index])) for index in best]
 
@@ -120,22 +171,117 @@ class Session:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
+        if self._program is None:
+            raise UserError("a closed session cannot be pickled; open another")
+        return _reopen, self._saved
+
     def __repr__(self) -> str:
         state = f"threads={self._threads}, isa={self._isa!r}" if self._program else "closed"
         return f"Session({self._spec.name!r}, {state})"
 
+    def _run_pictures(self, pictures: npt.NDArray[Any], bgr: bool) -> Floats:
+        if pictures.ndim != 4:
+            hint = "add the batch with images[None]" if pictures.ndim == 3 else "B, height, width, channels"
+            raise UserError(f"uint8 images must be (B, H, W, C), not of shape {pictures.shape}; {hint}")
+        logits = np.empty((len(pictures), len(self._class_names)), np.float32)
+        for start in range(0, len(pictures), _BLOCK):
+            block = [self.preprocess(picture, bgr=bgr) for picture in pictures[start : start + _BLOCK]]
+            logits[start : start + _BLOCK] = self.program.run(np.concatenate(block))
+        return logits
+
     def _checked(self, images: Any) -> npt.NDArray[np.float32]:
         wanted = (self._spec.in_chans, *self._spec.img_size)
         needs = f"float32 (B, {', '.join(map(str, wanted))})"
-        mend = "session.preprocess(image) makes it from a file or picture"
+        hint = f"session.preprocess(image) makes it from a file or picture; uint8 (B, H, W, {wanted[0]}) is taken, too"
         if not isinstance(images, np.ndarray):
-            raise UserError(f"images must be a NumPy array, {needs}, not {type(images).__name__}; {mend}")
+            raise UserError(f"images must be a NumPy array, {needs}, not {type(images).__name__}; {hint}")
         if images.dtype != np.float32:
-            raise UserError(f"images must be {needs}, not {images.dtype}; {mend}")
+            raise UserError(f"images must be {needs}, not {images.dtype}; {hint}")
         if images.ndim != 4 or images.shape[1:] != wanted:
             shape = f"({', '.join(map(str, images.shape))})"
-            hint = "add the batch with images[None]" if images.shape == wanted else mend
+            hint = "add the batch with images[None]" if images.shape == wanted else hint
             raise UserError(f"images must be {needs}, not of shape {shape}; {hint}")
-        if not np.isfinite(images).all():
-            raise UserError("images hold NaN or infinity; check how they were normalised")
+        if images.size:
+            low, high, most = float(images.min()), float(images.max()), self.program.largest_input
+            if not (np.isfinite(low) and np.isfinite(high)):
+                raise UserError("images hold NaN or infinity; check how they were normalised")
+            if max(-low, high) > most:
+                raise UserError(
+                    f"images go from {low:g} to {high:g}, far beyond normalised pixels (±{most:g} is taken): pass "
+                    f"uint8 images (B, H, W, {wanted[0]}), or what session.preprocess(image) makes"
+                )
         return np.ascontiguousarray(images)
+
+
+def _check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:
+    whole = isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= MAX_THREADS
+    if not whole and not (isinstance(threads, str) and threads == "auto"):
+        raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, or 0 or 'auto', not {shown(threads)}")
+    if not isinstance(isa, str):
+        raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {shown(isa)}")
+    if max_memory is not None and not (type(max_memory) is int and 1 <= max_memory < 1 << 64):
+        raise UserError(f"max_memory must be a positive number of bytes, or None for 512 MiB, not {shown(max_memory)}")
+    if map is not None and not isinstance(map, bool):
+        raise UserError(f"map must be True, False or None, not {shown(map)}")
+
+
+def _checked_source(source: Any) -> str | Path | bytes:
+    if isinstance(source, bytearray | memoryview):
+        return bytes(source)
+    if not isinstance(source, str | os.PathLike | bytes) or (not isinstance(source, bytes) and not os.fspath(source)):
+        raise UserError(f"a model is a path, the bytes of a file or the name of a bundled one, not {shown(source)}")
+    return Path(source) if isinstance(source, os.PathLike) else source
+
+
+def _open_program(
+    source: str | Path | bytes, threads: int, isa: str, max_memory: int | None, map: bool | None
+) -> Program:
+    """The native program of a file, which is wholly checked. Raises UserError."""
+    try:
+        if isinstance(source, bytes):
+            return Program(source, threads, isa, max_memory)
+        return Program.open(os.fsencode(bundled.find(source, ".bhv")), threads, isa, max_memory, map)
+    except OSError as error:
+        hint = bundled.hint(source) if not isinstance(source, bytes) and len(str(source)) < 256 else ""
+        raise UserError(f"cannot read {_named(source)}{error.strerror}{hint}") from error
+    except FormatError as error:
+        raise FormatError(f"{_named(source)}{error}") from error
+    except UserError as error:
+        raise UserError(f"{_named(source)}{error}") from error
+    except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
+        raise UserError(str(error)) from error
+
+
+def _named(source: str | Path | bytes) -> str:
+    """How messages about a model begin."""
+    if isinstance(source, bytes):
+        return "the model's bytes: "
+    text = str(bundled.find(source, ".bhv")) if len(str(source)) < 256 else str(source)
+    return f"{text if len(text) <= 400 else text[:200] + '…' + text[-200:]}: "
+
+
+def _header(source: Any) -> bytes:
+    """The bytes of a file before its tensors, which native code has checked."""
+    return bytes(source[: 8 + int.from_bytes(source[:8], "little")])
+
+
+def _reopen(source: Source, threads: Any, isa: str, max_memory: int | None, map: bool | None) -> Session:
+    return Session(source, threads, isa, max_memory=max_memory, map=map)
+
+
+def _checked_picture(image: Any) -> ImageLike:
+    if isinstance(image, bytearray | memoryview):
+        return bytes(image)
+    if not isinstance(image, str | os.PathLike | bytes | Image.Image | np.ndarray):
+        kinds = "a path, the bytes of an image file, a PIL image or a uint8 array (H, W, C)"
+        raise UserError(f"an image is {kinds}, not {shown(image)}")
+    return Path(image) if isinstance(image, os.PathLike) else image
+
+
+def _swapped(image: Any) -> npt.NDArray[np.uint8]:
+    """The array with its colours from BGR or BGRA to RGB or RGBA."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise UserError("bgr is for arrays (H, W, 3) or (H, W, 4); files and PIL images say their order themselves")
+    swapped: npt.NDArray[np.uint8] = image[..., [2, 1, 0, 3][: image.shape[2]]]
+    return swapped
