@@ -12,6 +12,8 @@ import functools
 import importlib.util
 import io
 import json
+import math
+import numbers
 import os
 import struct
 import threading
@@ -25,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError
+from .errors import UserError, shown
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
@@ -40,6 +42,8 @@ if "BHVIT_MAX_PIXELS" in os.environ:
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
 MAX_EDGE = 8192
 MAX_CHANNELS = 64
+MIN_CROP = 0.001
+_LARGEST = 2.0**100
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -86,23 +90,33 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         _require(
-            len(self.size) == 2 and all(isinstance(edge, int) and 1 <= edge <= MAX_EDGE for edge in self.size),
+            len(self.size) == 2 and all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in self.size),
             f"size must be two numbers of pixels from 1 to {MAX_EDGE}, not {self.size!r}",
         )
         _require(
-            isinstance(self.channels, int) and 1 <= self.channels <= MAX_CHANNELS,
+            type(self.channels) is int and 1 <= self.channels <= MAX_CHANNELS,
             f"channels must be 1 to {MAX_CHANNELS}, not {self.channels!r}",
         )
         for name in ("mean", "std"):
             values = getattr(self, name)
             _require(
-                len(values) == self.channels and all(np.isfinite(value) for value in values),
-                f"{name} must be {self.channels} finite numbers, one a channel, not {values!r}",
+                len(values) == self.channels and all(_is_number(value) for value in values),
+                f"{name} must be {self.channels} finite numbers, one a channel, not {shown(values)}",
             )
-        _require(all(value > 0 for value in self.std), f"std must be positive, not {self.std!r}")
-        _require(0 < self.crop <= 1, f"crop must be above 0 and at most 1, not {self.crop!r}")
         _require(
-            self.interpolation in _RESAMPLING,
+            all(1 / _LARGEST <= value <= _LARGEST for value in self.std),
+            f"std must be positive, from 2^-100 to 2^100, not {shown(self.std)}",
+        )
+        _require(
+            all(abs(mean) / std <= _LARGEST for mean, std in zip(self.mean, self.std)),
+            f"mean must be at most 2^100 times std, not {shown(self.mean)}",
+        )
+        _require(
+            _is_number(self.crop) and MIN_CROP <= self.crop <= 1,
+            f"crop must be from {MIN_CROP} to 1, not {shown(self.crop)}",
+        )
+        _require(
+            isinstance(self.interpolation, str) and self.interpolation in _RESAMPLING,
             f"interpolation must be one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}",
         )
 
@@ -349,6 +363,14 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:
     if count == channels:
         return [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), -1, 0)]
     raise UserError(f"an image array of {count} channels cannot become the model's {channels}")
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number, and no truth value, which is one to Python."""
+    try:
+        return type(value) is not bool and isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _require(condition: bool, message: str) -> None:

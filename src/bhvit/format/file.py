@@ -23,6 +23,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import stat
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,13 +36,16 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from .. import bundled
-from ..errors import FormatError, UserError
+from ..errors import FormatError, UserError, shown
 from ..files import write_atomically
 from ..image import Preprocess
+from ..spec.limits import LIMITS
 from ..spec.model import ModelSpec
+from . import strict_json
 from .float_storage import Layout, decode, scale_key, scale_shape
 from .op import Op
 from .program import check_chain, op_from_json
+from .strict_json import MAX_VALUES
 
 VERSION = "1"
 ALIGNMENT = 64
@@ -57,6 +62,8 @@ _DTYPES = {
     np.dtype(np.float16): "F16",
     np.dtype(np.int8): "I8",
 }
+_ENTRY = {"dtype", "shape", "data_offsets"}
+_MAX_HEADER_VALUES = 1 << 19
 _NO_CHECKSUM = b'"checksum":"00000000"'
 
 
@@ -74,11 +81,22 @@ class Description:
             raise FormatError(f"the program takes images of {image}, the spec says otherwise")
         if (self.preprocess.channels, *self.preprocess.size) != image:
             raise FormatError(f"the program takes images of {image}, the preprocessing gives others")
+        for name in self.class_names:
+            if not isinstance(name, str) or not _is_text(name):
+                raise FormatError(f"{shown(name)} is no class name: it must be text that UTF-8 can hold")
         if not classes == self.spec.num_classes == len(self.class_names):
             raise FormatError(
                 f"the program has {classes} classes, the spec {self.spec.num_classes}, "
                 f"and {len(self.class_names)} names are given"
             )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as in file names that are no UTF-8
+        return False
+    return True
 
 
 def describe_spec(
@@ -203,13 +221,24 @@ def write(model: PackedModel, path: str | Path) -> None:
 def read(path: str | Path) -> PackedModel:
     """Read and validate a `.bhv` file. Raises FormatError naming the file and what is wrong."""
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"cannot read {path}: it is a pipe or a device; copy it to a plain file")
+            if status.st_size > MAX_BYTES:
+                raise UserError(f"cannot read {path}: it is larger than the 2 GiB that a model may have")
+            data = file.read()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}{bundled.hint(path)}") from error
     try:
         return from_bytes(data)
     except UserError as error:
         raise FormatError(f"{path}: {error}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """`os.open` that does not wait for the other end of a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def from_bytes(data: bytes) -> PackedModel:
@@ -220,11 +249,14 @@ def from_bytes(data: bytes) -> PackedModel:
     stored = b'"checksum":"%s"' % metadata["checksum"].encode()
     if f"{zlib.crc32(data.replace(stored, _NO_CHECKSUM, 1)):08x}" != metadata["checksum"]:
         raise FormatError("damaged: its checksum does not match; copy or pack it again")
+    for name, entry in fields.items():
+        if name != "__metadata__" and not (isinstance(entry, dict) and entry.keys() == _ENTRY):
+            raise FormatError(f"tensor {name}: its entry in the header is damaged")
     try:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"not a whole safetensors file: {error}") from error
-    ops = tuple(op_from_json(fields) for fields in _list(metadata, "program"))
+    ops = tuple(op_from_json(fields) for fields in _list(metadata, "program", MAX_VALUES))
     model = PackedModel(**_description(metadata), ops=ops, tensors=tensors)
     check(model)
     return model
@@ -239,9 +271,14 @@ def describe(data: bytes) -> Description:
 
 
 def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
+    strict_json.loads(metadata["preprocess"], "the header's preprocess")
+    fields = strict_json.loads(metadata["spec"], "the header's spec")
+    # A spec may be written by hand with a size such as "32x32"; that of a file is as `ModelSpec.to_json` writes it.
+    if not isinstance(fields, dict) or not isinstance(fields.get("img_size"), list):
+        raise FormatError("the header's spec is damaged: its img_size is not a list")
     return {
         "spec": ModelSpec.from_json(metadata["spec"]),
-        "class_names": _names(metadata),
+        "class_names": read_names(metadata["class_names"], "the header's class_names"),
         "preprocess": Preprocess.from_json(metadata["preprocess"]),
     }
 
@@ -255,18 +292,18 @@ def _read_header(data: bytes) -> dict[str, Any]:
         raise FormatError("not a .bhv file: it does not begin as one, or is too large; `bhvit pack` makes one")
     if len(data) < 8 + length:
         raise _cut_short(data, f"alone needs {8 + length}")
-    try:
-        fields: dict[str, Any] = json.loads(data[8 : 8 + length])
-        metadata = fields["__metadata__"]
-        if metadata["format"] != "bhvit":
-            raise KeyError("format")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FormatError("not a .bhv file: it has no bhvit header; `bhvit pack` makes one from a checkpoint") from None
+    fields: dict[str, Any] = strict_json.loads(data[8 : 8 + length], "not a .bhv file: its header", _MAX_HEADER_VALUES)
+    metadata = fields.get("__metadata__")
+    if not isinstance(metadata, dict) or metadata.get("format") != "bhvit":
+        raise FormatError("not a .bhv file: it has no bhvit header; `bhvit pack` makes one from a checkpoint")
     if metadata.get("version") != VERSION:
         raise FormatError(f"version {metadata.get('version')!r}; this bhvit reads version {VERSION!r}: pack it again")
     for key in METADATA:
         if not isinstance(metadata.get(key), str):
             raise FormatError(f"the header lacks {key}")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise FormatError(f"the header's {key} is not text")
     return fields
 
 
@@ -284,18 +321,18 @@ def _cut_short(data: bytes, claim: str) -> FormatError:
     return FormatError(f"cut short: it has {len(data)} bytes, its header {claim}; copy or download it again")
 
 
-def _names(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    names = _list(metadata, "class_names")
+def read_names(text: str, what: str) -> tuple[str, ...]:
+    """Read the class names in a JSON list; `what` names it in messages. Raises FormatError."""
+    names = strict_json.loads(text, what, 1 + LIMITS["classes"])
+    if not isinstance(names, list):
+        raise FormatError(f"{what} is not a list")
     if not all(isinstance(name, str) for name in names):
-        raise FormatError("the header's class_names holds something else than names")
+        raise FormatError(f"{what} holds something else than names")
     return tuple(names)
 
 
-def _list(metadata: Mapping[str, str], key: str) -> Sequence[Any]:
-    try:
-        value = json.loads(metadata[key])
-    except (ValueError, RecursionError):
-        value = None
+def _list(metadata: Mapping[str, str], key: str, max_values: int) -> Sequence[Any]:
+    value = strict_json.loads(metadata[key], f"the header's {key}", max_values)
     if not isinstance(value, list):
         raise FormatError(f"the header's {key} is not a list")
     return value

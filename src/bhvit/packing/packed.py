@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .. import _native
 from ..errors import UserError
-from ..files import check_absent
+from ..files import check_absent, write_atomically
 from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..format.float_storage import Leftovers, decode, encode, is_leftover, layout, scale_key
@@ -76,4 +77,12 @@ def pack(
     Raises UserError if `path` exists and `force` is not set, or cannot be written.
     """
     check_absent(path, force)
-    bhv_file.write(packed_model(model, class_names, preprocess, leftovers), path)
+    data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, leftovers))
+    check_opens(data)
+    write_atomically(path, data)
+
+
+def check_opens(data: bytes) -> None:
+    """Raise FormatError unless both readers take the bytes of a packed file."""
+    bhv_file.from_bytes(data)
+    _native.Program(data, max_memory=(1 << 64) - 1)
