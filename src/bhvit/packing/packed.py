@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import _native
+from .._native import Program
 from ..errors import UserError
 from ..files import check_absent, write_atomically
 from ..format import file as bhv_file
@@ -85,4 +85,4 @@ def pack(
 def check_opens(data: bytes) -> None:
     """Raise FormatError unless both readers take the bytes of a packed file."""
     bhv_file.from_bytes(data)
-    _native.Program(data, max_memory=(1 << 64) - 1)
+    Program(data, max_memory=(1 << 64) - 1)
