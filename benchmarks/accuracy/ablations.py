@@ -48,7 +48,7 @@ VARIANTS: dict[str, Callable[[int], Settings]] = {
     "staged: binary activations first, then weights too": _halves({"weight_bits": 32}),
     "full-precision warm start": _halves({"weight_bits": 32, "activation_bits": 32}),
     "with oscillation dampening, 1e-4": lambda epochs: {"dampening": 1e-4},
-    "with position maps and classifier in 8 bits": lambda epochs: {"leftover_bits": 8},
+    "with position maps and classifier in 8 bits": lambda epochs: {"float_bits": 8},
 }
 """Settings by number of epochs, beside those of the recipe."""
 

@@ -1,4 +1,4 @@
-"""Do packed files answer as PyTorch on real images, with the recorded cases' weights and every leftover in float32?
+"""Do packed files answer as PyTorch on real images, with the recorded cases' weights and all floats in float32?
 
     python -m benchmarks.fidelity.agreement --data ../shared/data/tiny-imagenet --images 1000
 
@@ -108,7 +108,7 @@ def _compare(model: BHViT, dataset: Dataset, traced: int) -> tuple[Comparison, i
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, packed = Path(folder) / "model.safetensors", Path(folder) / "model.bhv"
         save_checkpoint(model, checkpoint)
-        pack(model, packed, leftovers="float32")
+        pack(model, packed, float_storage="float32")
         found = compare(checkpoint, packed, dataset, threads=1, traced=traced, labelled=False)
     return found, len(set(found.torch.logits.argmax(axis=1).tolist()))
 

@@ -42,12 +42,12 @@ def main() -> None:
     model = load_checkpoint(result.last)
     test = open_dataset(args.data, split="test")
     rows, ops = [], []
-    for leftovers in ("float32", "mixed", "float16"):
-        pack(model, packed, leftovers=leftovers, force=True)  # type: ignore[arg-type]
+    for float_storage in ("float32", "mixed", "float16"):
+        pack(model, packed, float_storage=float_storage, force=True)  # type: ignore[arg-type]
         found = compare(result.last, packed, test, threads=2)
         rows.append(
             [
-                f"packed, {leftovers} leftovers",
+                f"packed, {float_storage} float_storage",
                 f"{packed.stat().st_size / 1e6:.2f} MB",
                 f"{found.native.top1:.2%}",
                 f"{found.agreement:.2%}",
@@ -75,7 +75,7 @@ with the last epoch's weights.
 {markdown(header, rows)}
 
 First op after which PyTorch and the packed file differ beyond rounding on four traced images: \
-{ops[0]} (float32 leftovers), {ops[1]} (mixed, the default), {ops[2]} (float16).
+{ops[0]} (float32 float_storage), {ops[1]} (mixed, the default), {ops[2]} (float16).
 
 Validation accuracy by epoch: {", ".join(f"{line['val_top1']:.2%}" for line in result.log)}.
 

@@ -1,4 +1,4 @@
-// The heads of an attention, on bits or on floats: `attend` in format/program.py.
+// The heads of an attention, on bits or on floats: `attend` in format/ops/attend.py.
 
 #pragma once
 
@@ -257,7 +257,7 @@ BHVIT_NOINLINE void attend_values(const Heads& h, Query query, const float* key_
   }
 }
 
-// v of `context` in format/program.py: normed products of one row, in place.
+// v of `context` in format/ops/attend.py: normed products of one row, in place.
 BHVIT_INLINE void norm_products(float* row, long channels, const float* weight_scale, const float* scale,
                                 const float* shift) {
   if (weight_scale) {

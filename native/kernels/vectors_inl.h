@@ -289,7 +289,7 @@ BHVIT_INLINE f32x16 load_half_precision(const uint16_t* from) {
 }
 #endif
 
-// e^x for x <= 0, in the steps of `exp32` of runtime/reference.py.
+// e^x for x <= 0, in the steps of `exp32` of format/arithmetic.py.
 BHVIT_INLINE f32x16 exp32(f32x16 x) {
   x = max(x, splatf(-87.0f));
   const f32x16 shifted = x * splatf(1.44269504f) + splatf(kRoundMagic);
@@ -307,7 +307,7 @@ BHVIT_INLINE f32x16 exp32(f32x16 x) {
   return y * as_float(exponent);
 }
 
-// erf in the steps of `erf32` of runtime/reference.py.
+// erf in the steps of `erf32` of format/arithmetic.py.
 BHVIT_INLINE f32x16 erf32(const f32x16& v) {
   const i32x16 sign = as_int(v) & splati(INT32_MIN);
   const f32x16 a = as_float(as_int(v) ^ sign);

@@ -61,7 +61,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
         model.class_names, model.preprocess = names, Preprocess(size=(32, 32))
         save_checkpoint(model, run / file)
         if seed == 0:
-            pack(model, run / "model.bhv", leftovers="float32")
+            pack(model, run / "model.bhv", float_storage="float32")
     (run / "config.json").write_text(json.dumps({"data": str(images), "model": "bhvit_nano", "lr": 1e-3}))
     entries = [
         {

@@ -83,7 +83,7 @@ def test_without_arguments_the_help_is_printed(bhvit):
         (["info", "bhvit_nano", "--json=3"], "--json: takes no value, but has '3'"),
         (["bench", "m.bhv", "--seconds", "-1"], "--seconds: '-1' is not between 0 and 3600 seconds"),
         (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
-        (["pack", "a", "b", "--leftovers", "some"], "--leftovers: invalid choice: 'some'"),
+        (["pack", "a", "b", "--float-storage", "some"], "--float-storage: invalid choice: 'some'"),
         (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
     ],
 )

@@ -18,11 +18,11 @@ PACKABLE = [name for name in list_models() if name.startswith("bhvit")]
 
 
 @pytest.mark.parametrize("name", PACKABLE)
-@pytest.mark.parametrize("leftovers", ["mixed", "int8", "float16", "float32"])
-def test_the_predicted_size_is_that_of_the_packed_file_to_the_byte(name, leftovers):
+@pytest.mark.parametrize("float_storage", ["mixed", "int8", "float16", "float32"])
+def test_the_predicted_size_is_that_of_the_packed_file_to_the_byte(name, float_storage):
     model = create_model(name, num_classes=7, img_size=64, in_chans=1).eval()
-    packed = packed_model(model, leftovers=leftovers)
-    predicted = packed_bytes(bhv_file.describe_spec(model.spec), leftovers)
+    packed = packed_model(model, float_storage=float_storage)
+    predicted = packed_bytes(bhv_file.describe_spec(model.spec), float_storage)
     assert {kind: predicted[kind] for kind in ("bits", "float32", "float16", "int8")} == bytes_by_kind(packed)
     assert sum(predicted.values()) == len(bhv_file.to_bytes(packed))
 
@@ -51,10 +51,10 @@ def test_what_cannot_be_packed_says_so(bhvit, monkeypatch):
     from bhvit.cost import counts as costs
     from bhvit.errors import UserError
 
-    def program(spec):
+    def packed_bytes(described):
         raise UserError("there is no op for that")
 
-    monkeypatch.setattr(costs, "program", program)
+    monkeypatch.setattr(costs, "packed_bytes", packed_bytes)
     assert "packed size: none; there is no op for that" in bhvit("info", "bhvit_nano").out
     assert json.loads(bhvit("info", "bhvit_nano", "--json").out)["packed"] is None
 

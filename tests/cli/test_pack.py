@@ -23,7 +23,7 @@ def test_packs_beside_the_checkpoint_by_default(bhvit, material, tmp_path):
 
 def test_json_says_what_the_file_holds(bhvit, material, tmp_path):
     target = tmp_path / "m.bhv"
-    found = json.loads(bhvit("pack", material.checkpoint, target, "--leftovers", "float32", "--json").out)
+    found = json.loads(bhvit("pack", material.checkpoint, target, "--float-storage", "float32", "--json").out)
     assert found["bytes"] == target.stat().st_size
     assert found["bytes_by_kind"]["float16"] == 0
     assert found["classes"] == list(bhv_file.read(target).class_names)

@@ -1,4 +1,4 @@
-"""Leftovers in 8 bits: what training rounds, a file stores and both readers decode is one and the same."""
+"""Floats in 8 bits: training rounds what a file stores and both readers decode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bhvit.errors import FormatError
 from bhvit.format import file as bhv_file
 from bhvit.format.float_storage import decode, encode
 from bhvit.models import create_model
-from bhvit.models.quantizers import round_leftover
+from bhvit.models.quantizers import fake_quantize
 from bhvit.packing import packed_model
 from bhvit.runtime import reference
 from helpers.random_model import random_images, random_model
@@ -34,7 +34,7 @@ _FLOATS = st.floats(-(2.0**90), 2.0**90, width=32)
 @example(np.array([[4.88e-42]], np.float32))  # its step is subnormal
 def test_training_rounds_to_what_a_file_stores(values: Any) -> None:
     whole, scale = encode(values)
-    rounded = round_leftover(torch.from_numpy(values), 8, (values.ndim - 2,))
+    rounded = fake_quantize(torch.from_numpy(values), 8, (values.ndim - 2,))
     np.testing.assert_array_equal(rounded.numpy(), decode(whole, scale))
     # Half a step, and 127 times what the step itself may be off where it is subnormal: half of the smallest number.
     least = float(np.finfo(np.float32).smallest_subnormal)
@@ -45,15 +45,15 @@ def test_training_rounds_to_what_a_file_stores(values: Any) -> None:
 def test_gradients_pass_straight_through() -> None:
     x = torch.randn(3, 5, requires_grad=True)
     weights = torch.randn(3, 5)
-    (round_leftover(x, 8, (0,)) * weights).sum().backward()
+    (fake_quantize(x, 8, (0,)) * weights).sum().backward()
     assert torch.equal(x.grad, weights)
-    assert round_leftover(x, 32, (0,)) is x
+    assert fake_quantize(x, 32, (0,)) is x
 
 
 @pytest.mark.parametrize("name", ["bhvit_nano", "bhvit_tiny_fp", "binaryvit_small"])
 def test_a_model_trained_so_packs_without_loss(name: str) -> None:
-    model = randomise(create_model(name, num_classes=10, img_size=32, leftover_bits=8), seed=1)
-    packed, whole = packed_model(model), packed_model(model, leftovers="float32")
+    model = randomise(create_model(name, num_classes=10, img_size=32, float_bits=8), seed=1)
+    packed, whole = packed_model(model), packed_model(model, float_storage="float32")
     eights = {key for key, tensor in packed.tensors.items() if tensor.dtype == np.int8}
     assert eights == {key for key in whole.tensors if key == "head.weight" or key.endswith(".position")}
     for op in packed.ops:
@@ -67,7 +67,7 @@ def test_a_model_trained_so_packs_without_loss(name: str) -> None:
 def test_a_rounded_model_computes_otherwise() -> None:
     """The override acts: forward, and on the gradient of what it rounds."""
     plain = randomise(create_model("bhvit_nano", num_classes=10), seed=1).eval()
-    rounded = create_model("bhvit_nano", num_classes=10, leftover_bits=8).eval()
+    rounded = create_model("bhvit_nano", num_classes=10, float_bits=8).eval()
     rounded.load_state_dict(plain.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert not torch.equal(plain(images), rounded(images))
@@ -100,7 +100,7 @@ def test_native_programs_equal_the_reference(spec: bhvit.ModelSpec) -> None:
 def test_the_published_sizes_fit_their_targets(tmp_path: Path) -> None:
     for name, most in (("bhvit_small", 5_000_000), ("bhvit_tiny", 3_600_000)):
         path = tmp_path / f"{name}.bhv"
-        bhvit.pack(create_model(name, leftover_bits=8).eval(), path)
+        bhvit.pack(create_model(name, float_bits=8).eval(), path)
         assert path.stat().st_size < most
 
 

@@ -164,7 +164,7 @@ def test_the_pipeline_says_what_the_packed_file_says(
 ) -> None:
     picture.save(tmp_path / "picture.png")
     answers = pipeline("image-classification", model=str(folder))(str(tmp_path / "picture.png"))
-    bhvit.pack(model, tmp_path / "m.bhv", leftovers="float32")
+    bhvit.pack(model, tmp_path / "m.bhv", float_storage="float32")
     expected = bhvit.Session(tmp_path / "m.bhv").classify(tmp_path / "picture.png", top=3)
     assert [answer["label"] for answer in answers] == [name for name, _ in expected]
     assert [answer["score"] for answer in answers] == pytest.approx([score for _, score in expected], abs=1e-4)

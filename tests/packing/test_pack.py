@@ -28,7 +28,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_the_packed_program_computes_the_model_op_by_op(name: str, size: int | tuple[int, int]) -> None:
     model = randomise(create_model(name, num_classes=11, img_size=size), seed=1)
-    packed = packed_model(model, leftovers="float32")
+    packed = packed_model(model, float_storage="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(2))
     expected = trace(model, image)
     for op, got in reference.trace(packed, image[0].numpy()):
@@ -40,7 +40,7 @@ def test_the_packed_program_computes_the_model_op_by_op(name: str, size: int | t
 def test_half_precision_is_for_position_maps_and_the_classifier_alone() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=10), seed=3)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(4))
-    whole, mixed, halved = (packed_model(model, leftovers=kind) for kind in ("float32", "mixed", "float16"))
+    whole, mixed, halved = (packed_model(model, float_storage=kind) for kind in ("float32", "mixed", "float16"))
     assert {n for n, tensor in mixed.tensors.items() if tensor.dtype == np.float16} == {"head.weight"}
     assert packed_model(model).tensors.keys() == mixed.tensors.keys()
     halves = {name for name, tensor in halved.tensors.items() if tensor.dtype == np.float16}

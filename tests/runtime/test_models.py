@@ -21,7 +21,7 @@ from helpers.variants import VARIANTS
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_switch_runs_as_in_torch_on_every_instruction_set(name: str) -> None:
     model = randomise(BHViT(VARIANTS[name]), seed=1)
-    packed = packed_model(model, leftovers="float32")
+    packed = packed_model(model, float_storage="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(2))
     exact, x = dict(reference.trace(packed, image[0].numpy())), image
     for op, got in exact.items():
@@ -46,7 +46,7 @@ SIZES = (32, 64, 96, 160, 192, 256, 320, 384, (160, 96), (32, 384))
 def test_a_model_runs_natively_as_in_torch(name: str, size: int | tuple[int, int] | None, tmp_path: Path) -> None:
     model = randomise(create_model(name, img_size=size), seed=5)
     path = tmp_path / "model.bhv"
-    pack(model, path, leftovers="float32")
+    pack(model, path, float_storage="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(6))
     # Fed the same x, PyTorch and the file may part only where a value lies at rounding distance from its threshold.
     flips = count_flips(model, bhv_file.read(path), image[0].numpy())

@@ -27,10 +27,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("model", type=Path, nargs="?", help="file to write (default: the checkpoint's name with .bhv)")
     parser.add_argument("--force", action="store_true", help="replace an existing file")
     parser.add_argument(
-        "--leftovers",
+        "--float-storage",
         choices=("mixed", "int8", "float16", "float32"),
         help="mixed: the classifier in float16; int8: the classifier and position maps in 8 bits a channel, exact for "
-        "models trained with leftover_bits=8 and less exact for others; float16: both in float16, less exact; float32: "
+        "models trained with float_bits=8 and less exact for others; float16: both in float16, less exact; float32: "
         "neither (default: int8 for models trained so, else mixed)",
     )
     add_json(parser)
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     )
     check_absent(target, args.force)  # before the work, too
     model = load_checkpoint(args.checkpoint)
-    pack(model, target, leftovers=args.leftovers, force=args.force)
+    pack(model, target, float_storage=args.float_storage, force=args.force)
     packed = bhv_file.read(target)
     sizes = bytes_by_kind(packed)
     size, before = target.stat().st_size, args.checkpoint.stat().st_size
@@ -72,9 +72,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"  {describe(packed.spec)}, {len(packed.ops)} ops")
     rows = [
         [f"{count_text(weights)} binary weights", size_text(sizes["bits"])],
-        ["float32: scales, shifts, thresholds, leftovers", size_text(sizes["float32"])],
-        ["float16: leftovers", size_text(sizes["float16"])],
-        ["int8: leftovers", size_text(sizes["int8"])],
+        ["float32: scales, shifts, thresholds, maps", size_text(sizes["float32"])],
+        ["float16: classifier, maps", size_text(sizes["float16"])],
+        ["int8: classifier, maps", size_text(sizes["int8"])],
         ["header", size_text(size - sum(sizes.values()))],
     ]
     print(table([row for row in rows if row[1] != "0 B"]))

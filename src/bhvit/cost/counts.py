@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 
 from ..format.file import Description, PackedModel, header
-from ..format.float_storage import Layout, Leftovers, layout
+from ..format.float_storage import FloatStorage, Layout, layout
 from ..format.op_cost import OpCost
 from ..format.ops import OPS
 from ..format.program import program, stage_of
@@ -45,13 +45,13 @@ def bytes_by_kind(model: PackedModel) -> dict[str, int]:
     return _bytes_by_kind({name: (tensor.dtype, tensor.shape) for name, tensor in model.tensors.items()})
 
 
-def packed_bytes(described: Description, leftovers: Leftovers | None = None) -> dict[str, int]:
+def packed_bytes(described: Description, float_storage: FloatStorage | None = None) -> dict[str, int]:
     """Bytes of the file that a model so described would be packed into, by kind as above, and "header".
 
     Raises UserError for what cannot be packed.
     """
     ops = program(described.spec)
-    stored = layout(ops, leftovers or described.spec.leftovers)
+    stored = layout(ops, float_storage or described.spec.float_storage)
     return {**_bytes_by_kind(stored), "header": len(header(described, ops, stored)[1])}
 
 

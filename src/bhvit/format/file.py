@@ -12,7 +12,7 @@ data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `
     preprocess    `image.Preprocess` as JSON
 
 A file MUST have these keys and exactly the tensors that its ops name; bit tensors are U32, others
-F32, F16 or, with two or more dimensions, I8 with a tensor "NAME.scale" beside (`leftovers`). All hold finite
+F32, F16 or, with two or more dimensions, I8 with a tensor "NAME.scale" next to it (`float_storage`). All hold finite
 numbers below 2^100, scales positive ones below 2^93; an `exp_table` has no negative entry and a positive
 first one, so that no softmax divides by zero. Whatever breaks a rule is refused with a FormatError that says
 which. The same model always gives the same bytes.

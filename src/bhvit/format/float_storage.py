@@ -1,7 +1,7 @@
-"""What a packed file stores beside bits, and in which types: numbers that training leaves in full precision.
+"""How a packed file stores floats: position maps, classifier weights, and constants a channel.
 
 Eight bits are a whole number and a scale a channel, symmetric about zero: a tensor (..., N, C) becomes int8 of its
-shape and float32 (..., 1, C), and stands for their product in float32. A model whose spec has `leftover_bits` 8
+shape and float32 (..., 1, C), and stands for their product in float32. A model whose spec has `float_bits` 8
 rounds so in every forward pass, so that packing then rounds nothing.
 """
 
@@ -16,13 +16,13 @@ import numpy.typing as npt
 from .op import Op
 from .schema import Kind
 
-Leftovers = Literal["mixed", "int8", "float16", "float32"]
+FloatStorage = Literal["mixed", "int8", "float16", "float32"]
 """What stays full precision: "mixed" halves the classifier's weights, which changes next to no answer; "int8" stores
 those and the position maps in 8 bits, for models that were trained so; "float16" halves both, which flips signs all
 the way down; "float32" halves nothing."""
 LARGEST_INT8 = 127
 """Of the whole numbers that 8 bits store: the same on both sides of zero."""
-_TYPES: dict[Leftovers, tuple[type[np.generic], type[np.generic]]] = {
+_TYPES: dict[FloatStorage, tuple[type[np.generic], type[np.generic]]] = {
     "mixed": (np.float16, np.float32),
     "int8": (np.int8, np.int8),
     "float16": (np.float16, np.float16),
@@ -35,27 +35,27 @@ Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 """Type and shape of each tensor in a file."""
 
 
-def layout(ops: Sequence[Op], leftovers: Leftovers) -> Layout:
+def layout(ops: Sequence[Op], float_storage: FloatStorage) -> Layout:
     """The tensors of a packed file, keyed "op name.tensor name", with the scales of those in 8 bits."""
     stored: Layout = {}
     for op in ops:
         for name, (kind, shape) in op.shapes().items():
             key = f"{op.name}.{name}"
-            stored[key] = (_dtype(key, kind, leftovers), shape)
+            stored[key] = (_dtype(key, kind, float_storage), shape)
             if stored[key][0] == np.int8:
                 stored[scale_key(key)] = (np.dtype(np.float32), scale_shape(shape))
     return stored
 
 
-def _dtype(key: str, kind: Kind, leftovers: Leftovers) -> np.dtype[Any]:
+def _dtype(key: str, kind: Kind, float_storage: FloatStorage) -> np.dtype[Any]:
     if kind == "bits":
         return np.dtype(np.uint32)
-    classifier, position = _TYPES[leftovers]
-    return np.dtype(np.float32 if not is_leftover(key) else classifier if key == "head.weight" else position)
+    classifier, position = _TYPES[float_storage]
+    return np.dtype(np.float32 if not is_map_or_classifier(key) else classifier if key == "head.weight" else position)
 
 
-def is_leftover(key: str) -> bool:
-    """Whether a tensor is one of those that `Leftovers` decides about."""
+def is_map_or_classifier(key: str) -> bool:
+    """Whether a tensor is one of those that `FloatStorage` decides about."""
     return key == "head.weight" or key.endswith(".position")
 
 

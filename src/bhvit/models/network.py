@@ -16,7 +16,7 @@ from .base.hub import HubModel
 from .fused import layers as fused
 from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, ShiftBranches, Style, float_conv, initialise
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
-from .quantizers import round_leftover
+from .quantizers import fake_quantize
 
 POSITION_STD = 0.02
 
@@ -32,11 +32,11 @@ class Positioned(nn.Module):
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.leftover_bits = spec.leftover_bits
+        self.float_bits = spec.float_bits
 
     def positions(self) -> Tensor:
         """The map as a packed file stores it."""
-        return round_leftover(self.position, self.leftover_bits, (0, 1))
+        return fake_quantize(self.position, self.float_bits, (0, 1))
 
 
 def initialise_position(module: nn.Module) -> None:
@@ -175,7 +175,7 @@ class Head(nn.Module):
         super().__init__()
         channels = spec.stages[-1].channels
         self.norm = Style.of(spec, len(spec.stages) - 1).make_norm(channels)
-        self.leftover_bits = spec.leftover_bits
+        self.float_bits = spec.float_bits
         self.pooling = "avg"
         self.linear: nn.Linear | nn.Identity = nn.Linear(channels, spec.num_classes)
 
@@ -186,8 +186,8 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.pool(x)
-        if self.leftover_bits == 8 and isinstance(self.linear, nn.Linear):
-            return F.linear(x, round_leftover(self.linear.weight, 8, (1,)), self.linear.bias)
+        if self.float_bits == 8 and isinstance(self.linear, nn.Linear):
+            return F.linear(x, fake_quantize(self.linear.weight, 8, (1,)), self.linear.bias)
         logits: Tensor = self.linear(x)
         return logits
 

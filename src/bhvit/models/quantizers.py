@@ -77,7 +77,7 @@ def binarize_weight(weight: Tensor, recu: bool = False, centred: bool = True) ->
     return binary
 
 
-class _RoundLeftover(torch.autograd.Function):
+class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, rows: tuple[int, ...]) -> Tensor:
         scale = x.abs().amax(dim=rows, keepdim=True) / LARGEST_INT8
@@ -89,13 +89,13 @@ class _RoundLeftover(torch.autograd.Function):
         return grad, None
 
 
-def round_leftover(x: Tensor, bits: int, rows: tuple[int, ...]) -> Tensor:
+def fake_quantize(x: Tensor, bits: int, rows: tuple[int, ...]) -> Tensor:
     """`x`, or with 8 `bits` the nearest of 255 numbers around zero that a packed file stores: one scale for all that
     differ in the axes `rows` only, the largest magnitude over 127. Gradients pass straight through.
 
-    The arithmetic is that of `leftovers.encode`, so that packing rounds nothing more.
+    The arithmetic is that of `float_storage.encode`, so that packing rounds nothing more.
     """
-    rounded: Tensor = _RoundLeftover.apply(x, rows) if bits == 8 else x
+    rounded: Tensor = _FakeQuantize.apply(x, rows) if bits == 8 else x
     return rounded
 
 

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import check_absent, write_atomically
 from ..format import file as bhv_file
 from ..format.file import PackedModel
-from ..format.float_storage import Leftovers, decode, encode, is_leftover, layout, scale_key
+from ..format.float_storage import FloatStorage, decode, encode, is_map_or_classifier, layout, scale_key
 from ..format.program import program
 from ..image import Preprocess
 from ..models import BHViT
@@ -25,13 +25,13 @@ def packed_model(
     model: BHViT,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers | None = None,
+    float_storage: FloatStorage | None = None,
 ) -> PackedModel:
     """The op program of `model` with its tensors.
 
     class_names and preprocess default to the model's own, else to numbers and ImageNet's usual
-    preprocessing at the model's size. leftovers: see `Leftovers`; by default
-    "int8" for a model whose spec has `leftover_bits` 8, else "mixed".
+    preprocessing at the model's size. float_storage: see `FloatStorage`; by default
+    "int8" for a model whose spec has `float_bits` 8, else "mixed".
     Raises UserError if the model is another's, is in training mode, holds numbers that are not finite, or the names
     do not match its classes.
     """
@@ -46,13 +46,13 @@ def packed_model(
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
     ops = tuple(program(model.spec))
     lowered = lower(model)
-    stored = layout(ops, leftovers or model.spec.leftovers)
+    stored = layout(ops, float_storage or model.spec.float_storage)
     tensors: dict[str, npt.NDArray[Any]] = {}
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `bhv_file.check`
         for op in ops:
             for name in op.shapes():
                 key, value = f"{op.name}.{name}", lowered[op.name][name]
-                if (model.spec.leftover_bits == 8 and is_leftover(key)) or stored[key][0] == np.int8:
+                if (model.spec.float_bits == 8 and is_map_or_classifier(key)) or stored[key][0] == np.int8:
                     whole, scale = encode(value.astype(np.float32))
                     if stored[key][0] == np.int8:
                         tensors[key], tensors[scale_key(key)] = whole, scale
@@ -69,7 +69,7 @@ def pack(
     path: str | Path,
     class_names: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
-    leftovers: Leftovers | None = None,
+    float_storage: FloatStorage | None = None,
     force: bool = False,
 ) -> None:
     """Write `model`, in evaluation mode, to a `.bhv` file; the arguments are those of `packed_model`.
@@ -77,7 +77,7 @@ def pack(
     Raises UserError if `path` exists and `force` is not set, or cannot be written.
     """
     check_absent(path, force)
-    data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, leftovers))
+    data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, float_storage))
     check_opens(data)
     write_atomically(path, data)
 

@@ -139,7 +139,7 @@ class ModelSpec:
     recu: bool = False
     """Divide centred latent weights of linear layers by their deviation before their gradient's window
     (ReCU, Xu et al., ICCV 2021); forward values are unchanged."""
-    leftover_bits: int = 32
+    float_bits: int = 32
     """8 rounds position maps and the classifier's weights to 8 bits a channel in every forward pass, gradients
     straight through, so that a packed file holds them so without any loss."""
 
@@ -165,7 +165,7 @@ class ModelSpec:
             set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),
             f"shifts may hold 3 and 5, once each, not {self.shifts}",
         )
-        _one_of("leftover_bits", self.leftover_bits, (8, 32))
+        _one_of("float_bits", self.float_bits, (8, 32))
         for edge in self.img_size:
             if edge < self.stride or edge % self.stride:
                 raise UserError(
@@ -212,9 +212,9 @@ class ModelSpec:
         return self.patch * 2 ** (len(self.stages) - 1)
 
     @property
-    def leftovers(self) -> Literal["mixed", "int8"]:
-        """How a packed file stores what stays full precision, unless it is told (`leftovers.Leftovers`)."""
-        return "int8" if self.leftover_bits == 8 else "mixed"
+    def float_storage(self) -> Literal["mixed", "int8"]:
+        """How packing stores floats unless told otherwise (`format.float_storage`)."""
+        return "int8" if self.float_bits == 8 else "mixed"
 
     def grid(self, stage: int) -> tuple[int, int]:
         """Tokens (H, W) of a stage."""
@@ -235,6 +235,8 @@ class ModelSpec:
         """A spec from `to_json`. Raises UserError naming what is missing, unknown or impossible."""
         try:
             fields: dict[str, Any] = json.loads(text)
+            if "leftover_bits" in fields:  # its name in bhvit 0.1.0
+                fields["float_bits"] = fields.pop("leftover_bits")
             stages = tuple(StageSpec(**_typed(StageSpec, stage)) for stage in fields.pop("stages"))
             shifts = fields.pop("shifts")
             if not all(type(width) is int for width in shifts):

@@ -21,7 +21,7 @@ MODEL_OVERRIDES = (
     "branches",
     "centre_conv_weights",
     "downsample",
-    "leftover_bits",
+    "float_bits",
     "norm",
     "recu",
     "shifts",
@@ -32,6 +32,7 @@ EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key
 """Fields of `StageSpec` that may be given to all stages at once."""
 OVERRIDES = (*MODEL_OVERRIDES, *EVERY_STAGE)
 ELSEWHERE: Mapping[str, str] = {
+    "leftover_bits": "now called float_bits",
     "regularisation": "a setting of training, which has no part in the model: bhvit train --set regularisation=0.1",
     "num_classes": "not an override: --num-classes, or num_classes= of create_model",
     "img_size": "not an override: --img-size, or img_size= of create_model",

@@ -162,6 +162,8 @@ class RunFolder:
         """The settings of the run that is there. Raises UserError if there is none."""
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
+            if "leftover_bits" in values:  # its name in bhvit 0.1.0
+                values["float_bits"] = values.pop("leftover_bits")
             return TrainConfig.from_dict(values)
         except OSError:
             raise UserError(f"there is no run to resume in {self.path}") from None

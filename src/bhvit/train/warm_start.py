@@ -9,7 +9,7 @@ from ..models import BHViT
 from ..spec.model import ModelSpec
 from ..spec.overrides import fields_of
 
-_FREE = ("name", "img_size", "num_classes", "recu", "leftover_bits")
+_FREE = ("name", "img_size", "num_classes", "recu", "float_bits")
 _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
 """Fields of a spec that leave every tensor's meaning as it is, but for what `start_from` mends."""
 

@@ -78,7 +78,7 @@ def count_flips(model: BHViT, file: bhv_file.PackedModel, image: Floats) -> list
 
 def _tolerance(model: BHViT, file: bhv_file.PackedModel, op: Op) -> float:
     types = {file.tensors[f"{op.name}.{name}"].dtype.name for name in op.shapes()}
-    if model.spec.leftover_bits == 8:
+    if model.spec.float_bits == 8:
         types.discard("int8")  # the model rounds so, too
     return max(tolerance for name, tolerance in OUTPUT.items() if name in types | {"float32"})
 

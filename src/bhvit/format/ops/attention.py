@@ -1,6 +1,6 @@
 """Window attention with global tokens.
 
-n as above. Windows of (window_h, window_w) tokens, row-major; nW of them.
+n = norm(x, norm_scale, norm_shift). Windows of (window_h, window_w) tokens, row-major; nW of them.
 Global token g (one per window, row-major): over the window_h x window_w patch that starts
 (window-1)//2 before the window's corner, clipped to the grid: avg = sum in row-major order
 / (window_h*window_w), max = maximum; g = max*pool_max + avg*pool_avg.

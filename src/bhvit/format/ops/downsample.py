@@ -1,7 +1,7 @@
 """Binary downsampling: 2x2 patches with stride 2.
 
-n as above; y = linear(2x2 stride-2 patches of n), inputs of a weight ordered (row, column, channel),
-threshold by channel;
+n = norm(x, norm_scale, norm_shift); y = linear(2x2 stride-2 patches of n), inputs of a weight ordered (row, column,
+channel), threshold by channel;
 pool = ((n00 + n01) + (n10 + n11))*0.25;
 x = (prelu(y + pool[o mod C], slope) + out_shift) + position.
 """

@@ -1,8 +1,8 @@
 """Full-precision downsampling, of the † variants.
 
-with norm "batch": x = (bias + sum over k of x[k]*weight[k], in the order k = (row, column,
-channel)) + position. With norm "layer": n as above; x = norm(0 + sum over k of n[k]*weight[k], scale,
-shift) + position.
+with norm "batch": x = (bias + sum over k of x[k]*weight[k], in the order k = (row, column, channel)) + position.
+With norm "layer": n = norm(x, norm_scale, norm_shift); x = norm(0 + sum over k of n[k]*weight[k], scale, shift) +
+position.
 """
 
 from __future__ import annotations

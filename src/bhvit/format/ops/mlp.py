@@ -1,6 +1,6 @@
 """The MLP with its shift branches.
 
-n as above. The F hidden channels are stored as (i, c), i < r = F/C, c < C; hidden (i, c) is
+n = norm(x, norm_scale, norm_shift). The F hidden channels are stored as (i, c), i < r = F/C, c < C; hidden (i, c) is
 channel r*c + i of the published order.
 z = prelu(linear1(n) + n[(r*c + i) mod C], slope1);
 mean_c = (z_(0,c) + ... + z_(r-1,c)) * (1/r); y = prelu(linear2(z) + mean, slope2);

@@ -1,9 +1,10 @@
 """Attention of all tokens to keys of a pooled grid (BinaryViT).
 
-n as above. With key_pool > 1: p = (sum of each key_pool x key_pool patch of n, row-major) /
+n = norm(x, norm_scale, norm_shift). With key_pool > 1: p = (sum of each key_pool x key_pool patch of n, row-major) /
 key_pool^2; u = prelu(reduce linear(p) + p, reduce_slope) + reduce_shift. Otherwise u = n.
-z_q from n, z_k and z_v from u, as above; zs = (z_q + z_k[patch]) + z_v[patch]. All tokens attend to
-all keys (row-major); m = context(I, zs) + mix_shift; x as above.
+z_q from n, z_k and z_v from u, as in `attention`; zs = (z_q + z_k[patch]) + z_v[patch]. All tokens attend to
+all keys (row-major); m = context(I, zs) + mix_shift;
+x += prelu(proj linear(m) + m, proj_slope)*out_scale + out_shift.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Plain pooling as a token mixer (MetaFormer).
 
-n as above; s = (sum of the 3x3 tokens around, those inside the grid in row-major order) / 9;
+n = norm(x, norm_scale, norm_shift); s = (sum of the 3x3 tokens around, those inside the grid in row-major order) / 9;
 x += norm(s, out_scale, out_shift).
 """
 
