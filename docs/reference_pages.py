@@ -20,9 +20,12 @@ PACKAGE = ROOT / "src" / "bhvit"
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring of each field of a dataclass, on one line."""
-    body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
+    """Return the docstring of each field of a dataclass and those it extends, on one line."""
     docs: dict[str, str] = {}
+    for base in cls.__bases__:
+        if dataclasses.is_dataclass(base):
+            docs |= field_docs(base)
+    body = typing.cast(ast.ClassDef, ast.parse(inspect.getsource(cls)).body[0]).body
     for field, text in zip(body, body[1:]):
         if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)):
             continue

@@ -30,7 +30,7 @@ from bhvit.models import BHViT, load_checkpoint
 from bhvit.timing import Run, measure
 from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.augment import seed_for
-from bhvit.train.distributed import Processes
+from bhvit.train.context import RunContext
 from bhvit.train.loader import Batches
 from bhvit.train.optim import learning_rate, make_optimizer, set_learning_rate
 from bhvit.train.run_data import open_run_data
@@ -97,7 +97,7 @@ def _timm(name: str, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(seed_for(config.seed))
-    images = open_run_data(config, Processes(), quiet=True)
+    images = open_run_data(config, RunContext(device=torch.device("cpu"), quiet=True))
     model = timm.create_model(name, num_classes=len(images.train.class_names))
     batches = Batches(images.train, images.preprocess, config, torch.device("cpu"))
     optimizer = make_optimizer(model, config)

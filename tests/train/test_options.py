@@ -15,6 +15,7 @@ from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint
 from bhvit.train import TrainConfig, train
 from bhvit.train.augment import Mixing, erased
+from bhvit.train.context import RunContext
 from bhvit.train.distributed import BatchShard, Processes
 from bhvit.train.ema import ModelEma
 from bhvit.train.loader import Batches
@@ -103,7 +104,7 @@ def test_the_average_is_what_is_saved_and_evaluated(config, tmp_path):
     assert averaged.log[0]["train_loss"] == plain.log[0]["train_loss"]
     first, second = (load_checkpoint(run.last) for run in (averaged, plain))
     assert not torch.equal(first.stem.conv.weight, second.stem.conv.weight)
-    images = open_run_data(config(), Processes(), True)
+    images = open_run_data(config(), RunContext(device=CPU, quiet=True))
     logits = first(torch.from_numpy(images.preprocess.normalize(images.pixels)))
     np.testing.assert_allclose(averaged.metrics.logits, logits.detach().numpy(), rtol=1e-5, atol=1e-6)
 
@@ -165,12 +166,12 @@ def test_mixed_labels_are_those_of_the_pixels(config):
     images = torch.arange(8.0)[:, None, None, None].expand(8, 3, 8, 8).contiguous()
     labels = torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
     for settings in (config(mixup=1.0), config(cutmix=1.0)):
-        mixed, targets = Mixing(settings, 2)(images, labels, 3)
+        mixed, targets = Mixing(settings, settings.label_smoothing, 2)(images, labels, 3)
         share = (mixed.mean(dim=(1, 2, 3)) - images.flip(0)[:, 0, 0, 0]) / (images - images.flip(0))[:, 0, 0, 0]
         hot = torch.eye(2)
         expected = share[:, None] * hot[labels] + (1 - share[:, None]) * hot[labels.flip(0)]
         torch.testing.assert_close(targets, expected, rtol=1e-4, atol=1e-5)
-        again, _ = Mixing(settings, 2)(images, labels, 3)
+        again, _ = Mixing(settings, settings.label_smoothing, 2)(images, labels, 3)
         assert torch.equal(mixed, again)
 
 
@@ -244,7 +245,8 @@ def test_what_options_cannot_be(settings):
 
 def test_a_phase_on_one_process_is_its_model(config):
     settings = config()
-    phase = Phase(settings, open_run_data(settings, Processes(), True), None, CPU, Processes())
+    context = RunContext(device=CPU, quiet=True)
+    phase = Phase(settings, open_run_data(settings, context), None, context)
     assert phase.network is phase.model is phase.result
 
 

@@ -36,7 +36,10 @@ def convert(name: str, kind: Any, value: Any) -> Any:
             return None
         if typing.get_origin(option) is Literal and value in typing.get_args(option):
             return value
-        if typing.get_origin(option) is tuple:
+        if option == tuple[int, ...]:
+            if isinstance(value, list | tuple) and all(_is_int(number) for number in value):
+                return tuple(value)
+        elif typing.get_origin(option) is tuple:
             if isinstance(value, str):
                 value = parse_size(value)
             pair = (value, value) if _is_int(value) else value
@@ -88,5 +91,7 @@ def _is_int(value: Any) -> bool:
 def _type_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(typing.get_args(kind))
+    if kind == tuple[int, ...]:
+        return "a list of whole numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(kind, "a size (H, W)")

@@ -9,8 +9,9 @@ try:
 except ModuleNotFoundError as error:
     raise require_extra(error.name or "torch", "train") from None
 
+from .callbacks import Callback, RunInfo
 from .config import TrainConfig
 from .loop import Result, train
 from .recipe_files import load_recipe, recipe_names
 
-__all__ = ["Result", "TrainConfig", "load_recipe", "recipe_names", "train"]
+__all__ = ["Callback", "Result", "RunInfo", "TrainConfig", "load_recipe", "recipe_names", "train"]

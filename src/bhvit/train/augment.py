@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..image import Preprocess
-from .config import TrainConfig
 from .distributed import BatchShard
+from .settings import AugmentSettings
 
 
 def seed_for(*keys: int) -> int:
@@ -29,11 +29,11 @@ def normalized(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     return planes.mul_(scale[:, None, None]).add_(offset[:, None, None])
 
 
-def shifted(pixels: Tensor, config: TrainConfig, seed: int, shard: BatchShard | None = None) -> Tensor:
-    """The batch with every image moved, and turned and scaled where the configuration says so."""
-    if config.rotate == 0 and config.zoom == 0:
-        return moved(pixels, config.shift, config.flip, seed, shard)
-    return turned(pixels, config, seed, shard)
+def shifted(pixels: Tensor, settings: AugmentSettings, seed: int, shard: BatchShard | None = None) -> Tensor:
+    """The batch with every image moved, and turned and scaled where the settings say so."""
+    if settings.rotate == 0 and settings.zoom == 0:
+        return moved(pixels, settings.shift, settings.flip, seed, shard)
+    return turned(pixels, settings, seed, shard)
 
 
 def moved(pixels: Tensor, shift: float, flip: bool, seed: int, shard: BatchShard | None = None) -> Tensor:
@@ -58,7 +58,7 @@ def moved(pixels: Tensor, shift: float, flip: bool, seed: int, shard: BatchShard
     return pixels[batch[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
-def turned(pixels: Tensor, config: TrainConfig, seed: int, shard: BatchShard | None = None) -> Tensor:
+def turned(pixels: Tensor, settings: AugmentSettings, seed: int, shard: BatchShard | None = None) -> Tensor:
     """Moves, turns and changes of scale, bilinear; what comes in at the border repeats it."""
     count, height, width, _ = pixels.shape
     shard = shard or BatchShard(count)
@@ -67,17 +67,17 @@ def turned(pixels: Tensor, config: TrainConfig, seed: int, shard: BatchShard | N
     def draw(most: float) -> Tensor:
         return (torch.rand(shard.batch, generator=generator)[shard.rows] * 2 - 1) * most
 
-    angle, scale = torch.deg2rad(draw(config.rotate)), 1 / (1 + draw(config.zoom))
+    angle, scale = torch.deg2rad(draw(settings.rotate)), 1 / (1 + draw(settings.zoom))
     aspect = width / height
     # Rows of the inverse map from output to input, in units of half an edge.
     theta = torch.stack(
         [
-            torch.stack([scale * angle.cos(), -scale * angle.sin() / aspect, draw(2 * config.shift)], dim=1),
-            torch.stack([scale * angle.sin() * aspect, scale * angle.cos(), draw(2 * config.shift)], dim=1),
+            torch.stack([scale * angle.cos(), -scale * angle.sin() / aspect, draw(2 * settings.shift)], dim=1),
+            torch.stack([scale * angle.sin() * aspect, scale * angle.cos(), draw(2 * settings.shift)], dim=1),
         ],
         dim=1,
     )
-    if config.flip:
+    if settings.flip:
         mirror = torch.where(torch.rand(shard.batch, generator=generator)[shard.rows] < 0.5, -1.0, 1.0)
         theta[:, :, 0] *= mirror[:, None]
     planes = pixels.permute(0, 3, 1, 2).float()
@@ -107,10 +107,10 @@ class Mixing:
     Each image is mixed with the one that lies as far from the end as it from the beginning.
     """
 
-    def __init__(self, config: TrainConfig, classes: int) -> None:
+    def __init__(self, settings: AugmentSettings, label_smoothing: float, classes: int) -> None:
         from timm.data import Mixup
 
-        self._mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=classes)
+        self._mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=label_smoothing, num_classes=classes)
 
     def __call__(self, images: Tensor, labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
         """Images (B, C, H, W), B even, and labels (B,) -> mixed images and targets (B, classes), float32."""

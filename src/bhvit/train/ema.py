@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
 from ..models import BHViT
-from .config import TrainConfig
 from .loader import Batches
+from .settings import EmaSettings
 
 
 class ModelEma:
     """An exponential moving average of `model`, itself a model: `module`.
 
-    Parameters are averaged and buffers copied. Before it is used the batch norms' statistics are measured anew:
+    Parameters are averaged and buffers copied. Before it is used the batch norms' statistics are measured:
     averaged latent weights have other signs than those of any step, so that neither the last step's statistics nor
     an average of statistics belongs to them.
     """
 
-    def __init__(self, model: BHViT, config: TrainConfig) -> None:
-        self.config = config
-        self._ema = ModelEmaV3(model, config.ema, use_warmup=True, exclude_buffers=True)
+    def __init__(self, model: BHViT, settings: EmaSettings) -> None:
+        self._batches = settings.ema_batches
+        self._ema = ModelEmaV3(model, settings.ema, use_warmup=True, exclude_buffers=True)
         self.module: BHViT = self._ema.module
         self.module.requires_grad_(False)
         for part in self.module.modules():
@@ -43,5 +43,5 @@ class ModelEma:
             update_bn(self._images(batches, epoch), self.module)
 
     def _images(self, batches: Batches, epoch: int) -> Iterator[Tensor]:
-        for images, _ in batches.epoch(epoch, stop=self.config.ema_batches):
-            yield from images.chunk(self.config.accumulate)
+        for images, _ in batches.epoch(epoch, stop=self._batches):
+            yield from images.chunk(batches.settings.accumulate)

@@ -29,8 +29,8 @@ from ..errors import UserError
 from ..image import Preprocess
 from ..system import allowed_cores
 from .augment import erased, moved, normalized, seed_for, shifted
-from .config import TrainConfig
 from .distributed import BatchShard
+from .settings import BatchSettings
 
 SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 3
@@ -46,21 +46,21 @@ class Batches:
         self,
         dataset: Dataset,
         preprocess: Preprocess,
-        config: TrainConfig,
+        settings: BatchSettings,
         device: torch.device,
         shard: BatchShard | None = None,
         decoded: Tensor | None = None,
     ) -> None:
         """`decoded` holds all images, uint8 (N, H, W, C), where another `Batches` of them has decoded them."""
-        check_fills_batch(len(dataset), config)
-        self.preprocess, self.config, self.device = preprocess, config, device
-        self.shard = shard or BatchShard(config.batch_size)
+        check_fills_batch(len(dataset), settings.batch_size)
+        self.preprocess, self.settings, self.device = preprocess, settings, device
+        self.shard = shard or BatchShard(settings.batch_size)
         self.labels = torch.from_numpy(dataset.labels)
         self.blocks, self.window = dataset.blocks, dataset.window
-        self.steps = len(dataset) // config.batch_size
+        self.steps = len(dataset) // settings.batch_size
         """Batches an epoch."""
-        each = config.augment == "resized-crop" or config.rand_augment > 0  # an image at a time, by the workers
-        self.pixels = None if each else cached(dataset, preprocess, config) if decoded is None else decoded
+        each = settings.augment == "resized-crop" or settings.rand_augment > 0  # an image at a time, by the workers
+        self.pixels = None if each else cached(dataset, preprocess, settings.cache_mb) if decoded is None else decoded
         self._loader = None if self.pixels is not None else self._workers(dataset)
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -73,22 +73,22 @@ class Batches:
 
     def numbered(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """As `epoch`, and which training images they are, (B,) on the CPU."""
-        config, seed = self.config, self.config.seed
+        settings, seed = self.settings, self.settings.seed
         generator = torch.Generator().manual_seed(seed_for(seed, epoch))
-        order = self._order(generator).repeat_interleave(config.repeats)
-        copies = torch.arange(len(order)) % config.repeats
-        used, shape = self.steps * config.batch_size, (self.steps, config.batch_size)
+        order = self._order(generator).repeat_interleave(settings.repeats)
+        copies = torch.arange(len(order)) % settings.repeats
+        used, shape = self.steps * settings.batch_size, (self.steps, settings.batch_size)
         rows = self.shard.rows
         keys = torch.stack([order[:used].view(shape)[start:stop, rows], copies[:used].view(shape)[start:stop, rows]])
         for step, (indices, pixels) in enumerate(zip(keys[0], self._pixels(epoch, keys)), start):
             pixels = pixels.to(self.device, non_blocking=True)
-            if config.augment == "shift":
-                pixels = shifted(pixels, config, seed_for(seed, epoch, step), self.shard)
-            elif config.augment == "none" and config.flip:
-                pixels = moved(pixels, 0, config.flip, seed_for(seed, epoch, step), self.shard)
+            if settings.augment == "shift":
+                pixels = shifted(pixels, settings, seed_for(seed, epoch, step), self.shard)
+            elif settings.augment == "none" and settings.flip:
+                pixels = moved(pixels, 0, settings.flip, seed_for(seed, epoch, step), self.shard)
             images = normalized(pixels, self.preprocess)
-            if config.erase:
-                images = erased(images, config.erase, seed_for(seed, epoch, step, 3), self.shard)
+            if settings.erase:
+                images = erased(images, settings.erase, seed_for(seed, epoch, step, 3), self.shard)
             yield images, self.labels[indices].to(self.device, non_blocking=True), indices
 
     def _order(self, generator: torch.Generator) -> Tensor:
@@ -114,13 +114,13 @@ class Batches:
         yield from self._loader
 
     def _workers(self, dataset: Dataset) -> DataLoader[Tensor]:
-        workers = self.config.workers if self.config.workers >= 0 else allowed_cores()
-        size = self.config.batch_size * math.prod(self.preprocess.size) * self.preprocess.channels
+        workers = self.settings.workers if self.settings.workers >= 0 else allowed_cores()
+        size = self.settings.batch_size * math.prod(self.preprocess.size) * self.preprocess.channels
         if workers and (reason := cannot_start_workers(workers, size)):
             print(f"warning: images are decoded without worker processes: {reason}", file=sys.stderr)
             workers = 0
         return DataLoader(
-            _Decoder(dataset, self.preprocess, self.config),  # type: ignore[arg-type]
+            _Decoder(dataset, self.preprocess, self.settings),  # type: ignore[arg-type]
             batch_sampler=_Keys(),
             num_workers=workers,
             worker_init_fn=_quiet,
@@ -163,26 +163,26 @@ class _Keys:
 class _Decoder:
     """(epoch, index, copy) -> pixels, uint8 (H, W, C)."""
 
-    def __init__(self, dataset: Dataset, preprocess: Preprocess, config: TrainConfig) -> None:
-        self.dataset, self.preprocess, self.config = dataset, preprocess, config
+    def __init__(self, dataset: Dataset, preprocess: Preprocess, settings: BatchSettings) -> None:
+        self.dataset, self.preprocess, self.settings = dataset, preprocess, settings
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         epoch, index, copy = key
         image = self.dataset.image(index)
         with torch.random.fork_rng(devices=[]):
             # torchvision draws from the global generator
-            torch.manual_seed(seed_for(self.config.seed, epoch, index, 1 + copy))
-            if self.config.augment == "resized-crop":
+            torch.manual_seed(seed_for(self.settings.seed, epoch, index, 1 + copy))
+            if self.settings.augment == "resized-crop":
                 pixels = torch.from_numpy(self._resized_crop(image))
             else:
                 pixels = torch.from_numpy(self.preprocess.pixels(image))
-            return self._rand_augmented(pixels) if self.config.rand_augment else pixels
+            return self._rand_augmented(pixels) if self.settings.rand_augment else pixels
 
     def _resized_crop(self, image: Any) -> Any:
         from torchvision.transforms import RandomResizedCrop
 
-        top, left, height, width = RandomResizedCrop.get_params(image, [self.config.scale_min, 1.0], [3 / 4, 4 / 3])
-        mirror = self.config.flip and bool(torch.rand(()) < 0.5)
+        top, left, height, width = RandomResizedCrop.get_params(image, [self.settings.scale_min, 1.0], [3 / 4, 4 / 3])
+        mirror = self.settings.flip and bool(torch.rand(()) < 0.5)
         pixels = self.preprocess.stretched(image, (left, top, left + width, top + height))
         return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
 
@@ -190,22 +190,21 @@ class _Decoder:
         from torchvision.transforms import RandAugment
 
         mean = [255 * value for value in self.preprocess.mean]
-        augmented: Tensor = RandAugment(2, self.config.rand_augment, fill=mean)(pixels.permute(2, 0, 1))
+        augmented: Tensor = RandAugment(2, self.settings.rand_augment, fill=mean)(pixels.permute(2, 0, 1))
         return augmented.permute(1, 2, 0).contiguous()
 
 
-def check_fills_batch(images: int, config: TrainConfig) -> None:
+def check_fills_batch(images: int, batch_size: int) -> None:
     """Raises UserError if the training images do not fill a batch."""
-    if images < config.batch_size:
+    if images < batch_size:
         raise UserError(
-            f"{images} training images do not fill a batch of {config.batch_size}: "
-            f"give --batch-size {max(2, images)} or less"
+            f"{images} training images do not fill a batch of {batch_size}: give --batch-size {max(2, images)} or less"
         )
 
 
-def cached(dataset: Dataset, preprocess: Preprocess, config: TrainConfig) -> Tensor | None:
-    """All images as uint8 (N, H, W, C), or None if they need more memory than the configuration allows."""
-    if len(dataset) * preprocess.size[0] * preprocess.size[1] * preprocess.channels > config.cache_mb << 20:
+def cached(dataset: Dataset, preprocess: Preprocess, cache_mb: int) -> Tensor | None:
+    """All images as uint8 (N, H, W, C), or None if they need more memory than `cache_mb` MiB."""
+    if len(dataset) * preprocess.size[0] * preprocess.size[1] * preprocess.channels > cache_mb << 20:
         return None
     return torch.from_numpy(decode(dataset, preprocess, range(len(dataset))))
 

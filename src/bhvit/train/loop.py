@@ -5,31 +5,35 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from ..data.metrics import Metrics, NonFiniteLogitsError
 from ..errors import UserError
 from ..models import save_checkpoint
+from ..system import allowed_cores
 from .augment import seed_for
-from .compilation import compile_blocks
+from .callbacks import Callback, RunInfo, following
 from .config import TrainConfig
+from .context import RunContext
 from .distributed import Processes, choose_device, process_group
+from .epoch_meter import EpochMeter
 from .interrupt import Interruptible
 from .losses import total_loss
 from .optim import learning_rate, set_learning_rate
 from .phase import Phase, check_models, check_phases
 from .run_data import open_run_data
-from .run_folder import Progress, RunFolder, State
+from .run_folder import Progress, RunFolder
 from .teacher_outputs import teacher_outputs
-from .tensorboard import TensorBoardLog, check_installed
+from .tensorboard import TensorBoardLog
 from .validation import validate
+from .wandb import WandbLog
 
 CUDA_CHECK_STEPS = 20
 """Steps between looks at the loss on a GPU, each of which waits for it."""
@@ -47,79 +51,120 @@ class Result:
     """Of the last epoch's model on the validation images."""
 
 
-def train(config: TrainConfig, *, resume: bool = False, force: bool = False, quiet: bool = False) -> Result:
+def train(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    quiet: bool = False,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Train a model, from the beginning or, with `resume`, from a run's newest checkpoint.
 
     Everything that can be refused is refused before the first batch and before anything is written.
     `force` replaces a run that is in `config.out`; `quiet` shows no progress (standard error). Under
-    `torchrun` the processes train together, and the first of them writes.
+    `torchrun` the processes train together, and the first of them writes and calls `callbacks`.
     Raises UserError for settings or data that cannot work, and when the loss is no longer finite: the
     checkpoints of the epochs before are then left as they were.
     """
-    with process_group(config.device) as processes, _memory_errors(config):
-        return _Run(config, processes, resume=resume, force=force, quiet=quiet or not processes.first).run()
+    with process_group(config.device) as processes, _memory_errors(config.batch_size):
+        return _Run(config, processes, resume=resume, force=force, quiet=quiet, callbacks=callbacks).run()
 
 
 @contextmanager
-def _memory_errors(config: TrainConfig) -> Iterator[None]:
+def _memory_errors(batch_size: int) -> Iterator[None]:
     """Turn PyTorch's errors of too little memory, of whatever type, into one line that says what needs less."""
     try:
         yield
     except RuntimeError as error:
         if not (isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)):
             raise
-        fewer = max(1, config.batch_size // 2)
+        fewer = max(1, batch_size // 2)
         raise UserError(
-            f"not enough memory for steps of {config.batch_size} images: "
-            f"--batch-size {fewer} or --set accumulate=2 needs less"
+            f"not enough memory for steps of {batch_size} images: --batch-size {fewer} or --set accumulate=2 needs less"
         ) from error
 
 
 class _Run:
     """One run. Making it checks everything; nothing is written until `run`."""
 
-    def __init__(self, config: TrainConfig, processes: Processes, *, resume: bool, force: bool, quiet: bool) -> None:
-        self.config, self.processes, self.resume, self.quiet = config, processes, resume, quiet
+    def __init__(
+        self,
+        config: TrainConfig,
+        processes: Processes,
+        *,
+        resume: bool,
+        force: bool,
+        quiet: bool,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.config, self.resume = config, resume
         self.configs = config.phase_configs()
         self.interruptible = Interruptible()
-        self.board: TensorBoardLog | None = None
         self.folder = RunFolder(config.out)
         if resume:
             self.folder.check_same_settings(config)
         else:
             self.folder.check_unused(force)
-        self.device = choose_device(config.device, processes)
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        device = choose_device(config.device, processes)
+        self.context = RunContext(device=device, processes=processes, quiet=quiet or not processes.first)
+        threads = config.threads or min(torch.get_num_threads(), allowed_cores())
+        if threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
         check_models(self.configs)
-        if config.tensorboard:
-            check_installed()
-        self.images = open_run_data(config, processes, quiet)
+        self.callbacks = [*self._loggers(), *callbacks] if processes.first else []
+        self.data = open_run_data(config, self.context)
         if resume:
-            self.folder.check_data(self.images.identity)
-        self.teachers = check_phases(self.configs, self.images, processes)
+            self.folder.check_data(self.data.identity)
+        self.teachers = check_phases(self.configs, self.data, processes)
         self.progress = self.folder.progress() if resume else Progress()
         self.phase = self._phase(self.progress.phase, None)
         if resume and self.folder.resume.exists():
-            self.folder.load(self._state())
+            self.folder.load(self.phase.state)
         elif config.init is not None:
-            self.phase.start(config.init, quiet)
+            self.phase.start(config.init)
         processes.wait()  # until all have found the folder as it was
 
+    def _loggers(self) -> list[Callback]:
+        """The callbacks that settings ask for."""
+        loggers: list[Callback] = []
+        if self.config.tensorboard:
+            loggers.append(TensorBoardLog())
+        if self.config.wandb:
+            loggers.append(WandbLog(quiet=self.context.quiet))
+        return loggers
+
+    @property
+    def _epochs_done(self) -> int:
+        """Completed epochs of all phases."""
+        return self._epochs_before + self.progress.epoch
+
+    @property
+    def _epochs_before(self) -> int:
+        """Epochs of the phases before this one."""
+        return sum(config.epochs for config in self.configs[: self.progress.phase])
+
+    @property
+    def _epochs(self) -> int:
+        """Epochs of all phases."""
+        return sum(config.epochs for config in self.configs)
+
     def run(self) -> Result:
-        with self.folder.locked() if self.processes.first else nullcontext():
+        """Train to the end."""
+        with self.folder.locked() if self.context.processes.first else nullcontext():
             return self._run()
 
     def _run(self) -> Result:
         self._ask_teacher()
-        if self.processes.first:
+        if self.context.processes.first:
             if self.resume:
-                self.folder.rewind_log(self._epochs_before() + self.progress.epoch)
+                self.folder.rewind_log(self._epochs_done)
             else:
                 self.folder.create(self.config)
-            self.folder.write_data(self.images.identity)
+            self.folder.write_data(self.data.identity)
+        info = RunInfo(config=self.config, folder=self.folder.path, epochs_done=self._epochs_done)
         metrics = None
-        with self.interruptible, self._board():
+        with self.interruptible, following(self.callbacks, info):
             while True:
                 while self.progress.epoch < self.phase.config.epochs:
                     metrics = self._epoch()
@@ -128,107 +173,66 @@ class _Run:
                 self._next_phase()
                 self._ask_teacher()
             metrics = metrics or self._validate()
-        self.processes.wait()
+        self.context.processes.wait()
         return Result(last=self.folder.last, best=self.folder.best, log=tuple(self.folder.entries()), metrics=metrics)
-
-    @contextmanager
-    def _board(self) -> Iterator[None]:
-        if not (self.config.tensorboard and self.processes.first):
-            yield
-            return
-        self.board = TensorBoardLog(self.folder.path, self._epochs_before() + self.progress.epoch)
-        try:
-            yield
-        finally:
-            self.board.close()
 
     def _ask_teacher(self) -> None:
         """Find or make what the phase keeps of its teacher's outputs."""
-        phase, images = self.phase, self.images
+        phase, data = self.phase, self.data
         if phase.teacher is not None and phase.config.teacher_outputs is not None:
-            phase.outputs = teacher_outputs(
-                phase.teacher, phase.config, images.train, images.preprocess, self.device, self.processes, self.quiet
-            )
+            phase.outputs = teacher_outputs(phase.teacher, phase.config, data.train, data.preprocess, self.context)
 
     def _phase(self, index: int, before: Phase | None) -> Phase:
         torch.manual_seed(seed_for(self.config.seed))
-        config = self.configs[index]
-        phase = Phase(config, self.images, self.teachers[index], self.device, self.processes, before)
-        if config.compile:
-            rows = config.batch_size // config.accumulate // self.processes.size
-            compile_blocks(phase.model, rows, phase.autocast(), self.quiet)
-        return phase
+        return Phase(self.configs[index], self.data, self.teachers[index], self.context, before)
 
     def _next_phase(self) -> None:
         """Begin the next phase; until its first `save` the one before is what a resumed run finds."""
         before = self.progress.phase
-        if self.processes.first:
+        if self.context.processes.first:
             self.folder.keep(before, self.configs[before + 1].start)
-        self.processes.wait()
+        self.context.processes.wait()
         self.progress = Progress(phase=before + 1)
         self.phase = self._phase(before + 1, self.phase)
-        self.phase.start(self.folder.kept(before), self.quiet)
+        self.phase.start(self.folder.kept(before))
         self._save()
 
-    def _epochs_before(self) -> int:
-        """Epochs of the phases before this one."""
-        return sum(config.epochs for config in self.configs[: self.progress.phase])
-
     def _epoch(self) -> Metrics:
-        progress, batches, config = self.progress, self.phase.batches, self.phase.config
-        number = self._epochs_before() + progress.epoch
-        begin = saved = time.perf_counter() - progress.seconds
-        sums = torch.tensor([progress.loss_sum, progress.correct], dtype=torch.float64, device=self.device)
-        rate = 0.0
+        """Train and evaluate one epoch, or the rest of it."""
+        phase, number = self.phase, self._epochs_done
+        meter = EpochMeter(self.progress, self.context, phase.config.batch_size, phase.batches.steps)
+        rate = self._train_epoch(number, meter)
+        seconds = meter.seconds
+        if phase.ema is not None:
+            phase.ema.measure(phase.batches, number, phase.autocast())
+        metrics = self._validate()
+        self._finish_epoch(metrics, self._entry(number, meter, seconds, rate, metrics))
+        return metrics
+
+    def _train_epoch(self, number: int, meter: EpochMeter) -> float:
+        """Take the steps of an epoch that are left. The last learning rate."""
+        batches, config, first = self.phase.batches, self.phase.config, self.progress.step
+        saved, rate = time.perf_counter(), 0.0
         self.phase.model.train()
         with self._bar(number) as bar:
-            for step, (images, labels, which) in enumerate(batches.numbered(number, progress.step), progress.step):
-                done = progress.epoch * batches.steps + step
-                rate = learning_rate(config, done, batches.steps)
+            for step, (images, labels, which) in enumerate(batches.numbered(number, first), first):
                 if self.interruptible.asked:
-                    self._save_within(sums, step, time.perf_counter() - begin)
+                    self._save_within(meter, step)
                     self.interruptible.check()
-                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
-                sums += self.processes.sum(torch.stack([loss.double() / self.processes.size, right.double()]))
-                if self.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
-                    self._check_finite(sums, number, step)
-                    seen = (step + 1) * config.batch_size
-                    pace = (time.perf_counter() - begin) / (step + 1)
-                    left = (config.epochs - progress.epoch) * batches.steps - step - 1
-                    bar.set_postfix_str(
-                        f"loss {sums[0].item() / (step + 1):.3f}, accuracy {sums[1].item() / seen:.1%}, "
-                        f"{_clock(pace * left)} left",
-                        refresh=False,
-                    )
+                done = self.progress.epoch * batches.steps + step
+                rate = learning_rate(config, done, batches.steps)
+                meter.add(*self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which))
+                if self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
+                    self._check_finite(meter, number, step)
+                    left = config.epochs - self.progress.epoch
+                    bar.set_postfix_str(meter.describe(step + 1, left), refresh=False)
                 bar.update()
-                now = time.perf_counter()
-                if now - saved > 60 * config.save_minutes and step + 1 < batches.steps:
-                    self._check_finite(sums, number, step)
-                    saved = now
-                    self._save_within(sums, step + 1, now - begin)
-        self._check_finite(sums, number, batches.steps - 1)
-        seconds = time.perf_counter() - begin
-        if self.phase.ema is not None:
-            self.phase.ema.measure(batches, number, self.phase.autocast())
-        metrics = self._validate()
-        seen = batches.steps * config.batch_size
-        self._finish_epoch(
-            metrics,
-            {
-                "epoch": number + 1,
-                **({"phase": progress.phase} if self.config.phases else {}),
-                "lr": rate,
-                "train_loss": sums[0].item() / batches.steps,
-                "train_top1": sums[1].item() / seen,
-                "val_loss": metrics.cross_entropy,
-                "val_top1": metrics.top1,
-                "val_top5": metrics.top5,
-                "seconds": round(seconds, 3),
-                "images_per_second": round(seen / seconds, 1),
-                **self.phase.monitor.measure(),
-            },
-        )
-        return metrics
+                if time.perf_counter() - saved > 60 * config.save_minutes and step + 1 < batches.steps:
+                    self._check_finite(meter, number, step)
+                    saved = time.perf_counter()
+                    self._save_within(meter, step + 1)
+        self._check_finite(meter, number, batches.steps - 1)
+        return rate
 
     def _step(
         self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int, which: Tensor
@@ -239,18 +243,20 @@ class _Run:
         total = config.epochs * phase.batches.steps
         set_learning_rate(phase.optimizer, rate)
         phase.optimizer.zero_grad(set_to_none=True)
-        loss_sum, right = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
-        parts = list(zip(*(values.chunk(config.accumulate) for values in (images, labels, which))))
-        for index, (x, y, numbers) in enumerate(parts):
-            part_seed = seed_for(seed, index) if index else seed
-            torch.manual_seed(part_seed)  # stochastic depth draws from the global generator
+        zero = torch.zeros((), device=self.context.device)
+        loss_sum, right = zero.clone(), zero.clone()
+        micro_batches = list(zip(*(values.chunk(config.accumulate) for values in (images, labels, which))))
+        for index, (x, y, numbers) in enumerate(micro_batches):
+            own_seed = seed_for(seed, index) if index else seed
+            torch.manual_seed(own_seed)  # stochastic depth draws from the global generator
             if phase.mixing is not None:
-                x, y = phase.mixing(x, y, part_seed)
-            with self._sending(index == len(parts) - 1):
+                x, y = phase.mixing(x, y, own_seed)
+            with phase.sync(index == len(micro_batches) - 1):
                 with phase.autocast():
                     teacher_logits = phase.teach(x, numbers)
                     logits = phase.network(x)
-                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total) / len(parts)
+                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total)
+                    loss = loss / len(micro_batches)
                 loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.detach()
             right += (logits.detach().argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
@@ -261,12 +267,21 @@ class _Run:
             phase.ema.update(phase.model, done + 1)
         return loss_sum, right
 
-    def _sending(self, last: bool) -> AbstractContextManager[Any]:
-        """Processes exchange gradients after the last part of a batch only."""
-        network = self.phase.network
-        if last or not isinstance(network, nn.parallel.DistributedDataParallel):
-            return nullcontext()
-        return network.no_sync()
+    def _entry(self, number: int, meter: EpochMeter, seconds: float, rate: float, metrics: Metrics) -> dict[str, Any]:
+        """The line of log.jsonl for epoch `number`, from 0, which took `seconds` to train."""
+        return {
+            "epoch": number + 1,
+            **({"phase": self.progress.phase} if self.config.phases else {}),
+            "lr": rate,
+            "train_loss": meter.loss(meter.steps),
+            "train_top1": meter.top1(meter.steps),
+            "val_loss": metrics.cross_entropy,
+            "val_top1": metrics.top1,
+            "val_top5": metrics.top5,
+            "seconds": round(seconds, 3),
+            "images_per_second": round(meter.steps * meter.batch_size / seconds, 1),
+            **self.phase.monitor.measure(),
+        }
 
     def _finish_epoch(self, metrics: Metrics, entry: dict[str, Any]) -> None:
         """Log and save; `RunFolder.save` comes last, see `run_folder`."""
@@ -277,73 +292,58 @@ class _Run:
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
         improved = metrics.top1 > progress.best
         self.progress = Progress(phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1))
-        if self.processes.first:
+        if self.context.processes.first:
             self.folder.append_log(entry)
-            if self.board is not None:
-                self.board.write(entry)
             save_checkpoint(model, self.folder.last)
             if improved:
                 save_checkpoint(model, self.folder.best)
+        for callback in self.callbacks:
+            callback.on_epoch_end(entry, model)
         self._save()
-        if not self.quiet:
+        if not self.context.quiet:
             tqdm.write(
-                f"epoch {entry['epoch']}/{self._epochs()}: loss {entry['train_loss']:.3f}, "
+                f"epoch {entry['epoch']}/{self._epochs}: loss {entry['train_loss']:.3f}, "
                 f"training {entry['train_top1']:.1%}, validation {entry['val_top1']:.2%}"
                 f"{' (best)' if improved else ''}, {entry['images_per_second']:.0f} images/s",
                 file=sys.stderr,
             )
 
-    def _state(self) -> State:
-        ema = self.phase.ema
-        return State(self.phase.model, self.phase.optimizer, ema.module if ema else None, self.phase.monitor)
-
-    def _save_within(self, sums: Tensor, steps: int, seconds: float) -> None:
+    def _save_within(self, meter: EpochMeter, steps: int) -> None:
         """Save what `--resume` needs after `steps` steps of the epoch under way, if there is anything new."""
-        progress = self.progress
-        if steps > progress.step:
-            progress.step, progress.seconds = steps, seconds
-            progress.loss_sum, progress.correct = sums[0].item(), int(sums[1].item())
+        if steps > self.progress.step:
+            meter.store(self.progress, steps)
             self._save()
 
     def _save(self) -> None:
-        if self.processes.first:
-            self.folder.save(self._state(), self.progress)
+        if self.context.processes.first:
+            self.folder.save(self.phase.state, self.progress)
 
     def _validate(self) -> Metrics:
         result, check = self.phase.result, self.interruptible.check
         try:
-            return validate(result, self.images, self.processes, self.phase.autocast, check)
+            return validate(result, self.data, self.context.processes, self.phase.autocast, check)
         except NonFiniteLogitsError:
             step = self.phase.batches.steps
             raise self._diverged(self.progress.epoch + 1, step, "weights that are not finite") from None
 
-    def _check_finite(self, sums: Tensor, epoch: int, step: int) -> None:
-        if not bool(sums.isfinite().all()):
+    def _check_finite(self, meter: EpochMeter, epoch: int, step: int) -> None:
+        if not meter.finite:
             raise self._diverged(epoch + 1, step + 1, "a loss that is not finite")
 
     def _diverged(self, epoch: int, step: int, what: str) -> UserError:
-        some = self._epochs_before() + self.progress.epoch
-        kept = f"the last good checkpoint is {self.folder.last}" if some else "no epoch was completed"
+        kept = f"the last good checkpoint is {self.folder.last}" if self._epochs_done else "no epoch was completed"
         return UserError(
             f"training stopped at epoch {epoch}, step {step}: {what}; {kept}; "
             f"try a lower --lr (it was {self.phase.config.lr:g}) or --set clip_grad=1"
         )
 
-    def _epochs(self) -> int:
-        return sum(config.epochs for config in self.configs)
-
     def _bar(self, number: int) -> tqdm[Any]:
         return tqdm(
             total=self.phase.batches.steps,
             initial=self.progress.step,
-            desc=f"epoch {number + 1}/{self._epochs()}",
+            desc=f"epoch {number + 1}/{self._epochs}",
             unit="step",
             leave=False,
-            disable=self.quiet or None,  # None: shown on terminals only
+            disable=self.context.quiet or None,  # None: shown on terminals only
             mininterval=0.5,
         )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"

@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..models import regularisation_loss
 from ..models.layers import QuantConv2d, QuantLinear
 from ..models.quantizers import centre, weight_scale
-from .config import TrainConfig
+from .settings import LossSettings
 
 
 def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def oscillation_loss(model: nn.Module) -> Tensor:
 
 
 def total_loss(
-    config: TrainConfig,
+    settings: LossSettings,
     model: nn.Module,
     logits: Tensor,
     labels: Tensor,
@@ -56,22 +56,22 @@ def total_loss(
     """
     logits = logits.float()
     # Mixed labels have been smoothed as they were mixed.
-    smoothing = config.label_smoothing if labels.ndim == 1 else 0.0
+    smoothing = settings.label_smoothing if labels.ndim == 1 else 0.0
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     if teacher_logits is not None:
-        share = config.distillation
-        weight = 1 - share if config.label_weight is None else config.label_weight
+        share = settings.distillation
+        weight = 1 - share if settings.label_weight is None else settings.label_weight
         loss = weight * loss + share * distillation_loss(logits, teacher_logits.float())
-    if config.regularisation:
-        loss = loss + config.regularisation * regularisation_loss(model)
-    if config.dampening:
-        loss = loss + config.dampening * (1 - math.cos(math.pi * progress)) / 2 * oscillation_loss(model)
+    if settings.regularisation:
+        loss = loss + settings.regularisation * regularisation_loss(model)
+    if settings.dampening:
+        loss = loss + settings.dampening * (1 - math.cos(math.pi * progress)) / 2 * oscillation_loss(model)
     return loss
 
 
-def check_loss_terms(config: TrainConfig, model: nn.Module) -> None:
+def check_loss_terms(settings: LossSettings, model: nn.Module) -> None:
     """Raises UserError if a part of the loss has nothing to act on in `model`."""
-    if config.regularisation:
+    if settings.regularisation:
         regularisation_loss(model)
-    if config.dampening:
+    if settings.dampening:
         oscillation_loss(model)

@@ -1,31 +1,106 @@
-"""AdamW and its learning rate, which is a function of the step alone: nothing of it needs saving."""
+"""The optimiser and its learning rate, which is a function of the step alone: nothing of it needs saving."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from timm.optim import param_groups_layer_decay
-from torch import nn
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_layer_decay
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
 
-from .config import TrainConfig
+from ..errors import UserError
+from ..spec.values import nearest
+from .settings import OptimizerSettings, ScheduleSettings
+
+NEED_OTHER_LOOPS = ("adahessian", "lookahead", "bnb", "fused", "kron")
+"""Beginnings of names that `list_optimizers` gives, of optimisers that need second derivatives, packages of their
+own, or another optimiser to wrap, or whose state a file of tensors and numbers cannot hold."""
+_SET_AT_START = ("params", "lr", "initial_lr", "lr_scale", "weight_decay")
+"""Keys of a group of parameters that its making or the loop sets."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and convolutions only, and smaller rates for early blocks if asked.
+def check_optimizer(settings: OptimizerSettings, model: nn.Module) -> None:
+    """Raises UserError if there is no such optimiser, or it cannot be made for `model`."""
+    names = [name for name in list_optimizers() if not name.startswith(NEED_OTHER_LOOPS)]
+    if settings.opt not in names:
+        known = nearest(settings.opt, names) if settings.opt not in list_optimizers() else "; it needs another loop"
+        raise UserError(f"there is no optimiser {settings.opt!r} for training{known}")
+    try:
+        make_optimizer(model, settings)
+    except (TypeError, ValueError, AssertionError, RuntimeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot make the optimiser {settings.opt}: {reason}") from None
+
+
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """timm's optimiser `opt`, with weight decay on matrices and convolutions only, and smaller rates for early blocks
+    if asked.
 
     A group's "lr_scale" is its factor of the learning rate.
     """
-    if config.layer_decay < 1:
-        layers = param_groups_layer_decay(model, config.weight_decay, layer_decay=config.layer_decay)
-        return torch.optim.AdamW(layers, lr=config.lr, fused=True)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    if settings.layer_decay < 1:
+        groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
+    else:
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        groups = [group for group in groups if group["params"]]
     # One fused pass over hundreds of small tensors instead of a dozen passes over each.
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, fused=True)
+    extra: dict[str, Any] = {"fused": True} if settings.opt in ("adam", "adamw") else {}
+    return create_optimizer_v2(groups, settings.opt, lr=settings.lr, momentum=settings.momentum, **extra)
+
+
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What an optimiser knows after some steps: tensors by "parameter:key", and numbers as JSON holds them.
+
+    Numbers are there only of optimisers that count outside of tensors; AdamW has none.
+    """
+    tensors: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}:{key}"] = value
+            else:
+                state[f"{name}:{key}"] = value
+    groups: list[dict[str, Any]] = []
+    for index, group in enumerate(optimizer.param_groups):
+        groups.append({})
+        for key, value in group.items():
+            if isinstance(value, Tensor):
+                tensors[f"group.{index}:{key}"] = value
+            elif key not in _SET_AT_START and (key not in optimizer.defaults or value != optimizer.defaults[key]):
+                groups[-1][key] = value
+    numbers = {"state": state, "groups": groups} if state or any(groups) else {}
+    return tensors, numbers
+
+
+def load_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
+) -> None:
+    """Bring an optimiser that was just made to where `optimizer_state` found one of the same settings."""
+    state: dict[str, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
+    for group, kept in zip(groups, numbers.get("groups", [])):
+        group |= kept
+    for name, value in [*tensors.items(), *numbers.get("state", {}).items()]:
+        parameter, _, key = name.rpartition(":")
+        if parameter.startswith("group."):
+            groups[int(parameter[len("group.") :])][key] = value
+        else:
+            state.setdefault(parameter, {})[key] = value
+    index = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    named = dict(model.named_parameters())
+    # Through the optimiser's own loader, which casts and moves each tensor as it needs.
+    optimizer.load_state_dict(
+        {"state": {index[id(named[name])]: values for name, values in state.items()}, "param_groups": groups}
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -34,11 +109,54 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
-def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """The rate of optimiser step `step` (from 0): linear warm-up, then a cosine to `min_lr`."""
-    warmup = config.warmup_epochs * steps_per_epoch
-    total = config.epochs * steps_per_epoch
+def learning_rate(settings: ScheduleSettings, step: int, steps_per_epoch: int) -> float:
+    """The rate of optimiser step `step` (from 0): linear warm-up, then the schedule `sched`."""
+    warmup = settings.warmup_epochs * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
     if step < warmup:
-        return config.lr * (step + 1) / math.ceil(warmup)
-    progress = (step - warmup) / max(1.0, total - warmup)
-    return config.min_lr + (config.lr - config.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+        return settings.lr * (step + 1) / math.ceil(warmup)
+    if settings.sched == "constant":
+        return settings.lr
+    if settings.sched == "cosine":
+        progress = (step - warmup) / max(1.0, total - warmup)
+        return settings.min_lr + (settings.lr - settings.min_lr) * (1 + math.cos(math.pi * progress)) / 2
+    scheduler, optimizer = _timm_schedule(
+        settings.sched,
+        settings.lr,
+        settings.min_lr,
+        settings.decay_epochs,
+        settings.decay_milestones,
+        settings.decay_rate,
+        max(1, math.ceil(total - warmup)),
+        steps_per_epoch,
+    )
+    scheduler.step_update(math.floor(step - warmup))
+    return float(optimizer.param_groups[0]["lr"])
+
+
+@functools.lru_cache(maxsize=8)
+def _timm_schedule(
+    name: str,
+    lr: float,
+    min_lr: float,
+    decay_epochs: float,
+    milestones: tuple[int, ...],
+    decay_rate: float,
+    steps: int,
+    steps_per_epoch: int,
+) -> tuple[Any, torch.optim.Optimizer]:
+    """timm's schedule over `steps` optimiser steps, and the optimiser whose rate it sets."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        name,
+        num_epochs=steps,
+        decay_epochs=decay_epochs * steps_per_epoch,
+        decay_milestones=[epochs * steps_per_epoch + 1 for epochs in milestones],
+        decay_rate=decay_rate,
+        min_lr=min_lr,
+        warmup_lr=lr,
+        step_on_epochs=False,
+        updates_per_epoch=1,
+    )
+    return scheduler, optimizer

@@ -14,8 +14,10 @@ from ..data.dataset import Dataset, open_dataset
 from ..image import Preprocess
 from ..models import model_spec
 from .config import TrainConfig
+from .context import RunContext
 from .distributed import Processes
 from .loader import cached
+from .settings import DataSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,9 @@ class RunData:
     """The classes, and how many images each split has and a digest of which: what a resumed run must find again."""
 
 
-def open_run_data(config: TrainConfig, processes: Processes, quiet: bool) -> RunData:
+def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
     """Find and check the images. Raises UserError."""
+    processes, quiet = context.processes, context.quiet
     with _first_before_others(processes):  # it downloads what the others then find
         train = _open(config, "train", None, quiet)
         validation = _open(config, "validation", train.class_names, quiet)
@@ -43,7 +46,7 @@ def open_run_data(config: TrainConfig, processes: Processes, quiet: bool) -> Run
     own = validation.subset(range(processes.rank, len(validation), processes.size))
     size = model_spec(config.model, **config.model_settings()).img_size
     preprocess = Preprocess.usual(size, config.channels, crop=config.crop, interpolation=config.interpolation)
-    pixels = cached(own, preprocess, config) if len(own) else None
+    pixels = cached(own, preprocess, config.cache_mb) if len(own) else None
     return RunData(
         train=train,
         validation=own,
@@ -60,14 +63,14 @@ def open_run_data(config: TrainConfig, processes: Processes, quiet: bool) -> Run
     )
 
 
-def _open(config: TrainConfig, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
+def _open(settings: DataSettings, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
     return open_dataset(
-        config.data,
+        settings.data,
         split,
         class_names=class_names,
-        classes_file=config.classes,
-        strict=config.strict,
-        test_fraction=config.test_fraction,
+        classes_file=settings.classes,
+        strict=settings.strict,
+        test_fraction=settings.test_fraction,
         warn=None if not quiet else lambda line: None,
     )
 

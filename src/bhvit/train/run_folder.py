@@ -36,6 +36,7 @@ from ..spec.overrides import value_of
 from ..text import some
 from .config import FIELDS, MACHINE, Start, TrainConfig
 from .flip_monitor import FlipMonitor
+from .optim import load_optimizer, optimizer_state
 
 try:
     import fcntl
@@ -44,6 +45,8 @@ except ModuleNotFoundError:  # Windows
 
 VERSION = "1"
 LOCK = ".lock"
+WANDB_ID = "wandb-run-id"
+"""File with the identity of the run at Weights & Biases, which a resumed run goes on with."""
 FILES = ("config.json", "data.json", "log.jsonl", "last.safetensors", "best.safetensors", "resume.safetensors")
 
 
@@ -140,6 +143,7 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         for path in [*self.path.glob("phase[0-9]*.safetensors"), *self.path.glob("tensorboard/events.*")]:
             path.unlink()
+        (self.path / WANDB_ID).unlink(missing_ok=True)
 
     def check_unused(self, force: bool) -> None:
         """Raises UserError if a run is there, unless it may be replaced, or if no folder can be there."""
@@ -204,11 +208,12 @@ class RunFolder:
             tensors |= {f"average.{name}": tensor for name, tensor in state.ema.state_dict().items()}
         if state.monitor is not None:
             tensors |= {f"monitor.{name}": bits for name, bits in state.monitor.state().items()}
-        for name, parameter in state.model.named_parameters():
-            for key, value in state.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}:{key}"] = value
+        moments, numbers = optimizer_state(state.model, state.optimizer)
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in moments.items()}
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         metadata = {"version": VERSION, "progress": json.dumps(dataclasses.asdict(progress))}
+        if numbers:
+            metadata["optimizer"] = json.dumps(numbers)
         write_atomically(self.resume, safetensors.torch.save(tensors, metadata))
 
     def progress(self) -> Progress:
@@ -232,15 +237,14 @@ class RunFolder:
         with self._reading():
             with safetensors.safe_open(self.resume, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                numbers = json.loads((file.metadata() or {}).get("optimizer", "{}"))
             for prefix, module in (("model.", state.model), ("average.", state.ema)):
                 if module is not None:
-                    module.load_state_dict(
-                        {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-                    )
+                    module.load_state_dict(_below(prefix, tensors))
             if state.monitor is not None:  # bhvit 0.1.0 wrote nothing for it
-                kept = {name[len("monitor.") :]: bits for name, bits in tensors.items() if name.startswith("monitor.")}
-                state.monitor.load(kept)
-            self._load_optimizer(state.model, state.optimizer, tensors)
+                state.monitor.load(_below("monitor.", tensors))
+            moments = _below("optimizer.", tensors)
+            load_optimizer(state.model, state.optimizer, moments, numbers)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -251,19 +255,6 @@ class RunFolder:
         except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"cannot resume from {self.resume}: {reason}") from None
-
-    @staticmethod
-    def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-        state: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                parameter, _, key = name.removeprefix("optimizer.").rpartition(":")
-                state.setdefault(parameter, {})[key] = tensor
-        number = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
-        known = dict(model.named_parameters())
-        by_number = {number[id(known[name])]: values for name, values in state.items()}
-        # Through the optimiser's own loader, which casts and moves each tensor as it needs.
-        optimizer.load_state_dict({"state": by_number, "param_groups": optimizer.state_dict()["param_groups"]})
 
     def entries(self, epochs: int | None = None) -> list[dict[str, Any]]:
         """The log, a dictionary an epoch; the first `epochs` of them. A line cut short ends it."""
@@ -289,3 +280,8 @@ class RunFolder:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.log}: {error.strerror}") from None
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by what follows it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from .. import bundled
 from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import load_checkpoint
-from .config import TrainConfig
+from .settings import TeacherSettings
 
 
 class Teacher(nn.Module):
@@ -39,12 +39,12 @@ class Teacher(nn.Module):
         return logits
 
 
-def load_teacher(config: TrainConfig, student: Preprocess, class_names: Sequence[str]) -> Teacher | None:
-    """The teacher that the configuration names, or None.
+def load_teacher(settings: TeacherSettings, student: Preprocess, class_names: Sequence[str]) -> Teacher | None:
+    """The teacher that the settings name, or None.
 
     Raises UserError if there is no such model, or it has other classes or channels than the student.
     """
-    name = config.teacher
+    name = settings.teacher
     if name is None:
         return None
     name = str(bundled.find(name, ".safetensors"))
@@ -60,7 +60,7 @@ def load_teacher(config: TrainConfig, student: Preprocess, class_names: Sequence
         )
         classes = model.spec.num_classes
     else:
-        network, own, classes = _from_timm(name, config.teacher_file, len(class_names))
+        network, own, classes = _from_timm(name, settings.teacher_file, len(class_names))
     if classes != len(class_names):
         raise UserError(
             f"the teacher {name} has {classes} classes, the data has {len(class_names)}: they must be the same"

@@ -25,7 +25,7 @@ from ..data.metrics import decode
 from ..errors import UserError
 from ..image import Preprocess
 from .config import TrainConfig
-from .distributed import Processes
+from .context import RunContext
 from .teacher import Teacher
 
 CHUNK = 256
@@ -48,9 +48,7 @@ def teacher_outputs(
     config: TrainConfig,
     dataset: Dataset,
     preprocess: Preprocess,
-    device: torch.device,
-    processes: Processes,
-    quiet: bool,
+    context: RunContext,
 ) -> TeacherOutputs:
     """The outputs in the folder that `config.teacher_outputs` names, which the first process makes if need be.
 
@@ -58,30 +56,28 @@ def teacher_outputs(
     """
     assert config.teacher_outputs is not None
     path = Path(config.teacher_outputs) / f"{_digest(config, teacher, dataset, preprocess)}.npy"
-    if processes.first and not path.exists():
+    if context.processes.first and not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _make(path, teacher.to(device), dataset, preprocess, device, quiet)
+            _make(path, teacher.to(context.device), dataset, preprocess, context)
         except OSError as error:
             with contextlib.suppress(OSError):
                 path.with_suffix(".part").unlink()
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
-    processes.wait()
+    context.processes.wait()
     return TeacherOutputs(path)
 
 
-def _make(
-    path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, device: torch.device, quiet: bool
-) -> None:
+def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, context: RunContext) -> None:
     """Whole or not at all: an interruption leaves a file of another name, which the next attempt replaces."""
     part = path.with_suffix(".part")
     create: Any = np.lib.format.open_memmap  # which has no types in the NumPy of Python 3.10
     rows: Any = None
     for start in tqdm(
-        range(0, len(dataset), CHUNK), "teacher", unit="batch", disable=quiet, file=sys.stderr, leave=False
+        range(0, len(dataset), CHUNK), "teacher", unit="batch", disable=context.quiet, file=sys.stderr, leave=False
     ):
         pixels = decode(dataset, preprocess, range(start, min(start + CHUNK, len(dataset))))
-        logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(device)).float().cpu().numpy()
+        logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(context.device)).float().cpu().numpy()
         if rows is None:
             rows = create(part, "w+", np.float16, (len(dataset), logits.shape[1]))
             _allocate(part)

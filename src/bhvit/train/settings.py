@@ -1,0 +1,197 @@
+"""The settings of training in groups, each what one part of it reads; `TrainConfig` has them all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+Augment = Literal["none", "shift", "resized-crop"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Schedule = Literal["cosine", "tanh", "step", "multistep", "poly", "constant"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which model is trained."""
+
+    model: str
+    """A name from `list_models()`."""
+    img_size: tuple[int, int] | None = None
+    """Height and width in pixels; None takes the model's usual size."""
+    channels: int = 3
+    """1 trains on greyscale, 3 on RGB."""
+    patch: int = 4
+    """Edge of the stem's patches in pixels."""
+    window: tuple[int, int] | None = None
+    """Attention window in tokens; None chooses one that fits."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth at the last block."""
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Overrides of the model's spec by dotted name, see `bhvit.spec.overrides`. Where settings are given by name
+    (recipes, the command line, `from_dict`) they stand next to the other settings: "attention", "stages.0.mixer"."""
+
+    def model_settings(self) -> dict[str, Any]:
+        """What `models.model_spec` takes of the settings."""
+        return {
+            "img_size": self.img_size,
+            "in_chans": self.channels,
+            "patch": self.patch,
+            "window": self.window,
+            **self.overrides,
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where images come from, and how they are prepared."""
+
+    data: str
+    """What to train on: digits, cifar10, cifar100, a folder, parquet or WebDataset files, an archive (see `data`)."""
+    test_fraction: float | None = None
+    """Share of the training images held out for validation where the data has no validation split; None: 0.2, or 0.1 if
+    it has a test split."""
+    classes: str | None = None
+    """File of class names, a line each, for parquet labels without names and for shards."""
+    strict: bool = False
+    """Refuse damaged images instead of skipping them."""
+    crop: float = 1.0
+    """Fraction of the resized image that evaluation's centre crop keeps (ImageNet: 0.875)."""
+    interpolation: Interpolation = "bicubic"
+    """How images are resized."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """The learning rate of each step."""
+
+    epochs: int = 100
+    """Passes over the training images."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    min_lr: float = 0.0
+    """Learning rate at the end of `cosine`, `tanh` and `poly`."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises linearly from 0 to its peak."""
+    sched: Schedule = "cosine"
+    """How the learning rate goes on after the warm-up: cosine or tanh to `min_lr`, step (times `decay_rate` every
+    `decay_epochs`), multistep (at `decay_milestones`), poly (of power `decay_rate`), or constant; timm's schedules."""
+    decay_epochs: float = 30.0
+    """With `sched=step`: epochs, after the warm-up, between decays of the learning rate."""
+    decay_milestones: tuple[int, ...] = ()
+    """With `sched=multistep`: epochs, after the warm-up, at which the learning rate decays."""
+    decay_rate: float = 0.1
+    """Factor of each decay of `step` and `multistep`; power of `poly`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerSettings(ScheduleSettings):
+    """What makes the optimiser."""
+
+    opt: str = "adamw"
+    """Optimiser: a name of `timm.optim.list_optimizers()`, such as adamw, sgd, lamb or lion."""
+    momentum: float = 0.9
+    """Momentum of optimisers that have one number for it, such as sgd."""
+    weight_decay: float = 0.0
+    """Weight decay of matrices and convolutions; vectors (norms, scales, biases) have none."""
+    clip_grad: float = 0.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from each block to the one before it, for models that were trained before (BEiT,
+    Bao et al., ICLR 2022; timm's groups); 1: the same rate everywhere."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmaSettings:
+    """The moving average of the weights."""
+
+    ema: float = 0.0
+    """Decay a step of the weights' moving average, which is then the model that is evaluated and saved; it rises to
+    that from 0 as timm's `ModelEmaV3` does. 0 keeps no average."""
+    ema_batches: int = 20
+    """With `ema`: training batches over which the batch norms' statistics of the averaged model are measured after an
+    epoch. Averaged weights have other signs, so that averaged statistics would not be theirs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """How training images are changed at random."""
+
+    augment: Augment = "shift"
+    """none; shift: the whole image moved, turned and scaled a little (small images); resized-crop:
+    a random part of the image, resized (photographs)."""
+    shift: float = 0.125
+    """Largest move of `shift`, as a fraction of the edge, along H and along W."""
+    rotate: float = 0.0
+    """Largest turn of `shift` in degrees, either way."""
+    zoom: float = 0.0
+    """Largest change of scale of `shift`: 0.1 is 0.9 to 1.1 times."""
+    scale_min: float = 0.08
+    """Smallest part of the area that `resized-crop` takes."""
+    flip: bool = True
+    """Mirror half of the images left to right. Not for text or digits."""
+    rand_augment: int = 0
+    """Magnitude, 1 to 30, of two operations an image that RandAugment chooses (Cubuk et al., NeurIPS 2020;
+    torchvision's); 0: none."""
+    erase: float = 0.0
+    """Probability of random erasing (Zhong et al., AAAI 2020): a rectangle of the image becomes its mean colour."""
+    repeats: int = 1
+    """Repeated augmentation (Hoffer et al., CVPR 2020): how often each image comes in a batch, augmented anew. An epoch
+    has as many batches as ever, so fewer different images."""
+    mixup: float = 0.0
+    """Mixup (Zhang et al., ICLR 2018; timm's): both parameters of the beta distribution of the ratio. 0: none. Of
+    `mixup` and `cutmix` together, each batch takes one at random."""
+    cutmix: float = 0.0
+    """CutMix (Yun et al., ICCV 2019; timm's), likewise."""
+
+    @property
+    def mixing(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchSettings(AugmentSettings):
+    """How batches of training images are made."""
+
+    batch_size: int = 128
+    """Images of an optimiser step, over all processes; incomplete last batches are dropped."""
+    accumulate: int = 1
+    """Parts that a batch is computed in, one after the other, for less memory: gradients are summed, batch
+    statistics are those of each part."""
+    seed: int = 0
+    """Of initial weights, order of images and augmentation."""
+    workers: int = -1
+    """Processes that decode images where these do not fit in memory; -1: one a core."""
+    cache_mb: int = 2048
+    """Decoded images are kept in memory if they need no more than this many MiB."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """The terms of the loss."""
+
+    label_smoothing: float = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    distillation: float = 0.9
+    """With a teacher: the weight of its soft outputs in the loss."""
+    label_weight: float | None = None
+    """With a teacher: the weight of the labels; None gives them what `distillation` leaves of 1."""
+    regularisation: float = 0.0
+    """Weight of the regularisation loss, mean ||w| - 1| of the latent binary weights (BHViT, Gao et al., CVPR 2025)."""
+    dampening: float = 0.0
+    """Weight of oscillation dampening (Nagel et al., ICML 2022): the sum over latent weights of the squared distance
+    to their binary value, for those inside the grid of two values; it rises along a cosine from 0."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """Whose outputs are learned from."""
+
+    teacher: str | None = None
+    """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name."""
+    teacher_file: str | None = None
+    """Weights of a timm teacher on the disk, instead of downloading them."""
+    teacher_outputs: str | None = None
+    """Folder to keep the teacher's outputs in, computed once for each image as it is and read by later runs with the
+    same teacher and images: for augmentation `none` or `shift`, without mixing, erasing or RandAugment."""
