@@ -36,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..data.classes import read_class_names
     from ..errors import UserError
     from ..files import check_absent
     from ..models import from_published, save_checkpoint
@@ -47,10 +48,7 @@ def run(args: argparse.Namespace) -> int:
     check_absent(args.out, args.force)
     model = from_published(args.weights, weight_bits=args.weight_bits, heads=args.heads, recu=args.recu)
     if args.classes is not None:
-        try:
-            names = tuple(args.classes.read_text(encoding="utf-8").splitlines())
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read {args.classes}: {error}") from None
+        names = read_class_names(args.classes)
         if len(names) != model.spec.num_classes:
             raise UserError(f"{args.classes} has {len(names)} names, the weights {model.spec.num_classes} classes")
         model.class_names = names

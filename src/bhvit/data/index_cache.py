@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,8 +28,17 @@ _SETTLED = 2.0
 
 
 def cache_folder() -> Path:
-    """Where downloads and lists are kept: the environment's BHVIT_CACHE, or .cache/bhvit at home."""
-    return Path(os.environ.get("BHVIT_CACHE") or Path.home() / ".cache" / "bhvit")
+    """Where downloads and lists are kept: the environment's BHVIT_CACHE, or .cache/bhvit at home.
+
+    A process without a home, as containers with an unnamed user have, gets a folder among the temporary ones.
+    """
+    given = os.environ.get("BHVIT_CACHE")
+    if given:
+        return Path(given)
+    try:
+        return Path.home() / ".cache" / "bhvit"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "bhvit-cache"
 
 
 def stamp_of(path: Path) -> list[int]:
@@ -70,4 +80,4 @@ def remembered(what: str, make: Callable[[], tuple[Stamp, Any]], large: Callable
 
 
 def _path(what: str) -> Path:
-    return cache_folder() / "lists" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.json"
+    return cache_folder() / "lists" / f"{hashlib.sha256(what.encode(errors='surrogateescape')).hexdigest()[:32]}.json"
