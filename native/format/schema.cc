@@ -6,8 +6,6 @@
 namespace bhvit {
 namespace {
 
-constexpr int64_t kLanes = 16;
-
 // The entry of a table with this name, which has one.
 template <class Table>
 const auto& entry(const Table& table, std::string_view name) {
@@ -95,7 +93,7 @@ std::vector<int64_t> Op::shape(const TensorRule& tensor) const {
   std::vector<int64_t> shape;
   for (const Size size : tensor.shape) shape.push_back(size(attributes));
   if (bits(tensor)) shape.back() = (shape.back() + 31) / 32;
-  if (tensor.weights) shape.push_back(kLanes);
+  if (tensor.weights) shape.push_back(kTileOutputs);
   return shape;
 }
 

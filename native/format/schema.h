@@ -28,7 +28,8 @@ struct Op;
 using Dims = std::map<std::string, int64_t, std::less<>>;
 using Size = int64_t (*)(const Dims& attributes);
 
-constexpr int64_t tiles(int64_t channels) { return (channels + 15) / 16; }  // of 16 outputs
+constexpr int64_t kTileOutputs = 16;  // bits.LANES
+constexpr int64_t tiles(int64_t channels) { return (channels + kTileOutputs - 1) / kTileOutputs; }
 
 struct TensorRule {
   const char* name;
