@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..image import Preprocess
 from ..spec.model import ModelSpec
 from .base.hub import HubModel
+from .binary import binary_layers
 from .fused import layers as fused
 from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, ShiftBranches, Style, float_conv, initialise
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
@@ -228,11 +229,9 @@ def regularisation_loss(model: nn.Module) -> Tensor:
     Raises UserError if that leaves no layer.
     """
     terms = [
-        (module.weight.abs() - 1).abs().mean()
-        for name, module in model.named_modules()
-        if isinstance(module, QuantConv2d | QuantLinear)
-        and module.style.weight_bits == 1
-        and not name.startswith("downsamples.")
+        (layer.weight.abs() - 1).abs().mean()
+        for name, layer in binary_layers(model)
+        if not name.startswith("downsamples.")
     ]
     if not terms:
         raise UserError("no layer has binary weights, so there is nothing to regularise: set regularisation=0")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..bits import tile_floats, tile_weights
 from ..format.arithmetic import NORM_EPS
+from ..models.binary import has_binary_weights, latent_weight
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
-from ..models.quantizers import centre, weight_scale
+from ..models.quantizers import weight_scale
 
 F64 = npt.NDArray[np.float64]
 
@@ -71,9 +72,8 @@ def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
     Binary weights are latent ones, whose signs count; centring is done in the weights' own precision, so that no sign
     differs from the model's. A convolution's inputs come in the order (row, column, channel).
     """
-    if layer.style.weight_bits == 1:
-        centred = isinstance(layer, QuantLinear) or layer.style.centre_convs
-        weight = array(centre(layer.weight) if centred else layer.weight)
+    if has_binary_weights(layer):
+        weight = array(latent_weight(layer))
         scale = array(weight_scale(layer.weight)).reshape(-1)
     else:
         weight, scale = array(layer.weight), np.ones(len(layer.weight))
@@ -84,4 +84,4 @@ def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
 
 def tile(layer: QuantLinear | QuantConv2d, weight: F64) -> npt.NDArray[Any]:
     """Weights (O, K) of a layer in the tiles of the file: bits, or numbers where its weights are full precision."""
-    return tile_weights(weight) if layer.style.weight_bits == 1 else tile_floats(weight)
+    return tile_weights(weight) if has_binary_weights(layer) else tile_floats(weight)

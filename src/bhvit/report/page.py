@@ -148,7 +148,7 @@ class Page:
         if not self.weights.latent:
             return ""
         middles = ((self.weights.edges[1:] + self.weights.edges[:-1]) / 2).tolist()
-        axis = "latent weight less its channel's mean"
+        axis = "latent weight"
         charts = [
             line_chart(f"Latent weights, {stage}", [Series(stage, 1, middles, shares.tolist())], axis, _percent)
             for stage, shares in self.weights.latent.items()
@@ -160,7 +160,7 @@ class Page:
         if not self.weights.levels:
             return ""
         rows = [[name, *(f"{share:.2%}" for share in shares)] for name, shares in self.weights.levels.items()]
-        return "<h3>Levels that attention uses</h3>" + _table(("block", "0", "1", "2", "3"), rows)
+        return "<h3>Levels that attention uses</h3>" + _table(("block", *map(str, range(len(rows[0]) - 1))), rows)
 
     def _confusion(self) -> str:
         confusion = self.confusion

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..data.dataset import Dataset
 from ..data.metrics import decode
+from ..spec.model import ATTENTION_LEVELS
 
 REACH = 1.5
 """Latent weights are shown from -REACH to REACH; what lies outside is counted at the ends."""
@@ -25,9 +26,9 @@ class WeightFindings:
     edges: npt.NDArray[np.float64]
     """Of the histograms' bins, (BINS + 1,)."""
     latent: dict[str, npt.NDArray[np.float64]]
-    """By stage, the share of its binary layers' latent weights, less their channel's mean, in each bin, (BINS,)."""
+    """By stage, the share of its binary layers' latent weights, as their signs are taken, in each bin, (BINS,)."""
     levels: dict[str, npt.NDArray[np.float64]]
-    """By layer, the share of its attention matrices' elements at each level, (4,)."""
+    """By layer, the share of its attention matrices' elements at each level, (levels + 1,)."""
 
 
 def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
@@ -36,24 +37,23 @@ def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
 
     from ..models import load_checkpoint
     from ..models.attention_quantizers import DecomposedAttention
-    from ..models.layers import QuantConv2d, QuantLinear
-    from ..models.quantizers import centre
+    from ..models.binary import binary_layers, latent_weight
+    from ..verification.flips import attention_levels
 
     model = load_checkpoint(checkpoint)
     edges = np.linspace(-REACH, REACH, BINS + 1, dtype=np.float64)
     counts: dict[str, npt.NDArray[np.float64]] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1 and "stages." in name:
-            latent = centre(module.weight.detach()).clamp(-REACH, REACH).numpy()
+    for name, layer in binary_layers(model):
+        if name.startswith("stages."):
+            latent = latent_weight(layer).detach().clamp(-REACH, REACH).numpy()
             stage = f"stage {name.split('.')[1]}"
             counts[stage] = counts.get(stage, np.zeros(BINS)) + np.histogram(latent, edges)[0]
 
     levels: dict[str, npt.NDArray[np.float64]] = {}
 
     def count(name: str, quantizer: DecomposedAttention, probabilities: torch.Tensor) -> None:
-        step, offset = quantizer.step.view(-1, 1, 1), quantizer.offset.view(-1, 1, 1)
-        level = (3 * probabilities / step + offset).round().clamp(0, 3).long()
-        levels[name] = torch.bincount(level.flatten(), minlength=4).numpy() / level.numel()
+        level = attention_levels(quantizer, probabilities).long()
+        levels[name] = torch.bincount(level.flatten(), minlength=ATTENTION_LEVELS + 1).numpy() / level.numel()
 
     hooks = [
         module.register_forward_pre_hook(lambda part, inputs, name=name: count(name, part, inputs[0]))

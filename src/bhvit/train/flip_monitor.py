@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import QuantConv2d, QuantLinear
+from ..models.binary import binary_layers, latent_weight
 
 
 class FlipMonitor:
@@ -19,11 +18,7 @@ class FlipMonitor:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers = {
-            name: module
-            for name, module in model.named_modules()
-            if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1
-        }
+        self._layers = dict(binary_layers(model))
         self._last = self._signs()
         self._before: dict[str, Tensor] = {}
 
@@ -58,8 +53,7 @@ class FlipMonitor:
     def _signs(self) -> dict[str, Tensor]:
         signs: dict[str, Tensor] = {}
         for name, layer in self._layers.items():
-            quantise: Any = layer.style.linear_weight if isinstance(layer, QuantLinear) else layer.style.conv_weight
-            positive = quantise(layer.weight) >= 0
+            positive = latent_weight(layer) >= 0
             signs[name] = torch.from_numpy(np.packbits(positive.cpu().numpy()))
         return signs
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models import regularisation_loss
-from ..models.layers import QuantConv2d, QuantLinear
-from ..models.quantizers import centre, weight_scale
+from ..models.binary import binary_layers, latent_weight
+from ..models.quantizers import weight_scale
 from .settings import LossSettings
 
 
@@ -30,13 +30,10 @@ def oscillation_loss(model: nn.Module) -> Tensor:
     It draws weights that are about to change sign to the value they have. Raises UserError without binary weights.
     """
     terms = []
-    for module in model.modules():
-        if isinstance(module, QuantConv2d | QuantLinear) and module.style.weight_bits == 1:
-            centred = isinstance(module, QuantLinear) or module.style.centre_convs
-            latent = centre(module.weight) if centred else module.weight
-            scale = weight_scale(module.weight)
-            binary = torch.where(latent >= 0, scale, -scale).detach()
-            terms.append((binary - torch.clamp(latent, -scale, scale)).square().sum())
+    for _, layer in binary_layers(model):
+        latent, scale = latent_weight(layer), weight_scale(layer.weight)
+        binary = torch.where(latent >= 0, scale, -scale).detach()
+        terms.append((binary - torch.clamp(latent, -scale, scale)).square().sum())
     if not terms:
         raise UserError("no layer has binary weights, so there is nothing to dampen: set dampening=0")
     return torch.stack(terms).sum()

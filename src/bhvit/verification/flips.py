@@ -143,7 +143,9 @@ def _torch(model: BHViT, op: Op, x: Tensor) -> tuple[Floats, Decisions]:
         if isinstance(part, Move):
             handles.append(part.register_forward_hook(lambda _m, _i, output, path=path: seen.update({path: output})))
         elif path == "attention.quantizer" and not isinstance(part, nn.Identity):
-            handles.append(part.register_forward_pre_hook(lambda m, inputs: seen.update(levels=_levels(m, inputs[0]))))
+            handles.append(
+                part.register_forward_pre_hook(lambda m, inputs: seen.update(levels=attention_levels(m, inputs[0])))
+            )
     try:
         y = run_op(model, op.name, x[None])[0]
     finally:
@@ -166,7 +168,8 @@ _NAMES = {
 }
 
 
-def _levels(quantizer: nn.Module, probabilities: Tensor) -> Tensor:
+def attention_levels(quantizer: nn.Module, probabilities: Tensor) -> Tensor:
+    """Return the level that a quantiser gives each attention probability, any shape."""
     if isinstance(quantizer, DecomposedAttention):
         step, offset = quantizer.step.view(-1, 1, 1), quantizer.offset.view(-1, 1, 1)
         return (ATTENTION_LEVELS * probabilities / step + offset).round().clamp(0, ATTENTION_LEVELS)
