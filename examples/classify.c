@@ -20,7 +20,8 @@ static size_t number(FILE *file) {
   unsigned value = 0;
   int c = getc(file);
   while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
-    if (c == '#') while (c != '\n' && c != EOF) c = getc(file);
+    if (c == '#')
+      while (c != '\n' && c != EOF) c = getc(file);
     c = getc(file);
   }
   ungetc(c, file);
@@ -60,7 +61,8 @@ int main(int count, char **words) {
   }
   size_t best = 0;
   double sum = 0;
-  for (size_t i = 1; i < info.classes; i++) if (logits[i] > logits[best]) best = i;
+  for (size_t i = 1; i < info.classes; i++)
+    if (logits[i] > logits[best]) best = i;
   for (size_t i = 0; i < info.classes; i++) sum += exp((double)logits[i] - logits[best]);
   printf("%.1f %%  %s\n", 100 / sum, bhvit_class_name(session, best));
   free(pixels), free(image), free(logits);

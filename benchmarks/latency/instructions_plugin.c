@@ -25,7 +25,8 @@ static void entered(unsigned cpu, void *length) {
 
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *block) {
   (void)id;
-  qemu_plugin_register_vcpu_tb_exec_cb(block, entered, 0 /* reads no registers */, (void *)qemu_plugin_tb_n_insns(block));
+  qemu_plugin_register_vcpu_tb_exec_cb(block, entered, 0 /* reads no registers */,
+                                       (void *)qemu_plugin_tb_n_insns(block));
 }
 
 static void ended(qemu_plugin_id_t id, void *nothing) {

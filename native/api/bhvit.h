@@ -41,11 +41,11 @@ typedef struct bhvit_session bhvit_session;
 /* Numbers are never reused. */
 typedef enum bhvit_status {
   BHVIT_OK = 0,
-  BHVIT_ARGUMENT = 1, /* a null pointer, a wrong size, an impossible option, images with NaN, infinity or unnormalised pixels */
+  BHVIT_ARGUMENT = 1, /* a null pointer, a wrong size or option, images with NaN, infinity or unnormalised pixels */
   BHVIT_FILE = 2,     /* the file cannot be read */
   BHVIT_FORMAT = 3,   /* the file is not a whole, undamaged model */
   BHVIT_MEMORY = 4,   /* not enough memory, or more than max_memory */
-  BHVIT_SYSTEM = 5    /* threads that are not to be had, or a fault of the library; the text says which */
+  BHVIT_SYSTEM = 5    /* threads that cannot be started, or a fault of the library; the text says which */
 } bhvit_status;
 
 /* BHVIT_VERSION of the library that is running, which may be newer than this header. */
@@ -79,8 +79,8 @@ typedef struct bhvit_options {
   size_t size; /* of this struct */
   int threads;
   const char *isa;
-  uint64_t max_memory; /* bytes that a session may take beside the file; 0: 512 MiB. Checked before they are allocated */
-  int mapping;         /* a bhvit_mapping; of no meaning for bhvit_open_memory_with */
+  uint64_t max_memory; /* bytes that a session may take besides the file, checked before allocating; 0: 512 MiB */
+  int mapping;         /* a bhvit_mapping; ignored by bhvit_open_memory_with */
 } bhvit_options;
 #define BHVIT_OPTIONS {sizeof(bhvit_options), 1, NULL, 0, BHVIT_MAP_LARGE}
 

@@ -6,15 +6,14 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
-
 #include <unistd.h>
 
 #include <optional>
 
+#include "api/testing.h"
 #include "engine/dispatch.h"
 #include "engine/float_environment.h"
 #include "engine/program.h"
-#include "api/testing.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -114,7 +113,8 @@ NB_MODULE(_native, m) {
   nb::class_<bhvit::Program>(m, "Program")
       .def(
           "__init__",
-          [](bhvit::Program* self, nb::bytes file, int threads, const std::string& isa, std::optional<uint64_t> max_memory) {
+          [](bhvit::Program* self, nb::bytes file, int threads, const std::string& isa,
+             std::optional<uint64_t> max_memory) {
             const std::string_view view(file.c_str(), file.size());
             const auto options = program_options(threads, isa, max_memory);
             const WithoutLock unlocked;
@@ -123,7 +123,8 @@ NB_MODULE(_native, m) {
           "file"_a, "threads"_a = 1, "isa"_a = "auto", "max_memory"_a = nb::none())
       .def_static(
           "open",
-          [](nb::bytes path, int threads, const std::string& isa, std::optional<uint64_t> max_memory, std::optional<bool> map) {
+          [](nb::bytes path, int threads, const std::string& isa, std::optional<uint64_t> max_memory,
+             std::optional<bool> map) {
             const std::string name(path.c_str(), path.size());
             if (name.find('\0') != std::string::npos) throw std::invalid_argument("a path holds no null character");
             const auto options = program_options(threads, isa, max_memory);

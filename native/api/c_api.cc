@@ -27,7 +27,8 @@ thread_local char last_error[1024];
 bhvit_status fail(bhvit_status status, const char* text) {
   std::snprintf(last_error, sizeof last_error, "%s", text);
   for (char* c = last_error; *c; c++) {
-    if (static_cast<unsigned char>(*c) < 0x20) *c = '?';  // paths and names are the caller's: one line, whatever they hold
+    if (static_cast<unsigned char>(*c) < 0x20)
+      *c = '?';  // paths and names are the caller's: one line, whatever they hold
   }
   return status;
 }
@@ -57,8 +58,8 @@ bhvit_status guarded(const Body& body) noexcept {
 
 // Checks what every way of opening takes, then calls open(options, mapping), which gives the session.
 template <class Open>
-bhvit_status open_with(const void* source, const char* source_name, const bhvit_options* options, bhvit_session** session,
-                       const Open& open) noexcept {
+bhvit_status open_with(const void* source, const char* source_name, const bhvit_options* options,
+                       bhvit_session** session, const Open& open) noexcept {
   return guarded([&] {
     if (!session) return fail(BHVIT_ARGUMENT, "session must not be null");
     *session = nullptr;
@@ -88,8 +89,9 @@ size_t product(size_t a, size_t b) {
 
 bhvit_status check_size(const char* name, const void* buffer, size_t given, size_t needed) {
   if (given != needed) {
-    return fail(BHVIT_ARGUMENT, (std::string(name) + " must hold " + std::to_string(needed) + " values, not " +
-                                 std::to_string(given)).c_str());
+    return fail(
+        BHVIT_ARGUMENT,
+        (std::string(name) + " must hold " + std::to_string(needed) + " values, not " + std::to_string(given)).c_str());
   }
   if (!buffer && needed) return fail(BHVIT_ARGUMENT, (std::string(name) + " must not be null").c_str());
   return BHVIT_OK;
@@ -124,7 +126,8 @@ bhvit_status bhvit_open_memory(const void* bytes, size_t size, int threads, cons
   return bhvit_open_memory_with(bytes, size, &options, session);
 }
 
-bhvit_status bhvit_open_memory_with(const void* bytes, size_t size, const bhvit_options* options, bhvit_session** session) {
+bhvit_status bhvit_open_memory_with(const void* bytes, size_t size, const bhvit_options* options,
+                                    bhvit_session** session) {
   return open_with(bytes, "bytes", options, session, [&](const bhvit::ProgramOptions& chosen, bhvit::Mapping) {
     return new bhvit_session(std::string_view(static_cast<const char*>(bytes), size), chosen);
   });
@@ -161,8 +164,9 @@ const char* bhvit_class_name(const bhvit_session* session, size_t index) {
       name = names[index].c_str();
       return BHVIT_OK;
     }
-    return fail(BHVIT_ARGUMENT, ("there is no class " + std::to_string(index) + ": the model has " +
-                                 std::to_string(names.size())).c_str());
+    return fail(
+        BHVIT_ARGUMENT,
+        ("there is no class " + std::to_string(index) + ": the model has " + std::to_string(names.size())).c_str());
   });
   return name;
 }
@@ -175,7 +179,8 @@ bhvit_status bhvit_normalize(const bhvit_session* session, const uint8_t* pixels
     if (height < static_cast<size_t>(p.height) || width < static_cast<size_t>(p.width)) {
       return fail(BHVIT_ARGUMENT, ("a picture of " + std::to_string(height) + "x" + std::to_string(width) +
                                    " (height x width) is smaller than the model's " + std::to_string(p.height) + "x" +
-                                   std::to_string(p.width) + ": resize it first").c_str());
+                                   std::to_string(p.width) + ": resize it first")
+                                      .c_str());
     }
     bhvit_status status = check_size("pixels", pixels, pixel_bytes, product(product(height, width), p.mean.size()));
     if (status == BHVIT_OK) status = check_size("image", image, image_floats, image_size(session->program));
@@ -203,7 +208,8 @@ bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images
         return fail(BHVIT_ARGUMENT, "images hold NaN or infinity; check how they were normalised");
       }
       if (std::abs(images[i]) > session->largest_input) {
-        return fail(BHVIT_ARGUMENT, "images go far beyond what normalised pixels give; bhvit_normalize makes them from bytes");
+        return fail(BHVIT_ARGUMENT,
+                    "images go far beyond what normalised pixels give; bhvit_normalize makes them from bytes");
       }
     }
     program.run(images, static_cast<long>(count), logits);

@@ -9,8 +9,8 @@
 namespace bhvit {
 namespace {
 
-std::vector<int32_t> count(decltype(KernelTable::count_xor) kernel, const uint32_t* activations, long tokens, long words,
-                           const uint32_t* weight, long tiles) {
+std::vector<int32_t> count(decltype(KernelTable::count_xor) kernel, const uint32_t* activations, long tokens,
+                           long words, const uint32_t* weight, long tiles) {
   Arena arena;
   uint32_t* aligned = arena.take<uint32_t>(static_cast<size_t>(tiles * words * kLanes));
   std::copy_n(weight, tiles * words * kLanes, aligned);

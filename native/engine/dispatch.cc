@@ -80,8 +80,8 @@ const KernelTable& kernels_for(const std::string& isa) {
     if (wanted == "auto" || wanted == candidate.table->name) return *candidate.table;
     here += ", " + std::string(candidate.table->name);
   }
-  throw std::invalid_argument("instruction set '" + wanted + "'" + source + " is not one that this machine can run: auto" +
-                              here);
+  throw std::invalid_argument("instruction set '" + wanted + "'" + source +
+                              " is not one that this machine can run: auto" + here);
 }
 
 }  // namespace bhvit

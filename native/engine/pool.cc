@@ -37,7 +37,8 @@ ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
 #if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__)
   // Starting one would fail as if threads were to be had another time.
   if (threads > 1) {
-    throw std::invalid_argument("threads must be 1 in WebAssembly built without -pthread, not " + std::to_string(threads));
+    throw std::invalid_argument("threads must be 1 in WebAssembly built without -pthread, not " +
+                                std::to_string(threads));
   }
 #endif
   start_workers();

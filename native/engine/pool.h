@@ -64,10 +64,10 @@ class ThreadPool {
   void stop_workers();
 
   std::unique_ptr<std::vector<std::thread>> workers_;
-  unsigned generation_;            // of the process that has the workers
-  Task task_;                      // written by `start` only while the task is closed and nobody joined
+  unsigned generation_;  // of the process that has the workers
+  Task task_;            // written by `start` only while the task is closed and nobody joined
   std::atomic<unsigned> state_{0};
-  std::vector<Share> shares_;      // one a thread
+  std::vector<Share> shares_;  // one a thread
   std::atomic<bool> stop_{false};
 };
 

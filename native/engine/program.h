@@ -18,8 +18,8 @@ namespace bhvit {
 constexpr uint64_t kDefaultMaxMemory = uint64_t{512} << 20;
 
 struct ProgramOptions {
-  int threads = 1;  // at least 1
-  std::string isa = "auto";  // as in dispatch.h
+  int threads = 1;                          // at least 1
+  std::string isa = "auto";                 // as in dispatch.h
   uint64_t max_memory = kDefaultMaxMemory;  // bytes of parameters, grids and scratch
 };
 

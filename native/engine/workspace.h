@@ -25,8 +25,8 @@ class Workspace {
 
   // What a workspace made with these counts takes from the arena.
   uint64_t bytes(int threads) const {
-    return 2 * Arena::block_bytes(grid_floats_, sizeof(float)) + Arena::block_bytes(shared_bytes_, 1) + bordered_bytes_ +
-           static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
+    return 2 * Arena::block_bytes(grid_floats_, sizeof(float)) + Arena::block_bytes(shared_bytes_, 1) +
+           bordered_bytes_ + static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
   }
 
   // The grid x, and another grid that becomes x.

@@ -15,7 +15,9 @@ void require_preprocess(bool condition, const std::string& what) {
 }
 
 bool is_number(const Json& value) { return value.is(Json::Kind::integer) || value.is(Json::Kind::real); }
-double number(const Json& value) { return value.is(Json::Kind::integer) ? static_cast<double>(value.integer) : value.real; }
+double number(const Json& value) {
+  return value.is(Json::Kind::integer) ? static_cast<double>(value.integer) : value.real;
+}
 
 bool is_integer(const Json* value, int64_t wanted) {
   return value && value->is(Json::Kind::integer) && value->integer == wanted;
@@ -75,15 +77,15 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
   const Json fields = parse_part(text, "the preprocessing description");
   require_preprocess(fields.is(Json::Kind::object), "it is not an object");
   for (const auto& [key, value] : fields.members) {
-    require_preprocess(key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" ||
-                           key == "interpolation",
-                       "unknown setting " + key);
+    require_preprocess(
+        key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" || key == "interpolation",
+        "unknown setting " + key);
   }
   // Those that may be left out have the defaults of src/bhvit/image.py.
   const Json *channels = fields.find("channels"), *crop = fields.find("crop"), *filter = fields.find("interpolation");
-  require_preprocess(is_size(fields.find("size"), stem) &&
-                         (channels ? is_integer(channels, stem["in_chans"]) : stem["in_chans"] == 3),
-                     "the program takes other images");
+  require_preprocess(
+      is_size(fields.find("size"), stem) && (channels ? is_integer(channels, stem["in_chans"]) : stem["in_chans"] == 3),
+      "the program takes other images");
   Preprocess preprocess;
   preprocess.height = stem["height"] * stem["patch"];
   preprocess.width = stem["width"] * stem["patch"];
@@ -102,9 +104,10 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
     preprocess.crop = number(*crop);
   }
   if (filter) {
-    require_preprocess(std::any_of(std::begin(kInterpolations), std::end(kInterpolations),
-                                   [&](const char* known) { return filter->is(Json::Kind::string) && filter->string == known; }),
-                       "unknown interpolation");
+    require_preprocess(
+        std::any_of(std::begin(kInterpolations), std::end(kInterpolations),
+                    [&](const char* known) { return filter->is(Json::Kind::string) && filter->string == known; }),
+        "unknown interpolation");
     preprocess.interpolation = filter->string;
   }
   const auto cover = [&](int64_t edge) {

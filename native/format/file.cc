@@ -35,7 +35,8 @@ void check_size(const std::string& path, uint64_t size) {
 class Descriptor {
  public:
   // Does not wait for the other end of a pipe.
-  explicit Descriptor(const std::string& path) : file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
+  explicit Descriptor(const std::string& path)
+      : file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)) {
     if (file_ < 0) throw FileError(path, errno);
   }
   ~Descriptor() { ::close(file_); }
@@ -117,7 +118,9 @@ std::string meaning(int error, const std::string& reason) {
 }  // namespace
 
 FileError::FileError(const std::string& path, int error, const std::string& why)
-    : std::runtime_error("cannot read " + path + ": " + meaning(error, why)), code(error), reason(meaning(error, why)) {}
+    : std::runtime_error("cannot read " + path + ": " + meaning(error, why)),
+      code(error),
+      reason(meaning(error, why)) {}
 
 FileBytes::FileBytes(const std::string& path, Mapping mapping) {
   const Descriptor file(path);

@@ -85,7 +85,8 @@ class Parser {
   }
 
   void skip_space() {
-    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) {
+    while (at_ < text_.size() &&
+           (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\t' || text_[at_] == '\r')) {
       at_++;
     }
   }
@@ -102,12 +103,8 @@ class Parser {
     skip_space();
     Json value;
     switch (peek()) {
-      case '{':
-        read_object(value, depth);
-        break;
-      case '[':
-        read_array(value, depth);
-        break;
+      case '{': read_object(value, depth); break;
+      case '[': read_array(value, depth); break;
       case '"':
         value.kind = Json::Kind::string;
         value.string = read_string();
@@ -121,8 +118,7 @@ class Parser {
       case 'n':
         if (!take_word("null")) fail("unexpected character");
         break;
-      default:
-        read_number(value);
+      default: read_number(value);
     }
     return value;
   }
@@ -278,8 +274,7 @@ class Parser {
           append_utf8(out, code);
           break;
         }
-        default:
-          fail("an unknown escape");
+        default: fail("an unknown escape");
       }
     }
   }

@@ -47,8 +47,8 @@ const std::string& text_of(const Json& metadata, const char* key) {
 
 void check_checksum(std::string_view file, const std::string& stored) {
   const bool well_formed = stored.size() == kNoChecksum.size() && std::all_of(stored.begin(), stored.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-  });
+                             return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+                           });
   uint32_t crc = 0;
   if (well_formed) {
     const std::string_view prefix = "\"checksum\":\"";
@@ -200,7 +200,8 @@ std::string_view find_scale(const Model& model, const std::string& name, const T
       if (model.tensors.at(name).type == Tensor::Type::i8) known.insert(name + kScale);
     }
   }
-  for (const auto& entry : model.tensors) require(known.count(entry.first), "tensor " + entry.first + " belongs to no op");
+  for (const auto& entry : model.tensors)
+    require(known.count(entry.first), "tensor " + entry.first + " belongs to no op");
   throw FormatError("two ops name the same tensor");
 }
 
@@ -221,7 +222,8 @@ void check_tensors(Model& model) {
         tensor.scale = find_scale(model, name, tensor);
         expected++;
       }
-      require(op.bits(rule) || in_range(tensor), "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
+      require(op.bits(rule) || in_range(tensor),
+              "tensor " + name + " holds numbers that are not finite, or of 2^100 or more");
       if (rule.name == std::string_view("exp_table"))
         require(positive_weights(tensor), "tensor " + name + " is no table of weights: the first must be positive");
       expected++;

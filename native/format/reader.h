@@ -23,7 +23,7 @@ struct Tensor {
   std::string_view bytes;  // a part of the file; need not be aligned
   std::string_view scale;  // of i8, which stands for whole * scale: float32, shape (..., 1, C) for (..., N, C)
 
-  int64_t size() const;                   // values
+  int64_t size() const;  // values
   // Whether kernels may use the bytes where they lie: whole aligned vectors.
   bool usable() const;
   void copy_floats(float* values) const;  // of a float tensor
@@ -34,7 +34,7 @@ struct Model {
   std::map<std::string, Tensor> tensors;  // by "op name.tensor name"; as their ops need them
   std::vector<std::string> class_names;   // one a class
   Preprocess preprocess;
-  std::string_view header;                // the file's bytes before the tensors
+  std::string_view header;  // the file's bytes before the tensors
 };
 
 // The model in the bytes of a whole file, which must outlive it. Throws FormatError.

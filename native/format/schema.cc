@@ -66,16 +66,17 @@ std::string join(const std::vector<int64_t>& dims) {
 
 }  // namespace
 
-FormatError::FormatError(const std::string& message) : std::runtime_error([&] {
-  // Names come from the file: whatever they hold, the message is one line of printable ASCII.
-  constexpr size_t kStart = 240, kEnd = 160;
-  std::string line = message;
-  if (line.size() > kStart + kEnd) line = line.substr(0, kStart) + "..." + line.substr(line.size() - kEnd);
-  for (char& c : line) {
-    if (c < 0x20 || c > 0x7e) c = '?';
-  }
-  return line;
-}()) {}
+FormatError::FormatError(const std::string& message)
+    : std::runtime_error([&] {
+        // Names come from the file: whatever they hold, the message is one line of printable ASCII.
+        constexpr size_t kStart = 240, kEnd = 160;
+        std::string line = message;
+        if (line.size() > kStart + kEnd) line = line.substr(0, kStart) + "..." + line.substr(line.size() - kEnd);
+        for (char& c : line) {
+          if (c < 0x20 || c > 0x7e) c = '?';
+        }
+        return line;
+      }()) {}
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw FormatError(message);

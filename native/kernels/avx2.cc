@@ -29,8 +29,8 @@ BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
 
 BHVIT_INLINE Bytes count_bytes(const Bytes& bytes) {
   const __m256i v = (__m256i)bytes, nibble = _mm256_set1_epi8(15);
-  const __m256i table = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2,
-                                         2, 3, 2, 3, 3, 4);
+  const __m256i table =
+      _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
   const __m256i low = _mm256_shuffle_epi8(table, _mm256_and_si256(v, nibble));
   const __m256i high = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi32(v, 4), nibble));
   return (Bytes)_mm256_add_epi8(low, high);

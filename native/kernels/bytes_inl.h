@@ -28,13 +28,19 @@ BHVIT_INLINE NativeI& native(i32x16& v) {
 #if BHVIT_NATIVE_LANES == 16
   return v;
 #elif BHVIT_NATIVE_LANES == 8
-  if constexpr (n == 0) return v.lo;
-  else return v.hi;
+  if constexpr (n == 0)
+    return v.lo;
+  else
+    return v.hi;
 #else
-  if constexpr (n == 0) return v.lo.lo;
-  else if constexpr (n == 1) return v.lo.hi;
-  else if constexpr (n == 2) return v.hi.lo;
-  else return v.hi.hi;
+  if constexpr (n == 0)
+    return v.lo.lo;
+  else if constexpr (n == 1)
+    return v.lo.hi;
+  else if constexpr (n == 2)
+    return v.hi.lo;
+  else
+    return v.hi.hi;
 #endif
 }
 
@@ -47,8 +53,8 @@ BHVIT_INLINE void widen(i32x16& acc, const Bytes (&sums)[kStrip]) {
 
 // Outputs of native vectors `first` and on, over at most kWordsPerByteSum words.
 template <int T, int first, class Combine>
-BHVIT_INLINE void count_strips(i32x16 (&acc)[T], const u32* bits, long stride, long step, const u32* weight,
-                               long words, Combine combine) {
+BHVIT_INLINE void count_strips(i32x16 (&acc)[T], const u32* bits, long stride, long step, const u32* weight, long words,
+                               Combine combine) {
   Bytes sums[T][kStrip];
   for (int t = 0; t < T; t++) {
     for (int i = 0; i < kStrip; i++) sums[t][i] = Bytes{};
@@ -84,7 +90,7 @@ BHVIT_INLINE void count(i32x16 (&acc)[T], const u32* bits, long stride, long ste
 // all x so far, which is the XOR of the weights so far XOR that of the activations, so that a word costs one operation.
 // Adding two words to p leaves a new p and a carry, worth two, in every bit: carries are counted after every pair, p but
 // once, at the end. The carry is the majority of p0, x1 = p0^p1 and x2 = p1^p2, which is p0 | p1 unless p1 & p2.
-constexpr long kCarryWords = 30;      // twice 15 carries and p, of 8 bits, are at most 248
+constexpr long kCarryWords = 30;       // twice 15 carries and p, of 8 bits, are at most 248
 constexpr long kFewestCarryWords = 6;  // fewer do not pay for counting p
 
 // Outputs of native vector `first` and on; `parities` has the XOR of each token's words so far, [word][token].

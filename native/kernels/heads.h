@@ -7,10 +7,10 @@
 namespace bhvit {
 
 struct Heads {
-  long heads, depth;  // depth: channels of a head
-  long keys, key_words;  // key_words = words_for(keys)
-  int planes;  // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are numbers
-  const float* exp_table;                  // [depth + 1]
+  long heads, depth;       // depth: channels of a head
+  long keys, key_words;    // key_words = words_for(keys)
+  int planes;              // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are numbers
+  const float* exp_table;  // [depth + 1]
   const float *level_scale, *level_shift;  // [heads]
   const float* plane_scale;                // [2], gsb
 };
@@ -47,7 +47,7 @@ BHVIT_INLINE Table make_table(const float* values, long) { return {values}; }
 BHVIT_INLINE f32x16 look_up(const Table& table, const i32x16& index) { return gather(table.values, index); }
 #endif
 
-constexpr int32_t kNoKey = 1 << 30;  // distance of the lanes past the last key
+constexpr int32_t kNoKey = 1 << 30;                 // distance of the lanes past the last key
 constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // program.GSB_UPPER, program.GSB_HIGH
 
 // Rows of `m` (bits l, columns j) become columns: bit j of m[l] becomes bit l of m[j].

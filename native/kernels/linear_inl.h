@@ -67,7 +67,8 @@ BHVIT_INLINE void layer_norm_rows(const float* v, long rows, long channels, cons
 }
 
 // x += v of one row after layer norm.
-BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, const float* shift, float* row, float* x) {
+BHVIT_INLINE void add_normed(const float* v, long channels, const float* scale, const float* shift, float* row,
+                             float* x) {
   layer_norm(v, channels, scale, shift, row);
   for (long c = 0; c < channels; c += kLanes) store(x + c, loadf(x + c) + loadf(row + c));
 }
@@ -91,7 +92,8 @@ struct NextOutputs {
   float* n;
   f32x16 scale, shift;
   BHVIT_INLINE NextOutputs(const NextNorm& next, long c)
-      : n(next.n), scale(next.n ? loadf(next.scale + c) : splatf(0.0f)),
+      : n(next.n),
+        scale(next.n ? loadf(next.scale + c) : splatf(0.0f)),
         shift(next.n ? loadf(next.shift + c) : splatf(0.0f)) {}
 };
 

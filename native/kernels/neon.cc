@@ -26,8 +26,9 @@ BHVIT_INLINE u32 mask_of(uint32x4_t a, uint32x4_t b, uint32x4_t c, uint32x4_t d)
 }
 
 BHVIT_INLINE u32 mask_ge(const f32x16& a, const f32x16& b) {
-  return mask_of(vcgeq_f32((float32x4_t)a.lo.lo, (float32x4_t)b.lo.lo), vcgeq_f32((float32x4_t)a.lo.hi, (float32x4_t)b.lo.hi),
-                 vcgeq_f32((float32x4_t)a.hi.lo, (float32x4_t)b.hi.lo), vcgeq_f32((float32x4_t)a.hi.hi, (float32x4_t)b.hi.hi));
+  return mask_of(
+      vcgeq_f32((float32x4_t)a.lo.lo, (float32x4_t)b.lo.lo), vcgeq_f32((float32x4_t)a.lo.hi, (float32x4_t)b.lo.hi),
+      vcgeq_f32((float32x4_t)a.hi.lo, (float32x4_t)b.hi.lo), vcgeq_f32((float32x4_t)a.hi.hi, (float32x4_t)b.hi.hi));
 }
 
 template <int k>

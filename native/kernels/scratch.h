@@ -28,7 +28,7 @@ struct Scratch {
 };
 
 struct LinearScratch {
-  uint32_t* bits;  // [word][token]
+  uint32_t* bits;            // [word][token]
   float *activations, *out;  // [token][input]; [output/16][token][16]
   BHVIT_INLINE LinearScratch(Scratch& s, long inputs, long outputs)
       : bits(s.take<uint32_t>(kMaxBlock * inputs / kWordBits)),

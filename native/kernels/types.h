@@ -28,14 +28,14 @@
 
 namespace bhvit {
 
-constexpr long kLanes = 16;        // outputs of a weight tile: bits.LANES
-constexpr long kWordBits = 32;     // bits.WORD
-constexpr long kDilations = 3;     // spec.DILATIONS = 1, 3, 5
-constexpr long kBorder = 5;        // the largest of them: zeros around a grid of bits
+constexpr long kLanes = 16;     // outputs of a weight tile: bits.LANES
+constexpr long kWordBits = 32;  // bits.WORD
+constexpr long kDilations = 3;  // spec.DILATIONS = 1, 3, 5
+constexpr long kBorder = 5;     // the largest of them: zeros around a grid of bits
 constexpr long kBorderClasses = 16;
-constexpr long kTaps = 9;          // program.TAPS
-constexpr long kProjections = 3;   // q, k, v
-constexpr long kMaxBlock = 8;      // tokens that any kernel takes at a time, at most
+constexpr long kTaps = 9;         // program.TAPS
+constexpr long kProjections = 3;  // q, k, v
+constexpr long kMaxBlock = 8;     // tokens that any kernel takes at a time, at most
 
 // A linear layer and the norm after it, `linear` in format/program.py.
 struct Linear {

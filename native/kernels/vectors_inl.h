@@ -54,10 +54,10 @@ typedef Pair<Pair<NativeF>> f32x16;
 typedef Pair<Pair<NativeI>> i32x16;
 #endif
 
-#define BHVIT_PAIRWISE(op)                                              \
-  template <class V>                                                    \
+#define BHVIT_PAIRWISE(op)                                               \
+  template <class V>                                                     \
   BHVIT_INLINE Pair<V> operator op(const Pair<V>& a, const Pair<V>& b) { \
-    return {a.lo op b.lo, a.hi op b.hi};                                \
+    return {a.lo op b.lo, a.hi op b.hi};                                 \
   }
 BHVIT_PAIRWISE(+)
 BHVIT_PAIRWISE(-)

@@ -79,13 +79,23 @@ struct HeadWork {
   Head<T> q, k, v;
   Buffer<uint32_t> q_bits, k_bits;
   Buffer<int32_t> differing;
-  Buffer<T> still, powers;         // powers: e^(-i / sqrt(depth)) of differences i of scores
+  Buffer<T> still, powers;          // powers: e^(-i / sqrt(depth)) of differences i of scores
   Buffer<T> probabilities, levels;  // (queries, keys)
 
   explicit HeadWork(const Attention<T>& a)
-      : a(a), wide(padded(a.depth)), keys(padded(a.keys)), words(wide / 32), q(a.queries, a.depth, wide),
-        k(a.keys, a.depth, wide), v(a.keys, a.depth, wide), q_bits(a.queries * words), k_bits(words * a.keys),
-        differing(a.keys), still(wide), powers(2 * a.depth + 1), probabilities(a.queries * keys),
+      : a(a),
+        wide(padded(a.depth)),
+        keys(padded(a.keys)),
+        words(wide / 32),
+        q(a.queries, a.depth, wide),
+        k(a.keys, a.depth, wide),
+        v(a.keys, a.depth, wide),
+        q_bits(a.queries * words),
+        k_bits(words * a.keys),
+        differing(a.keys),
+        still(wide),
+        powers(2 * a.depth + 1),
+        probabilities(a.queries * keys),
         levels(a.queries * keys) {
     for (long i = 0; i <= 2 * a.depth; i++)
       powers[i] = std::exp(-static_cast<T>(i) / std::sqrt(static_cast<T>(a.depth)));
@@ -125,8 +135,7 @@ struct HeadWork {
   // Bits of `rows` rows: word w of row r goes to out[r * across + w * along].
   static void pack_signs(const T* x, const T* move, long rows, long wide, uint32_t* out, long across, long along) {
     for (long r = 0; r < rows; r++)
-      for (long w = 0; w < wide / 32; w++)
-        out[r * across + w * along] = sign_word(x + r * wide + 32 * w, move);
+      for (long w = 0; w < wide / 32; w++) out[r * across + w * along] = sign_word(x + r * wide + 32 * w, move);
   }
 };
 

@@ -30,8 +30,13 @@ struct ConvWeights {
   Buffer<int32_t> outside;  // [group][tap][output]: half of what a tap gives whose bits are all 0
 
   ConvWeights(const T* weights, long groups, long inputs)
-      : inputs(inputs), parts(inputs / kPart), words((9 * parts + 1) / 2), storage(groups * inputs * words + 16),
-        tiles(storage.data()), scales(groups * inputs), outside(groups * 9 * inputs) {
+      : inputs(inputs),
+        parts(inputs / kPart),
+        words((9 * parts + 1) / 2),
+        storage(groups * inputs * words + 16),
+        tiles(storage.data()),
+        scales(groups * inputs),
+        outside(groups * 9 * inputs) {
     while (reinterpret_cast<uintptr_t>(tiles) % 64) tiles++;
     for (long c = 0; c < groups * inputs; c++) {
       const long group = c / inputs, o = c % inputs;
@@ -92,8 +97,7 @@ void binary_conv(const Grid& grid, int groups, int dilation, const T* x, const T
         } else {
           gather(w.parts);
         }
-        count_differences(taps.data(), width, w.words, w.tiles + group * inputs * w.words, inputs / 16,
-                          counts.data());
+        count_differences(taps.data(), width, w.words, w.tiles + group * inputs * w.words, inputs / 16, counts.data());
         const T* scale = w.scales.data() + group * inputs;
         for (long t = 0; t < width; t++) {
           int32_t* count = counts.data() + t * inputs;

@@ -59,8 +59,17 @@ Unit<T> unit_of(Address h, Address residual, long width, const std::array<Addres
 
 template <class T>
 Attention<T> attention_of(const std::array<long, 5>& shape, int threads, const std::array<Address, 5>& operands) {
-  return {shape[0], shape[1], shape[2], shape[3], shape[4], threads, at<const T>(operands[0]),
-          at<const T>(operands[1]), at<const T>(operands[2]), at<const T>(operands[3]), at<const T>(operands[4])};
+  return {shape[0],
+          shape[1],
+          shape[2],
+          shape[3],
+          shape[4],
+          threads,
+          at<const T>(operands[0]),
+          at<const T>(operands[1]),
+          at<const T>(operands[2]),
+          at<const T>(operands[3]),
+          at<const T>(operands[4])};
 }
 
 // Every function for one type of number, in a submodule.

@@ -97,8 +97,7 @@ void multiply_tile(const Products& p, const Signs& signs, const float* block, co
     long o = 0;
     for (; o + together <= p.outputs; o += together)
       add_products<Lookup::kVectors>(tables, columns + o, inputs, p.outputs, count, first, out + o);
-    for (; o < p.outputs; o += lanes)
-      add_products<1>(tables, columns + o, inputs, p.outputs, count, first, out + o);
+    for (; o < p.outputs; o += lanes) add_products<1>(tables, columns + o, inputs, p.outputs, count, first, out + o);
   };
   if (p.outputs <= together) {
     Made<along> tables[kTileRows];

@@ -85,7 +85,8 @@ void change_number(std::string& text, std::minstd_rand& random) {
     return;
   }
   // Everywhere, as grids and channels go from op to op.
-  for (size_t i = 0; (i = text.find(old, i)) != std::string::npos; i += fresh.size()) text.replace(i, old.size(), fresh);
+  for (size_t i = 0; (i = text.find(old, i)) != std::string::npos; i += fresh.size())
+    text.replace(i, old.size(), fresh);
 }
 
 // Adds an option to an op, or takes it away, by text.
@@ -146,8 +147,10 @@ void change_program(std::string& header, std::minstd_rand& random) {
   for (size_t rounds = 1 + pick(random, 3); rounds; rounds--) {
     switch (random() % 8) {
       case 0: mutate_text(program, 64); break;
-      case 1: case 2: change_ops(program, random); break;
-      case 3: case 4: change_option(program, random); break;
+      case 1:
+      case 2: change_ops(program, random); break;
+      case 3:
+      case 4: change_option(program, random); break;
       default: change_number(program, random);
     }
   }

@@ -120,8 +120,9 @@ std::optional<std::string> rebuild(const Parts& parts) try {
                  quoted("{\"img_size\":" + list(size) + ",\"in_chans\":" + std::to_string(stem["in_chans"]) +
                         ",\"num_classes\":" + std::to_string(head["classes"]) + "}") +
                  ",\"preprocess\":" +
-                 quoted("{\"size\":" + list(size) + ",\"channels\":" + std::to_string(stem["in_chans"]) + ",\"mean\":" +
-                        list(ones) + ",\"std\":" + list(ones) + "}") + "}";
+                 quoted("{\"size\":" + list(size) + ",\"channels\":" + std::to_string(stem["in_chans"]) +
+                        ",\"mean\":" + list(ones) + ",\"std\":" + list(ones) + "}") +
+                 "}";
   size_t next = 0;
   const auto byte = [&] {
     const size_t at = next++;
@@ -141,7 +142,7 @@ std::optional<std::string> rebuild(const Parts& parts) try {
           for (char& b : value) b = static_cast<char>(byte());
         } else {
           const float number = rule.name == std::string_view("exp_table") ? 1.0f / static_cast<float>(i + 1)
-                                                        : static_cast<float>(byte()) / 128.0f - 0.99f;
+                                                                          : static_cast<float>(byte()) / 128.0f - 0.99f;
           std::memcpy(value, &number, 4);
         }
         whole.tensors.append(value, 4);

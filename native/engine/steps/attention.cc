@@ -59,19 +59,21 @@ class AttentionStep : public Step {
     const long tokens = a.height * a.width;
     const auto scratch = [&](int thread) { return context.scratch[static_cast<size_t>(thread)]; };
     if (!normed_) run_norm(context, norm_, tokens);
-    context.pool->run(a.windows, 1, [&](long begin, long end, int) { context.kernels->ops.attention.pool(a, begin, end); });
+    context.pool->run(a.windows, 1,
+                      [&](long begin, long end, int) { context.kernels->ops.attention.pool(a, begin, end); });
     context.pool->run(tokens + a.windows, kTokenGrain, [&](long begin, long end, int thread) {
-      (fused_ ? context.kernels->ops.attention.project : context.kernels->ops.attention.project_general)(a, begin, end, scratch(thread));
+      (fused_ ? context.kernels->ops.attention.project : context.kernels->ops.attention.project_general)(
+          a, begin, end, scratch(thread));
     });
     context.pool->run(a.windows * a.heads.heads, 1, [&](long begin, long end, int thread) {
       context.kernels->ops.attention.heads(a, begin, end, scratch(thread));
     });
     if (!fused_) {
-      context.pool->run(a.windows * a.heads.keys, kTokenGrain, [&](long begin, long end, int) {
-        context.kernels->ops.attention.context(a, begin, end);
-      });
+      context.pool->run(a.windows * a.heads.keys, kTokenGrain,
+                        [&](long begin, long end, int) { context.kernels->ops.attention.context(a, begin, end); });
     }
-    context.pool->run(a.windows, 1, [&](long begin, long end, int) { context.kernels->ops.attention.average(a, begin, end); });
+    context.pool->run(a.windows, 1,
+                      [&](long begin, long end, int) { context.kernels->ops.attention.average(a, begin, end); });
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
       context.kernels->ops.attention.output(a, begin, end, scratch(thread));
     });

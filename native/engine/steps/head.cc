@@ -33,12 +33,10 @@ class HeadStep : public Step {
 
   void run(const RunContext& context) const override {
     if (!args_.norm_scale) run_norm(context, norm_, args_.tokens);
-    context.pool->run(args_.channels / kLanes, 4, [&](long begin, long end, int) {
-      context.kernels->ops.head.features(args_, begin, end);
-    });
-    context.pool->run(divide_up(args_.classes, kLanes), 8, [&](long begin, long end, int) {
-      context.kernels->ops.head.logits(args_, begin, end);
-    });
+    context.pool->run(args_.channels / kLanes, 4,
+                      [&](long begin, long end, int) { context.kernels->ops.head.features(args_, begin, end); });
+    context.pool->run(divide_up(args_.classes, kLanes), 8,
+                      [&](long begin, long end, int) { context.kernels->ops.head.logits(args_, begin, end); });
   }
 
  private:

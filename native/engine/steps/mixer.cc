@@ -63,8 +63,8 @@ class MixerStep : public Step {
       (binary_ ? context.kernels->ops.mixer.bits : context.kernels->ops.mixer.values)(args_, begin, end);
     });
     context.pool->run(args_.height, 1, [&](long begin, long end, int thread) {
-      (binary_ ? context.kernels->ops.mixer.conv : context.kernels->ops.mixer.conv_float)(args_, begin, end,
-                                                                      context.scratch[static_cast<size_t>(thread)]);
+      (binary_ ? context.kernels->ops.mixer.conv : context.kernels->ops.mixer.conv_float)(
+          args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
     });
   }
 
@@ -90,7 +90,8 @@ class MixerStep : public Step {
     int32_t* starts = p.take<int32_t>(kDilations * kBorderClasses * channels);
     for (long d = 0; d < kDilations; d++) {
       for (long o = 0; o < channels; o++) {
-        const uint32_t* weight = args_.weight + (d * channels / kLanes + o / kLanes) * args_.words * kLanes + o % kLanes;
+        const uint32_t* weight =
+            args_.weight + (d * channels / kLanes + o / kLanes) * args_.words * kLanes + o % kLanes;
         long ones[9] = {};  // set weight bits of each tap
         for (long q = 0; q < 9 * halves; q++) {
           ones[q / halves] += std::popcount(static_cast<uint16_t>(weight[q / 2 * kLanes] >> (q % 2 * 16)));

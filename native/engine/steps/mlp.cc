@@ -59,7 +59,8 @@ class MlpStep : public Step {
     const long tokens = args_.height * args_.width;
     if (!normed_) run_norm(context, norm_, tokens);
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
-      (fused_ ? context.kernels->ops.mlp.fused : context.kernels->ops.mlp.general)(args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
+      (fused_ ? context.kernels->ops.mlp.fused : context.kernels->ops.mlp.general)(
+          args_, begin, end, context.scratch[static_cast<size_t>(thread)]);
     });
   }
 

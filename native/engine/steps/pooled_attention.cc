@@ -55,7 +55,8 @@ class PooledAttentionStep : public Step {
     context.pool->run(a.heads.keys, kTokenGrain, [&](long begin, long end, int thread) {
       context.kernels->ops.pooled_attention.keys(a, begin, end, scratch(thread));
     });
-    context.pool->run(a.heads.heads, 1, [&](long begin, long end, int) { context.kernels->ops.pooled_attention.tiles(a, begin, end); });
+    context.pool->run(a.heads.heads, 1,
+                      [&](long begin, long end, int) { context.kernels->ops.pooled_attention.tiles(a, begin, end); });
     context.pool->run(tokens, kTokenGrain, [&](long begin, long end, int thread) {
       context.kernels->ops.pooled_attention.queries(a, begin, end, scratch(thread));
     });

@@ -30,7 +30,8 @@ class StemStep : public Step {
   void run(const RunContext& context) const override {
     StemArgs args = args_;
     args.image = context.image;
-    context.pool->run(args.height, 1, [&](long begin, long end, int) { context.kernels->ops.stem.rows(args, begin, end); });
+    context.pool->run(args.height, 1,
+                      [&](long begin, long end, int) { context.kernels->ops.stem.rows(args, begin, end); });
   }
 
  private:

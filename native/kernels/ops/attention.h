@@ -66,7 +66,8 @@ struct WindowScratch {
   int32_t* rows;    // [key]
   float* products;  // [query][channel of a head]
   BHVIT_INLINE WindowScratch(Scratch& s, const AttentionArgs& a)
-      : key_tiles(a.heads.planes ? s.take<uint32_t>(round_up(a.heads.keys, kLanes) * a.heads.depth / kWordBits) : nullptr),
+      : key_tiles(a.heads.planes ? s.take<uint32_t>(round_up(a.heads.keys, kLanes) * a.heads.depth / kWordBits)
+                                 : nullptr),
         value_tiles(a.heads.planes ? s.take<uint32_t>(a.heads.depth * a.heads.key_words) : nullptr),
         key_values(a.heads.planes ? nullptr : s.take<float>(round_up(a.heads.keys, kLanes) * a.heads.depth)),
         queries(s, a.heads),
@@ -334,7 +335,8 @@ void attention_output(const AttentionArgs& args, long begin, long end, void* mem
     }
   };
   const auto finish = [&]<int T>(long first, long c, const f32x16(&y)[T]) {
-    const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+    const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c),
+                 out_shift = loadf(a.out_shift + c);
     const NextOutputs next(a.next, c);
     for (int t = 0; t < T; t++) {
       const f32x16 z = prelu(y[t] + loadf(mixed + t * channels + c), slope);

@@ -123,10 +123,7 @@ void downsample_general(const DownsampleArgs& args, long begin, long end, void* 
   });
 }
 
-constexpr DownsampleKernels downsample_kernels() {
-  return {.fused = downsample,
-          .general = downsample_general};
-}
+constexpr DownsampleKernels downsample_kernels() { return {.fused = downsample, .general = downsample_general}; }
 
 }  // namespace
 }  // namespace bhvit

@@ -63,9 +63,7 @@ void downsample_float(const DownsampleFloatArgs& args, long begin, long end) {
   });
 }
 
-constexpr DownsampleFloatKernels downsample_float_kernels() {
-  return {.tokens = downsample_float};
-}
+constexpr DownsampleFloatKernels downsample_float_kernels() { return {.tokens = downsample_float}; }
 
 }  // namespace
 }  // namespace bhvit

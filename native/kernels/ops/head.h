@@ -64,10 +64,7 @@ void head_logits(const HeadArgs& args, long begin, long end) {
   }
 }
 
-constexpr HeadKernels head_kernels() {
-  return {.features = head_features,
-          .logits = head_logits};
-}
+constexpr HeadKernels head_kernels() { return {.features = head_features, .logits = head_logits}; }
 
 }  // namespace
 }  // namespace bhvit

@@ -17,22 +17,22 @@ namespace bhvit {
 // values: [bordered token][channels], zeros around the grid, so that absent taps add zero.
 struct MixerArgs {
   long height, width, channels, groups;
-  long words;         // of one output's weights: words_for(9 * channels / groups)
-  long plane_stride;  // in halves, or in tokens of `values`
-  long plane_size;    // the same
+  long words;                            // of one output's weights: words_for(9 * channels / groups)
+  long plane_stride;                     // in halves, or in tokens of `values`
+  long plane_size;                       // the same
   const float *norm_scale, *norm_shift;  // [channels]: bits are those of x*norm_scale + norm_shift
   const float *out_scale, *out_shift;    // [channels]
   const float* sum_shift;                // [channels], with layer norm; null with batch norm
   const uint32_t* weight;                // [3][channels/16][words][16]
   const float* weight_float;             // [3][channels/16][inputs][16]
   bool signs;
-  const float *scale2, *shift, *slope;   // [3][channels]; scale2 is the scale itself for numbers
-  const int32_t* start;                  // [3][16 classes][channels]
+  const float *scale2, *shift, *slope;  // [3][channels]; scale2 is the scale itself for numbers
+  const int32_t* start;                 // [3][16 classes][channels]
   uint16_t* planes;
   float* values;
-  const float* source;                   // x, or n where `values` are made or layer norm came first
+  const float* source;  // x, or n where `values` are made or layer norm came first
   float* x;
-  NextNorm next;                         // with batch norm
+  NextNorm next;    // with batch norm
   long row_stride;  // tokens of a row rounded up to 16
 };
 
@@ -227,10 +227,7 @@ void mixer_conv_float(const MixerArgs& args, long begin, long end, void* memory)
 }
 
 constexpr MixerKernels mixer_kernels() {
-  return {.bits = mixer_bits,
-          .conv = mixer_conv,
-          .values = mixer_values,
-          .conv_float = mixer_conv_float};
+  return {.bits = mixer_bits, .conv = mixer_conv, .values = mixer_values, .conv_float = mixer_conv_float};
 }
 
 }  // namespace

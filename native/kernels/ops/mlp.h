@@ -32,8 +32,8 @@ struct MlpKernels {
 namespace {
 
 struct MlpScratch {
-  float* residual;  // [i][period/16][token][16]
-  float* mean;      // [channel/16][token][16]
+  float* residual;               // [i][period/16][token][16]
+  float* mean;                   // [channel/16][token][16]
   uint32_t *bits, *hidden_bits;  // [word][token]
   BHVIT_INLINE MlpScratch(Scratch& s, const MlpArgs& a)
       : residual(s.take<float>(kMaxBlock * a.hidden / a.channels * a.period)),
@@ -177,7 +177,8 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
         const f32x16 scale = loadf(a.first.scale + h), shift = loadf(a.first.shift + h), slope = loadf(a.slope1 + h);
         const f32x16 threshold = loadf(a.second.threshold + h);
         const float* rest = residual + (i * a.period + phase) * T;
-        u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) + static_cast<u32>(h) / kLanes % 2;
+        u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) +
+                      static_cast<u32>(h) / kLanes % 2;
         for (int t = 0; t < T; t++) {
           const f32x16 z = prelu((to_float(acc[t]) * scale + shift) + loadf(rest + t * kLanes), slope);
           halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
@@ -242,10 +243,7 @@ void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
   });
 }
 
-constexpr MlpKernels mlp_kernels() {
-  return {.fused = mlp,
-          .general = mlp_general};
-}
+constexpr MlpKernels mlp_kernels() { return {.fused = mlp, .general = mlp_general}; }
 
 }  // namespace
 }  // namespace bhvit

@@ -16,11 +16,11 @@ struct PooledArgs {
   const float *ctx_scale, *ctx_shift, *ctx_slope;  // [channels]
   const float* ctx_weight_scale;                   // [channels], with layer norm; null with batch norm
   const float *mix_shift, *proj_slope, *out_scale, *out_shift;
-  const float* n;                    // [height*width][channels]
-  float *key_rest, *value_rest;      // [keys][channels]: z_k, z_v
-  uint16_t *key_signs, *value_signs; // [keys][channels/16]
-  float *key_values, *value_values;  // [keys][channels]: k and v that are numbers
-  uint32_t *key_tiles, *value_tiles; // of each head as Heads has them
+  const float* n;                     // [height*width][channels]
+  float *key_rest, *value_rest;       // [keys][channels]: z_k, z_v
+  uint16_t *key_signs, *value_signs;  // [keys][channels/16]
+  float *key_values, *value_values;   // [keys][channels]: k and v that are numbers
+  uint32_t *key_tiles, *value_tiles;  // of each head as Heads has them
   float* key_tiles_float;
   float* x;
 };
@@ -126,8 +126,9 @@ void pooled_tiles(const PooledArgs& args, long begin, long end) {
     if (h.planes) {
       const u32_alias* k = reinterpret_cast<const u32_alias*>(a.key_signs) + head * depth_words;
       const u32_alias* v = reinterpret_cast<const u32_alias*>(a.value_signs) + head * depth_words;
-      tile_keys(h, k, v, a.channels / kWordBits, [](long j) { return j; }, a.key_tiles + head * keys16 * depth_words,
-                a.value_tiles + head * h.depth * h.key_words);
+      tile_keys(
+          h, k, v, a.channels / kWordBits, [](long j) { return j; }, a.key_tiles + head * keys16 * depth_words,
+          a.value_tiles + head * h.depth * h.key_words);
     } else {
       const float* k = a.key_values + head * h.depth;
       tile_key_values(h, [&](long j) { return k + j * a.channels; }, a.key_tiles_float + head * keys16 * h.depth);
@@ -195,7 +196,8 @@ void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) 
       }
     }
     linear<T>(a.proj, context, s, [&](long c, const f32x16(&y)[T]) {
-      const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c), out_shift = loadf(a.out_shift + c);
+      const f32x16 slope = loadf(a.proj_slope + c), out_scale = loadf(a.out_scale + c),
+                   out_shift = loadf(a.out_shift + c);
       for (int t = 0; t < T; t++) {
         const f32x16 z = prelu(y[t] + loadf(context + t * channels + c), slope);
         float* x = a.x + (first + t) * channels + c;
@@ -206,9 +208,7 @@ void pooled_queries(const PooledArgs& args, long begin, long end, void* memory) 
 }
 
 constexpr PooledAttentionKernels pooled_attention_kernels() {
-  return {.keys = pooled_keys,
-          .tiles = pooled_tiles,
-          .queries = pooled_queries};
+  return {.keys = pooled_keys, .tiles = pooled_tiles, .queries = pooled_queries};
 }
 
 }  // namespace

@@ -61,9 +61,7 @@ void pooling(const PoolingArgs& args, long begin, long end, void* memory) {
   }
 }
 
-constexpr PoolingKernels pooling_kernels() {
-  return {.tokens = pooling};
-}
+constexpr PoolingKernels pooling_kernels() { return {.tokens = pooling}; }
 
 }  // namespace
 }  // namespace bhvit

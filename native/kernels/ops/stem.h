@@ -13,9 +13,9 @@ struct StemArgs {
   const float* bias;                     // [channels]
   const float *norm_scale, *norm_shift;  // [channels], of layer norm; null with batch norm, which is in the weights
   bool gelu;
-  const float* position;                 // [height*width][channels]
-  const float* image;                    // (in_chans, height*patch, width*patch)
-  float* x;                              // [height*width][channels]
+  const float* position;  // [height*width][channels]
+  const float* image;     // (in_chans, height*patch, width*patch)
+  float* x;               // [height*width][channels]
 };
 
 struct StemKernels {
@@ -85,9 +85,7 @@ void stem(const StemArgs& a, long begin, long end) {
   }
 }
 
-constexpr StemKernels stem_kernels() {
-  return {.rows = stem};
-}
+constexpr StemKernels stem_kernels() { return {.rows = stem}; }
 
 }  // namespace
 }  // namespace bhvit
