@@ -61,7 +61,8 @@ def _subtitle(found: Findings) -> str:
     part = {
         "all": "images",
         "train": "training images",
-        "validation": "validation images, on which the best epoch was chosen",
+        "validation": "validation images"
+        + (", on which the best epoch was chosen" if found.checkpoint.stem == "best" else ""),
         "test": "test images",
     }[found.dataset.split]
     images = f"{len(found.dataset)} {part}, {len(found.file.class_names)} classes"
