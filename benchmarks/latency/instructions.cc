@@ -24,7 +24,7 @@ int main(int count, char** arguments) {
   if (std::fread(image.data(), sizeof(float), image.size(), stdin) != image.size()) return 1;
   std::string model(1 << 24, '\0');
   model.resize(std::fread(model.data(), 1, model.size(), stdin));
-  bhvit::Program program(model, 1, isa);
+  bhvit::Program program(model, bhvit::ProgramOptions{.isa = isa});
   std::vector<float> logits(static_cast<size_t>(program.classes()));
   for (long i = 0; i < times; i++) program.run(image.data(), 1, logits.data());
   return std::fwrite(logits.data(), sizeof(float), logits.size(), stdout) != logits.size();

@@ -44,7 +44,7 @@ void run(int count, char** arguments) {
   const std::string model = read(arguments[1]), images = read(arguments[2]);
   std::ofstream out(arguments[3], std::ios::binary);
   for (const std::string& isa : count > 4 ? std::vector<std::string>{arguments[4]} : bhvit::available_isas()) {
-    bhvit::Program program(model, 1, isa);
+    bhvit::Program program(model, bhvit::ProgramOptions{.isa = isa});
     const std::vector<float> values = values_of(program, images);
     out << program.isa() << ' ' << values.size() << '\n';
     out.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(4 * values.size()));
