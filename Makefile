@@ -2,9 +2,9 @@
 # make test   set up, then linters, type checks, the layer check and all tests
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
-# make check-slow   kernels, damaged files and whole programs under sanitizers, threads, a minute of fuzzing
+# make check-slow   kernels, damaged files and whole programs under sanitizers, threads, five minutes of fuzzing a reader
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
-# make fuzz   damaged and unusual files until SECONDS are over (needs clang++ and its libFuzzer)
+# make fuzz   damaged and unusual files, each reader for SECONDS (needs clang++ and its libFuzzer)
 # make docs   the documentation, into site/
 # make coverage   all tests, with the branches that they take
 PYTHON ?= python3
@@ -22,7 +22,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz coverage docs clean
+.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz fuzz-python coverage docs clean
 
 setup: $(VENV)/.installed
 
@@ -48,7 +48,8 @@ test: lint
 # The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
 SANITIZED := build/sanitized
-check-slow: threads fuzz
+check-slow: threads
+	$(MAKE) fuzz SECONDS=300
 	$(PYTHON) -m venv $(SANITIZED)
 	$(SANITIZED)/bin/python -m pip install --quiet . pytest hypothesis \
 	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined \
@@ -99,16 +100,27 @@ $(CORPUS): setup tests/fuzz/corpus.py
 threads: $(CORPUS)
 	$(CMAKE) -S . -B build/threads -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 -DBHVIT_SANITIZE=thread
 	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
-	for model in conv-plain pooled-plain pooling-layer; do build/threads/bhvit_threads $(CORPUS)/$$model.bhv || exit 1; done
+	for model in conv-plain pooled-plain pooling-layer; do build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
 
-# Findings go to build/findings; the corpus that the fuzzer grew stays in build/grown for the next run.
+# Each target takes SECONDS: opening and running models, the JSON reader, the schema, and Python's readers. Findings go to
+# build/findings; what the fuzzers found to be new stays in build/grown for the next run.
+FUZZ = -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=build/findings/
 fuzz: $(CORPUS)
 	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
 	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
-	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzz
-	mkdir -p build/grown build/findings
-	build/fuzz/bhvit_fuzz -max_total_time=$(SECONDS) -max_len=300000 -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
-	  -artifact_prefix=build/findings/ build/grown $(CORPUS)
+	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzzers
+	mkdir -p build/grown/models build/grown/json build/grown/schema build/findings
+	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models
+	build/fuzz/bhvit_json $(FUZZ) -max_len=20000 build/grown/json $(CORPUS)/json
+	build/fuzz/bhvit_schema $(FUZZ) -max_len=20000 build/grown/schema $(CORPUS)/schema
+	$(MAKE) fuzz-python
+
+fuzz-python: $(CORPUS)
+	$(BIN)/python -m pip install --quiet atheris
+	mkdir -p build/findings
+	for reader in $$($(BIN)/python tests/fuzz/readers.py); do \
+	  mkdir -p build/grown/$$reader; \
+	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=20000 build/grown/$$reader || exit 1; done
 
 clean:
 	rm -rf $(VENV) build demo site htmlcov .coverage

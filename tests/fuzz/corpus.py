@@ -1,4 +1,6 @@
-"""Good small files of every op and option, for the fuzzer to start from: `python tests/fuzz/corpus.py FOLDER`.
+"""Inputs for the fuzzers to start from: `python tests/fuzz/corpus.py FOLDER` makes a folder for each.
+
+`models` holds good small files of every op and option and one of many ops, `json` and `schema` their texts.
 
 Files that packing makes are too large to mutate quickly, so these are `variants` with fewer channels, tokens, blocks.
 Needs no PyTorch.
@@ -7,6 +9,7 @@ Needs no PyTorch.
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,6 +43,9 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 _BITS = {"": (1, 1), "-float-weights": (32, 1), "-float-activations": (1, 32), "-float": (32, 32)}
 
 
+_TEXTS = ("program", "spec", "class_names", "preprocess")
+
+
 def specs() -> dict[str, ModelSpec]:
     """One model for each mixture of mixers, overrides and bits."""
     found = {}
@@ -58,11 +64,32 @@ def specs() -> dict[str, ModelSpec]:
     return found
 
 
+def deep_spec() -> ModelSpec:
+    """A program of a hundred ops."""
+    stages = (dataclasses.replace(_CONV, depth=25), dataclasses.replace(_ATTENTION, depth=24))
+    return ModelSpec(name="deep", img_size=(8, 8), patch=2, in_chans=1, num_classes=3, stages=stages)
+
+
+def texts(data: bytes) -> dict[str, bytes]:
+    """The JSON texts of a file's header, and the header itself."""
+    length = int.from_bytes(data[:8], "little")
+    header = data[8 : 8 + length].rstrip()
+    metadata = json.loads(header)["__metadata__"]
+    return {"header": header, **{key: metadata[key].encode() for key in _TEXTS}}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, spec in specs().items():
-        (folder / f"{name}.bhv").write_bytes(bhv_file.to_bytes(random_model(spec, half=len(name) % 2 == 0)))
+    for kind in ("models", "json", "schema"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for name, spec in {**specs(), "deep": deep_spec()}.items():
+        data = bhv_file.to_bytes(random_model(spec, half=len(name) % 2 == 0))
+        (folder / "models" / f"{name}.bhv").write_bytes(data)
+        found = texts(data)
+        for key, text in found.items():
+            (folder / "json" / f"{name}.{key}").write_bytes(text)
+        for key in _TEXTS[1:]:
+            (folder / "schema" / f"{name}.{key}").write_bytes(found["program"] + b"\0" + found[key])
 
 
 if __name__ == "__main__":

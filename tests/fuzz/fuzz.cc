@@ -1,7 +1,9 @@
-// libFuzzer's target: opening from memory and running, over files whose checksum is made right after every mutation.
+// libFuzzer's target: opening and running, over files whose checksum is made right after every mutation.
 //
 // A file is tried as it is; if it is refused but its program is valid, it gets tensors that fit, and must then open,
-// and give the same bits on this machine's fastest instruction set and in plain C++. The mutator knows the file's parts:
+// and give the same bits in plain C++ from memory, and from a mapped file or one that is read, on one of this machine's
+// instruction sets with 1 to 3 threads; which, the file's bytes decide. Pictures are normalised by the session and must
+// run. The mutator knows the file's parts:
 // it changes numbers and words of the program, whole ops, the rest of the header, or the tensors.
 
 #include <algorithm>
@@ -13,7 +15,10 @@
 #include <random>
 #include <vector>
 
+#include <unistd.h>
+
 #include "api/bhvit.h"
+#include "engine/dispatch.h"
 #include "format/reader.h"
 #include "repair.h"
 
@@ -30,10 +35,60 @@ constexpr size_t kMostFloats = 1 << 20;  // of an image that is run
   std::abort();
 }
 
-// The logits of two images of any numbers from -2 to 2; empty if the file is refused or takes large images.
-std::vector<float> open_and_run(const std::string& file, const char* isa) {
+// How a file is opened.
+struct Way {
+  std::string isa = "scalar";
+  int threads = 1;
+  int mapping = -1;  // a bhvit_mapping of a file on the disk, or from memory
+};
+
+// A file on the disk that the fuzzer writes again and again.
+const std::string& scratch_path() {
+  static const std::string& path = *new std::string([] {
+    const char* folder = std::getenv("TMPDIR");
+    return std::string(folder ? folder : "/tmp") + "/bhvit-fuzz-" + std::to_string(getpid()) + ".bhv";
+  }());
+  return path;
+}
+
+void write_scratch(const std::string& file) {
+  static const int registered = std::atexit([] { std::remove(scratch_path().c_str()); });
+  std::FILE* out = std::fopen(scratch_path().c_str(), "wb");
+  if (registered || !out || std::fwrite(file.data(), 1, file.size(), out) != file.size() || std::fclose(out)) {
+    fault("the scratch file cannot be written");
+  }
+}
+
+Way choose_way(const std::string& file) {
+  static const std::vector<std::string>& isas = *new std::vector<std::string>(bhvit::available_isas());
+  const uint32_t choice = bhvit::crc32(file);
+  return {isas[choice % isas.size()], 1 + static_cast<int>(choice / 16 % 3), static_cast<int>(choice / 64 % 4) - 1};
+}
+
+// The session's own normalisation of a picture larger than it takes must be an image that it runs.
+void normalise(const bhvit_session* session, const bhvit_info& info, std::minstd_rand& random, float* image) {
+  const size_t height = info.height + random() % 4, width = info.width + random() % 4;
+  std::vector<uint8_t> pixels(height * width * info.channels);
+  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
+  if (bhvit_normalize(session, pixels.data(), pixels.size(), height, width, image, info.image_floats) != BHVIT_OK) {
+    fault("no normalisation");
+  }
+}
+
+// The logits of an image of numbers from -2 to 2 and of a picture; empty if the file is refused or takes large images.
+std::vector<float> open_and_run(const std::string& file, const Way& way) {
   bhvit_session* session = nullptr;
-  const bhvit_status status = bhvit_open_memory(file.data(), file.size(), 1, isa, &session);
+  bhvit_options options = BHVIT_OPTIONS;
+  options.threads = way.threads;
+  options.isa = way.isa.c_str();
+  bhvit_status status;
+  if (way.mapping < 0) {
+    status = bhvit_open_memory_with(file.data(), file.size(), &options, &session);
+  } else {
+    options.mapping = way.mapping;
+    write_scratch(file);
+    status = bhvit_open_file_with(scratch_path().c_str(), &options, &session);
+  }
   if (status != BHVIT_OK) {
     if (session || !*bhvit_error() || (status != BHVIT_FORMAT && status != BHVIT_MEMORY)) fault("a wrong refusal");
     return {};
@@ -48,6 +103,7 @@ std::vector<float> open_and_run(const std::string& file, const char* isa) {
     std::vector<float> images(2 * info.image_floats);
     std::minstd_rand random(static_cast<unsigned>(file.size()));
     for (float& value : images) value = static_cast<float>(random() % 4096) / 1024.0f - 2.0f;
+    normalise(session, info, random, images.data() + info.image_floats);
     logits.resize(2 * info.classes);
     if (bhvit_run(session, 2, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK) fault("no run");
   }
@@ -161,16 +217,16 @@ void change_program(std::string& header, std::minstd_rand& random) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view raw(reinterpret_cast<const char*>(data), size);
-  open_and_run(std::string(raw), "auto");  // mostly refused for its length or checksum
+  open_and_run(std::string(raw), choose_way(std::string(raw)));  // mostly refused for its length or checksum
   const Parts parts = bhvit::fuzz::split(raw);
   const std::string file = bhvit::fuzz::join(parts);
-  const std::vector<float> logits = open_and_run(file, "auto");
+  const std::vector<float> logits = open_and_run(file, choose_way(file));
   if (!logits.empty()) {
-    compare(logits, open_and_run(file, "scalar"));
+    compare(logits, open_and_run(file, Way()));
   } else if (const auto rebuilt = bhvit::fuzz::rebuild(parts)) {
-    const std::vector<float> fresh = open_and_run(*rebuilt, "auto");
+    const std::vector<float> fresh = open_and_run(*rebuilt, choose_way(*rebuilt));
     if (fresh.empty()) fault("a rebuilt file is refused");
-    compare(fresh, open_and_run(*rebuilt, "scalar"));
+    compare(fresh, open_and_run(*rebuilt, Way()));
   }
   return 0;
 }

@@ -13,9 +13,9 @@ namespace {
 
 constexpr std::string_view kChecksum = "\"checksum\":\"";
 
-// Work of an op that a fuzzer runs in a moment, and what all of them may take.
+// Work of an op that a fuzzer runs in a moment, and what all of them may take; many ops if each is quick.
 constexpr int64_t kMostValues = 1 << 16, kMostWork = int64_t{1} << 24;
-constexpr size_t kMostOps = 24;
+constexpr size_t kMostOps = 128;
 
 bool small(const std::vector<Op>& ops) {
   int64_t tensors = 0;
