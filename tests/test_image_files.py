@@ -167,3 +167,90 @@ def test_the_limits_are_read_from_the_environment() -> None:
     environment = {**os.environ, "BHVIT_MAX_PIXELS": "7", "BHVIT_MAX_FILE_BYTES": "9"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.split() == ["7", "9"]
+
+
+@pytest.mark.parametrize("value", ["many", "-5", "1e9", "0"])
+def test_the_limits_must_be_numbers(value: str) -> None:
+    import subprocess
+
+    run = [sys.executable, "-m", "bhvit", "info", "cifar10"]
+    result = subprocess.run(run, capture_output=True, text=True, env={**os.environ, "BHVIT_MAX_PIXELS": value})
+    message = f"the environment variable BHVIT_MAX_PIXELS must be a whole number from 1 on, not '{value}'"
+    assert (result.returncode, result.stderr) == (2, f"bhvit: {message}\n")
+
+
+def test_bytes_of_any_kind_are_an_image() -> None:
+    data = png(3)
+    expected = NATIVE.pixels(data)
+    for given in (bytearray(data), memoryview(data), io.BytesIO(data)):
+        np.testing.assert_array_equal(NATIVE.pixels(given), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "an image is a path, .* not None"),
+        (3.5, "an image is a path, .* not 3.5"),
+        ([1, 2], r"an image is a path, .* not \[1, 2\]"),
+        ("", "the path of the image is empty"),
+        ("x" * 100_000, "^cannot read x{200}…x{200}: File name too long$"),
+        ("no\0name", "embedded null byte"),
+        (b"x" * 100_000, "^an image of 100000 bytes is not an image"),
+    ],
+)
+def test_what_is_no_image_is_refused_in_a_short_line(given: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        NATIVE(given)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_pil_image_that_is_cut_short_or_closed_is_refused() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(file, "JPEG")
+    with pytest.raises(UserError, match="the image cannot be decoded: image file is truncated"):
+        NATIVE(Image.open(io.BytesIO(file.getvalue()[:3000])))
+    closed = Image.open(io.BytesIO(file.getvalue()))
+    closed.close()
+    with pytest.raises(UserError, match="the image cannot be decoded"):
+        NATIVE(closed)
+
+
+def test_integers_of_eight_bits_in_a_wide_mode_keep_their_value() -> None:
+    shades = _gradient(np.uint8, 255)
+    np.testing.assert_array_equal(NATIVE.pixels(Image.fromarray(shades).convert("I"))[..., 0], shades)
+
+
+def test_a_dark_16_bit_png_stays_dark(tmp_path: Path) -> None:
+    path = _saved(Image.fromarray(_gradient(np.uint16, 200)), tmp_path / "dark.png")
+    assert NATIVE.pixels(path).max() == 0
+
+
+def test_parts_of_a_picture_share_the_range_of_the_whole(tmp_path: Path) -> None:
+    values = np.zeros((8, 16), np.float32)
+    values[:, :8], values[:, 8:] = 1, 200
+    path = _saved(Image.fromarray(values), tmp_path / "a.tif")
+    part = Preprocess(size=(8, 8)).stretched(load_image(path), (0, 0, 8, 8))
+    assert np.unique(part).tolist() == [1]
+
+
+def test_a_picture_without_a_scale_is_one_skipped_image(tmp_path: Path) -> None:
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "0.png").write_bytes(png(0))
+    _saved(Image.fromarray(_gradient(np.float32, 4000)), tmp_path / "cat" / "1.tif")
+    _saved(Image.fromarray(_gradient(np.int32, -9)), tmp_path / "dog" / "1.tif")
+    said: list[str] = []
+    dataset = open_dataset(tmp_path, "all", warn=said.append)
+    assert len(dataset) == 2
+    assert "1.tif has floats from 0 to 4000 as pixels" in said[0]
+    assert "1.tif has integers from -9 to 0 as pixels" in said[1]
+
+
+def test_bgr_arrays_are_what_opencv_reads() -> None:
+    rgb = np.random.default_rng(0).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(NATIVE(rgb[..., ::-1], bgr=True), NATIVE(rgb))
+    rgba = np.dstack([rgb, np.full((6, 8), 255, np.uint8)])
+    np.testing.assert_array_equal(NATIVE.pixels(rgba[..., [2, 1, 0, 3]], bgr=True), rgb)
+    for given in (Image.fromarray(rgb), rgb[..., 0], png(0)):
+        with pytest.raises(UserError, match="bgr is for arrays"):
+            NATIVE(given, bgr=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+
+from .errors import UserError
 
 
-def main() -> int:
-    """Run the command line of this process and return its exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: the process's) and return its exit status."""
     try:
         from .cli.main import main as run
 
-        return run()
+        return run(argv)
+    except UserError as error:  # of the environment, found while modules are imported
+        print(f"bhvit: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nbhvit: interrupted", file=sys.stderr)
         return 130

@@ -28,6 +28,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import UserError, shown
+from .system import environment_limit
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
@@ -36,9 +37,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
 """Formats that are decoded. Pillow knows others, which start programs (PostScript) or are no pictures."""
-MAX_PIXELS = int(os.environ.get("BHVIT_MAX_PIXELS", 89_478_485))
+MAX_PIXELS = environment_limit("BHVIT_MAX_PIXELS", 89_478_485)
 """Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
-if "BHVIT_MAX_PIXELS" in os.environ:
+if os.environ.get("BHVIT_MAX_PIXELS"):
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
 MAX_EDGE = 8192
 MAX_CHANNELS = 64
@@ -136,21 +137,23 @@ class Preprocess:
             interpolation=interpolation,
         )
 
-    def __call__(self, image: ImageLike) -> npt.NDArray[np.float32]:
+    def __call__(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.float32]:
         """Return the normalised image, float32 (1, C, H, W), C-contiguous.
 
         Takes a path, the bytes of an image file, a PIL image of any mode, or a uint8 array (H, W) or (H, W, C) whose
-        colours are in the order RGB or RGBA; OpenCV's are BGR, so pass `array[..., ::-1]`.
+        colours are in the order RGB or RGBA; with `bgr`, in the order BGR or BGRA, as OpenCV reads pictures.
         Raises UserError, naming the path where there is one, for what is not an image.
         """
-        return self.normalize(self.pixels(image)[None])
+        return self.normalize(self.pixels(image, bgr=bgr)[None])
 
-    def pixels(self, image: ImageLike) -> npt.NDArray[np.uint8]:
-        """The resized and cropped image before normalisation, uint8 (H, W, C)."""
+    def pixels(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
+        """The resized and cropped image before normalisation, uint8 (H, W, C); of colours, in the order RGB."""
+        if bgr:
+            image = _swapped(image)
         if isinstance(image, np.ndarray):
             planes = _from_array(image, self.channels)
         else:
-            opened = _upright(image) if isinstance(image, Image.Image) else load_image(image)
+            opened = _decoded(image) if isinstance(image, Image.Image) else load_image(image)
             planes = [_convert(opened, self.channels)]
         resized = [np.asarray(self._resize(plane)) for plane in planes]
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
@@ -211,16 +214,24 @@ def load_image(source: str | Path | bytes | IO[bytes], name: str | None = None, 
     """Decode an image file, and turn it upright as its EXIF orientation says.
 
     `source` is a path, the file's bytes, or an open file; `name` is what messages call it (default: the path). With
-    `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed.
-    Raises UserError for whatever cannot be read: absent, damaged, of a format not in `FORMATS`, a pipe or device, or of
-    more than `MAX_PIXELS` pixels.
+    `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed. Greyscale of more than
+    eight bits becomes eight (`_eight_bits`), colours are in the order RGB.
+    Raises UserError for whatever cannot be read: absent, damaged, of a format not in `FORMATS`, a pipe or device, of
+    more than `MAX_PIXELS` pixels, or with shades that mean nothing.
     """
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | bytearray | memoryview):
         name = name or f"an image of {len(source)} bytes"
         source = io.BytesIO(source)
-    name = name or str(source)
+    elif not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+        raise UserError(
+            "an image is a path, the bytes of an image file, a PIL image or a uint8 array (H, W, C), "
+            f"not {shown(source)}"
+        )
+    elif isinstance(source, str | os.PathLike) and not os.fspath(source):
+        raise UserError("the path of the image is empty")
+    name = name or _cut(str(source))
     try:
-        if isinstance(source, str | Path) and Path(source).exists() and not Path(source).is_file():
+        if isinstance(source, str | os.PathLike) and Path(source).exists() and not Path(source).is_file():
             kind = "a folder" if Path(source).is_dir() else "a pipe or device"
             raise UserError(f"{name} is {kind}, not an image file")
         with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
@@ -228,18 +239,23 @@ def load_image(source: str | Path | bytes | IO[bytes], name: str | None = None, 
             if quick:
                 image.draft(None, (1, 1))
             image.load()
-            return _upright(image)
+            return _decoded(image, name)
     except UserError:
         raise
     except UnidentifiedImageError:
         raise UserError(f"{name} is not an image{_unread_format(source)}") from None
     except Image.DecompressionBombError as error:
         raise UserError(f"{name} has too many pixels ({error}); BHVIT_MAX_PIXELS allows more") from None
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise UserError(f"cannot read {name}: {error.strerror}") from None
     except _DECODER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(f"cannot read {name}: {error.strerror}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} is damaged: {reason}") from None
+
+
+def _cut(text: str) -> str:
+    """A path for a message; the middle of one that is far too long is left out."""
+    return text if len(text) <= 400 else f"{text[:200]}…{text[-200:]}"
 
 
 def _check_pixels(image: Image.Image, name: str) -> None:
@@ -304,6 +320,16 @@ def _quiet_pillow() -> Iterator[None]:
                     warnings.filters.remove(_quiet_filter)  # type: ignore[attr-defined]
 
 
+def _decoded(image: Image.Image, name: str = "the image") -> Image.Image:
+    """The image upright, in eight bits a channel. Raises UserError if it is closed, cut short, or without a scale."""
+    try:
+        upright = _upright(image)
+    except _DECODER_ERRORS as error:
+        raise UserError(f"{name} cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from None
+    deep = upright.mode.startswith("I") or upright.mode == "F"
+    return _eight_bits(upright, image.format, name) if deep else upright
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
@@ -317,9 +343,7 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
         raise UserError(f"a model of {channels} channels takes uint8 arrays (H, W, {channels}), not image files")
     if image.width < 1 or image.height < 1:
         raise UserError("the image has no pixels")
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bits(image)
-    elif image.mode == "P" and "transparency" in image.info:
+    if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # Pillow's way without a warning; alpha goes next
     elif image.mode in ("La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
@@ -329,23 +353,28 @@ def _convert(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, file_format: str | None, name: str) -> Image.Image:
     """Greyscale of more than eight bits as mode L.
 
-    16-bit integers keep their high byte; Pillow holds them as I;16 or, of some files, as I. 32-bit integers beyond 16
-    bits keep the highest of their four bytes. Floats are taken from 0 to 1, or if they go beyond that from 0 to 255.
+    16-bit integers keep their high byte; Pillow holds them as I;16 or, of some files, as I. 32-bit integers keep their
+    value if none needs more than eight bits, else the high byte of 16 bits if none needs more, else the highest of
+    their four bytes. Floats are taken from 0 to 1, or if they go beyond that from 0 to 255.
     Raises UserError for pixels outside these ranges, which mean nothing without a scale.
     """
     values = np.asarray(image)
+    if not values.size:
+        raise UserError(f"{name} has no pixels")
     low, high = values.min(), values.max()
     if image.mode == "F":
         if not (np.isfinite(low) and np.isfinite(high) and low >= 0 and high <= 255):
-            raise UserError(f"its pixels are floats from {low:g} to {high:g}: scale them to 0..1 or 0..255 first")
+            raise UserError(f"{name} has floats from {low:g} to {high:g} as pixels: scale them to 0..1 or 0..255 first")
         scaled = values * 255 if high <= 1 else values
         return Image.fromarray(np.rint(scaled).astype(np.uint8))
     if low < 0:
-        raise UserError(f"its pixels are integers from {low} to {high}: negative ones have no shade; scale them first")
-    return Image.fromarray((values.astype(np.int64) >> (8 if high < 1 << 16 else 24)).astype(np.uint8))
+        raise UserError(f"{name} has integers from {low} to {high} as pixels: no shade is negative; scale them first")
+    small = image.mode == "I" and file_format != "PNG" and high < 1 << 8
+    bits = 8 if small else 16 if high < 1 << 16 else 32
+    return Image.fromarray((values.astype(np.int64) >> (bits - 8)).astype(np.uint8))
 
 
 def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:
@@ -363,6 +392,14 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:
     if count == channels:
         return [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), -1, 0)]
     raise UserError(f"an image array of {count} channels cannot become the model's {channels}")
+
+
+def _swapped(image: Any) -> npt.NDArray[np.uint8]:
+    """The array with its colours from BGR or BGRA to RGB or RGBA."""
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise UserError("bgr is for arrays (H, W, 3) or (H, W, 4); files and PIL images say their order themselves")
+    swapped: npt.NDArray[np.uint8] = image[..., [2, 1, 0, 3][: image.shape[2]]]
+    return swapped
 
 
 def _is_number(value: Any) -> bool:

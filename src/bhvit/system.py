@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .errors import UserError, shown
+
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -32,6 +34,17 @@ def allowed_cores() -> int:
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
     return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def environment_limit(name: str, default: int) -> int:
+    """Return the limit that an environment variable sets, or `default` if it is unset or empty.
+
+    Raises UserError unless it is a whole number from 1 on.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) > 0):
+        raise UserError(f"the environment variable {name} must be a whole number from 1 on, not {shown(text)}")
+    return int(text) if text else default
 
 
 def _quota() -> float | None:

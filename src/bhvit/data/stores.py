@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import abc
 import io
-import os
 import struct
 import tarfile
 import zipfile
@@ -24,11 +23,12 @@ from PIL import Image
 
 from ..errors import UserError
 from ..image import load_image
+from ..system import environment_limit
 from .index_cache import Stamp
 
 WINDOW = 16
 """Blocks that a shuffle mixes with each other, if the store can hold as many."""
-MAX_FILE_BYTES = int(os.environ.get("BHVIT_MAX_FILE_BYTES", 256 << 20))
+MAX_FILE_BYTES = environment_limit("BHVIT_MAX_FILE_BYTES", 256 << 20)
 """Largest encoded image in bytes: a member of an archive may claim any size. Raised by BHVIT_MAX_FILE_BYTES."""
 
 _SIDE_FILES = {"thumbs.db", "desktop.ini", "__macosx"}

@@ -126,7 +126,7 @@ class Session:
         """
         given = _checked_picture(image)
         with FloatEnvironment():
-            return self._preprocess(_swapped(given) if bgr else given)
+            return self._preprocess(given, bgr=bgr)
 
     @overload
     def classify(self, image: ImageLike, top: int = 5, *, bgr: bool = False) -> Answer: ...
@@ -277,11 +277,3 @@ def _checked_picture(image: Any) -> ImageLike:
         kinds = "a path, the bytes of an image file, a PIL image or a uint8 array (H, W, C)"
         raise UserError(f"an image is {kinds}, not {shown(image)}")
     return Path(image) if isinstance(image, os.PathLike) else image
-
-
-def _swapped(image: Any) -> npt.NDArray[np.uint8]:
-    """The array with its colours from BGR or BGRA to RGB or RGBA."""
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] not in (3, 4):
-        raise UserError("bgr is for arrays (H, W, 3) or (H, W, 4); files and PIL images say their order themselves")
-    swapped: npt.NDArray[np.uint8] = image[..., [2, 1, 0, 3][: image.shape[2]]]
-    return swapped
