@@ -41,27 +41,27 @@ const float* Parameters::scaled(const char* name, float factor) {
   return copy;
 }
 
-const float* Parameters::numbers(const char* name, long inputs) {
+const float* Parameters::weight_floats(const char* name, long inputs) {
   if (!op_.is("weights", "binary")) return floats(name);
   const Tensor& stored = tensor(name);
   const long words_each = divide_up(inputs, kWordBits) * kLanes, tiles = stored.size() / words_each;
-  float* numbers = take<float>(tiles * inputs * kLanes);
+  float* values = take<float>(tiles * inputs * kLanes);
   for (long tile = 0; tile < tiles; tile++) {
     for (long k = 0; k < inputs; k++) {
       for (long l = 0; l < kLanes; l++) {
         uint32_t word;
         std::memcpy(&word, stored.bytes.data() + 4 * (tile * words_each + k / kWordBits * kLanes + l), 4);
-        numbers[(tile * inputs + k) * kLanes + l] = word >> k % kWordBits & 1 ? 1.0f : -1.0f;
+        values[(tile * inputs + k) * kLanes + l] = word >> k % kWordBits & 1 ? 1.0f : -1.0f;
       }
     }
   }
-  return numbers;
+  return values;
 }
 
 void Parameters::linear(Linear* layers, long count, const LinearNames& names, long inputs, long outputs) {
   const bool layer = layer_norm(op_);
   const uint32_t* words = binary(op_) ? bits(names.weight) : nullptr;
-  const float* weight = binary(op_) ? nullptr : numbers(names.weight, inputs);
+  const float* weight = binary(op_) ? nullptr : weight_floats(names.weight, inputs);
   const float* threshold = floats(names.threshold);
   const float* weight_scale = layer ? scale2(names.weight_scale) : nullptr;
   const float* scale = layer ? floats(names.scale) : scale2(names.scale);

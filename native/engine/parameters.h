@@ -48,8 +48,8 @@ class Parameters {
   const uint16_t* half_precision(const char* name);  // null if the file has it in another type
   const uint32_t* bits(const char* name);
   uint32_t* mutable_bits(const char* name);
-  // Weights [tiles][inputs][16] as numbers, whether the file holds bits or numbers.
-  const float* numbers(const char* name, long inputs);
+  // Weights [tiles][inputs][16] as floats, whether the file holds bits or floats.
+  const float* weight_floats(const char* name, long inputs);
 
   // `count` layers whose tensors lie one after the other.
   void linear(Linear* layers, long count, const LinearNames& names, long inputs, long outputs);

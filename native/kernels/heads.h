@@ -9,7 +9,7 @@ namespace bhvit {
 struct Heads {
   long heads, depth;       // depth: channels of a head
   long keys, key_words;    // key_words = words_for(keys)
-  int planes;              // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are numbers
+  int planes;              // bit planes of a level: 1 one_bit, 2 decomposition, 3 gsb; 0: activations are floats
   const float* exp_table;  // [depth + 1]
   const float *level_scale, *level_shift;  // [heads]
   const float* plane_scale;                // [2], gsb

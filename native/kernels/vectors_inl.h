@@ -279,7 +279,7 @@ constexpr float kRoundMagic = 12582912.0f;
 
 BHVIT_INLINE f32x16 round_even(const f32x16& v) { return (v + splatf(kRoundMagic)) - splatf(kRoundMagic); }
 
-// 16 finite numbers of half precision. Moved to where a float has them, a half's exponent and fraction stand for 2^-112
+// 16 finite floats of half precision. Moved to where a float has them, a half's exponent and fraction stand for 2^-112
 // of its value, subnormal halves included.
 #if !defined(BHVIT_OWN_HALF_PRECISION)
 BHVIT_INLINE f32x16 load_half_precision(const uint16_t* from) {

@@ -12,7 +12,7 @@
 namespace bhvit::training {
 namespace {
 
-// c (rows, columns) = a times b (inputs, columns), `block` rows and `vectors` vectors of columns of it. a's numbers are
+// c (rows, columns) = a times b (inputs, columns), `block` rows and `vectors` vectors of columns of it. a's floats are
 // `across` apart from row to row and `along` from input to input.
 template <int block, int vectors, class T>
 void multiply_block(const T* a, long across, long along, long inputs, const T* b, long columns, T* c) {
@@ -43,7 +43,7 @@ void multiply(const T* a, long across, long along, long rows, long inputs, const
   }
 }
 
-// One head of one group of tokens: rows of `wide` numbers, those after its `depth` channels 0.
+// One head of one group of tokens: rows of `wide` floats, those after its `depth` channels 0.
 template <class T>
 struct Head {
   long tokens, depth, wide;

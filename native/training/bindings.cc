@@ -37,8 +37,8 @@ Norm<T> norm_of(const std::array<Address, 4>& a) {
 }
 
 template <class T>
-Statistics<T> statistics_of(const std::array<double, 2>& numbers, const std::array<Address, 4>& a) {
-  return {numbers[0], numbers[1], at<T>(a[0]), at<T>(a[1]), at<T>(a[2]), at<T>(a[3])};
+Statistics<T> statistics_of(const std::array<double, 2>& constants, const std::array<Address, 4>& a) {
+  return {constants[0], constants[1], at<T>(a[0]), at<T>(a[1]), at<T>(a[2]), at<T>(a[3])};
 }
 
 template <class T>
@@ -72,7 +72,7 @@ Attention<T> attention_of(const std::array<long, 5>& shape, int threads, const s
           at<const T>(operands[4])};
 }
 
-// Every function for one type of number, in a submodule.
+// Every function for one float type, in a submodule.
 template <class T>
 void define(nb::module_& m, const char* name, const Table<T>& kernels) {
   nb::module_ to = m.def_submodule(name);
@@ -80,9 +80,9 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
 
   to.def(
       "statistics",
-      [&kernels](long rows, long channels, int threads, Address x, std::array<double, 2> numbers,
+      [&kernels](long rows, long channels, int threads, Address x, std::array<double, 2> constants,
                  std::array<Address, 4> results) {
-        kernels.statistics({rows, channels, threads}, at<T>(x), statistics_of<T>(numbers, results));
+        kernels.statistics({rows, channels, threads}, at<T>(x), statistics_of<T>(constants, results));
       },
       unlocked);
   to.def(
@@ -120,9 +120,9 @@ void define(nb::module_& m, const char* name, const Table<T>& kernels) {
   to.def(
       "binary_linear",
       [&kernels](long rows, long channels, int threads, Address bits, Address weights, Address scale, long outputs,
-                 std::array<double, 2> numbers, std::array<Address, 4> results, Address out) {
+                 std::array<double, 2> constants, std::array<Address, 4> results, Address out) {
         kernels.binary_linear({rows, channels, threads}, at<uint32_t>(bits), at<uint32_t>(weights), at<T>(scale),
-                              outputs, statistics_of<T>(numbers, results), at<T>(out));
+                              outputs, statistics_of<T>(constants, results), at<T>(out));
       },
       unlocked);
   to.def(

@@ -116,7 +116,7 @@ void conv(const Grid& grid, int groups, int dilation, bool add, const T* x, cons
   }
 }
 
-// Tokens of neighbouring rows: `rows` times `tokens` of them, `stride` numbers from row to row.
+// Tokens of neighbouring rows: `rows` times `tokens` of them, `stride` floats from row to row.
 struct Patch {
   long rows, tokens, stride;
 };

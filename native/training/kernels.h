@@ -79,16 +79,16 @@ struct Table {
   void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
   // The bits of sign(x + move): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
   void (*bits)(const Shape&, const T* x, const T* move, uint32_t* out);
-  // The signs of such bits as numbers (rows, channels).
+  // The signs of such bits as floats (rows, channels).
   void (*numbers)(const Shape&, const uint32_t* bits, T* out);
-  // Products of `rows` rows of bits with `outputs` rows of bits, each times scale[output], as numbers (rows, outputs),
+  // Products of `rows` rows of bits with `outputs` rows of bits, each times scale[output], as floats (rows, outputs),
   // and their statistics. outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const uint32_t* weights, const T* scale, long outputs,
                         const Statistics<T>&, T* out);
   // Rows of bits in columns: (rows / 32 rounded up, channels), row r of a channel being bit r % 32 of its word r / 32.
   void (*bit_columns)(const Shape&, const uint32_t* bits, uint32_t* out);
   // out (rows, channels) = a * scale * signs: a is (rows, inputs), or (inputs, rows) if `transposed`; scale, optional,
-  // has a number an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where not faster.
+  // has a float an input; signs (inputs, channels) are in such columns. channels % 16 == 0. Null where not faster.
   void (*sign_products)(const Shape&, const float* a, bool transposed, long inputs, const float* scale,
                         const uint32_t* columns, float* out);
   // Binary weights of `rows` outputs from (rows, channels) latent ones: of the sign of each less its row's `centre`
@@ -103,7 +103,7 @@ struct Table {
   // Gradients of `signs`, with Bi-Real Net's derivative of the sign; that of x is added to x_grad if `add`.
   void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,
                          T* move_grad);
-  // out, or signs (rows, channels), as numbers or as `bits`, and means over channels / width channels (rows, width).
+  // out, or signs (rows, channels), as floats or as `bits`, and means over channels / width channels (rows, width).
   void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, uint32_t* bits, T* means);
   void (*unit_backward)(const Shape&, const Unit<T>&, const UnitGradients<T>&);
   // The sum over `count` of RPReLU(y + bias); `inputs` are what PReLU takes off: bias - shift_in.

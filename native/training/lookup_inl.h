@@ -1,6 +1,6 @@
-// Sums of numbers with signs, by tables.
+// Sums of floats with signs, by tables.
 //
-// Of four numbers there are sixteen sums with signs. They are computed once, and each output looks its own up by four
+// Of four floats there are sixteen sums with signs. They are computed once, and each output looks its own up by four
 // bits: a permutation and an addition in the place of four multiply-adds.
 
 #pragma once
@@ -44,7 +44,7 @@ struct Lookup {
     Vector sign;
   };
   static constexpr int kVectors = 2;
-  static constexpr int kLanes = 8, kEntries = 8;  // those with the fourth number added; the others are their negatives
+  static constexpr int kLanes = 8, kEntries = 8;  // those with the fourth float added; the others are their negatives
 
   static Words words(const uint32_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
   static Words next(Words words) { return _mm256_srli_epi32(words, 4); }
@@ -66,10 +66,10 @@ struct Lookup {
 };
 #endif
 
-constexpr int kAcross = Lookup::kEntries / 4;  // numbers of tables an input
+constexpr int kAcross = Lookup::kEntries / 4;  // table entries an input
 constexpr int kTileRows = 4;                   // rows that are looked up side by side
 
-// Signs of the four numbers of a table, by entry.
+// Signs of the four floats of a table, by entry.
 struct Signs {
   alignas(64) float of[4][Lookup::kEntries];
   Signs() {
@@ -79,7 +79,7 @@ struct Signs {
   }
 };
 
-// The table of four numbers, `along` apart.
+// The table of four floats, `along` apart.
 template <long along>
 inline Lookup::Vector make_table(const Signs& signs, const float* from) {
   Lookup::Vector sums = Lookup::multiply(Lookup::all(from[0]), Lookup::load(signs.of[0]));
@@ -92,7 +92,7 @@ struct Stored {
   const float* tables;
   Lookup::Vector operator()(long input) const { return Lookup::load(tables + input * kAcross); }
 };
-// or made when they are needed, from numbers `along` apart.
+// or made when they are needed, from floats `along` apart.
 template <long along>
 struct Made {
   const Signs* signs;

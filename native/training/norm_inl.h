@@ -15,7 +15,7 @@
 namespace bhvit::training {
 namespace {
 
-// From sums (2, channels) of the distances of `rows` numbers from `around`, and of their squares.
+// From sums (2, channels) of the distances of `rows` floats from `around`, and of their squares.
 template <class T>
 void finish_statistics(long rows, long channels, const double* sums, const T* around, const Statistics<T>& s) {
   const double unbiased = static_cast<double>(rows) / (rows - 1);
@@ -28,7 +28,7 @@ void finish_statistics(long rows, long channels, const double* sums, const T* ar
   }
 }
 
-// To sums (2, channels): the distances of numbers from `around`, so that squares of a large mean do not drown the
+// To sums (2, channels): the distances of floats from `around`, so that squares of a large mean do not drown the
 // variance, and their squares.
 template <class T>
 inline void add_distances(const T* from, const T* around, long channels, T* sums) {

@@ -1,4 +1,4 @@
-// Products of numbers with signs: half of the arithmetic of a backward pass.
+// Products of floats with signs: half of the arithmetic of a backward pass.
 
 #pragma once
 
@@ -55,8 +55,8 @@ void add_products(const Table* tables, const uint32_t* columns, long inputs, lon
   });
 }
 
-// Sums of a (rows, inputs) with signs (inputs, outputs) in columns. a's numbers are `across` apart from row to row and
-// `along` from input to input, and one of both is 1; scale, optional, has a number an input.
+// Sums of a (rows, inputs) with signs (inputs, outputs) in columns. a's floats are `across` apart from row to row and
+// `along` from input to input, and one of both is 1; scale, optional, has a float an input.
 struct Products {
   long inputs, outputs, across, along;
   const float *a, *scale;

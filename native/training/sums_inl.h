@@ -10,8 +10,8 @@
 namespace bhvit::training {
 namespace {
 
-// Zeros of a number type. Not std::vector: its functions, compiled for one instruction set, would be linked into code
-// for another. Memory that is not to be had ends the process.
+// Zeros of a float type. Not std::vector: its functions, compiled for one instruction set, would be linked into code
+// for another. Without enough memory the process ends.
 template <class T>
 class Buffer {
  public:

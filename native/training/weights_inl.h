@@ -9,7 +9,7 @@
 namespace bhvit::training {
 namespace {
 
-// Sums in T over so many numbers are added up in double.
+// Sums in T over so many floats are added up in double.
 constexpr long kRun = 256;
 
 template <class T, class Value>

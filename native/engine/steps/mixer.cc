@@ -39,7 +39,7 @@ class MixerStep : public Step {
       args_.weight = inputs % kWordBits ? clear_tails(p.mutable_bits("weight"), inputs) : p.bits("weight");
       args_.start = make_starts(p);
     } else {
-      args_.weight_float = p.numbers("weight", inputs);
+      args_.weight_float = p.weight_floats("weight", inputs);
     }
   }
 

@@ -9,7 +9,7 @@ namespace bhvit {
 // Norm into `n`, then `pool` (items are global tokens), `project` (items
 // are tokens, the global ones last), `heads` (items are windows * heads, window by window),
 // `average` (items are global tokens), `output` (tokens).
-// With layer norm or numbers: `project_general`, and `heads` leaves I in `products`, which
+// With layer norm or floats: `project_general`, and `heads` leaves I in `products`, which
 // `context` (items are windows * keys) turns into c.
 struct AttentionArgs {
   long height, width, channels, window_h, window_w, windows;
@@ -24,7 +24,7 @@ struct AttentionArgs {
   float* context;   // same shape: zs, which is turned into c for the grid's tokens
   float* pooled;    // [windows][channels]: cg, the mean over windows
   uint16_t* signs;  // [3][height*width + windows][channels/16]
-  float* values;    // [3][height*width + windows][channels]: q, k and v that are numbers
+  float* values;    // [3][height*width + windows][channels]: q, k and v that are floats
   float* products;  // [windows][keys][channels], or null
   float* globals;   // [window][global token][channels], windows globals_stride apart: c of global tokens, which are the
   long globals_stride;  // last rows of a window's `products` if there are such
@@ -61,7 +61,7 @@ struct ProjectGeneralScratch {
 
 struct WindowScratch {
   uint32_t *key_tiles, *value_tiles;  // of bits
-  float* key_values;                  // of numbers
+  float* key_values;                  // of floats
   QueryScratch queries;
   int32_t* rows;    // [key]
   float* products;  // [query][channel of a head]
@@ -230,7 +230,7 @@ BHVIT_INLINE long key_row(const AttentionArgs& a, long window, long j) {
   return corner + j / a.window_w * a.width + j % a.window_w;
 }
 
-// P bit planes, or 0 for numbers.
+// P bit planes, or 0 for floats.
 template <int P>
 void window_heads(const AttentionArgs& a, long begin, long end, void* memory) {
   const Heads& h = a.heads;

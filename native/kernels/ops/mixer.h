@@ -26,7 +26,7 @@ struct MixerArgs {
   const uint32_t* weight;                // [3][channels/16][words][16]
   const float* weight_float;             // [3][channels/16][inputs][16]
   bool signs;
-  const float *scale2, *shift, *slope;  // [3][channels]; scale2 is the scale itself for numbers
+  const float *scale2, *shift, *slope;  // [3][channels]; scale2 is the scale itself for floats
   const int32_t* start;                 // [3][16 classes][channels]
   uint16_t* planes;
   float* values;

@@ -19,7 +19,7 @@ struct PooledArgs {
   const float* n;                     // [height*width][channels]
   float *key_rest, *value_rest;       // [keys][channels]: z_k, z_v
   uint16_t *key_signs, *value_signs;  // [keys][channels/16]
-  float *key_values, *value_values;   // [keys][channels]: k and v that are numbers
+  float *key_values, *value_values;   // [keys][channels]: k and v that are floats
   uint32_t *key_tiles, *value_tiles;  // of each head as Heads has them
   float* key_tiles_float;
   float* x;
@@ -43,7 +43,7 @@ struct PooledKeysScratch {
 };
 
 struct PooledQueriesScratch {
-  float *rest, *query, *context;  // [token][channel]: zs; q that are numbers; I, then m
+  float *rest, *query, *context;  // [token][channel]: zs; q that are floats; I, then m
   uint32_t* bits;                 // [word][token]
   QueryScratch heads;
   LinearScratch linear;
