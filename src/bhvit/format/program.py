@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import UserError
 from ..spec.limits import MAX_OPS
 from ..spec.model import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
 from .op import Op
@@ -60,7 +61,12 @@ def check_chain(ops: list[Op]) -> None:
 
 
 def program(spec: ModelSpec) -> list[Op]:
-    """Return the ops of an architecture, in order; their tensors come from a trained model (`pack`)."""
+    """Return the ops of an architecture, in order; their tensors come from a trained model (`pack`).
+
+    Raises UserError for a spec with registered names: it has no ops until packing lowers it.
+    """
+    if names := spec.registered:
+        raise UserError(f"{spec.name} uses {', '.join(names)}, which no op computes: only its packed file has ops")
     height, width = spec.grid(0)
     channels = spec.stages[0].channels
     ops = [

@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 from .checkpoint import load_checkpoint, save_checkpoint
 from .network import BHViT, regularisation_loss
 from .published.convert import from_published, to_published
+from .registration import register_activation, register_attention_quantizer, register_mixer
 from .registry import create_model, list_models, model_spec
 from .trace import trace
 
@@ -24,6 +25,9 @@ __all__ = [
     "list_models",
     "load_checkpoint",
     "model_spec",
+    "register_activation",
+    "register_attention_quantizer",
+    "register_mixer",
     "regularisation_loss",
     "save_checkpoint",
     "to_published",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..spec.model import ATTENTION_LEVELS, AttentionQuantizer
+from ..spec.registry import ATTENTION_QUANTIZERS
 from .batch_statistics import least_over_processes, mean_over_processes, processes
 
 LEAST_SCALE = 1e-5
@@ -153,6 +154,9 @@ class _OneBit(torch.autograd.Function):
 
 def make_attention_quantizer(kind: AttentionQuantizer, heads: int) -> nn.Module:
     """The quantiser of a kind of attention, for `heads` heads."""
+    if kind in ATTENTION_QUANTIZERS:
+        quantizer: nn.Module = ATTENTION_QUANTIZERS[kind](heads)
+        return quantizer
     if kind == "decomposition":
         return DecomposedAttention(heads)
     return GroupSuperpositionAttention() if kind == "gsb" else OneBitAttention()

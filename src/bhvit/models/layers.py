@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from ..format.arithmetic import TAPS
 from ..spec.model import Branches, ModelSpec, Norm
+from ..spec.registry import ACTIVATIONS
 from .batch_statistics import processes, shared_batch_norm
 from .fused import grids as fused_grids
 from .fused import layers as fused
@@ -30,16 +32,31 @@ class Style:
     activation_bits: int = 1
     recu: bool = False
     centre_convs: bool = True
+    activation: str = dataclasses.field(default="rprelu", compare=False)
+    """Made by `make_activation`; no layer reads it, so layers compute alike whatever it is."""
 
     @classmethod
     def of(cls, spec: ModelSpec, stage: int) -> Style:
         """The style of a stage, and of the downsampling that leads into it."""
         bits = spec.stages[stage]
-        return cls(spec.norm, bits.weight_bits, bits.activation_bits, spec.recu, spec.centre_conv_weights)
+        return cls(
+            norm=spec.norm,
+            weight_bits=bits.weight_bits,
+            activation_bits=bits.activation_bits,
+            recu=spec.recu,
+            centre_convs=spec.centre_conv_weights,
+            activation=spec.activation,
+        )
 
     def make_norm(self, channels: int) -> nn.Module:
         """A norm of tokens (..., channels)."""
         return BatchNorm(channels) if self.norm == "batch" else nn.LayerNorm(channels)
+
+    def make_activation(self, channels: int) -> Any:
+        """An activation of tokens (..., channels)."""
+        if self.activation in ACTIVATIONS:
+            return ACTIVATIONS[self.activation](channels)
+        return RPReLU(channels)
 
     def activations(self, x: Tensor) -> Tensor:
         """`x`, or its signs."""

@@ -15,7 +15,7 @@ from .attention_quantizers import make_attention_quantizer
 from .fused import attention as fused_attention
 from .fused import grids as fused_grids
 from .fused import layers as fused
-from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, Style
+from .layers import LayerScale, Move, QuantConv2d, QuantLinear, Style
 
 
 class ConvMixer(nn.Module):
@@ -30,7 +30,7 @@ class ConvMixer(nn.Module):
         self.convs = nn.ModuleList(
             QuantConv2d(channels, channels, 3, style, padding=d, dilation=d, groups=MIXER_GROUPS) for d in DILATIONS
         )
-        self.activations = nn.ModuleList(RPReLU(channels) for _ in DILATIONS)
+        self.activations = nn.ModuleList(style.make_activation(channels) for _ in DILATIONS)
         self.norm = style.make_norm(channels)
 
     def forward(self, n: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class ResidualUnit(nn.Module):
         self.move = Move(channels)
         self.linear = QuantLinear(channels, channels, style)
         self.norm = style.make_norm(channels)
-        self.activation = RPReLU(channels)
+        self.activation = style.make_activation(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(self, x):
@@ -117,7 +117,7 @@ class QuantAttention(nn.Module):
         self.value = Projection(channels, style)
         self.quantizer = make_attention_quantizer(quantizer, heads) if style.activation_bits == 1 else nn.Identity()
         self.norm = style.make_norm(channels)
-        self.activation = RPReLU(channels)
+        self.activation = style.make_activation(channels)
 
     def forward(self, queries: Tensor, keys: Tensor, spread: Callable[[Tensor], Tensor] = lambda z: z) -> Tensor:
         """Tokens (..., T, C) and (..., S, C) -> contexts (..., T, C).

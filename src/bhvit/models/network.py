@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..image import Preprocess
 from ..spec.model import ModelSpec
+from ..spec.registry import MIXERS
 from .base.hub import HubModel
 from .binary import binary_layers
 from .fused import layers as fused
-from .layers import LayerScale, Move, QuantConv2d, QuantLinear, RPReLU, ShiftBranches, Style, float_conv, initialise
+from .layers import LayerScale, Move, QuantConv2d, QuantLinear, ShiftBranches, Style, float_conv, initialise
 from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
 from .quantizers import fake_quantize
 
@@ -72,11 +73,11 @@ class Mlp(nn.Module):
         self.move1 = Move(channels)
         self.linear1 = QuantLinear(channels, hidden, style)
         self.norm1 = style.make_norm(hidden)
-        self.activation1 = RPReLU(hidden)
+        self.activation1 = style.make_activation(hidden)
         self.move2 = Move(hidden)
         self.linear2 = QuantLinear(hidden, channels, style)
         self.norm2 = style.make_norm(channels)
-        self.activation2 = RPReLU(channels)
+        self.activation2 = style.make_activation(channels)
         self.scale = LayerScale(channels, 0.1)
 
     def forward(self, n: Tensor) -> Tensor:
@@ -109,7 +110,10 @@ class Block(nn.Module):
         return x if self.shift is None else self.shift(x, n)
 
 
-def _make_mixer(spec: ModelSpec, stage: int) -> ConvMixer | WindowAttention | PooledAttention | PoolMixer:
+def _make_mixer(spec: ModelSpec, stage: int) -> nn.Module:
+    if spec.stages[stage].mixer in MIXERS:
+        mixer: nn.Module = MIXERS[spec.stages[stage].mixer](spec, stage)
+        return mixer
     settings, style = spec.stages[stage], Style.of(spec, stage)
     channels, heads = settings.channels, settings.heads
     if settings.mixer == "conv":
@@ -133,7 +137,7 @@ class BinaryDownsample(Positioned):
         self.move = Move(channels)
         self.conv = QuantConv2d(channels, outputs, 2, style, stride=2, bias=False)
         self.norm = style.make_norm(outputs)
-        self.activation = RPReLU(outputs)
+        self.activation = style.make_activation(outputs)
         self.position = _position_map(spec.grid(stage), outputs)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..bits import tile_floats, tile_weights
-from ..format.arithmetic import NORM_EPS
 from ..models.binary import has_binary_weights, latent_weight
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
 from ..models.quantizers import weight_scale
@@ -44,13 +43,11 @@ def norm(module: nn.Module) -> Affine:
     """The multiply-add of a norm: all of batch normalisation with its running statistics, and of layer
     normalisation what follows once a token's mean and deviation are taken out."""
     if isinstance(module, nn.LayerNorm):
-        if module.eps != NORM_EPS:
-            raise TypeError(f"layer normalisation runs with eps {NORM_EPS}, not {module.eps}")
         return Affine(array(module.weight), array(module.bias))
-    if not isinstance(module, nn.BatchNorm1d) or module.running_mean is None or module.running_var is None:
-        raise TypeError("only batch normalisation with running statistics can be folded")
-    scale = array(module.weight) / np.sqrt(array(module.running_var) + module.eps)
-    return Affine(scale, array(module.bias) - array(module.running_mean) * scale)
+    norm = cast("nn.BatchNorm1d", module)  # `structure.check_structure` has seen to it
+    mean, variance = array(norm.get_buffer("running_mean")), array(norm.get_buffer("running_var"))
+    scale = array(norm.weight) / np.sqrt(variance + norm.eps)
+    return Affine(scale, array(norm.bias) - mean * scale)
 
 
 def normed(scale: F64, module: nn.Module) -> tuple[Affine, dict[str, F64]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from .._native import Program
 from ..errors import UserError
@@ -18,7 +19,8 @@ from ..format.float_storage import FloatStorage, decode, encode, is_map_or_class
 from ..format.program import program
 from ..image import Preprocess
 from ..models import BHViT
-from .lower import lower
+from .lowering import lowered
+from .ops import lower
 
 
 def packed_model(
@@ -32,26 +34,28 @@ def packed_model(
     class_names and preprocess default to the model's own, else to numbers and ImageNet's usual
     preprocessing at the model's size. float_storage: see `FloatStorage`; by default
     "int8" for a model whose spec has `float_bits` 8, else "mixed".
-    Raises UserError if the model is another's, is in training mode, holds numbers that are not finite, or the names
-    do not match its classes.
+    Raises UserError if the model is another's, is in training mode, holds numbers that are not finite, holds a module
+    that packing does not know (see `register_lowering`) or a hook, or the names do not match its classes.
     """
     if not isinstance(model, BHViT):
         raise UserError(f"only models of this package can be packed, not {type(model).__name__}: see create_model")
     if model.training:
         raise UserError("the model is in training mode; call model.eval() before packing it")
-    model.require_classifier()
+    if isinstance(model.head.linear, nn.Identity):
+        model.require_classifier()
+    model = lowered(model)
     described = bhv_file.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
     if len(described.class_names) != model.spec.num_classes:
         given = len(described.class_names)
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
     ops = tuple(program(model.spec))
-    lowered = lower(model)
+    lowered_tensors = lower(model, ops)
     stored = layout(ops, float_storage or model.spec.float_storage)
     tensors: dict[str, npt.NDArray[Any]] = {}
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `bhv_file.check`
         for op in ops:
             for name in op.shapes():
-                key, value = f"{op.name}.{name}", lowered[op.name][name]
+                key, value = f"{op.name}.{name}", lowered_tensors[op.name][name]
                 if (model.spec.float_bits == 8 and is_map_or_classifier(key)) or stored[key][0] == np.int8:
                     whole, scale = encode(value.astype(np.float32))
                     if stored[key][0] == np.int8:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from ..bits import LANES
 from ..errors import UserError
 from .limits import LIMITS, MAX_OPS
-from .values import convert
+from .registry import MIXERS, REGISTRIES, convert_field
 
 Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
 Downsampling = Literal["binary", "float"]
@@ -22,6 +22,7 @@ Norm = Literal["batch", "layer"]
 AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
 Branches = Literal["shift", "pool"]
 StemActivation = Literal["gelu", "none"]
+Activation = Literal["rprelu"]
 
 DILATIONS = (1, 3, 5)
 """Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
@@ -50,7 +51,8 @@ class StageSpec:
     mixer: Mixer
     """Token mixer. "conv": grouped dilated convolutions (BHViT, first stages); "attention": window attention with
     global tokens (BHViT, last stages); "pooled_attention": attention to keys and values of a pooled grid (BinaryViT);
-    "pooling": the mean of 3x3 tokens (MetaFormer, Yu et al., CVPR 2022), for ablations."""
+    "pooling": the mean of 3x3 tokens (MetaFormer, Yu et al., CVPR 2022), for ablations; or a registered name
+    (`bhvit.models.register_mixer`)."""
     heads: int = 1
     """Attention heads; a divisor of channels / 32. Published models have 64 channels a head."""
     window: tuple[int, int] | None = None
@@ -95,7 +97,7 @@ class StageSpec:
                 f"channels of a stage with the conv mixer must be a multiple of {LANES * MIXER_GROUPS}, "
                 f"not {self.channels}",
             )
-        elif self.mixer != "pooling":
+        elif self.mixer != "pooling" and self.mixer not in MIXERS:
             _require(
                 self.heads >= 1 and self.channels % (32 * self.heads) == 0,
                 f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",
@@ -130,7 +132,11 @@ class ModelSpec:
     """Batch normalisation, or layer normalisation over the channels of each token."""
     attention: AttentionQuantizer = "decomposition"
     """Quantiser of the attention matrix. "decomposition": levels 0 to 3, sums of bit planes (BHViT); "gsb": group
-    superposition (BHViT's variant); "one_bit": levels 0 and 1 (BinaryViT)."""
+    superposition (BHViT's variant); "one_bit": levels 0 and 1 (BinaryViT); or a registered name
+    (`bhvit.models.register_attention_quantizer`)."""
+    activation: Activation = "rprelu"
+    """Activation after each binary layer: RPReLU (ReActNet, Liu et al., ECCV 2020), or a registered name
+    (`bhvit.models.register_activation`)."""
     stem_activation: StemActivation = "gelu"
     """Activation after the stem's norm; BinaryViT has none."""
     centre_conv_weights: bool = True
@@ -158,6 +164,7 @@ class ModelSpec:
             ("branches", Branches),
             ("norm", Norm),
             ("attention", AttentionQuantizer),
+            ("activation", Activation),
             ("stem_activation", StemActivation),
         ):
             _one_of(name, getattr(self, name), typing.get_args(kind))
@@ -216,6 +223,13 @@ class ModelSpec:
         """How packing stores floats unless told otherwise (`format.float_storage`)."""
         return "int8" if self.float_bits == 8 else "mixed"
 
+    @property
+    def registered(self) -> tuple[str, ...]:
+        """Registered names that the spec uses, such as "mixer mine"."""
+        used: list[tuple[str, str]] = [("mixer", stage.mixer) for stage in self.stages]
+        used += [("attention", self.attention), ("activation", self.activation)]
+        return tuple(dict.fromkeys(f"{field} {name}" for field, name in used if name in REGISTRIES[field]))
+
     def grid(self, stage: int) -> tuple[int, int]:
         """Tokens (H, W) of a stage."""
         edge = self.patch * 2**stage
@@ -227,8 +241,14 @@ class ModelSpec:
         return chosen or (nearest_divisor(self.grid(stage)[0]), nearest_divisor(self.grid(stage)[1]))
 
     def to_json(self) -> str:
-        """The spec as JSON with sorted keys; `from_json` gives an equal spec back."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """The spec as JSON with sorted keys; `from_json` gives an equal spec back.
+
+        Fields that bhvit 0.1.0 did not have are left out at their defaults, so that equal models give equal files.
+        """
+        fields = dataclasses.asdict(self)
+        if self.activation == "rprelu":
+            del fields["activation"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -251,7 +271,7 @@ class ModelSpec:
 def _typed(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of a JSON file with the types that `kind` gives them. Raises UserError for a value of another type."""
     types = typing.get_type_hints(kind)
-    return {name: convert(name, types[name], value) if name in types else value for name, value in fields.items()}
+    return {name: convert_field(name, types[name], value) if name in types else value for name, value in fields.items()}
 
 
 def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
@@ -261,7 +281,10 @@ def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
 
 
 def _one_of(name: str, value: object, options: tuple[object, ...]) -> None:
-    _require(value in options, f"{name} must be {' or '.join(map(str, options))}, not {value!r}")
+    registry = REGISTRIES.get(name)
+    registered = registry is not None and value in registry
+    hint = f"; {registry.hint}" if registry is not None else ""
+    _require(value in options or registered, f"{name} must be {' or '.join(map(str, options))}, not {value!r}{hint}")
 
 
 def _require(condition: bool, message: str) -> None:

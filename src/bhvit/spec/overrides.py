@@ -14,10 +14,12 @@ from typing import Any
 
 from ..errors import UserError
 from .model import NOMINAL_WINDOW, ModelSpec, StageSpec
-from .values import convert, nearest
+from .registry import MIXERS, convert_field
+from .values import nearest
 
 MODEL_OVERRIDES = (
     "attention",
+    "activation",
     "branches",
     "centre_conv_weights",
     "downsample",
@@ -45,7 +47,7 @@ _STAGE = tuple(field.name for field in dataclasses.fields(StageSpec))
 _TYPES = typing.get_type_hints(ModelSpec) | typing.get_type_hints(StageSpec)
 _ATTENTION = ("attention", "pooled_attention")
 _USED_BY = {"heads": _ATTENTION, "key_pool": ("pooled_attention",), "window": ("attention",)}
-"""Mixers that heed a field; all others ignore it."""
+"""Mixers of the package that read a field; registered ones may read all."""
 MAX_STAGES = 64
 """Stages that have names here; each halves the grid, so that no model has as many."""
 _HEAD = 64
@@ -91,7 +93,7 @@ def check(name: str, value: Any) -> Any:
         if not isinstance(widths, list | tuple) or not all(type(width) is int for width in widths):
             raise UserError(f"shifts must be none, 3, 5, both or a list of widths, not {value!r}")
         return tuple(widths)
-    return convert(name, _TYPES[field], value)
+    return convert_field(name, _TYPES[field], value)
 
 
 def apply(spec: ModelSpec, overrides: Mapping[str, Any]) -> ModelSpec:
@@ -132,7 +134,7 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
     own = {name.rpartition(".")[2]: v for name, v in values.items() if name.startswith(f"stages.{index}.")}
     mixer = own.get("mixer", values.get("mixer", stage.mixer))
     # What is said of all stages is meant for those that heed it; of one stage, for that one.
-    shared = {n: values[n] for n in EVERY_STAGE if n in values and mixer in _USED_BY.get(n, (mixer,))}
+    shared = {n: values[n] for n in EVERY_STAGE if n in values and _reads(mixer, n)}
     if mixer != stage.mixer:
         channels = own.get("channels", stage.channels)
         shared.setdefault("window", None)
@@ -144,6 +146,11 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
         return dataclasses.replace(stage, **(shared | own))
     except UserError as error:
         raise UserError(f"stage {index} of {spec.name}: {error}") from None
+
+
+def _reads(mixer: str, field: str) -> bool:
+    """Whether a mixer reads a field of its stage."""
+    return mixer in MIXERS or mixer in _USED_BY.get(field, (mixer,))
 
 
 def _key_pool(height: int, width: int) -> int:
@@ -160,9 +167,9 @@ def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
     for name in values:
         field = name.rpartition(".")[2]
         stages = [spec.stages[int(name.split(".")[1])]] if "." in name else spec.stages
-        if field in _USED_BY and not any(stage.mixer in _USED_BY[field] for stage in stages):
+        if field in _USED_BY and not any(_reads(stage.mixer, field) for stage in stages):
             raise UserError(f"{name} has no effect: no such stage has the mixer {' or '.join(_USED_BY[field])}")
-        quantised = any(stage.mixer in _ATTENTION and stage.activation_bits == 1 for stage in stages)
+        quantised = any(_reads(stage.mixer, "heads") and stage.activation_bits == 1 for stage in stages)
         if field == "attention" and not quantised:
             raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
         if field == "branches" and not spec.shifts:

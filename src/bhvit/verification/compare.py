@@ -21,6 +21,7 @@ from ..data.dataset import Dataset
 from ..data.metrics import Floats, Metrics, Predict, Progress, agreement, decode, metrics, predict_all
 from ..format import file as bhv_file
 from ..models import BHViT, trace
+from ..packing.lowering import lowered
 from ..runtime import Session, reference
 from .flips import OpFlips, count_flips, total
 from .predictors import open_pair, torch_predict
@@ -131,7 +132,8 @@ def compare(
     traced = min(traced, len(dataset))
     images = file.preprocess.normalize(decode(dataset, file.preprocess, range(traced)))
     parts_at, ops = _by_op(model, file, session, images)
-    by_image = [count_flips(model, file, image) for image in images]
+    packed_as = lowered(model)
+    by_image = [count_flips(packed_as, file, image) for image in images]
     flips = tuple(total(of_op, of_op[0].name) for of_op in zip(*by_image, strict=True))
     return Comparison(
         torch=by_torch,

@@ -34,9 +34,10 @@ def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
 def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedModel]:
     """A checkpoint and the file packed from it. Raises UserError if they are of different architectures."""
     from ..models import load_checkpoint
+    from ..packing.lowering import lowered
 
     model, file = load_checkpoint(checkpoint), bhv_file.read(packed)
-    if model.spec != file.spec:
+    if lowered(model).spec != file.spec:
         raise UserError(f"{packed} was not packed from {checkpoint}: it holds a {file.spec.name} of other settings")
     return model, file
 

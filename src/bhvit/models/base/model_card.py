@@ -15,12 +15,7 @@ _PAPERS = {
     "pool": "[BinaryViT](https://arxiv.org/abs/2306.16678), CVPR Workshops 2023",
 }
 
-_TEXT = """\
-# {name}
-
-A binary vision transformer ({paper}) that classifies {channels} images of {height}×{width} pixels
-into {classes}.
-
+_COSTS = """\
 | | |
 |---|---|
 | Parameters | {parameters:.2f} M, of which {binary_parameters:.2f} M are bits |
@@ -28,7 +23,15 @@ into {classes}.
 | Full-precision ones | {float_macs:.3g} M |
 | OPs (binary / 64 + full precision) | {ops:.3g} |
 
-## Use
+"""
+
+_TEXT = """\
+# {name}
+
+A binary vision transformer ({paper}) that classifies {channels} images of {height}×{width} pixels
+into {classes}.
+
+{costs}## Use
 
 ```python
 import bhvit
@@ -60,7 +63,6 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
 
     It says nothing that is not known of the model: no accuracy, and a licence only if one is given.
     """
-    whole = total(op_costs(spec))
     return _metadata(license) + _TEXT.format(
         name=spec.name,
         paper=_PAPERS[spec.branches],
@@ -69,12 +71,19 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
         in_chans=spec.in_chans,
         channels={1: "greyscale", 3: "RGB"}.get(spec.in_chans, f"{spec.in_chans}-channel"),
         classes=_classes(spec.num_classes, class_names),
+        costs="" if spec.registered else _costs(spec),  # nothing counts modules of others
+        repo=repo,
+    )
+
+
+def _costs(spec: ModelSpec) -> str:
+    whole = total(op_costs(spec))
+    return _COSTS.format(
         parameters=whole.parameters / 1e6,
         binary_parameters=whole.binary_parameters / 1e6,
         binary_macs=whole.binary_macs / 1e6,
         float_macs=whole.float_macs / 1e6,
         ops=whole.ops,
-        repo=repo,
     )
 
 

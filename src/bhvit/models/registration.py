@@ -1,0 +1,46 @@
+"""Registering mixers, attention quantisers and activations of your own, without editing the package.
+
+A registered name is a value of the spec like those of the package: in a process that registered it, `create_model`,
+recipes, `--set` and checkpoints take it. The model packs if the module's class has a lowering
+(`bhvit.packing.register_lowering`).
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch import nn
+
+from ..spec.model import Activation, AttentionQuantizer, Mixer, ModelSpec
+from ..spec.registry import ACTIVATIONS, ATTENTION_QUANTIZERS, MIXERS
+
+MixerMaker = TypeVar("MixerMaker", bound=Callable[[ModelSpec, int], nn.Module])
+Maker = TypeVar("Maker", bound=Callable[[int], nn.Module])
+
+
+def register_mixer(name: str) -> Callable[[MixerMaker], MixerMaker]:
+    """Register, as a decorator, what makes a token mixer from a spec and the number of a stage.
+
+    It decorates a function, or a class whose `__init__` takes these.
+    The mixer maps normalised tokens (B, H, W, C) to the same shape; the block adds the residual.
+    Raises UserError if the name is the package's own or no identifier.
+    """
+    return MIXERS.register(name, typing.get_args(Mixer))
+
+
+def register_attention_quantizer(name: str) -> Callable[[Maker], Maker]:
+    """Register, as a decorator, what makes a quantiser of attention matrices from the number of heads.
+
+    It maps probabilities (..., heads, T, keys) to the same shape. Raises UserError as `register_mixer` does.
+    """
+    return ATTENTION_QUANTIZERS.register(name, typing.get_args(AttentionQuantizer))
+
+
+def register_activation(name: str) -> Callable[[Maker], Maker]:
+    """Register, as a decorator, what makes the activation after binary layers from the number of channels.
+
+    It maps tokens (..., C) to the same shape. Raises UserError as `register_mixer` does.
+    """
+    return ACTIVATIONS.register(name, typing.get_args(Activation))

@@ -1,0 +1,64 @@
+"""Names that are registered outside the package for fields of a spec, and what makes their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from ..errors import UserError
+from .values import convert
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry:
+    """Registered values of one field of a spec: names, each with a function or class that makes the module."""
+
+    def __init__(self, field: str, register: str) -> None:
+        self.field = field
+        self.hint = f"register a name of your own before using it (bhvit.models.{register})"
+        self._makers: dict[str, Callable[..., Any]] = {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        return self._makers[name]
+
+    def register(self, name: str, built_in: tuple[str, ...]) -> Callable[[F], F]:
+        """Return a decorator that registers a maker; a name that was registered before gets the new one.
+
+        Raises UserError if the name is one of the package's own or no identifier.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise UserError(f"{self.field}: a name of letters, digits and _ is needed, not {name!r}")
+        if name in built_in:
+            raise UserError(f"{self.field} {name!r} is the package's own: choose another name")
+
+        def add(maker: F) -> F:
+            self._makers[name] = maker
+            return maker
+
+        return add
+
+
+MIXERS = Registry("mixer", "register_mixer")
+ATTENTION_QUANTIZERS = Registry("attention", "register_attention_quantizer")
+ACTIVATIONS = Registry("activation", "register_activation")
+REGISTRIES = {registry.field: registry for registry in (MIXERS, ATTENTION_QUANTIZERS, ACTIVATIONS)}
+
+
+def convert_field(name: str, kind: Any, value: Any) -> Any:
+    """Return `value` as the type of a field of a spec (`values.convert`), or a name registered for that field.
+
+    `name` may be dotted. Raises UserError naming the field and what it takes.
+    """
+    registry = REGISTRIES.get(name.rpartition(".")[2])
+    if registry is None:
+        return convert(name, kind, value)
+    if isinstance(value, str) and value in registry:
+        return value
+    try:
+        return convert(name, kind, value)
+    except UserError as error:
+        raise UserError(f"{error}; {registry.hint}") from None
