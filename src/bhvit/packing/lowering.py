@@ -80,6 +80,7 @@ def lowered(model: BHViT) -> BHViT:
 
 def _replaced(name: str, module: nn.Module) -> nn.Module:
     seen: set[type[nn.Module]] = set()
+    training = module.training
     while type(module) in _LOWERINGS:
         kind = type(module)
         seen.add(kind)
@@ -89,6 +90,7 @@ def _replaced(name: str, module: nn.Module) -> nn.Module:
                 f"{name or 'the model'}: the lowering of {kind.__qualname__} must return a module of another class, "
                 f"not {type(module).__qualname__}"
             )
+        module.train(training)
     children = {
         key: None if child is None else _replaced(f"{name}.{key}" if name else key, child)
         for key, child in module._modules.items()
