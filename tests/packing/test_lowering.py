@@ -137,7 +137,7 @@ def test_registered_modules_train_keep_pack_and_run(overrides: dict[str, Any], t
     assert loaded.spec == model.spec
     assert loaded.spec.registered
 
-    pack(loaded, tmp_path / "m.bhv", leftovers="float32")
+    pack(loaded, tmp_path / "m.bhv", float_storage="float32")
     packed = bhv_file.read(tmp_path / "m.bhv")
     assert not packed.spec.registered
     assert list(packed.ops) == program(packed.spec)
@@ -175,7 +175,7 @@ def test_mixers_put_into_a_model_by_hand_pack_as_what_they_are() -> None:
     for block in model.stages[2].children():
         block.mixer.attention.quantizer = GroupSuperpositionAttention()
     images = torch.randn(2, 3, 32, 32)
-    packed = packed_model(randomise(model), leftovers="float32")
+    packed = packed_model(randomise(model), float_storage="float32")
     assert [stage.mixer for stage in packed.spec.stages] == ["pooling", "attention", "attention"]
     assert (packed.spec.stages[1].heads, packed.spec.stages[1].window, packed.spec.attention) == (1, (2, 4), "gsb")
     with torch.inference_mode():
@@ -189,7 +189,7 @@ def test_verification_follows_a_registered_model_op_by_op(tmp_path: Path, capsys
         "bhvit_nano", num_classes=2, activation="leaky", attention="open_ends", **{"stages.0.mixer": "smooth"}
     )
     save_checkpoint(randomise(model), tmp_path / "m.safetensors")
-    pack(model, tmp_path / "m.bhv", class_names=["cat", "dog"], leftovers="float32")
+    pack(model, tmp_path / "m.bhv", class_names=["cat", "dog"], float_storage="float32")
     photos = class_folders(tmp_path / "photos", count=2)
     files = [str(tmp_path / "m.safetensors"), str(tmp_path / "m.bhv")]
     assert main(["verify", *files, "--data", str(photos), "--split", "all", "--trace", "2", "--json"]) == 0

@@ -243,7 +243,7 @@ class ModelSpec:
     def to_json(self) -> str:
         """The spec as JSON with sorted keys; `from_json` gives an equal spec back.
 
-        Fields that bhvit 0.1.0 did not have are left out at their defaults, so that equal models give equal files.
+        `activation` is left out at its default: models without registered names give the files they gave before it.
         """
         fields = dataclasses.asdict(self)
         if self.activation == "rprelu":

@@ -20,7 +20,7 @@ class Registry:
         self._makers: dict[str, Callable[..., Any]] = {}
 
     def __contains__(self, name: object) -> bool:
-        return name in self._makers
+        return isinstance(name, str) and name in self._makers
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         return self._makers[name]
@@ -56,7 +56,7 @@ def convert_field(name: str, kind: Any, value: Any) -> Any:
     registry = REGISTRIES.get(name.rpartition(".")[2])
     if registry is None:
         return convert(name, kind, value)
-    if isinstance(value, str) and value in registry:
+    if value in registry:
         return value
     try:
         return convert(name, kind, value)
