@@ -130,3 +130,57 @@ def test_a_member_that_claims_gigabytes_is_not_unpacked(tmp_path: Path, monkeypa
     dataset, said = _all(path)
     assert len(dataset) == 20
     assert "BHVIT_MAX_FILE_BYTES=4194304 allows it" in said[0]
+
+
+PETS = {
+    f"{name}/{index}.png": png(10 * kind + index, kind) for kind, name in enumerate(("cat", "dog")) for index in (0, 1)
+}
+
+
+@pytest.mark.parametrize("change", ["./{}", "/{}", "pets\\{}"])
+def test_names_in_a_zip_may_be_written_in_other_ways(tmp_path: Path, change: str) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in PETS.items():
+            archive.writestr(change.format(name.replace("/", "\\") if "\\" in change else name), data)
+    dataset, said = _all(tmp_path / "a.zip")
+    assert (len(dataset), dataset.class_names, said) == (4, ("cat", "dog"), [])
+    assert dataset.image(0).size == (8, 8)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_and_outside_of_the_archive_are_said(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in (*PETS.items(), ("cat/0.png", png(50)), ("../dog/9.png", png(9))):
+            archive.writestr(name, data)
+    dataset, said = _all(tmp_path / "a.zip")
+    assert len(dataset) == 4
+    assert len(said) == 2
+    assert "../dog/9.png lies outside the archive" in said[0]
+    assert "2 members are called cat/0.png" in said[1]
+    with tarfile.open(tar(tmp_path / "a.tar", PETS), "a") as appended:
+        info = tarfile.TarInfo("./cat/0.png")
+        info.size = len(png(50))
+        appended.addfile(info, io.BytesIO(png(50)))
+    dataset, said = _all(tmp_path / "a.tar")
+    assert len(dataset) == 4
+    assert "2 members are called cat/0.png" in said[0]
+
+
+@pytest.mark.parametrize("samples", [False, True], ids=["class folders", "shard"])
+@pytest.mark.parametrize("damage", ["header", "joined", "cut at a header", "cut in a header"])
+def test_a_tar_whose_reading_stops_early_is_refused(tmp_path: Path, damage: str, samples: bool) -> None:
+    path = tmp_path / "a.tar"
+    shard(path, [0, 1] * 4) if samples else tar(path, PETS)
+    data = path.read_bytes()
+    with tarfile.open(path) as archive:
+        middle = archive.getmembers()[3].offset
+    path.write_bytes(
+        {
+            "header": data[:middle] + b"\xff" * 100 + data[middle + 100 :],
+            "joined": data + data,
+            "cut at a header": data[:middle],
+            "cut in a header": data[: middle + 100],
+        }[damage]
+    )
+    with pytest.raises(UserError, match=r"members after a damaged header|is cut short|has no label"):
+        _all(path)

@@ -90,3 +90,52 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     path = tmp_path / "classes.txt"
     path.write_bytes("\ufeffcat\r\ndog\r\n".encode())
     assert read_class_names(path) == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cat\n\ndog\n", "no name in line 2"),
+        ("cat\n \t\ndog\n", "no name in line 2"),
+        ("0\tcat\n1\t\n2\tdog\n", "no name in line 2"),
+        ("\ncat\ndog", "no name in line 1"),
+        ("\n \n", "holds no class names"),
+        (b"caf\xe9\ndog\n", "are not UTF-8"),
+        ("cat\ndog\n".encode("utf-16"), "are not UTF-8"),
+    ],
+)
+def test_class_files_that_would_shift_the_labels_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=message):
+        read_class_names(path)
+
+
+def test_only_line_ends_part_class_names(tmp_path: Path) -> None:
+    path = tmp_path / "classes.txt"
+    path.write_bytes("\ufeffcat\u2028wild\r\ndog\x85\rowl\n\n".encode())
+    assert read_class_names(path) == ("cat\u2028wild", "dog", "owl")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_pipes_and_devices_are_no_class_files(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(UserError, match=r"is a (pipe, socket or device|folder), not a file"):
+            read_class_names(path)
+
+
+def test_labels_without_any_training_image_are_refused(tmp_path: Path) -> None:
+    parquet(tmp_path / "train.parquet", [])
+    parquet(tmp_path / "val.parquet", [0, 1])
+    with pytest.raises(UserError, match="has no training images"):
+        open_dataset(tmp_path, "validation")
+
+
+def test_metadata_nested_without_end_names_no_classes(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    path = parquet(tmp_path / "all.parquet", [0, 1] * 4)
+    deep = pyarrow.parquet.read_table(path).replace_schema_metadata({"huggingface": '{"info":' + "[" * 100_000})
+    pyarrow.parquet.write_table(deep, path)
+    assert open_dataset(path).class_names == ("0", "1")

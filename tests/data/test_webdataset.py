@@ -215,3 +215,48 @@ def test_parquet_has_blocks_only_where_it_does_not_fit_the_memory(tmp_path, monk
     assert found.blocks.tolist() == [0] * 4 + [1] * 4 + [2]
     assert found.window == 2
     assert np.array_equal(found.subset([8, 0]).blocks, [2, 0])
+
+
+def test_samples_without_an_image_are_counted(tmp_path):
+    odd = [
+        {"docx": b"no picture", "cls": b"1"},
+        {"old.png": png(7), "old.cls": b"1"},  # a name with a dot: its key ends before it
+        {"txt": b"a caption alone says nothing of an image"},
+    ]
+    write_shard(tmp_path / "a.tar", [*samples(4), *odd])
+    said: list[str] = []
+    assert len(open_dataset(tmp_path, "all", warn=said.append)) == 4
+    assert len(said) == 1
+    assert "2 samples have no image KEY.jpg, .png, … that is read, such as" in said[0]
+
+
+def test_a_sample_of_another_format_is_named_and_skipped(tmp_path):
+    write_shard(tmp_path / "a.tar", [*samples(4), {"heic": b"no picture", "cls": b"1"}])
+    said: list[str] = []
+    assert len(open_dataset(tmp_path, "all", warn=said.append)) == 4
+    assert "a.tar sample 4 is not an image" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ({"png": png(0), "jpg": png(1), "cls": b"0"}, "has two images"),
+        ({"png": png(0), "cls": b"0", "json": b'{"label": 1}'}, "has the label 1, but its sample has 0, too"),
+        ({"png": png(0), "json": b"[" * 100_000}, "holds no label"),
+    ],
+)
+def test_samples_that_contradict_themselves_are_refused(tmp_path, sample, message):
+    write_shard(tmp_path / "a.tar", [*samples(2), sample])
+    assert message in refused(tmp_path, "all")
+
+
+def test_byte_order_marks_in_labels_are_passed_over(tmp_path):
+    marked = [{"png": png(i), "cls": b"\xef\xbb\xbf%d\r\n" % (i % 2)} for i in range(4)]
+    write_shard(tmp_path / "a.tar", marked)
+    assert open_dataset(tmp_path, "all").labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_among_shards_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    assert "is a pipe, socket or device" in refused(tmp_path, "all")

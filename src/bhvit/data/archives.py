@@ -6,36 +6,57 @@ import io
 import tarfile
 import threading
 import zipfile
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from posixpath import dirname, join, normpath
 from typing import IO, Any
 
 from ..errors import UserError
+from ..files import check_regular
 from .stores import FileStore, check_size, read_range, reading, without_side_files
 
 
 class ZipStore(FileStore):
-    """Files of a zip archive. A member that is encrypted, damaged or compressed in an unknown way is one bad image."""
+    """Files of a zip archive. A member that is encrypted, damaged or compressed in an unknown way is one bad image.
+
+    Names may begin with "./" or "/", and have backslashes, as some programs write them. Those that lead out of the
+    archive ("..") are left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self._zip: zipfile.ZipFile | None = None
         self._lock = threading.Lock()
         with reading(path), zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-        self._sizes = {info.filename: info.file_size for info in infos if not info.is_dir()}
-        members = sorted(self._sizes)
-        folders = sorted(info.filename.rstrip("/") for info in infos if info.is_dir())
-        super().__init__(path, without_side_files(members), without_side_files(folders))
+        self._infos: dict[str, zipfile.ZipInfo] = {}
+        folders: list[str] = []
+        files: list[str] = []
+        notes: list[str] = []
+        for info in infos:
+            parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
+            name = "/".join(parts)
+            if ".." in parts:
+                notes.append(f"{path}: {info.filename} lies outside the archive; left out")
+            elif info.is_dir() or info.filename.endswith("\\"):
+                folders.append(name)
+            else:
+                files.append(name)
+                self._infos[name] = info
+        notes += repeated(path, files)
+        super().__init__(
+            path, without_side_files(sorted(self._infos)), without_side_files(sorted(folders)), tuple(notes)
+        )
 
     def size(self, index: int) -> int:
-        return self._sizes[self.members[index]]
+        return self._infos[self.members[index]].file_size
 
     def open(self, index: int) -> IO[bytes] | None:
         member = self.members[index]
         with self._lock, reading(self.root / member):
             self._zip = self._zip or zipfile.ZipFile(self.root)
-            check_size(self.root / member, self._sizes[member])
-            return io.BytesIO(self._zip.read(member))
+            check_size(self.root / member, self._infos[member].file_size)
+            return io.BytesIO(self._zip.read(self._infos[member]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_lock": None}
@@ -54,6 +75,7 @@ class TarStore(FileStore):
         infos = tar_members(path)
         self._where, notes = locate(path, infos)
         folders = sorted(normpath(info.name) for info in infos if info.isdir())
+        notes += repeated(path, [normpath(info.name) for info in infos if info.isreg()])
         super().__init__(path, without_side_files(sorted(self._where)), without_side_files(folders), tuple(notes))
 
     def size(self, index: int) -> int:
@@ -65,13 +87,44 @@ class TarStore(FileStore):
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
     """Return the members of an uncompressed tar archive. Raises UserError if it is compressed or damaged."""
+    check_regular(path)
     with reading(path):
         try:
             with tarfile.open(path, "r:") as archive:
-                return archive.getmembers()
+                members = archive.getmembers()
+                check_end(path, archive)
+                return members
         except tarfile.ReadError as error:
             reason = f"{path} is not a whole, uncompressed tar archive ({error})"
             raise UserError(f"{reason}; unpack it, or make a zip") from None
+
+
+def check_end(path: Path, archive: tarfile.TarFile) -> None:
+    """Raises UserError unless what follows the last member that was found is zeros: `tarfile` stops without a word.
+
+    A header in the middle may be damaged, or archives joined to one. An archive that ends without the zeros that mark
+    its end was cut short.
+    """
+    with path.open("rb") as file:
+        file.seek(archive.offset)
+        found = 0
+        while block := file.read(1 << 20):
+            if block.strip(b"\0"):
+                raise UserError(
+                    f"{path} has members after a damaged header or the end of a first archive: make it again"
+                )
+            found += len(block)
+    if not found:
+        raise UserError(f"{path} is cut short: it does not end as a tar archive does; copy or download it again")
+
+
+def repeated(path: Path, names: Iterable[str]) -> list[str]:
+    """A line for each name that several members of an archive have."""
+    return [
+        f"{path}: {count} members are called {name}; the last of them is read"
+        for name, count in Counter(names).items()
+        if count > 1
+    ]
 
 
 def locate(path: Path, infos: list[tarfile.TarInfo]) -> tuple[dict[str, tuple[int, int]], list[str]]:

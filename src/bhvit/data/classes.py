@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
+from ..files import check_regular
 from ..spec.limits import LIMITS
 from ..text import some
 
@@ -19,15 +20,21 @@ Labels = npt.NDArray[np.int64]
 def read_class_names(path: Path) -> tuple[str, ...]:
     """Read class names, a line each: a name, or number, tab, optional columns, tab, name.
 
-    Raises UserError if the file cannot be read, is empty, or does not count its classes from 0.
+    Raises UserError if the file cannot be read, is empty, has an empty line before its last name, or does not count its
+    classes from 0.
     """
+    check_regular(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the class names in {path}: {error}") from None
-    columns = [line.split("\t") for line in lines if line.strip()]
-    if not columns:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise UserError(f"cannot read the class names in {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"the class names in {path} are not UTF-8: {error}") from None
+    if lines == [""]:
         raise UserError(f"{path} holds no class names")
+    columns = [line.split("\t") for line in lines]
+    if nameless := [str(number) for number, fields in enumerate(columns, 1) if not fields[-1].strip()]:
+        raise UserError(f"{path} has no name in line {some(nameless)}: each line names a class")
     if any(len(fields) > 1 and fields[0] != str(number) for number, fields in enumerate(columns)):
         raise UserError(f"{path}: with more columns than one, the first must count 0, 1, 2, …")
     return tuple(fields[-1].strip() for fields in columns)
@@ -62,6 +69,8 @@ def numbered(source: str, labels: Labels, reference: Labels) -> tuple[Labels, tu
     image has, and for more classes than a model can have.
     """
     numbers = np.unique(reference)
+    if not len(numbers):
+        raise UserError(f"{source} has no training images, so its labels have no classes")
     if len(numbers) > LIMITS["classes"]:
         raise UserError(
             f"{source} has {len(numbers)} different labels; a model has at most {LIMITS['classes']} classes"

@@ -96,7 +96,7 @@ class ParquetStore(EncodedStore):
                 array = table.column(self.column).combine_chunks()
                 if hasattr(array.type, "num_fields") and array.type.num_fields:
                     array = array.field("bytes")
-            except (OSError, ValueError, KeyError) as error:  # Arrow's errors are these
+            except (OSError, ValueError, KeyError, NotImplementedError) as error:  # Arrow's errors are these
                 raise UserError(f"{self.files[number]} is damaged in row group {inner}: {first_line(error)}") from None
             self._cache[group] = array
             while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > PARQUET_CACHE:
@@ -148,7 +148,7 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
     try:
         names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
         return image, label, tuple(str(name) for name in names)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return image, label, None
 
 
@@ -158,7 +158,7 @@ def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
     for path in files:
         try:
             values: Any = open_parquet(path).read(columns=[column]).column(column)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path} is damaged: {first_line(error)}") from None
         if values.null_count:
             raise UserError(f"{path}: {values.null_count} of its labels are missing")

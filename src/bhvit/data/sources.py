@@ -242,7 +242,8 @@ def _labelled(
     check_text(str(source), names)
     check_labels(str(source), labels, names)
     indices = np.arange(len(labels))
-    return Found(store, indices, labels, names, found.split, found.hold_out, found.splits, only_numbers, found.left_out)
+    notes = (*store.notes, *found.left_out)
+    return Found(store, indices, labels, names, found.split, found.hold_out, found.splits, only_numbers, notes)
 
 
 __all__ = ["BUILT_IN", "KINDS", "Found", "find"]

@@ -1,8 +1,9 @@
 """WebDataset shards: uncompressed tar archives whose samples are files of one name but for what follows its first dot.
 
 A sample is an image (`KEY.jpg`, .png, …) and its label: `KEY.cls`, a whole number, or `KEY.json` with "label" or "cls".
-Files that macOS leaves behind (`._KEY.jpg`) are no samples. Links and sparse members, which no writer of shards makes,
-are refused, since samples would be incomplete without them.
+Files that macOS leaves behind (`._KEY.jpg`) are no samples. Samples without an image that is read are counted and left
+out. Links and sparse members, which no writer of shards makes, are refused, since samples would be incomplete without
+them, as are samples of two images, or of two labels that differ.
 Samples are found once, by the headers of the archives, and then read where they lie, one at a time; nothing holds a
 shard in memory.
 """
@@ -19,11 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError
-from .archives import sparse
+from ..files import check_regular
+from .archives import check_end, sparse
 from .index_cache import LARGE, Stamp, remembered, stamp_of
-from .stores import EncodedStore, is_side_file, read_range, reading
+from .stores import EncodedStore, check_size, is_side_file, read_range, reading
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".bmp", ".tif", ".tiff", ".gif")
+IMAGES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".heic", ".heif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff", ".gif", ".tga", ".ico"),
+)
+LABELS = (".cls", ".json")
 BLOCK = 256
 """Samples that a shuffle keeps near each other, so that a disk reads on."""
 
@@ -34,8 +40,9 @@ class ShardStore(EncodedStore):
     def __init__(self, files: Sequence[Path]) -> None:
         """Raises UserError for a damaged or compressed archive, and a sample without a label."""
         self.files = list(files)
-        what = "\n".join(["shards", *(str(file.absolute()) for file in files)])
-        rows = remembered(what, lambda: _index(self.files), lambda rows: len(rows) > LARGE)
+        what = "\n".join(["shards, with notes", *(str(file.absolute()) for file in files)])
+        rows, notes = remembered(what, lambda: _index(self.files), lambda found: len(found[0]) > LARGE)
+        self.notes = tuple(notes)
         table = np.array(rows, dtype=np.int64).reshape(-1, 4)
         self.shard, self.offset, self.size = table[:, 0], table[:, 1], table[:, 2]
         self.labels = table[:, 3]
@@ -64,6 +71,7 @@ class ShardStore(EncodedStore):
 
 def is_shard(path: Path) -> bool:
     """Whether the first files of a tar archive look like samples with labels."""
+    check_regular(path)
     endings: dict[str, set[str]] = {}
     with reading(path):
         try:
@@ -77,18 +85,29 @@ def is_shard(path: Path) -> bool:
                         break
         except tarfile.ReadError:
             return False
-    return any(found & set(IMAGES) and found & {".cls", ".json"} for found in endings.values())
+    return any(found & set(IMAGES) and found & set(LABELS) for found in endings.values())
 
 
-def _index(files: Sequence[Path]) -> tuple[Stamp, list[tuple[int, int, int, int]]]:
-    """Rows of shard, offset, size and label."""
-    stamp = {str(file.absolute()): stamp_of(file) for file in files}
-    return stamp, [(number, *sample) for number, file in enumerate(files) for sample in _samples(file)]
+def _index(files: Sequence[Path]) -> tuple[Stamp, tuple[list[tuple[int, int, int, int]], list[str]]]:
+    """Rows of shard, offset, size and label; and what was left out, a line for each shard."""
+    rows: list[tuple[int, int, int, int]] = []
+    notes: list[str] = []
+    for number, file in enumerate(files):
+        left_out: list[str] = []
+        rows += [(number, *sample) for sample in _samples(file, left_out)]
+        if left_out:
+            notes.append(
+                f"{file}: {len(left_out)} samples have no image KEY.jpg, .png, … that is read, such as {left_out[0]}; "
+                "left out"
+            )
+    return {str(file.absolute()): stamp_of(file) for file in files}, (rows, notes)
 
 
-def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
-    """Offset, size and label of each sample of a shard."""
+def _samples(path: Path, left_out: list[str]) -> Iterator[tuple[int, int, int]]:
+    """Offset, size and label of each sample of a shard; keys of samples without an image go to `left_out`."""
     key, image, label = "", None, None
+    of_use = False  # the sample has a label, or what looks like an image
+    check_regular(path)
     with reading(path):
         try:
             with tarfile.open(path, "r:") as archive:
@@ -102,13 +121,22 @@ def _samples(path: Path) -> Iterator[tuple[int, int, int]]:
                         )
                     own, ending = _split(info.name)
                     if own != key:
+                        if of_use and image is None:
+                            left_out.append(key)
                         yield from _sample(path, key, image, label)
-                        key, image, label = own, None, None
+                        key, image, label, of_use = own, None, None, False
+                    of_use = of_use or ending.endswith((*IMAGES, *LABELS))
                     if ending in IMAGES:
+                        if image is not None:
+                            raise UserError(f"{path}: the sample {key} has two images; which one has the label?")
                         image = (info.offset_data, info.size)
-                    elif ending in (".cls", ".json"):
+                    elif ending in LABELS:
+                        check_size(f"{path}: {info.name}", info.size)
                         label = _label(path, info.name, ending, archive.extractfile(info).read(), label)  # type: ignore[union-attr]
+                if of_use and image is None:
+                    left_out.append(key)
                 yield from _sample(path, key, image, label)
+                check_end(path, archive)
         except tarfile.ReadError as error:
             raise UserError(f"{path} is not a whole, uncompressed tar archive ({error})") from None
 
@@ -124,14 +152,16 @@ def _sample(path: Path, key: str, image: tuple[int, int] | None, label: int | No
 def _label(path: Path, name: str, ending: str, data: bytes, other: int | None) -> int | None:
     try:
         if ending == ".cls":
-            label: Any = int(data)
+            label: Any = int(data.decode("utf-8-sig"))
         else:
             fields = json.loads(data)
             label = fields.get("label", fields.get("cls", other)) if isinstance(fields, dict) else other
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{path}: {name} holds no label but {data[:40]!r}") from None
     if label is not None and (type(label) is not int or not 0 <= label < 1 << 63):
         raise UserError(f"{path}: {name} has the label {label!r}; labels are whole numbers from 0 of at most 63 bits")
+    if other is not None and label != other:
+        raise UserError(f"{path}: {name} has the label {label}, but its sample has {other}, too")
     return label
 
 
