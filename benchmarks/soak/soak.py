@@ -80,8 +80,13 @@ class Service:
         """Do one thing after the other until told to stop."""
         rng = np.random.default_rng(seed)
         actions: list[Callable[[np.random.Generator], str]] = [
-            self.classify, self.batch, self.open_current, self.overwrite, self.damaged_model, self.damaged_picture,
-        ]  # fmt: skip
+            self.classify,
+            self.batch,
+            self.open_current,
+            self.overwrite,
+            self.damaged_model,
+            self.damaged_picture,
+        ]
         while not self.stop.is_set():
             action = actions[int(rng.integers(len(actions)))]
             try:

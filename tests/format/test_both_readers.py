@@ -110,10 +110,14 @@ GOOD: dict[str, Callable[[str], str]] = {
     "many digits": swapped('"mean": [0.5', '"mean": [0.5' + "0" * 300, "preprocess"),
     "minus zero": swapped('"mean": [0.5', '"mean": [-0.0', "preprocess"),
     "the smallest crop": preprocess(crop=0.001),
-    "no crop and no interpolation": metadata("preprocess", lambda t: json.dumps(
-        {key: value for key, value in json.loads(t).items() if key not in ("crop", "interpolation", "channels")})),
+    "no crop and no interpolation": metadata(
+        "preprocess",
+        lambda t: json.dumps(
+            {key: value for key, value in json.loads(t).items() if key not in ("crop", "interpolation", "channels")}
+        ),
+    ),
     "as much depth as is allowed, in what is not read": lambda header: header,
-}  # fmt: skip
+}
 
 BAD: dict[str, Callable[[str], Any]] = {
     "a repeated key in the header": lambda h: h.replace('"format":', '"format":"bhvit","format":', 1),
@@ -229,16 +233,17 @@ BAD: dict[str, Callable[[str], Any]] = {
     "a version that is a number": entries(lambda h: h["__metadata__"].update(version=1)),
     "text after the end": lambda h: h + "{}",
     "an end that is missing": lambda h: h[:-1],
-}  # fmt: skip
+}
 
 PYTHON_ONLY: dict[str, Callable[[str], str]] = {
     "a mixer of the spec": swapped('"mixer": "conv"', '"mixer": "convolution"', "spec"),
     "a depth of the spec": swapped('"depth": 1', '"depth": 1.5', "spec"),
-    "stages that are missing": metadata("spec", lambda t: json.dumps(
-        {key: value for key, value in json.loads(t).items() if key != "stages"})),
+    "stages that are missing": metadata(
+        "spec", lambda t: json.dumps({key: value for key, value in json.loads(t).items() if key != "stages"})
+    ),
     "a name that is a list": spec(name=["x"]),
     "an unknown field": spec(more=1),
-}  # fmt: skip
+}
 """The architecture in a spec is for training; native code reads of it what an input and an answer are."""
 
 

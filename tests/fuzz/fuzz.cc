@@ -6,6 +6,8 @@
 // run. The mutator knows the file's parts:
 // it changes numbers and words of the program, whole ops, the rest of the header, or the tensors.
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,8 +16,6 @@
 #include <cstring>
 #include <random>
 #include <vector>
-
-#include <unistd.h>
 
 #include "api/bhvit.h"
 #include "engine/dispatch.h"

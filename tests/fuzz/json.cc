@@ -1,11 +1,12 @@
 // libFuzzer's target for the JSON reader alone: what it takes is within its limits, and its strings are UTF-8.
 
+#include "format/json.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
-#include "format/json.h"
 #include "repair.h"
 
 namespace {

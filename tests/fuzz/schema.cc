@@ -2,6 +2,8 @@
 //
 // The input is a program, a zero byte, and the text of one of the others; what is taken must be within the limits.
 
+#include "format/schema.h"
+
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -10,7 +12,6 @@
 
 #include "format/description.h"
 #include "format/json.h"
-#include "format/schema.h"
 
 namespace {
 
