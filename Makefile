@@ -120,7 +120,7 @@ fuzz-python: $(CORPUS)
 	mkdir -p build/findings
 	for reader in $$($(BIN)/python tests/fuzz/readers.py); do \
 	  mkdir -p build/grown/$$reader; \
-	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=20000 build/grown/$$reader || exit 1; done
+	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=1000000 build/grown/$$reader || exit 1; done
 
 clean:
 	rm -rf $(VENV) build demo site htmlcov .coverage

@@ -8,6 +8,9 @@ import pytest
 from PIL import Image
 
 from bhvit import Session
+from bhvit.format import file as bhv_file
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_model
 
 
 def test_answers_are_those_of_the_session(bhvit, material):
@@ -69,3 +72,15 @@ def test_what_is_missing_or_foreign_is_refused(refused, material, tmp_path, mode
 def test_options_that_this_machine_lacks_are_refused(refused, material):
     assert "sse9" in refused("classify", material.model, material.images, "--isa", "sse9")
     assert "256" in refused("classify", material.model, material.images, "--threads", "9999")
+
+
+def test_threads_and_memory(bhvit, refused, material, tmp_path):
+    expected = bhvit("classify", material.model, material.images, "--json").out
+    for options in (("--threads", "auto"), ("--threads", "0"), ("--max-memory", "64")):
+        assert bhvit("classify", material.model, material.images, "--json", *options).out == expected
+    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+    spec = ModelSpec(name="wide", img_size=(256, 256), patch=2, num_classes=2, stages=(stage,))
+    bhv_file.write(random_model(spec), tmp_path / "wide.bhv")
+    said = refused("classify", tmp_path / "wide.bhv", material.images, "--max-memory", "1")
+    assert "wide.bhv: needs" in said
+    assert "max_memory" in said

@@ -121,6 +121,21 @@ def test_one_bad_member_of_a_zip_is_one_skipped_image(tmp_path: Path, damage: di
     assert "skipped 1 of the 8 images" in said[1]
 
 
+@pytest.mark.parametrize("name", ["x", "x/"])
+def test_a_member_of_a_zip_without_a_name_is_left_out(tmp_path: Path, name: str) -> None:
+    path = zipped(tmp_path / "a.zip", class_folders(tmp_path / "set"))
+    expected, _ = _all(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"")
+    data = path.read_bytes()
+    at = data.rindex(b"PK\x01\x02")  # the last entry of the directory: its name becomes an extra field
+    data = data[: at + 28] + b"\0\0" + len(name).to_bytes(2, "little") + data[at + 32 :]
+    path.write_bytes(data)
+    dataset, said = _all(path)
+    assert len(dataset) == len(expected)
+    assert any("a member without a name" in line for line in said)
+
+
 def test_a_member_that_claims_gigabytes_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "MAX_FILE_BYTES", 1 << 20)
     path = zipped(tmp_path / "a.zip", class_folders(tmp_path / "set"))

@@ -40,6 +40,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
+    parser.add_argument(
+        "--max-memory",
+        type=positive,
+        default=512,
+        metavar="MIB",
+        help="memory that a model may take beside its file (default 512); raise it only for files you trust",
+    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -49,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     model, images = _split(args.images)
     paths = find_images(images)
-    session = Session(model, threads=args.threads, isa=args.isa)
+    session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
     introduce = not args.json and model == Path(bundled.DEFAULT)  # before the first answer: an error stands alone
     progress = Progress("classifying")
     answers: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundled
+from ..system import allowed_cores
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -29,7 +30,13 @@ def command(subparsers: Subparsers, name: str, summary: str, description: str, e
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """--threads and --isa."""
-    parser.add_argument("--threads", type=positive, default=1, metavar="N", help="threads of the engine (default 1)")
+    parser.add_argument(
+        "--threads",
+        type=threads,
+        default=1,
+        metavar="N",
+        help="threads of the engine (default 1); auto takes the cores that this process may use",
+    )
     parser.add_argument("--isa", default="auto", help="instruction set: auto (default) takes the best there is")
 
 
@@ -47,6 +54,11 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def threads(text: str) -> int:
+    """A number of threads for argparse; "auto" and 0 are the cores that this process may use."""
+    return allowed_cores() if text in ("auto", "0") else positive(text)
 
 
 def positives(text: str) -> list[int]:

@@ -36,9 +36,11 @@ class ZipStore(FileStore):
         for info in infos:
             parts = [part for part in info.filename.replace("\\", "/").split("/") if part not in ("", ".")]
             name = "/".join(parts)
-            if ".." in parts:
+            if not name:
+                notes.append(f"{path}: a member without a name; left out")
+            elif ".." in parts:
                 notes.append(f"{path}: {info.filename} lies outside the archive; left out")
-            elif info.is_dir() or info.filename.endswith("\\"):
+            elif info.filename.endswith(("/", "\\")):
                 folders.append(name)
             else:
                 files.append(name)
