@@ -28,6 +28,12 @@ from helpers.images import class_folders, parquet, shard, zipped
         ("dev-1.tar", "validation"),
         ("Test", "test"),
         ("imagenet-testing-07.tar", "test"),
+        ("ValImages", "validation"),
+        ("photosTest2", "test"),
+        ("trainset", "train"),
+        ("my_devset.TAR", "validation"),
+        ("val/0000.parquet", "validation"),
+        ("Contest", None),
         ("latest.parquet", None),
         ("contest", None),
         ("trained-later", None),
@@ -144,3 +150,68 @@ def test_what_is_held_out_is_stratified_and_always_the_same() -> None:
     chosen = held_out(labels, 0.2)
     assert np.bincount(labels[chosen], minlength=3).tolist() == [2, 1, 0]
     np.testing.assert_array_equal(chosen, held_out(labels, 0.2))
+
+
+@pytest.mark.parametrize(("kind", "make"), [("parquet", parquet), ("tar", shard)])
+def test_files_in_folders_named_after_splits_belong_to_these(
+    tmp_path: Path, kind: str, make: Callable[..., Path]
+) -> None:
+    for number, (name, labels) in enumerate({"Train": [0, 1] * 5, "validation": [0, 1] * 2, "test": [1, 0]}.items()):
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / f"0000.{kind}", labels, first=100 * number)
+    for split, count in (("train", 10), ("validation", 4), ("test", 2), ("all", 16)):
+        said: list[str] = []
+        dataset = open_dataset(tmp_path, split, warn=said.append)
+        assert (len(dataset), dataset.split, said) == (count, split, [])
+
+
+@pytest.mark.parametrize(("kind", "make"), [("PARQUET", parquet), ("Tar", shard)])
+def test_endings_may_be_in_capitals(tmp_path: Path, kind: str, make: Callable[..., Path]) -> None:
+    make(tmp_path / f"train-0.{kind.lower()}", [0, 1] * 5)
+    make(tmp_path / f"VAL-0.{kind}", [0, 1] * 3, first=100)
+    assert (len(open_dataset(tmp_path)), len(open_dataset(tmp_path, "validation"))) == (10, 6)
+
+
+def test_files_of_other_kinds_next_to_shards_are_said(tmp_path: Path) -> None:
+    shard(tmp_path / "train-0.tar", [0, 1] * 5)
+    shard(tmp_path / "val-0.tar", [0, 1]).rename(tmp_path / "val-0.tar.gz")
+    (tmp_path / "README.md").write_text("no images")
+    said: list[str] = []
+    open_dataset(tmp_path, warn=said.append)
+    assert said == [f"{tmp_path / 'val-0.tar.gz'} is of another kind than train-0.tar; left out"]
+
+
+def test_parquet_files_in_data_and_next_to_it_are_one_source(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    parquet(tmp_path / "train.parquet", [0, 1] * 5)
+    parquet(tmp_path / "data" / "validation-0.parquet", [0, 1] * 3, first=100)
+    assert (len(open_dataset(tmp_path)), len(open_dataset(tmp_path, "validation"))) == (10, 6)
+
+
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "zip"])
+def test_images_outside_of_class_folders_are_said(tmp_path: Path, archive: bool) -> None:
+    root = _folders(tmp_path / "set", {"train": 4, "val": 2})
+    for place in ("loose.png", "train/loose.jpg", "train/notes.txt"):
+        (root / place).write_bytes(b"anything")
+    source = zipped(tmp_path / "set.zip", root) if archive else root
+    said: list[str] = []
+    assert len(open_dataset(source, warn=said.append)) == 8
+    assert said == [f"{source}: 2 files lie in no class folder (loose.png, train/loose.jpg); left out"]
+
+
+def test_names_given_for_class_folders_are_said_to_be_unused(tmp_path: Path) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("a\nb\n")
+    said: list[str] = []
+    assert open_dataset(class_folders(tmp_path / "set"), classes_file=names, warn=said.append).class_names == (
+        "cat",
+        "dog",
+    )
+    assert "names its classes by folders" in said[0]
+
+
+@pytest.mark.parametrize(("source", "message"), [("", "the source is empty"), ("x" * 9000, "File name too long")])
+def test_sources_that_are_no_paths_are_refused(source: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        open_dataset(source)
+    assert len(str(caught.value)) < 500

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError, require_extra
+from ..files import check_regular
 from ..text import some
 from .archives import TarStore, ZipStore
 from .classes import Labels, check_labels, check_text, named_classes, numbered
@@ -17,10 +18,12 @@ from .folders import FolderStore
 from .index_cache import cache_folder
 from .parquet import ParquetStore, parquet_labels, parquet_schema
 from .splits import KINDS, Kind, by_split, choose, split_of
-from .stores import ArrayStore, FileStore, Store, is_side_file
-from .webdataset import ShardStore, is_shard
+from .stores import ArrayStore, FileStore, Store, is_side_file, reading
+from .webdataset import IMAGES, ShardStore, is_shard
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
+_DATA = (*IMAGES, ".parquet", ".arrow", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+"""Endings of files that hold images: where they cannot be used, that is said."""
 
 
 class Found(NamedTuple):
@@ -48,31 +51,65 @@ def find(source: str, split: str, classes_file: Path | None) -> Found:
         return _digits(split)
     if source in ("cifar10", "cifar100"):
         return _cifar(source, split)
+    if not source:
+        raise UserError(f"the source is empty: give a folder, a parquet file, an archive, or {some(BUILT_IN)}")
     path = Path(source)
-    if not path.exists():
-        raise UserError(f"there is no {source}: give a folder, a parquet file, an archive, or {some(BUILT_IN)}")
+    with reading(Path(source if len(source) <= 400 else f"{source[:200]}…{source[-200:]}")):
+        if not path.exists():
+            raise UserError(f"there is no {source}: give a folder, a parquet file, an archive, or {some(BUILT_IN)}")
     if path.is_dir():
-        files = _files(path, "*.parquet") or _files(path, "data/*.parquet")
+        with reading(path):
+            files, shards = _files(path, ".parquet"), _files(path, ".tar")
+            nested = [folder for folder in _folders(path) if not (shards and _holds_files(folder))]
         if files:
             return _parquet(path, files, split, classes_file)
-        shards = _files(path, "*.tar")
-        if shards and not any(entry.is_dir() and not is_side_file(entry.name) for entry in path.iterdir()):
+        if shards and not nested:
             return _shards(path, shards, split, classes_file)
-        return _class_folders(FolderStore(path), split)
+        return _without_names(_class_folders(FolderStore(path), split), path, classes_file)
     if not path.is_file():
         raise UserError(f"{source} is neither a folder nor a file, but a pipe or device")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path, [path], split, classes_file)
     if suffix == ".zip":
-        return _class_folders(ZipStore(path), split)
+        return _without_names(_class_folders(ZipStore(path), split), path, classes_file)
+    if suffix == ".tar" and is_shard(path):
+        return _shards(path, [path], split, classes_file)
     if suffix == ".tar":
-        return _shards(path, [path], split, classes_file) if is_shard(path) else _class_folders(TarStore(path), split)
+        return _without_names(_class_folders(TarStore(path), split), path, classes_file)
     raise UserError(f"{source} is neither a folder nor a .parquet, .zip or .tar file")
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if not is_side_file(path.name))
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Files of an ending, in any case: in the folder itself, in data/, and in folders named after a split."""
+    found = [entry for entry in _entries(folder) if entry.suffix.lower() == ending and not entry.is_dir()]
+    for below in _folders(folder):
+        if _holds_files(below):
+            found += [entry for entry in _entries(below) if entry.suffix.lower() == ending]
+    for path in found:
+        check_regular(path)
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not is_side_file(entry.name))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir()]
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether a folder is data/ or named after a split, and holds no folders, so that it has no classes."""
+    return (folder.name == "data" or split_of(folder.name) is not None) and not _folders(folder)
+
+
+def _without_names(found: Found, path: Path, classes_file: Path | None) -> Found:
+    """Class folders, with a line if names were given for them."""
+    if classes_file is None:
+        return found
+    note = f"{path} names its classes by folders; the names in {classes_file} are not used"
+    return found._replace(notes=(*found.notes, note))
 
 
 def _digits(split: str) -> Found:
@@ -142,6 +179,14 @@ def _class_folders(store: FileStore, split: str) -> Found:
                     raise UserError(f"{where} is a class that {store.root.joinpath(*references[0])} lacks")
                 indices.append(index)
                 labels.append(number[name])
+    loose = [
+        store.members[index]
+        for index, path in enumerate(paths)
+        if (len(path) <= len(root) + 1 or (kinds and len(path) == len(root) + 2 and path[len(root)] in nested))
+        and path[-1].lower().endswith(_DATA)
+    ]
+    if loose:
+        left_out.append(f"{store.root}: {len(loose)} files lie in no class folder ({some(loose)}); left out")
     if not indices:
         raise UserError(f"{' and '.join(str(store.root.joinpath(*place)) for place in places)} holds no images")
     if split in ("train", "all") and (empty := sorted(set(range(len(names))) - set(labels))):
@@ -186,8 +231,13 @@ class _Files(NamedTuple):
 
 
 def _files_of(source: Path, files: list[Path], split: str) -> _Files:
-    named = {file.name: file for file in files}
+    named = {(file.relative_to(source) if source.is_dir() else Path(file.name)).as_posix(): file for file in files}
+    if all(name.startswith("data/") for name in named):
+        named = {name.removeprefix("data/"): file for name, file in named.items()}
     splits, left_out = by_split(list(named), str(source))
+    if source.is_dir():
+        unused = [entry for entry in _entries(source) if entry.name.lower().endswith(_DATA) and entry not in files]
+        left_out += [f"{entry} is of another kind than {files[0].name}; left out" for entry in unused]
     kinds = tuple(splits)
     chosen, what, hold_out = choose(split, kinds, str(source))
     if not kinds:

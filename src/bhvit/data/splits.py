@@ -1,7 +1,8 @@
 """Which split a file or folder belongs to, by its name, and what is held out where there are no splits.
 
 One rule for folders, parquet files, shards and archives: a name belongs to a split if one of its words, in any case and
-at any place, says so: `train`, `Train-00000`, `photos_val_3`, `my.test.tar`. Words are runs of letters.
+at any place, says so: `train`, `Train-00000`, `photos_val_3`, `my.test.tar`, `ValImages`, `test/0.tar`. Words are runs
+of letters, and what capitals part within them.
 """
 
 from __future__ import annotations
@@ -23,18 +24,23 @@ SPLIT_SEED = 0
 _WORDS: dict[str, Kind] = {
     "train": "train",
     "training": "train",
+    "trainset": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
     "dev": "validation",
+    "valset": "validation",
+    "devset": "validation",
     "test": "test",
     "testing": "test",
+    "testset": "test",
 }
 
 
 def split_of(name: str) -> Kind | None:
     """Return the split that a name speaks of, None if it speaks of none. Raises UserError if of several."""
-    kinds = {_WORDS[word] for word in _words(name) if word in _WORDS}
+    humps = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", _stem(name))]
+    kinds = {_WORDS[word] for word in (*_words(name), *humps) if word in _WORDS}
     if len(kinds) > 1:
         raise UserError(f"{name} names several splits ({' and '.join(sorted(kinds))}): rename it after one")
     return kinds.pop() if kinds else None
@@ -55,7 +61,7 @@ def by_split(names: Sequence[str], source: str) -> tuple[dict[Kind, list[str]], 
         return {}, []
     left_out = [f"{source}: {name} fits no split, although others do; left out" for name in others]
     for kind, members in found.items():
-        exact = [name for name in members if len(set(_words(name))) == 1]
+        exact = [name for name in members if len(set(_words(name))) == 1 and _words(name)[0] in _WORDS]
         if exact and len(exact) < len(members):
             left_out += [
                 f"{source}: {name} is left out of the split {kind}, which {exact[0]} is named after"
@@ -97,6 +103,10 @@ def held_out(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.b
 
 
 def _words(name: str) -> list[str]:
-    """Runs of letters of a name without its ending, in lower case; "-00000-of-00002" is a number."""
-    stem = re.sub(r"\.(parquet|tar|zip)$", "", name, flags=re.IGNORECASE)
-    return re.findall(r"[a-z]+", re.sub(r"\d+-of-\d+", "", stem.lower()))
+    """Runs of letters of a name, in lower case."""
+    return re.findall(r"[a-z]+", _stem(name).lower())
+
+
+def _stem(name: str) -> str:
+    """A name without its ending; "-00000-of-00002" is a number."""
+    return re.sub(r"\d+-of-\d+", "", re.sub(r"\.(parquet|tar|zip)$", "", name, flags=re.IGNORECASE))
