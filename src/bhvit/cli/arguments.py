@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
+from ..spec.meant import meant
 from ..spec.values import nearest
 
 _PLAINER = {
@@ -80,7 +81,15 @@ class Parser(argparse.ArgumentParser):
             if _is_option(name) and name not in self._options:
                 if Path(name).exists():
                     raise UserError(f"{name} would be an option; write ./{name} for the file {self._help()}")
-                raise UserError(f"`{self.prog}` has no option {name}{nearest(name, self._options, '-')} {self._help()}")
+                hint = (meant(name, self._spell) if "--set" in self._options else None) or nearest(
+                    name, self._options, "-"
+                )
+                raise UserError(f"`{self.prog}` has no option {name}{hint} {self._help()}")
+
+    def _spell(self, setting: str) -> str:
+        """How a command line gives a setting: as an option, if there is one, or with --set."""
+        option = f"--{setting.replace('_', '-')}"
+        return option if option in self._options else f"--set {setting}=…"
 
     def error(self, message: str) -> NoReturn:
         for theirs, ours in _PLAINER.items():

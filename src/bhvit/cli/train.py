@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .console import Subparsers, add_json, add_set, command, print_json
@@ -70,6 +71,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, 130 after Ctrl-C, 143 after SIGTERM. Raises UserError."""
+    if args.data and not args.resume:
+        _check_folders(args.data)
     from ..train import train
     from ..train.malloc import keep_memory
 
@@ -117,6 +120,20 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     recipe = load_recipe(args.recipe or default_recipe(given["data"]))
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
+
+
+def _check_folders(data: str) -> None:
+    """Raises UserError for class folders that cannot be trained on, before PyTorch takes seconds to load."""
+    from ..data.sources import BUILT_IN, find
+
+    folder = Path(data)
+    if (
+        data not in BUILT_IN
+        and folder.is_dir()
+        and not any(folder.rglob("*.parquet"))
+        and not any(folder.glob("*.tar"))
+    ):
+        find(data, "train", None)
 
 
 def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

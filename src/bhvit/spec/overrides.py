@@ -38,6 +38,8 @@ ELSEWHERE: Mapping[str, str] = {
     "regularisation": "a setting of training, which has no part in the model: bhvit train --set regularisation=0.1",
     "num_classes": "not an override: --num-classes, or num_classes= of create_model",
     "img_size": "not an override: --img-size, or img_size= of create_model",
+    "channels": "a setting of one stage, stages.0.channels; of images it is in_chans= of create_model",
+    "pretrained": 'not an override: bhvit.load_checkpoint("cifar10") has trained weights',
 }
 """What people look for among the overrides, and where it is."""
 SHIFTS: Mapping[Any, tuple[int, ...]] = {"none": (), "both": (3, 5), 3: (3,), 5: (5,)}
@@ -76,10 +78,10 @@ def known(name: str, others: tuple[str, ...] = ()) -> str:
         return name
     if parts[0] == "stages":
         raise UserError(f"there is no setting {name!r}; settings of one stage are written stages.0.mixer")
-    if name in _STAGE and name not in EVERY_STAGE and name not in others:
-        raise UserError(f"{name} is a setting of one stage: stages.0.{name}")
     if name in ELSEWHERE and name not in others:
         raise UserError(f"{name} is {ELSEWHERE[name]}")
+    if name in _STAGE and name not in EVERY_STAGE and name not in others:
+        raise UserError(f"{name} is a setting of one stage: stages.0.{name}")
     if name not in OVERRIDES and name not in others:
         raise UserError(f"there is no setting {name!r}{nearest(name, dict.fromkeys((*others, *OVERRIDES)))}")
     return name

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ..errors import UserError
 from ..spec import overrides as spec_overrides
 from ..spec import values
+from ..spec.meant import meant
 from ..spec.values import convert
 from .settings import (
     BatchSettings,
@@ -225,8 +226,11 @@ def known(name: str) -> str:
     if parts[0] == "phases":
         if len(parts) < 3 or parts[1] not in map(str, range(MAX_PHASES)):
             raise UserError(f"there is no setting {name!r}; settings of one phase are written phases.0.lr")
-        spec_overrides.known(parts[2], FIELDS)
+        known(parts[2])
         return name
+    hint = meant(name, str, (*FIELDS, *spec_overrides.OVERRIDES))
+    if hint is not None:
+        raise UserError(f"there is no setting {name!r}{hint}")
     return spec_overrides.known(name, FIELDS)
 
 

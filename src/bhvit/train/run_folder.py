@@ -189,7 +189,10 @@ class RunFolder:
                 changed += [key] if old[key] != new[key] else []
         if changed:
             listed = ", ".join(f"{key} {old.get(key)!r} (now {new.get(key)!r})" for key in changed)
-            raise UserError(f"cannot resume {self.path} with other settings: it was started with {listed}")
+            raise UserError(
+                f"cannot resume {self.path} with other settings: it was started with {listed}; "
+                f"`bhvit train --init {self.last} --out NEW` starts a run with other settings from its weights"
+            )
 
     def kept(self, phase: int) -> Path:
         """Where the model that a phase's successor starts from is."""

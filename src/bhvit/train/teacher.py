@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
 
 import timm
 import torch
 import torch.nn.functional as F
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from .. import bundled
@@ -14,6 +19,9 @@ from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import load_checkpoint
 from .settings import TeacherSettings
+
+REACHABLE_SECONDS = 5.0
+"""Time that a connection to the hub may take."""
 
 
 class Teacher(nn.Module):
@@ -79,10 +87,13 @@ def _from_timm(name: str, file: str | None, classes: int) -> tuple[nn.Module, Pr
         if file is not None:
             model = timm.create_model(name, checkpoint_path=file, num_classes=classes)
         else:
-            model = timm.create_model(name, pretrained=True)
+            with _offline_at_once():
+                model = timm.create_model(name, pretrained=True)
     except Exception as error:  # hubs, files and networks fail in their own ways
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot load the teacher {name}: {reason}") from None
+        raise UserError(
+            f"cannot load the teacher {name}: {reason}; --set teacher_file=FILE takes its weights from the disk"
+        ) from None
     settings = timm.data.resolve_model_data_config(model)
     own = Preprocess(
         size=tuple(settings["input_size"][1:]),
@@ -91,3 +102,19 @@ def _from_timm(name: str, file: str | None, classes: int) -> tuple[nn.Module, Pr
         std=tuple(settings.get("std", IMAGENET_STD)),
     )
     return model, own, int(model.num_classes)
+
+
+@contextlib.contextmanager
+def _offline_at_once() -> Iterator[None]:
+    """Without a way to the hub, look into its cache only: the hub's client would retry for more than a minute."""
+    host = urllib.parse.urlsplit(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    if not urllib.request.getproxies():
+        try:
+            socket.create_connection((host.hostname or "", host.port or 443), timeout=REACHABLE_SECONDS).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
