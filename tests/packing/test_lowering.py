@@ -30,6 +30,7 @@ from bhvit.models import (
 from bhvit.models.attention_quantizers import DecomposedAttention, GroupSuperpositionAttention
 from bhvit.models.layers import BatchNorm, QuantLinear, RPReLU, Style
 from bhvit.models.mixers import ConvMixer, PoolMixer, WindowAttention
+from bhvit.models.quantizers import binarize_weight, sign
 from bhvit.packing import lowering, pack, packed_model, register_lowering
 from bhvit.runtime import reference
 from bhvit.spec.model import ModelSpec
@@ -272,3 +273,38 @@ def test_a_registered_model_has_a_card_but_no_ops(tmp_path: Path) -> None:
 def test_a_registered_mixer_takes_settings_of_its_stage() -> None:
     heads = create_model("bhvit_nano", num_classes=3, **{"stages.0.mixer": "smooth", "stages.0.heads": 2}).spec
     assert heads.stages[0].heads == 2
+
+
+class Straight(QuantLinear):
+    """A binary layer whose weights' gradients pass everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        binary = binarize_weight(self.weight)
+        return F.linear(sign(x), self.weight + (binary - self.weight).detach())
+
+
+def test_a_weight_quantiser_put_in_by_hand_trains_and_packs() -> None:
+    @register_lowering(Straight)
+    def lower(module: Straight) -> QuantLinear:
+        plain = QuantLinear(module.in_features, module.out_features, module.style)
+        plain.weight = module.weight
+        return plain
+
+    model = randomise(create_model("bhvit_nano", num_classes=3))
+    expected = bhv_file.to_bytes(packed_model(model))
+    layer = model.stages[1][0].mlp.linear1  # type: ignore[index, union-attr]
+    straight = Straight(128, 512, layer.style)  # type: ignore[union-attr, arg-type]
+    straight.load_state_dict(layer.state_dict())  # type: ignore[union-attr]
+    model.stages[1][0].mlp.linear1 = straight  # type: ignore[index, union-attr]
+    assert bhv_file.to_bytes(packed_model(model.eval())) == expected
+    model.train()(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    assert straight.weight.grad is not None
+    assert (straight.weight.grad != 0).float().mean() > 0.99
+
+
+def test_a_compiled_model_packs() -> None:
+    model = randomise(create_model("bhvit_nano", num_classes=3))
+    expected = bhv_file.to_bytes(packed_model(model))
+    for block in model.stages[0]:  # type: ignore[attr-defined]
+        block.compile()
+    assert bhv_file.to_bytes(packed_model(model)) == expected
