@@ -122,7 +122,7 @@ def mixer(module: ConvMixer, grid: Tensor) -> Tensor:
 def quantised(module: Any, probabilities: Tensor) -> Tensor:
     tripled = probabilities * 3
     if module.initialised == 0:
-        module._initialise(tripled)
+        module.initialise(probabilities)
     factor = len(module.step) / math.sqrt(3 * tripled.numel())
 
     def slowed(x: Tensor) -> Tensor:

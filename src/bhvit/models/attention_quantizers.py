@@ -6,6 +6,7 @@ All take and give P of shape (..., heads, T, keys), rows summing to one.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,36 +29,85 @@ class DecomposedAttention(nn.Module):
     """
 
     initialised: Tensor
+    """1 once a batch has set `step` and `offset`; kept in checkpoints, and read from its device only where
+    something else than this class wrote it."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
         self.step = nn.Parameter(torch.ones(heads))
         self.offset = nn.Parameter(torch.zeros(heads))
         self.register_buffer("initialised", torch.zeros(1))
+        self._remember(initialised=False)
+
+    def _remember(self, *, initialised: bool) -> None:
+        """Note what `initialised` holds now, so that no step has to wait for the device to tell."""
+        self._is_initialised = initialised
+        self._seen = self.initialised, _version(self.initialised)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DecomposedAttention:
+        known = self._is_known()
+        super()._apply(fn, recurse)
+        if known:
+            self._remember(initialised=self._is_initialised)
+        return self
+
+    def _is_known(self) -> bool:
+        """Whether nothing else wrote `initialised`, as loading weights does, since `_remember`."""
+        buffer, version = self._seen
+        return buffer is self.initialised and version == _version(buffer)
+
+    def awaits_first_batch(self) -> bool:
+        """Whether the next batch in training mode sets `step` and `offset`."""
+        if not self.training:
+            return False
+        if torch.compiler.is_compiling():  # which follows no versions of tensors
+            return not self._is_initialised and bool(self.initialised == 0)
+        if not self._is_known():
+            self._remember(initialised=bool(self.initialised != 0))
+        return not self._is_initialised
 
     @torch.no_grad()
-    def _initialise(self, scaled: Tensor) -> None:
-        batches = scaled.flatten(0, -4)  # (B', heads, T, keys)
+    def initialise(self, probabilities: Tensor) -> None:
+        """Set `step` and `offset` from the probabilities (..., heads, T, keys) of a batch."""
+        batches = (ATTENTION_LEVELS * probabilities).flatten(0, -4)  # (B', heads, T, keys)
         # Axis by axis, as published: a step that is off by one rounding moves gradients at the highest level.
         mean = mean_over_processes(batches.abs().mean(dim=-1).mean(dim=-1).mean(dim=0))
         self.step.copy_(2 * mean / math.sqrt(ATTENTION_LEVELS))
         self.offset.copy_(0.9 * self.offset + 0.1 * least_over_processes(batches.amin(dim=(0, 2, 3))))
         self.initialised.fill_(1)
+        if torch.compiler.is_compiling():
+            self._is_initialised = True
+        else:
+            self._remember(initialised=True)
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        scaled = ATTENTION_LEVELS * probabilities
-        if self.training and self.initialised == 0:
-            self._initialise(scaled)
-        gradient_scale = len(self.step) / math.sqrt(ATTENTION_LEVELS * scaled.numel() * processes())
-        step = _scale_gradient(self.step, gradient_scale).view(-1, 1, 1)
-        offset = _scale_gradient(self.offset, gradient_scale).view(-1, 1, 1)
-        levels: Tensor = _Levels.apply(scaled / step + offset)
+        if self.awaits_first_batch():
+            self.initialise(probabilities)
+        step: Tensor = _ScaledGradient.apply(self.step, probabilities).view(-1, 1, 1)
+        offset: Tensor = _ScaledGradient.apply(self.offset, probabilities).view(-1, 1, 1)
+        levels: Tensor = _Levels.apply(ATTENTION_LEVELS * probabilities / step + offset)
         return levels * step
 
 
-def _scale_gradient(x: Tensor, scale: float) -> Tensor:
-    scaled = x * scale
-    return x.detach() - scaled.detach() + scaled
+def _version(tensor: Tensor) -> int:
+    """How often `tensor` was written in place."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """`x` (heads,), whose gradient is scaled by heads/sqrt(3 * numel) of the `probabilities` it quantises (LSQ).
+
+    The factor is of backward alone, so that a forward pass exported for any batch does without the batch's size.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, probabilities: Tensor) -> Tensor:
+        ctx.numel = probabilities.numel()
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * (len(grad) * (ATTENTION_LEVELS * ctx.numel * processes()) ** -0.5), None
 
 
 class _Levels(torch.autograd.Function):

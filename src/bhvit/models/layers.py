@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -193,13 +194,19 @@ def initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _spread(widths: tuple[int, ...], kind: Branches) -> Tensor:
-    """Which taps bring tokens to which branches of which part of the channels: (9, branches, parts, 1)."""
+def _branch_taps(widths: tuple[int, ...], kind: Branches, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Which taps bring tokens to which branches of which part of the channels, (9, branches, parts, 1), and of how many
+    tokens each branch is the mean, (branches, 1).
+
+    Of the type of `like` and made on its device: filled by Python's numbers, nothing is copied there.
+    """
     index = {tap: k for k, tap in enumerate(TAPS)}
     branches = "hwc" if kind == "shift" else "hw"
-    spread = torch.zeros(len(TAPS), len(widths), len(branches), 4 if kind == "shift" else 1, device="cpu")
+    spread = like.new_zeros(len(TAPS), len(widths), len(branches), 4 if kind == "shift" else 1)
+    tokens = like.new_ones(len(widths), len(branches))
     for i, w in enumerate(widths):
         reach = w // 2
+        tokens[i, :2] = w
         for offset in range(-reach, reach + 1):
             spread[index[offset, 0], i, 0] = 1
             spread[index[0, offset], i, 1] = 1
@@ -207,7 +214,7 @@ def _spread(widths: tuple[int, ...], kind: Branches) -> Tensor:
             # Moving channels by +s along an axis reads the token at offset -s.
             for part, tap in enumerate(((-reach, 0), (reach, 0), (0, -reach), (0, reach))):
                 spread[index[tap], i, 2, part] = 1
-    return spread.flatten(1, 2).unsqueeze(-1)
+    return spread.flatten(1, 2).unsqueeze(-1), tokens.view(-1, 1)
 
 
 class ShiftBranches(nn.Module):
@@ -226,9 +233,21 @@ class ShiftBranches(nn.Module):
         self.kind = kind
         parts = "hwc" if kind == "shift" else "hw"
         self.scales = nn.ModuleDict({f"{part}{w}": LayerScale(channels, 0.0) for w in widths for part in parts})
-        # Constants, no buffers: those would have to be read from files, or laid out and filled after.
-        self._spread = _spread(widths, kind)
-        self._tokens = torch.tensor([1 if part == "c" else w for w in widths for part in parts], device="cpu")
+        self.widths = widths
+        self._make_constants()
+
+    def _make_constants(self) -> None:
+        """The constants of `taps`, where the weights are.
+
+        No buffers: those would have to be read from files, or laid out and filled after.
+        """
+        with torch.inference_mode(False):  # training may use what the first inference made
+            self._spread, self._tokens = _branch_taps(self.widths, self.kind, next(self.parameters()).detach())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShiftBranches:
+        super()._apply(fn, recurse)
+        self._make_constants()
+        return self
 
     def taps(self) -> tuple[Tensor, Tensor]:
         """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
@@ -236,8 +255,10 @@ class ShiftBranches(nn.Module):
         shifts: list[Tensor] = [module.get_parameter("shift") for module in self.scales.values()]
         # Not stack and sum: its backward gives all of them one memory for their gradients, which whatever changes
         # gradients in place (clipping, accumulation) would then change six times.
-        means = (scales / self._tokens.to(scales).view(-1, 1)).view(*self._spread.shape[1:3], -1)
-        return (self._spread.to(scales) * means).sum(dim=1).flatten(1), functools.reduce(torch.add, shifts)
+        if self._spread.device != scales.device or self._spread.dtype != scales.dtype:
+            self._make_constants()  # the weights were replaced one by one
+        means = (scales / self._tokens).view(*self._spread.shape[1:3], -1)
+        return (self._spread * means).sum(dim=1).flatten(1), functools.reduce(torch.add, shifts)
 
     def forward(self, x: Tensor, n: Tensor) -> Tensor:
         """x + the branches of n, both (B, H, W, C)."""

@@ -132,13 +132,21 @@ class QuantAttention(nn.Module):
         return self.activation(self.norm(context) + z_q + spread(z_k) + spread(z_v))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if fused_attention.applies(self.quantizer, q):
-            return fused_attention.attention(q, k, v, self.quantizer)
-        q, k, v = map(self._heads, (q, k, v))
-        scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # (..., heads, T, S)
-        probabilities = self.quantizer(scores.softmax(dim=-1))
-        context: Tensor = (probabilities @ v).transpose(-2, -3).flatten(-2)
+        quantizer = self.quantizer
+        if fused_attention.applies(quantizer, q):
+            if quantizer.awaits_first_batch():
+                # By no gradient, so that a checkpointed step saves the same tensors when it computes this again.
+                with torch.no_grad():
+                    quantizer.initialise(self._probabilities(q, k))
+            return fused_attention.attention(q, k, v, quantizer)
+        probabilities = quantizer(self._probabilities(q, k))
+        context: Tensor = (probabilities @ self._heads(v)).transpose(-2, -3).flatten(-2)
         return context
+
+    def _probabilities(self, q: Tensor, k: Tensor) -> Tensor:
+        """The softmax of q k^T / sqrt(d) of each head: (..., T, C) and (..., S, C) -> (..., heads, T, S)."""
+        q, k = self._heads(q), self._heads(k)
+        return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)

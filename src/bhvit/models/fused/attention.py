@@ -21,8 +21,8 @@ from .kernels import all_at, at
 
 
 def applies(quantizer: nn.Module, q: Tensor) -> bool:
-    """Whether `attention` may take the place of what is written out: not before the quantiser has its first values."""
-    return type(quantizer) is DecomposedAttention and fused.applies(quantizer, q) and bool(quantizer.initialised)
+    """Whether `attention` may compute what the quantiser of attention and its neighbours say."""
+    return type(quantizer) is DecomposedAttention and fused.applies(quantizer, q)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, quantizer: Any) -> Tensor:
