@@ -123,3 +123,23 @@ def test_constants_follow_the_weights_to_another_type_or_memory() -> None:
     with torch.inference_mode():
         late.eval()(images)
     late.train()(images).sum().backward()  # what inference made may not be in the way
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of dynamo's own looking at graphs' inputs
+def test_training_compiles_into_whole_graphs_for_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Compiled layers are never fused, and fused ones round differently, which flips signs.
+    monkeypatch.setattr("bhvit.models.fused.kernels.KERNELS", {})
+    model = _model().train()
+    plain = copy.deepcopy(model)
+    # A graph that breaks within a block is compiled piece by piece for grids of any edge, which Inductor cannot do.
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    for batch in (4, 4, 3, 5):
+        images, weights = torch.randn(batch, 3, 16, 16), torch.randn(batch, 3)
+        for one in (compiled, plain):
+            (one(images) * weights).sum().backward()
+        torch.testing.assert_close(_quantizer(model).step, _quantizer(plain).step)
+    for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(
+            ours.grad, theirs.grad, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
+        )
+    assert not _quantizer(model).awaits_first_batch()

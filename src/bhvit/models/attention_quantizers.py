@@ -29,8 +29,8 @@ class DecomposedAttention(nn.Module):
     """
 
     initialised: Tensor
-    """1 once a batch has set `step` and `offset`; kept in checkpoints, and read from its device only where
-    something else than this class wrote it."""
+    """1 once a batch has set `step` and `offset`: part of checkpoints. Steps read a copy that Python holds, since a
+    step on a GPU would have to wait for this one."""
 
     def __init__(self, heads: int) -> None:
         super().__init__()
@@ -40,31 +40,39 @@ class DecomposedAttention(nn.Module):
         self._remember(initialised=False)
 
     def _remember(self, *, initialised: bool) -> None:
-        """Note what `initialised` holds now, so that no step has to wait for the device to tell."""
+        """Note what `initialised` holds now."""
         self._is_initialised = initialised
         self._seen = self.initialised, _version(self.initialised)
 
+    def _look(self) -> None:
+        """Read `initialised`, unless nothing but this class wrote it since `_remember`."""
+        buffer, version = self._seen
+        if buffer is not self.initialised or version != _version(buffer):
+            self._remember(initialised=bool(self.initialised != 0))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "initialised" and type(value) is Tensor and not value.is_meta:
+            self._look()
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        if type(self.initialised) is Tensor and not self.initialised.is_meta:
+            self._look()
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DecomposedAttention:
-        known = self._is_known()
+        buffer, version = self._seen
+        known = buffer is self.initialised and version == _version(buffer)
         super()._apply(fn, recurse)
         if known:
             self._remember(initialised=self._is_initialised)
         return self
 
-    def _is_known(self) -> bool:
-        """Whether nothing else wrote `initialised`, as loading weights does, since `_remember`."""
-        buffer, version = self._seen
-        return buffer is self.initialised and version == _version(buffer)
-
     def awaits_first_batch(self) -> bool:
         """Whether the next batch in training mode sets `step` and `offset`."""
-        if not self.training:
-            return False
-        if torch.compiler.is_compiling():  # which follows no versions of tensors
-            return not self._is_initialised and bool(self.initialised == 0)
-        if not self._is_known():
-            self._remember(initialised=bool(self.initialised != 0))
-        return not self._is_initialised
+        if self.training and not torch.compiler.is_compiling():  # compilers follow no versions of tensors
+            self._look()
+        return self.training and not self._is_initialised
 
     @torch.no_grad()
     def initialise(self, probabilities: Tensor) -> None:

@@ -33,16 +33,17 @@ def compile_blocks(model: BHViT, batch: int, autocast: AbstractContextManager[An
 
     # One code object serves all blocks; past this limit PyTorch would run the others uncompiled and say nothing.
     limit = "recompile_limit" if hasattr(_dynamo.config, "recompile_limit") else "cache_size_limit"
-    setattr(_dynamo.config, limit, max(getattr(_dynamo.config, limit), 2 * len(_blocks(model))))
+    setattr(_dynamo.config, limit, max(getattr(_dynamo.config, limit), 4 * len(_blocks(model))))
     rehearsal = copy.deepcopy(model).train()
     if not quiet:
         print("compiling the blocks, which takes minutes the first time", file=sys.stderr)
     try:
         _compile(rehearsal)
         images = torch.zeros(batch, model.spec.in_chans, *model.spec.img_size, device=model.stem.position.device)
-        with autocast:
-            loss = rehearsal(images).sum()
-        loss.backward()
+        for _ in range(2):  # the first batch sets the attention's quantisers, which is a graph of its own
+            with autocast:
+                loss = rehearsal(images).sum()
+            loss.backward()
     except Exception as error:  # whatever a compiler that is absent, old or at fault brings about
         _dynamo.reset()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
