@@ -103,13 +103,14 @@ def _train_two_steps(model: BHViT, teacher: BHViT, device: torch.device, **setti
         model=model,
         network=model,
         optimizer=optimizer,
-        mixing=Mixing(config, 5) if config.mixing else None,
+        mixing=Mixing(config, config.label_smoothing, 5) if config.mixing else None,
         ema=ema,
         batches=SimpleNamespace(steps=10),
         autocast=nullcontext,  # PyTorch turns CUDA's off without a card
+        sync=lambda last: nullcontext(),
         teach=lambda images, which: teaching(images) if config.distillation else None,
     )
-    run: Any = SimpleNamespace(phase=phase, device=device, _sending=lambda last: nullcontext())
+    run: Any = SimpleNamespace(phase=phase, context=SimpleNamespace(device=device))
     images = torch.empty(4, 3, 16, 16, device=device)
     labels = torch.zeros(4, dtype=torch.int64, device=device)
     for step in range(2):
