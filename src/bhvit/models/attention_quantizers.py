@@ -63,7 +63,7 @@ class DecomposedAttention(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DecomposedAttention:
         buffer, version = self._seen
         known = buffer is self.initialised and version == _version(buffer)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if known:
             self._remember(initialised=self._is_initialised)
         return self

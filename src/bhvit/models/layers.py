@@ -245,7 +245,7 @@ class ShiftBranches(nn.Module):
             self._spread, self._tokens = _branch_taps(self.widths, self.kind, next(self.parameters()).detach())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ShiftBranches:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._make_constants()
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -132,7 +132,7 @@ class QuantAttention(nn.Module):
         return self.activation(self.norm(context) + z_q + spread(z_k) + spread(z_v))
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        quantizer = self.quantizer
+        quantizer: Any = self.quantizer
         if fused_attention.applies(quantizer, q):
             if quantizer.awaits_first_batch():
                 # By no gradient, so that a checkpointed step saves the same tensors when it computes this again.
