@@ -96,11 +96,11 @@ CORPUS := build/corpus
 $(CORPUS): setup tests/fuzz/corpus.py
 	$(BIN)/python tests/fuzz/corpus.py $@
 
-# Several sessions in several threads, under ThreadSanitizer, with every instruction set's kernels.
+# Several sessions in several threads and forked processes, under ThreadSanitizer, with every instruction set's kernels.
 threads: $(CORPUS)
 	$(CMAKE) -S . -B build/threads -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 -DBHVIT_SANITIZE=thread
 	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
-	for model in conv-plain pooled-plain pooling-layer; do build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
+	for model in conv-plain pooled-plain pooling-layer; do TSAN_OPTIONS=die_after_fork=0 build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
 
 # Each target takes SECONDS: opening and running models, the JSON reader, the schema, and Python's readers. Findings go to
 # build/findings; what the fuzzers found to be new stays in build/grown for the next run.

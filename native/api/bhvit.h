@@ -111,8 +111,9 @@ BHVIT_API bhvit_status bhvit_get_info(const bhvit_session *session, bhvit_info *
  * the model does not have. Valid until bhvit_close. */
 BHVIT_API const char *bhvit_class_name(const bhvit_session *session, size_t index);
 
-/* From a picture that has been resized to what bhvit_run takes: bytes (height, width, channels), at least the model's
- * height and width -> the centre, normalised, (channels, H, W). The same bits as in Python. */
+/* From a picture that has been resized to what bhvit_run takes: bytes (height, width, channels), colours in the order
+ * red, green, blue, at least the model's height and width -> the centre, normalised, (channels, H, W). The same bits as
+ * in Python. */
 BHVIT_API bhvit_status bhvit_normalize(const bhvit_session *session, const uint8_t *pixels, size_t pixel_bytes,
                                        size_t height, size_t width, float *image, size_t image_floats);
 

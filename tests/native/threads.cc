@@ -1,7 +1,12 @@
 // Sessions in several threads, for ThreadSanitizer (make check-slow): bhvit_threads MODEL.bhv
 //
 // Threads open and close sessions of one file, each with its own pool, and share one session besides. All must give the
-// logits that a single thread gave, and errors must stay in the thread that made them.
+// logits that a single thread gave, and errors must stay in the thread that made them. Then the process forks, idle and
+// while a thread runs the shared session: a child opens its own, and the shared one answers or is refused, never waits.
+// ThreadSanitizer needs TSAN_OPTIONS=die_after_fork=0 for that.
+
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdio>
@@ -32,6 +37,28 @@ std::vector<float> run(bhvit_session* session) {
   return logits;
 }
 
+// Forks; whether the child's own session answers, and the shared one too or, if it `may_be_busy`, is refused.
+bool child_is_right(const char* path, bhvit_session* shared, const std::vector<float>& expected, bool may_be_busy) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);  // a child that waits for ever ends by this signal
+    bhvit_session* own = nullptr;
+    bool right = bhvit_open_file(path, 2, nullptr, &own) == BHVIT_OK && run(own) == expected;
+    bhvit_close(own);
+    bhvit_info info;
+    bhvit_get_info(shared, &info);
+    std::vector<float> images(info.image_floats), logits(info.classes);
+    const bhvit_status status = bhvit_run(shared, 1, images.data(), images.size(), logits.data(), logits.size());
+    right = right && (status == BHVIT_OK ||
+                      (may_be_busy && status == BHVIT_SYSTEM && std::strstr(bhvit_error(), "when the process forked")));
+    if (right && status == BHVIT_OK) right = run(shared) == expected;
+    bhvit_close(shared);
+    _exit(right && !faults ? 0 : 1);
+  }
+  int status = 0;
+  return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 }  // namespace
 
 int main(int count, char** words) {
@@ -60,6 +87,19 @@ int main(int count, char** words) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+  for (int round = 0; round < kRounds; round++) {
+    expect(child_is_right(path, shared, expected, false), "a child of an idle process");
+    expect(run(shared) == expected, "logits after a fork");
+  }
+  std::atomic<bool> stop{false};
+  std::thread runner([&] {
+    while (!stop) expect(run(shared) == expected, "logits while the process forks");
+  });
+  for (int round = 0; round < kRounds; round++) {
+    expect(child_is_right(path, shared, expected, true), "a child of a running process");
+  }
+  stop = true;
+  runner.join();
   bhvit_close(shared);
   std::printf("%d faults\n", faults.load());
   return faults ? 1 : 0;
