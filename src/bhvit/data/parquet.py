@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UserError, require_extra
+from ..system import environment_limit
 from ..text import some
 from .index_cache import stamp_of
 from .stores import WINDOW, EncodedStore, check_size, first_line, reading
@@ -23,6 +24,11 @@ from .stores import WINDOW, EncodedStore, check_size, first_line, reading
 PARQUET_CACHE = 512 << 20
 """Bytes of encoded images a parquet store keeps in memory. CIFAR and Tiny-ImageNet fit as a whole;
 larger sets keep the row groups used last."""
+MAX_GROUP_BYTES = environment_limit("BHVIT_MAX_GROUP_BYTES", 2 << 30)
+"""Bytes of the images of one row group, which is read as a whole: a small file may name one image a million times.
+Raised by BHVIT_MAX_GROUP_BYTES."""
+_BATCH = 16
+"""Rows that are unpacked before their bytes are counted."""
 
 
 class ParquetStore(EncodedStore):
@@ -92,16 +98,30 @@ class ParquetStore(EncodedStore):
                 self._open[number] = open_parquet(self.files[number])
             file = self._open[number]
             try:
-                table = file.read_row_group(inner, columns=[self.column])
-                array = table.column(self.column).combine_chunks()
-                if hasattr(array.type, "num_fields") and array.type.num_fields:
-                    array = array.field("bytes")
+                array = self._read(file, number, inner)
             except (OSError, ValueError, KeyError, NotImplementedError) as error:  # Arrow's errors are these
                 raise UserError(f"{self.files[number]} is damaged in row group {inner}: {first_line(error)}") from None
             self._cache[group] = array
             while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > PARQUET_CACHE:
                 self._cache.popitem(last=False)
             return array
+
+    def _read(self, file: Any, number: int, group: int) -> Any:
+        """The encoded images of a row group as a chunked array. Raises UserError if they are too large."""
+        import pyarrow
+
+        chunks: list[Any] = []
+        size = 0
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=[self.column]):
+            column: Any = batch.column(0)
+            chunks.append(column.field("bytes") if column.type.num_fields else column)
+            size += chunks[-1].nbytes
+            if size > MAX_GROUP_BYTES:
+                raise UserError(
+                    f"{self.files[number]}: the images of row group {group} have more than {MAX_GROUP_BYTES} bytes: "
+                    "write it with smaller row groups, or set BHVIT_MAX_GROUP_BYTES to allow more"
+                )
+        return pyarrow.chunked_array(chunks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -156,8 +176,11 @@ def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
     """Return the labels of all rows, int64 (N,). Raises UserError if one is missing, negative or beyond 64 bits."""
     parts = []
     for path in files:
+        file = open_parquet(path)
+        if file.metadata.num_rows > 8 * path.stat().st_size:
+            raise UserError(f"{path} claims {file.metadata.num_rows} rows, more than its bits: it cannot hold images")
         try:
-            values: Any = open_parquet(path).read(columns=[column]).column(column)
+            values: Any = file.read(columns=[column]).column(column)
         except (OSError, ValueError, NotImplementedError) as error:
             raise UserError(f"{path} is damaged: {first_line(error)}") from None
         if values.null_count:

@@ -1,0 +1,69 @@
+"""Parquet files from anybody: opening one takes memory in proportion to its size."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bhvit.data import parquet as module
+from bhvit.data.dataset import open_dataset
+from bhvit.errors import UserError
+from helpers.images import parquet, png
+
+pa = pytest.importorskip("pyarrow")
+
+
+def _repeated(path: Path, count: int, size: int) -> Path:
+    """One image, padded to `size` bytes, that a dictionary gives to every row."""
+    import pyarrow.parquet
+
+    image = png(0).ljust(size, b"\0")
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([image], pa.binary()))
+    table = pa.table({"image": column, "label": pa.array([0, 1] * (count // 2))})
+    pyarrow.parquet.write_table(table, path, store_schema=False)
+    return path
+
+
+def test_an_image_named_many_times_is_not_unpacked_without_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _repeated(tmp_path / "a.parquet", 400, 100_000)
+    assert path.stat().st_size < 200_000
+    assert len(open_dataset(path, "all")) == 400
+    monkeypatch.setattr(module, "MAX_GROUP_BYTES", 1 << 20)
+    with pytest.raises(
+        UserError, match=r"a\.parquet: the images of row group 0 have more than 1048576 bytes: .*allow more"
+    ):
+        open_dataset(path, "all")
+
+
+def test_more_rows_than_bits_are_refused_before_labels_are_read(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    count = 2_000_000
+    table = pa.table({"image": pa.nulls(count, pa.binary()), "label": pa.array(np.zeros(count, np.int64))})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < count // 8
+    with pytest.raises(UserError, match="claims 2000000 rows, more than its bits"):
+        open_dataset(tmp_path / "a.parquet", "all")
+
+
+def test_images_keep_their_rows_across_batches(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "a.parquet", [0, 1, 2] * 15)
+    dataset = open_dataset(path, "all")
+    held = [dataset.store.open(index).read() for index in range(45)]  # type: ignore[union-attr]
+    assert held == [png(row, row % 3) for row in range(45)]
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["struct", "bytes"])
+def test_missing_bytes_are_one_skipped_image(tmp_path: Path, flat: bool) -> None:
+    import pyarrow.parquet
+
+    kept = [png(0), None, png(1), png(2)]
+    images = pa.array(kept, pa.binary()) if flat else pa.array([{"bytes": data, "path": None} for data in kept])
+    pyarrow.parquet.write_table(pa.table({"image": images, "label": [0, 1, 1, 0]}), tmp_path / "a.parquet")
+    said: list[str] = []
+    assert len(open_dataset(tmp_path / "a.parquet", "all", warn=said.append)) == 3
+    assert "row 1 holds no image bytes" in said[0]
