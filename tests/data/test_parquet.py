@@ -39,6 +39,11 @@ def test_an_image_named_many_times_is_not_unpacked_without_bound(
         open_dataset(path, "all")
 
 
+def test_a_row_group_may_be_as_large_as_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_GROUP_BYTES", 1)
+    assert len(open_dataset(parquet(tmp_path / "a.parquet", [0, 1] * 40), "all")) == 80
+
+
 def test_more_rows_than_bits_are_refused_before_labels_are_read(tmp_path: Path) -> None:
     import pyarrow.parquet
 

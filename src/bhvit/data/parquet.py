@@ -24,9 +24,9 @@ from .stores import WINDOW, EncodedStore, check_size, first_line, reading
 PARQUET_CACHE = 512 << 20
 """Bytes of encoded images a parquet store keeps in memory. CIFAR and Tiny-ImageNet fit as a whole;
 larger sets keep the row groups used last."""
-MAX_GROUP_BYTES = environment_limit("BHVIT_MAX_GROUP_BYTES", 2 << 30)
-"""Bytes of the images of one row group, which is read as a whole: a small file may name one image a million times.
-Raised by BHVIT_MAX_GROUP_BYTES."""
+MAX_GROUP_BYTES = environment_limit("BHVIT_MAX_GROUP_BYTES", 512 << 20)
+"""Bytes of the images of one row group, which is read as a whole, where they are more than twice the file's: a small
+file may name one image a million times. Raised by BHVIT_MAX_GROUP_BYTES."""
 _BATCH = 16
 """Rows that are unpacked before their bytes are counted."""
 
@@ -112,13 +112,14 @@ class ParquetStore(EncodedStore):
 
         chunks: list[Any] = []
         size = 0
+        limit = max(MAX_GROUP_BYTES, 2 * self.files[number].stat().st_size)
         for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=[self.column]):
             column: Any = batch.column(0)
             chunks.append(column.field("bytes") if column.type.num_fields else column)
             size += chunks[-1].nbytes
-            if size > MAX_GROUP_BYTES:
+            if size > limit:
                 raise UserError(
-                    f"{self.files[number]}: the images of row group {group} have more than {MAX_GROUP_BYTES} bytes: "
+                    f"{self.files[number]}: the images of row group {group} have more than {limit} bytes: "
                     "write it with smaller row groups, or set BHVIT_MAX_GROUP_BYTES to allow more"
                 )
         return pyarrow.chunked_array(chunks)
