@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     from ..packing import pack  # a missing extra is found before anything is touched
     from ..train import TrainConfig, load_recipe, train
     from ..train.malloc import keep_memory
+    from ..train.run_folder import RunFolder
 
     _clear(out, args.force)
     keep_memory()
@@ -86,12 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
     _step(3, "Verifying every held-out image, and measuring")
     from ..report.build import write_report
-    from ..report.measure import measure_run, run_settings
+    from ..report.measure import measure_run
     from ..timing import BUSY, busy
     from ..verification.summary import findings
     from .bench import comparisons, timing_table
 
-    found = measure_run(out, checkpoint, packed, run_settings(out), progress=Progress)
+    found = measure_run(out, checkpoint, packed, RunFolder(out).settings(), progress=Progress)
     print(table(findings(found.comparison), right=False))
     print("  milliseconds an image:")
     print(timing_table(list(found.timings)))

@@ -43,11 +43,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..files import check_absent
     from ..report.build import write_report
-    from ..report.measure import measure_run, run_settings
+    from ..report.measure import measure_run
+    from ..train.run_folder import RunFolder
 
     folder = args.folder
     out = args.out or folder / "report.html"
-    settings = run_settings(folder)
+    settings = RunFolder(folder).settings()
     check_absent(out, args.force)
     checkpoint = folder / f"{args.checkpoint}.safetensors"
     with ExitStack() as stack:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from ..cost.counts import op_costs, total
 from ..files import write_atomically
 from ..system import environment
 from ..text import count_text, describe, size_text
+from ..train.run_folder import RunFolder
 from ..verification.summary import findings
 from .measure import Findings
 from .page import Page, Sample
@@ -23,7 +23,7 @@ SHOWN = 12
 
 def write_report(found: Findings, out: Path) -> None:
     """Write the page of `found`, whole or not at all. Raises UserError if `out` cannot be written."""
-    log = _log(found.folder)
+    log = RunFolder(found.folder).entries()
     costs = total(op_costs(found.file.spec))
     right, wrong = _samples(found)
     page = Page(
@@ -91,22 +91,6 @@ def _chosen(log: list[dict[str, Any]], checkpoint: Path) -> int | None:
     phase = [entry for entry in log if entry.get("phase") == log[-1].get("phase")]
     measured = [entry for entry in phase if isinstance(entry.get("val_top1"), int | float)]
     return int(max(measured, key=lambda entry: entry["val_top1"])["epoch"]) if measured else None
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl, up to the first that is damaged."""
-    entries: list[dict[str, Any]] = []
-    path = folder / "log.jsonl"
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int):
-                break
-            entries.append(entry)
-    return entries
 
 
 def _samples(found: Findings) -> tuple[list[Sample], list[Sample]]:

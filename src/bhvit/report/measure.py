@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 
 from ..data.dataset import Dataset, open_dataset
 from ..data.metrics import Metrics, Progress
-from ..errors import UserError
 from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..system import allowed_cores
@@ -44,20 +42,6 @@ class Findings:
         """Median milliseconds an image at batch 1 of "bhvit" or "PyTorch"."""
         times = [t.median for t in self.timings if (t.name, t.threads, t.batch) == (name, threads, 1)]
         return times[0] if times else None
-
-
-def run_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a run folder. Raises UserError if it is not one."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder} is not a run: it holds no config.json; `bhvit train --out {folder}` makes one")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict) or not isinstance(settings.get("data"), str):
-            raise ValueError("it names no data")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is damaged: {error}") from None
-    return settings
 
 
 def measure_run(

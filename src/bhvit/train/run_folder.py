@@ -162,16 +162,30 @@ class RunFolder:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from None
         write_atomically(self.config, json.dumps(config.to_dict(), indent=2).encode() + b"\n")
 
-    def saved_config(self) -> TrainConfig:
-        """The settings of the run that is there. Raises UserError if there is none."""
+    def settings(self) -> dict[str, Any]:
+        """The settings of the run that is there, by name. Raises UserError if there is none."""
+        if not self.config.is_file():
+            raise UserError(
+                f"{self.path} is not a run: it holds no {self.config.name}; `bhvit train --out {self.path}` makes one"
+            )
         try:
             values = json.loads(self.config.read_text(encoding="utf-8"))
-            if "leftover_bits" in values:  # its name in bhvit 0.1.0
-                values["float_bits"] = values.pop("leftover_bits")
+            if not isinstance(values, dict) or not isinstance(values.get("data"), str):
+                raise ValueError("it names no data")
+        except (ValueError, OSError, RecursionError) as error:
+            raise UserError(f"{self.config} is damaged: {error}") from None
+        if "leftover_bits" in values:  # its name in bhvit 0.1.0
+            values["float_bits"] = values.pop("leftover_bits")
+        return values
+
+    def saved_config(self) -> TrainConfig:
+        """The settings to resume the run with. Raises UserError if there is no run, or a setting is unknown."""
+        if not self.config.is_file():
+            raise UserError(f"there is no run to resume in {self.path}")
+        values = self.settings()
+        try:
             return TrainConfig.from_dict(values)
-        except OSError:
-            raise UserError(f"there is no run to resume in {self.path}") from None
-        except (ValueError, AttributeError) as error:
+        except UserError as error:
             raise UserError(f"{self.config} is damaged: {error}") from None
 
     def check_same_settings(self, config: TrainConfig) -> None:
@@ -260,14 +274,17 @@ class RunFolder:
             raise UserError(f"cannot resume from {self.resume}: {reason}") from None
 
     def entries(self, epochs: int | None = None) -> list[dict[str, Any]]:
-        """The log, a dictionary an epoch; the first `epochs` of them. A line cut short ends it."""
+        """The log, a dictionary an epoch; the first `epochs` of them. A damaged line ends it."""
         entries: list[dict[str, Any]] = []
-        if self.log.exists():
-            for line in self.log.read_text(encoding="utf-8").splitlines():
+        if self.log.is_file():
+            for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    entries.append(json.loads(line))
-                except ValueError:
+                    entry = json.loads(line)
+                except (ValueError, RecursionError):
                     break
+                if not isinstance(entry, dict) or not isinstance(entry.get("epoch"), int):
+                    break
+                entries.append(entry)
         return entries[:epochs]
 
     def rewind_log(self, epochs: int) -> None:
