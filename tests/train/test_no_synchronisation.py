@@ -134,7 +134,7 @@ MODELS: list[tuple[Mixer, dict[str, Any]]] = [
     ("conv", {}),
     ("conv", {"branches": "pool", "recu": True}),
     ("pooling", {"downsample": "float"}),
-    ("attention", {"norm": "layer", "leftover_bits": 8}),
+    ("attention", {"norm": "layer", "float_bits": 8}),
     ("attention", {"attention": "gsb"}),
     ("pooled_attention", {"attention": "one_bit"}),
     ("attention", {"stage": {"activation_bits": 32}}),
