@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bhvit.models.blocks import BinaryDownsample, Block, Mlp
 from bhvit.models.mixers import ConvMixer, QuantAttention, ResidualUnit, WindowAttention
-from bhvit.models.network import BHViT, BinaryDownsample, Block, Mlp
+from bhvit.models.network import BHViT
 
 
 class _Sign(torch.autograd.Function):

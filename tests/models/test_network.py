@@ -10,7 +10,8 @@ from bhvit.errors import UserError
 from bhvit.format.program import program
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models, load_checkpoint, regularisation_loss, save_checkpoint, trace
-from bhvit.models.layers import TAPS, QuantConv2d, QuantLinear, ShiftBranches, Style
+from bhvit.models.layers import TAPS, QuantConv2d, QuantLinear, ShiftBranches
+from bhvit.models.quant_config import QuantConfig
 from helpers.randomise import randomise
 
 
@@ -69,7 +70,7 @@ def test_shift_branches_are_the_sum_of_means_and_channel_shifts() -> None:
 
 
 def test_a_tap_outside_the_grid_adds_nothing() -> None:
-    conv = QuantConv2d(64, 64, 3, Style(), padding=5, dilation=5, groups=4)
+    conv = QuantConv2d(64, 64, 3, QuantConfig(), padding=5, dilation=5, groups=4)
     x = torch.randn(1, 4, 4, 64)
     centre = conv.weight[:, :, 1:2, 1:2]
     weight = conv.weight - conv.weight.mean(dim=(1, 2, 3), keepdim=True)

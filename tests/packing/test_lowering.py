@@ -28,8 +28,9 @@ from bhvit.models import (
     save_checkpoint,
 )
 from bhvit.models.attention_quantizers import DecomposedAttention, GroupSuperpositionAttention
-from bhvit.models.layers import BatchNorm, QuantLinear, RPReLU, Style
+from bhvit.models.layers import BatchNorm, QuantLinear, RPReLU
 from bhvit.models.mixers import ConvMixer, PoolMixer, WindowAttention
+from bhvit.models.quant_config import QuantConfig
 from bhvit.models.quantizers import binarize_weight, sign
 from bhvit.packing import lowering, pack, packed_model, register_lowering
 from bhvit.runtime import reference
@@ -45,7 +46,7 @@ class Smooth(nn.Module):
     def __init__(self, spec: ModelSpec, stage: int) -> None:
         super().__init__()
         channels = spec.stages[stage].channels
-        self.style = Style.of(spec, stage)
+        self.quant = QuantConfig.of(spec, stage)
         self.norm = BatchNorm(channels)
         self.gain = nn.Parameter(torch.ones(channels))
 
@@ -57,7 +58,7 @@ class Smooth(nn.Module):
 
 
 def lower_smooth(module: Smooth) -> PoolMixer:
-    pooling = PoolMixer(len(module.gain), module.style)
+    pooling = PoolMixer(len(module.gain), module.quant)
     pooling.load_state_dict({f"norm.{name}": value for name, value in module.norm.state_dict().items()})
     pooling.norm.weight.mul_(module.gain)  # type: ignore[operator]
     pooling.norm.bias.mul_(module.gain)  # type: ignore[operator]
@@ -169,8 +170,8 @@ def test_packing_leaves_a_registered_model_as_it_was() -> None:
 def test_mixers_put_into_a_model_by_hand_pack_as_what_they_are() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=3))
     for block in (*model.stages[0].children(), *model.stages[1].children()):
-        channels, style = block.mlp.linear2.out_features, Style.of(model.spec, 0)
-        block.mixer = WindowAttention(channels, 1, (2, 4), "gsb", style) if channels == 128 else PoolMixer(64, style)
+        channels, config = block.mlp.linear2.out_features, QuantConfig.of(model.spec, 0)
+        block.mixer = WindowAttention(channels, 1, (2, 4), "gsb", config) if channels == 128 else PoolMixer(64, config)
     with pytest.raises(UserError, match=r"stages\.2\.0.*quantizer is of class Decomposed.*, not Group"):
         packed_model(randomise(model))
     for block in model.stages[2].children():
@@ -242,7 +243,7 @@ def test_a_lowering_that_gives_nothing_new_is_refused(result: Any) -> None:
         (lambda: register_activation("rprelu"), "activation 'rprelu' is the package's own"),
         (lambda: register_mixer("my mixer"), "a name of letters"),
         (lambda: register_lowering(ConvMixer), "ConvMixer is packed as it is"),
-        (lambda: register_lowering(QuantLinear(32, 32, Style())), "for a class of modules, not for QuantLinear"),  # type: ignore[arg-type]
+        (lambda: register_lowering(QuantLinear(32, 32, QuantConfig())), "for a class of modules, not for QuantLinear"),  # type: ignore[arg-type]
     ],
 )
 def test_impossible_registrations_are_refused(register: Callable[[], Any], message: str) -> None:
@@ -286,14 +287,14 @@ class Straight(QuantLinear):
 def test_a_weight_quantiser_put_in_by_hand_trains_and_packs() -> None:
     @register_lowering(Straight)
     def lower(module: Straight) -> QuantLinear:
-        plain = QuantLinear(module.in_features, module.out_features, module.style)
+        plain = QuantLinear(module.in_features, module.out_features, module.quant)
         plain.weight = module.weight
         return plain
 
     model = randomise(create_model("bhvit_nano", num_classes=3))
     expected = bhv_file.to_bytes(packed_model(model))
     layer = model.stages[1][0].mlp.linear1  # type: ignore[index, union-attr]
-    straight = Straight(128, 512, layer.style)  # type: ignore[union-attr, arg-type]
+    straight = Straight(128, 512, layer.quant)  # type: ignore[union-attr, arg-type]
     straight.load_state_dict(layer.state_dict())  # type: ignore[union-attr]
     model.stages[1][0].mlp.linear1 = straight  # type: ignore[index, union-attr]
     assert bhv_file.to_bytes(packed_model(model.eval())) == expected

@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize, prune
 
 from bhvit.errors import UserError
 from bhvit.models import BHViT, create_model
-from bhvit.models.layers import BatchNorm, LayerScale, Move, QuantLinear, RPReLU
+from bhvit.models.blocks import Block, Mlp
+from bhvit.models.layers import BatchNorm, LayerScale, LearnableBias, QuantLinear, RPReLU
 from bhvit.models.mixers import PoolMixer, WindowAttention
-from bhvit.models.network import Block, Mlp
 from bhvit.packing import packed_model
 from helpers.randomise import randomise
 
@@ -45,7 +45,7 @@ def subclass(base: type[nn.Module]) -> Callable[[nn.Module], None]:
         ("stages.0.1.mixer.activations.2", RPReLU),
         ("stages.1.0.mixer.attention.query.linear", QuantLinear),
         ("stages.1.0.mixer.output.scale", LayerScale),
-        ("stages.1.1.mixer.attention.key.threshold", Move),
+        ("stages.1.1.mixer.attention.key.threshold", LearnableBias),
         ("stages.2.0.mixer", WindowAttention),
         ("stages.2.0.mlp", Mlp),
         ("stages.2.1", Block),
@@ -81,7 +81,7 @@ def other_head(model: Any) -> None:
 
 
 def mixed_stage(model: Any) -> None:
-    model.stages[0][1].mixer = PoolMixer(64, model.stages[0][1].mlp.linear1.style)
+    model.stages[0][1].mixer = PoolMixer(64, model.stages[0][1].mlp.linear1.quant)
 
 
 def second_hidden(model: Any) -> None:

@@ -19,7 +19,7 @@ def binary_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantLi
 
 def has_binary_weights(layer: QuantConv2d | QuantLinear) -> bool:
     """Whether the weights of a layer are one bit."""
-    return layer.style.weight_bits == 1
+    return layer.quant.weight_bits == 1
 
 
 def latent_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
@@ -27,5 +27,5 @@ def latent_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
 
     Linear layers always centre their latent weights, convolutions where the spec has `centre_conv_weights`.
     """
-    centred = isinstance(layer, QuantLinear) or layer.style.centre_convs
+    centred = isinstance(layer, QuantLinear) or layer.quant.centre_convs
     return centre(layer.weight) if centred else layer.weight

@@ -6,7 +6,6 @@ and convolutions see the same memory as a channels-last (B, C, H, W) view.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,66 +15,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..format.arithmetic import TAPS
-from ..spec.model import Branches, ModelSpec, Norm
+from ..spec.model import Branches
 from ..spec.registry import ACTIVATIONS
 from .batch_statistics import processes, shared_batch_norm
 from .fused import grids as fused_grids
 from .fused import layers as fused
-from .quantizers import binarize_weight, sign
+from .quant_config import QuantConfig
+from .quantizers import conv_weight, linear_weight, quantize_activations
 
 
-@dataclasses.dataclass(frozen=True)
-class Style:
-    """How the layers of one stage compute: kind of norm, and what is quantised."""
+def make_norm(config: QuantConfig, channels: int) -> nn.Module:
+    """A norm of tokens (..., channels)."""
+    return BatchNorm(channels) if config.norm == "batch" else nn.LayerNorm(channels)
 
-    norm: Norm = "batch"
-    weight_bits: int = 1
-    activation_bits: int = 1
-    recu: bool = False
-    centre_convs: bool = True
-    activation: str = dataclasses.field(default="rprelu", compare=False)
-    """Made by `make_activation`; no layer reads it, so layers compute alike whatever it is."""
 
-    @classmethod
-    def of(cls, spec: ModelSpec, stage: int) -> Style:
-        """The style of a stage, and of the downsampling that leads into it."""
-        bits = spec.stages[stage]
-        return cls(
-            norm=spec.norm,
-            weight_bits=bits.weight_bits,
-            activation_bits=bits.activation_bits,
-            recu=spec.recu,
-            centre_convs=spec.centre_conv_weights,
-            activation=spec.activation,
-        )
-
-    def make_norm(self, channels: int) -> nn.Module:
-        """A norm of tokens (..., channels)."""
-        return BatchNorm(channels) if self.norm == "batch" else nn.LayerNorm(channels)
-
-    def make_activation(self, channels: int) -> Any:
-        """An activation of tokens (..., channels)."""
-        if self.activation in ACTIVATIONS:
-            return ACTIVATIONS[self.activation](channels)
-        return RPReLU(channels)
-
-    def activations(self, x: Tensor) -> Tensor:
-        """`x`, or its signs."""
-        return sign(x) if self.activation_bits == 1 else x
-
-    def linear_weight(self, latent: Tensor) -> Tensor:
-        """Latent weights (O, K) of a linear layer, binarised if they are to be."""
-        return latent if self.weight_bits == 32 else binarize_weight(latent, self.recu)
-
-    def conv_weight(self, latent: Tensor, fuse: bool = False) -> Tensor:
-        """Latent weights (O, I, h, w) of a convolution, likewise; `fuse` if what asks is fused.
-
-        ReCU is for linear layers, as published.
-        """
-        if self.weight_bits == 32:
-            return latent
-        binarize = fused.binary_weight if fuse else binarize_weight
-        return binarize(latent, centred=self.centre_convs)
+def make_activation(config: QuantConfig, channels: int) -> Any:
+    """An activation of tokens (..., channels)."""
+    if config.activation in ACTIVATIONS:
+        return ACTIVATIONS[config.activation](channels)
+    return RPReLU(channels)
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -91,8 +49,8 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x.reshape(-1, x.shape[-1])).view(x.shape)
 
 
-class Move(nn.Module):
-    """A learned shift of each channel, x + bias: it places the threshold of the sign that follows."""
+class LearnableBias(nn.Module):
+    """A learned bias of each channel, x + bias: it places the threshold of the sign that follows."""
 
     fused_role = "move"
 
@@ -135,20 +93,20 @@ class LayerScale(nn.Module):
 
 
 class QuantLinear(nn.Linear):
-    """Linear layer without bias, (..., K) -> (..., O); weights and activations are one bit if `style` has it so."""
+    """Linear layer without bias, (..., K) -> (..., O); weights and activations are one bit if `config` has it so."""
 
     fused_role = "linear"
 
-    def __init__(self, inputs: int, outputs: int, style: Style) -> None:
+    def __init__(self, inputs: int, outputs: int, config: QuantConfig) -> None:
         super().__init__(inputs, outputs, bias=False)
-        self.style = style
+        self.quant = config
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.style.activations(x), self.style.linear_weight(self.weight))
+        return F.linear(quantize_activations(x, self.quant), linear_weight(self.weight, self.quant))
 
 
 class QuantConv2d(nn.Conv2d):
-    """Convolution (B, H, W, C) -> (B, H', W', O); weights and activations are one bit if `style` has it so.
+    """Convolution (B, H, W, C) -> (B, H', W', O); weights and activations are one bit if `config` has it so.
 
     Zeros pad the grid after the sign, so taps outside it add nothing.
     """
@@ -160,7 +118,7 @@ class QuantConv2d(nn.Conv2d):
         inputs: int,
         outputs: int,
         kernel: int,
-        style: Style,
+        config: QuantConfig,
         *,
         stride: int = 1,
         dilation: int = 1,
@@ -169,11 +127,11 @@ class QuantConv2d(nn.Conv2d):
         bias: bool = True,
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
-        self.style = style
+        self.quant = config
 
     def forward(self, x: Tensor) -> Tensor:
-        signs = self.style.activations(x).permute(0, 3, 1, 2)
-        return self._conv_forward(signs, self.style.conv_weight(self.weight), self.bias).permute(0, 2, 3, 1)
+        signs = quantize_activations(x, self.quant).permute(0, 3, 1, 2)
+        return self._conv_forward(signs, conv_weight(self.weight, self.quant), self.bias).permute(0, 2, 3, 1)
 
 
 def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from .attention_quantizers import make_attention_quantizer
 from .fused import attention as fused_attention
 from .fused import grids as fused_grids
 from .fused import layers as fused
-from .layers import LayerScale, Move, QuantConv2d, QuantLinear, Style
+from .layers import LayerScale, LearnableBias, QuantConv2d, QuantLinear, make_activation, make_norm
+from .quant_config import QuantConfig
+from .quantizers import quantize_activations
 
 
 class ConvMixer(nn.Module):
@@ -24,14 +26,14 @@ class ConvMixer(nn.Module):
     y_d = RPReLU(binary 3x3 convolution of n + bias, dilation d), d = 1, 3, 5; norm(y_1 + y_3 + y_5).
     """
 
-    def __init__(self, channels: int, style: Style) -> None:
+    def __init__(self, channels: int, config: QuantConfig) -> None:
         super().__init__()
-        self.move = Move(channels)
+        self.move = LearnableBias(channels)
         self.convs = nn.ModuleList(
-            QuantConv2d(channels, channels, 3, style, padding=d, dilation=d, groups=MIXER_GROUPS) for d in DILATIONS
+            QuantConv2d(channels, channels, 3, config, padding=d, dilation=d, groups=MIXER_GROUPS) for d in DILATIONS
         )
-        self.activations = nn.ModuleList(style.make_activation(channels) for _ in DILATIONS)
-        self.norm = style.make_norm(channels)
+        self.activations = nn.ModuleList(make_activation(config, channels) for _ in DILATIONS)
+        self.norm = make_norm(config, channels)
 
     def forward(self, n: Tensor) -> Tensor:
         if fused.applies(self, n):
@@ -42,9 +44,9 @@ class ConvMixer(nn.Module):
 
     def _fused(self, n: Tensor) -> Tensor:
         convs, activations = cast("list[QuantConv2d]", list(self.convs)), list(self.activations)
-        style = convs[0].style
-        weights = [style.conv_weight(conv.weight, fuse=True) for conv in convs]
-        ys = fused_grids.grouped_convs(n, self.move.bias, weights, style)
+        config = convs[0].quant
+        weights = [fused.conv_weight(conv.weight, config) for conv in convs]
+        ys = fused_grids.grouped_convs(n, self.move.bias, weights, config)
         return self.norm(fused.rprelu_sum(ys, [conv.bias for conv in convs], activations))
 
 
@@ -54,9 +56,9 @@ class PoolMixer(nn.Module):
     The plain mixer that ablations compare with (MetaFormer, Yu et al., CVPR 2022): it learns nothing of space.
     """
 
-    def __init__(self, channels: int, style: Style) -> None:
+    def __init__(self, channels: int, config: QuantConfig) -> None:
         super().__init__()
-        self.norm = style.make_norm(channels)
+        self.norm = make_norm(config, channels)
 
     def forward(self, n: Tensor) -> Tensor:
         return self.norm(F.avg_pool2d(n.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1))
@@ -65,12 +67,12 @@ class PoolMixer(nn.Module):
 class ResidualUnit(nn.Module):
     """RPReLU(norm(binary linear(x + move)) + x): (..., C) -> the same."""
 
-    def __init__(self, channels: int, style: Style) -> None:
+    def __init__(self, channels: int, config: QuantConfig) -> None:
         super().__init__()
-        self.move = Move(channels)
-        self.linear = QuantLinear(channels, channels, style)
-        self.norm = style.make_norm(channels)
-        self.activation = style.make_activation(channels)
+        self.move = LearnableBias(channels)
+        self.linear = QuantLinear(channels, channels, config)
+        self.norm = make_norm(config, channels)
+        self.activation = make_activation(config, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         if fused.applies(self, x):
@@ -81,23 +83,23 @@ class ResidualUnit(nn.Module):
 class Projection(ResidualUnit):
     """One of q, k, v: z, a residual unit of the tokens, is what `forward` gives; `signs` makes its bits."""
 
-    def __init__(self, channels: int, style: Style) -> None:
-        super().__init__(channels, style)
-        self.threshold = Move(channels)
+    def __init__(self, channels: int, config: QuantConfig) -> None:
+        super().__init__(channels, config)
+        self.threshold = LearnableBias(channels)
 
     def signs(self, z: Tensor) -> Tensor:
         """Signs of z + threshold, or that itself where activations are full precision."""
-        style = self.linear.style
-        if style.activation_bits == 1 and fused.applies(self.threshold, z):
+        config = self.linear.quant
+        if config.activation_bits == 1 and fused.applies(self.threshold, z):
             return fused.signs(z, self.threshold.bias)
-        return style.activations(self.threshold(z))
+        return quantize_activations(self.threshold(z), config)
 
 
 class AttentionOutput(ResidualUnit):
     """LayerScale of a residual unit."""
 
-    def __init__(self, channels: int, style: Style) -> None:
-        super().__init__(channels, style)
+    def __init__(self, channels: int, config: QuantConfig) -> None:
+        super().__init__(channels, config)
         self.scale = LayerScale(channels, 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,15 +111,15 @@ class AttentionOutput(ResidualUnit):
 class QuantAttention(nn.Module):
     """RPReLU(norm(P v) + z_q + z_k + z_v): q, k and v are signs, the attention matrix P is quantised."""
 
-    def __init__(self, channels: int, heads: int, quantizer: AttentionQuantizer, style: Style) -> None:
+    def __init__(self, channels: int, heads: int, quantizer: AttentionQuantizer, config: QuantConfig) -> None:
         super().__init__()
         self.heads = heads
-        self.query = Projection(channels, style)
-        self.key = Projection(channels, style)
-        self.value = Projection(channels, style)
-        self.quantizer = make_attention_quantizer(quantizer, heads) if style.activation_bits == 1 else nn.Identity()
-        self.norm = style.make_norm(channels)
-        self.activation = style.make_activation(channels)
+        self.query = Projection(channels, config)
+        self.key = Projection(channels, config)
+        self.value = Projection(channels, config)
+        self.quantizer = make_attention_quantizer(quantizer, heads) if config.activation_bits == 1 else nn.Identity()
+        self.norm = make_norm(config, channels)
+        self.activation = make_activation(config, channels)
 
     def forward(self, queries: Tensor, keys: Tensor, spread: Callable[[Tensor], Tensor] = lambda z: z) -> Tensor:
         """Tokens (..., T, C) and (..., S, C) -> contexts (..., T, C).
@@ -161,15 +163,15 @@ class WindowAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, heads: int, window: tuple[int, int], quantizer: AttentionQuantizer, style: Style
+        self, channels: int, heads: int, window: tuple[int, int], quantizer: AttentionQuantizer, config: QuantConfig
     ) -> None:
         super().__init__()
         self.window = window
         self.pool_mix = nn.Parameter(torch.full((channels,), 0.5))
         self.token_norm = nn.LayerNorm(channels)
-        self.attention = QuantAttention(channels, heads, quantizer, style)
+        self.attention = QuantAttention(channels, heads, quantizer, config)
         self.local_mix = nn.Parameter(torch.full((channels,), 0.5))
-        self.output = AttentionOutput(channels, style)
+        self.output = AttentionOutput(channels, config)
 
     def tokens(self, n: Tensor) -> Tensor:
         """n (B, H, W, C) -> normalised tokens of each window and the global ones, (B, nW, T, C)."""
@@ -216,12 +218,14 @@ class PooledAttention(nn.Module):
     over `key_pool` x `key_pool` tokens; their residuals go back to every token of their patch.
     """
 
-    def __init__(self, channels: int, heads: int, key_pool: int, quantizer: AttentionQuantizer, style: Style) -> None:
+    def __init__(
+        self, channels: int, heads: int, key_pool: int, quantizer: AttentionQuantizer, config: QuantConfig
+    ) -> None:
         super().__init__()
         self.key_pool = key_pool
-        self.reduction = ResidualUnit(channels, style) if key_pool > 1 else nn.Identity()
-        self.attention = QuantAttention(channels, heads, quantizer, style)
-        self.output = AttentionOutput(channels, style)
+        self.reduction = ResidualUnit(channels, config) if key_pool > 1 else nn.Identity()
+        self.attention = QuantAttention(channels, heads, quantizer, config)
+        self.output = AttentionOutput(channels, config)
 
     def forward(self, n: Tensor) -> Tensor:
         batch, height, width, channels = n.shape

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..format.float_storage import LARGEST_INT8
+from .quant_config import QuantConfig
 
 RECU_QUANTILE = 0.92
 """tau of ReCU (Xu et al., ICCV 2021): the quantile of a Laplace distribution at which the window ends."""
@@ -75,6 +76,21 @@ def binarize_weight(weight: Tensor, recu: bool = False, centred: bool = True) ->
         window = -math.log(2 - 2 * RECU_QUANTILE) * latent.detach().abs().mean()
     binary: Tensor = _BinarizeWeight.apply(latent, weight_scale(weight), window)
     return binary
+
+
+def quantize_activations(x: Tensor, config: QuantConfig) -> Tensor:
+    """`x`, any shape, or its signs where activations are one bit."""
+    return sign(x) if config.activation_bits == 1 else x
+
+
+def linear_weight(latent: Tensor, config: QuantConfig) -> Tensor:
+    """The weights (O, K) that a linear layer multiplies by, from its latent ones."""
+    return latent if config.weight_bits == 32 else binarize_weight(latent, config.recu)
+
+
+def conv_weight(latent: Tensor, config: QuantConfig) -> Tensor:
+    """The weights (O, I, h, w) that a convolution multiplies by. ReCU is for linear layers, as published."""
+    return latent if config.weight_bits == 32 else binarize_weight(latent, centred=config.centre_convs)
 
 
 class _FakeQuantize(torch.autograd.Function):

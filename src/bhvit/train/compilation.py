@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..models import BHViT
-from ..models.network import Block
+from ..models.blocks import Block
 
 
 def check_torch_compiles() -> None:

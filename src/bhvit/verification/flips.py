@@ -22,7 +22,7 @@ from ..format import file as bhv_file
 from ..format.op import Op
 from ..models import BHViT
 from ..models.attention_quantizers import DecomposedAttention
-from ..models.layers import Move
+from ..models.layers import LearnableBias
 from ..runtime import reference
 from ..spec.model import ATTENTION_LEVELS
 
@@ -140,7 +140,7 @@ def _torch(model: BHViT, op: Op, x: Tensor) -> tuple[Floats, Decisions]:
     seen: dict[str, Tensor] = {}
     handles = []
     for path, part in module.named_modules():
-        if isinstance(part, Move):
+        if isinstance(part, LearnableBias):
             handles.append(part.register_forward_hook(lambda _m, _i, output, path=path: seen.update({path: output})))
         elif path == "attention.quantizer" and not isinstance(part, nn.Identity):
             handles.append(

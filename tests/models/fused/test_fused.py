@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 import bhvit
 from bhvit.models.attention_quantizers import DecomposedAttention
+from bhvit.models.blocks import Mlp
 from bhvit.models.fused import layers as fused
 from bhvit.models.fused import parts as fused_parts
-from bhvit.models.layers import BatchNorm, RPReLU, Style
-from bhvit.models.network import Mlp
+from bhvit.models.layers import BatchNorm, RPReLU
+from bhvit.models.quant_config import QuantConfig
+from bhvit.models.quantizers import linear_weight
 
 MODELS: list[tuple[str, dict[str, Any]]] = [
     ("bhvit_nano", {}),
@@ -129,7 +131,7 @@ def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs:
     latent, norm, usual = torch.randn(outputs, inputs), BatchNorm(outputs), nn.BatchNorm1d(outputs).double()
     weight = fused_parts.Weight.of(latent, latent=True, binary=True)
     product, moments = weight.times(fused_parts.signs_of(x, move, True), norm)
-    exact = torch.where(x + move >= 0, 1.0, -1.0).double() @ Style().linear_weight(latent).double().T
+    exact = torch.where(x + move >= 0, 1.0, -1.0).double() @ linear_weight(latent, QuantConfig()).double().T
     torch.testing.assert_close(product.double(), exact, rtol=1e-6, atol=1e-6)
     usual(exact)
     distances = (exact - exact[0]).abs().max().item()  # up to 128 of these are added in float32
@@ -147,7 +149,7 @@ def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs:
 )
 def test_mlps_of_odd_widths(channels: int, hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    layer = Mlp(channels, hidden, Style()).double().train()
+    layer = Mlp(channels, hidden, QuantConfig()).double().train()
     n = torch.randn(2, 3, 3, channels, dtype=torch.float64)
 
     def step() -> list[Tensor]:

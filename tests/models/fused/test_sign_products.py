@@ -13,7 +13,8 @@ from torch import Tensor
 from bhvit.models.fused import kernels as native
 from bhvit.models.fused.grids import add_conv_input, conv, conv_weights
 from bhvit.models.fused.parts import Weight, are_words, signs_of
-from bhvit.models.layers import BatchNorm, Style
+from bhvit.models.layers import BatchNorm
+from bhvit.models.quant_config import QuantConfig
 from bhvit.spec.model import DILATIONS, MIXER_GROUPS
 
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
@@ -93,14 +94,14 @@ def test_convolution_in_groups(shape: tuple[int, ...], dilation: int, threads: i
     assert exact_x.grad is not None
     assert exact_weight.grad is not None
 
-    out = conv(x, weight, dilation, Style())
+    out = conv(x, weight, dilation, QuantConfig())
     whole = exact.detach().permute(0, 2, 3, 1) / weight[:, 0, 0, 0].abs().double()
     assert torch.equal(out, whole.round().float() * weight[:, 0, 0, 0].abs())
     dx = _random(*shape)
     expected = dx.double() + exact_x.grad.permute(0, 2, 3, 1)
-    add_conv_input(grad, weight, dilation, Style(), dx)
+    add_conv_input(grad, weight, dilation, QuantConfig(), dx)
     _close(dx, expected, 9 * each)
-    _close(conv_weights(x, grad, weight, dilation, Style()), exact_weight.grad, shape[0] * shape[1] * shape[2])
+    _close(conv_weights(x, grad, weight, dilation, QuantConfig()), exact_weight.grad, shape[0] * shape[1] * shape[2])
 
 
 def test_threads_change_nothing() -> None:

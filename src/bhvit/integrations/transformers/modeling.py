@@ -10,9 +10,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from ...hf_layout import PREFIX
 from ...models import BHViT
+from ...models.blocks import Block, initialise_position
 from ...models.layers import initialise
 from ...models.mixers import QuantAttention
-from ...models.network import Block, initialise_position
 from ...models.trace import recording
 from .configuration import BHViTConfig
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ from torch import Tensor, nn
 from ...errors import UserError
 from ...image import Preprocess
 from ...spec.model import ModelSpec
+from ..blocks import Head, Stem
 from ..layers import initialise
 from .checkpointing import checkpointed
-
-if TYPE_CHECKING:
-    from ..network import Head, Stem
 
 Pool = Literal["avg", ""]
 """How a head pools tokens: their mean, or not at all, which goes without a classifier."""

@@ -11,14 +11,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..batch_statistics import processes
+from ..quant_config import QuantConfig
+from ..quantizers import linear_weight
 from . import kernels as native
+from .conditions import applies as applies
 from .kernels import all_at, at, channels_of, shape_of
 from .parts import (
     Moments,
@@ -32,72 +34,6 @@ from .parts import (
     signs_of,
 )
 
-if TYPE_CHECKING:
-    from ..layers import Style
-
-
-_ROLES = ("norm", "activation", "move", "linear", "conv", "scale")
-"""Names of parts, but for a number, that are looked into; their classes have the name as `fused_role`."""
-
-
-def applies(module: nn.Module, x: Tensor) -> bool:
-    """Whether `module` may compute its output for `x` by the functions below: nothing that they skip is looked at."""
-    return (
-        module.training
-        and type(x) is Tensor  # what only looks like one, as in torch.export, has no memory
-        and x.device.type == "cpu"
-        and x.dtype in native.KERNELS
-        and processes() == 1
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and not _hooked_everywhere()
-        and _plain(module, x)
-    )
-
-
-def _hooked_everywhere() -> bool:
-    """Whether hooks of all modules are registered, which look into each."""
-    every = torch.nn.modules.module
-    return bool(
-        every._global_forward_hooks
-        or every._global_forward_pre_hooks
-        or every._global_backward_hooks
-        or every._global_backward_pre_hooks
-    )
-
-
-def _plain(part: nn.Module, x: Tensor) -> bool:
-    """Whether nothing looks into a module or its parts, and all their numbers are of the type of x."""
-    hooks = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-    if hooks:
-        return False
-    if isinstance(part, nn.BatchNorm1d) and not _plain_norm(part, x):
-        return False
-    if any(parameter is not None and parameter.dtype != x.dtype for parameter in part._parameters.values()):
-        return False
-    return all(child is None or (_in_role(name, child) and _plain(child, x)) for name, child in part._modules.items())
-
-
-def _in_role(name: str, part: nn.Module) -> bool:
-    """Whether a part is of the class that the functions below take it for: others may have been put in its place."""
-    if isinstance(part, nn.ModuleList):
-        return all(_in_role(name.removesuffix("s"), each) for each in part)
-    role = name.rstrip("0123456789")
-    return role not in _ROLES or vars(type(part)).get("fused_role") == role
-
-
-def _plain_norm(norm: nn.BatchNorm1d, x: Tensor) -> bool:
-    mean, variance = norm.running_mean, norm.running_var
-    return (
-        norm.training
-        and norm.affine
-        and mean is not None
-        and variance is not None
-        and mean.dtype == variance.dtype == x.dtype
-        and mean.is_contiguous()
-        and variance.is_contiguous()
-    )
-
 
 def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)` in training."""
@@ -109,6 +45,11 @@ def binary_weight(latent: Tensor, centred: bool = True) -> Tensor:
     """`quantizers.binarize_weight` of latent weights (O, ...), for layers that ask of it neither more nor less."""
     weight: Tensor = _BinaryWeight.apply(latent, centred)
     return weight
+
+
+def conv_weight(latent: Tensor, config: QuantConfig) -> Tensor:
+    """`quantizers.conv_weight` of latent weights (O, I, h, w)."""
+    return latent if config.weight_bits == 32 else binary_weight(latent, config.centre_convs)
 
 
 def signs(x: Tensor, move: Tensor) -> Tensor:
@@ -124,30 +65,36 @@ def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) ->
 
 
 def linear_unit(
-    x: Tensor, move: Tensor, weight: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module, style: Style
+    x: Tensor,
+    move: Tensor,
+    weight: Tensor,
+    residual: Tensor,
+    norm: nn.Module,
+    activation: nn.Module,
+    config: QuantConfig,
 ) -> Tensor:
-    """`unit` of h = sign(x + move), or x + move as `style` has it, times `weight` (O, K) as it is: x (..., K)."""
+    """`unit` of h = sign(x + move), or x + move as `config` has it, times `weight` (O, K) as it is: x (..., K)."""
     parameters = _parameters(norm, activation)
-    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, style, *parameters, None, None)
+    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, config, *parameters, None, None)
     return activated
 
 
 def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tensor:
     """What `mixers.ResidualUnit` computes of x (..., C), and `scale` of that."""
-    style = layer.linear.style
+    config = layer.linear.quant
     parameters = *_parameters(layer.norm, layer.activation), *_layer_scale(scale)
-    (weight,), latent = _weights(style, layer.linear)
-    activated: Tensor = _LinearUnit.apply(x, None, layer.move.bias, weight, latent, layer.norm, style, *parameters)
+    (weight,), latent = _weights(config, layer.linear)
+    activated: Tensor = _LinearUnit.apply(x, None, layer.move.bias, weight, latent, layer.norm, config, *parameters)
     return activated
 
 
 def mlp(layer: Any, n: Tensor) -> Tensor:
     """What `network.Mlp` computes of n (..., C); see `fits_mlp`."""
-    style = layer.linear1.style
-    weights, latent = _weights(style, layer.linear1, layer.linear2)
+    config = layer.linear1.quant
+    weights, latent = _weights(config, layer.linear1, layer.linear2)
     parameters = *_parameters(layer.norm1, layer.activation1), *_parameters(layer.norm2, layer.activation2)
     norms, moves = (layer.norm1, layer.norm2), (layer.move1.bias, layer.move2.bias)
-    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, style, *norms, *parameters, *_layer_scale(layer.scale))
+    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, config, *norms, *parameters, *_layer_scale(layer.scale))
     return scaled
 
 
@@ -165,11 +112,11 @@ def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequenc
     return total
 
 
-def _weights(style: Style, *layers: Any) -> tuple[list[Tensor], bool]:
+def _weights(config: QuantConfig, *layers: Any) -> tuple[list[Tensor], bool]:
     """Weights of linear layers as nodes take them, and whether they are latent ones, which become binary there."""
-    if style.weight_bits == 1 and not style.recu:
+    if config.weight_bits == 1 and not config.recu:
         return [layer.weight for layer in layers], True
-    return [style.linear_weight(layer.weight) for layer in layers], False
+    return [linear_weight(layer.weight, config) for layer in layers], False
 
 
 def _parameters(norm: Any, activation: Any) -> tuple[Tensor, ...]:
@@ -260,12 +207,12 @@ class _LinearUnit(torch.autograd.Function):
         given: Tensor,
         latent: bool,
         norm: nn.Module,
-        style: Style,
+        config: QuantConfig,
         *parameters: Tensor | None,
     ) -> Tensor:
         x, residual, move, *parameters = _contiguous((x, residual, move, *parameters))  # type: ignore[assignment]
-        ctx.binary, ctx.own = style.activation_bits == 1, residual is None
-        signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, style.weight_bits == 1)
+        ctx.binary, ctx.own = config.activation_bits == 1, residual is None
+        signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, config.weight_bits == 1)
         h, moments = weight.times(signs, norm)
         unit = Unit(h, x if residual is None else residual, *moments, *parameters)  # type: ignore[arg-type]
         ctx.save_for_backward(x, move, _kept(signs), *weight, *unit)
@@ -293,13 +240,13 @@ class _Mlp(torch.autograd.Function):
         given1: Tensor,
         given2: Tensor,
         latent: bool,
-        style: Style,
+        config: QuantConfig,
         norm1: nn.Module,
         norm2: nn.Module,
         *parameters: Tensor,
     ) -> Tensor:
         n, move1, move2, *parameters = _contiguous((n, move1, move2, *parameters))  # type: ignore[assignment]
-        ctx.binary, binary_weight = style.activation_bits == 1, style.weight_bits == 1
+        ctx.binary, binary_weight = config.activation_bits == 1, config.weight_bits == 1
         weight1, weight2 = (Weight.of(given, latent, binary_weight) for given in (given1, given2))
         signs1 = signs_of(n, move1, ctx.binary)
         h, moments1 = weight1.times(signs1, norm1)

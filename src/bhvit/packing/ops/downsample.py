@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...models.network import BinaryDownsample
+from ...models.blocks import BinaryDownsample
 from ..fold import array, norm
 from .parts import Tensors, affine, linear, rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ...bits import tile_floats
-from ...models.network import FloatDownsample
+from ...models.blocks import FloatDownsample
 from ..fold import array, norm
 from .parts import Tensors, affine, rows
 

@@ -7,7 +7,7 @@ from typing import cast
 from torch import nn
 
 from ...bits import tile_floats
-from ...models.network import Head
+from ...models.blocks import Head
 from ..fold import array, norm
 from .parts import Tensors, affine
 

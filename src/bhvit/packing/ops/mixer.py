@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from ...models.blocks import Block
 from ...models.layers import QuantConv2d, RPReLU
 from ...models.mixers import ConvMixer
-from ...models.network import Block
 from ..fold import Affine, array, norm, stored_weight, tile
 from .parts import Tensors, affine
 

@@ -7,8 +7,8 @@ import copy
 import numpy as np
 
 from ...format.arithmetic import TAPS
+from ...models.blocks import Block
 from ...models.layers import ShiftBranches
-from ...models.network import Block
 from ..fold import F64, array, layer_scale, norm
 from .parts import Tensors, affine, after_activation, linear
 

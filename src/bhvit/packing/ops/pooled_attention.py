@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+from ...models.blocks import Block
 from ...models.mixers import PooledAttention, ResidualUnit
-from ...models.network import Block
 from ..fold import array, norm
 from .attend import attend
 from .parts import Tensors, affine, output, unit_tensors

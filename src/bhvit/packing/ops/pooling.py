@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+from ...models.blocks import Block
 from ...models.mixers import PoolMixer
-from ...models.network import Block
 from ..fold import norm
 from .parts import Tensors, affine
 

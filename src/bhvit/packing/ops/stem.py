@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from ...bits import tile_floats
-from ...models.network import Stem
+from ...models.blocks import Stem
 from ..fold import array, norm
 from .parts import Tensors, affine, rows
 
