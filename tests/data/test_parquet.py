@@ -33,10 +33,14 @@ def test_an_image_named_many_times_is_not_unpacked_without_bound(
     assert path.stat().st_size < 200_000
     assert len(open_dataset(path, "all")) == 400
     monkeypatch.setattr(module, "MAX_GROUP_BYTES", 1 << 20)
+    reads: list[object] = []
+    read = module.ParquetStore._read
+    monkeypatch.setattr(module.ParquetStore, "_read", lambda *given: reads.append(given) or read(*given))
     with pytest.raises(
         UserError, match=r"a\.parquet: the images of row group 0 have more than 1048576 bytes: .*allow more"
     ):
         open_dataset(path, "all")
+    assert len(reads) == 1, "a row group that is refused is not read for each of its images"
 
 
 def test_a_row_group_may_be_as_large_as_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

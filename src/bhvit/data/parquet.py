@@ -63,6 +63,8 @@ class ParquetStore(EncodedStore):
         self._lock = threading.Lock()
         self._open: dict[int, Any] = {}
         self._cache: OrderedDict[int, Any] = OrderedDict()
+        self._refused: dict[int, str] = {}
+        """Why row groups cannot be read: each is tried once, not once for each of its images."""
 
     def name(self, index: int) -> str:
         number, row = self._place(index)
@@ -93,6 +95,8 @@ class ParquetStore(EncodedStore):
             if group in self._cache:
                 self._cache.move_to_end(group)
                 return self._cache[group]
+            if group in self._refused:
+                raise UserError(self._refused[group])
             number, inner = self.groups[group]
             if number not in self._open:
                 self._open[number] = open_parquet(self.files[number])
@@ -100,7 +104,9 @@ class ParquetStore(EncodedStore):
             try:
                 array = self._read(file, number, inner)
             except (OSError, ValueError, KeyError, NotImplementedError) as error:  # Arrow's errors are these
-                raise UserError(f"{self.files[number]} is damaged in row group {inner}: {first_line(error)}") from None
+                damage = f"{self.files[number]} is damaged in row group {inner}: {first_line(error)}"
+                self._refused[group] = str(error) if isinstance(error, UserError) else damage
+                raise UserError(self._refused[group]) from None
             self._cache[group] = array
             while len(self._cache) > 1 and sum(kept.nbytes for kept in self._cache.values()) > PARQUET_CACHE:
                 self._cache.popitem(last=False)
