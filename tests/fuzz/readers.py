@@ -12,6 +12,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import types
 import warnings
 import zipfile
 import zlib
@@ -148,10 +149,15 @@ def main() -> None:
         return
     import atheris
 
-    with atheris.instrument_imports(include=["bhvit", "PIL", "zipfile", "tarfile"]):
-        import bhvit.data
-        import bhvit.format.file
-        import bhvit.image
+    import bhvit.data
+    import bhvit.format.file
+    import bhvit.image
+
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("bhvit", "PIL")]:
+        for thing in list(vars(module).values()):
+            for function in [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]:
+                if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
+                    atheris.instrument_func(function)
     read, seeds = READERS[sys.argv.pop(1)]
     SCRATCH.mkdir(exist_ok=True)
     for index, seed in enumerate(seeds()):
