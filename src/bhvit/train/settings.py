@@ -47,7 +47,9 @@ class DataSettings:
     """Where images come from, and how they are prepared."""
 
     data: str
-    """What to train on: digits, cifar10, cifar100, a folder, parquet or WebDataset files, an archive (see `data`)."""
+    """What to train on: digits, cifar10, cifar100, a .zip, .tar or .parquet file, or a folder. A folder holds class
+    folders (cat/1.jpg, dog/1.jpg), splits with class folders (train/cat/1.jpg, val/cat/2.jpg, test/…; any case),
+    parquet files, or WebDataset shards."""
     test_fraction: float | None = None
     """Share of the training images held out for validation where the data has no validation split; None: 0.2, or 0.1 if
     it has a test split."""
