@@ -75,3 +75,19 @@ def test_other_class_counts_and_empty_sets_are_refused():
         evaluate(lambda images: LOGITS[:2], dataset, Preprocess(size=(8, 8)))
     with pytest.raises(UserError, match="no images"):
         evaluate(lambda images: LOGITS, dataset.subset([]), Preprocess(size=(8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((3, 2), [0, 1, 5], "labels go from 0 to 5, classes from 0 to 1"),
+        ((3, 2), [0, -1, 1], "labels go from -1 to 1, classes from 0 to 1"),
+        ((0, 2), [], "there are no images"),
+        ((3,), [0, 1, 1], "logits must be"),
+        ((2, 2), [0, 1, 1], "logits must be"),
+        ((3, 4), [0, 1, 1], "the model gives 4 classes, the data set has 2"),
+    ],
+)
+def test_metrics_of_what_does_not_fit_are_refused(shape: tuple[int, ...], labels: list[int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        metrics(np.zeros(shape, np.float32), np.array(labels, np.int64), ("cat", "dog"))

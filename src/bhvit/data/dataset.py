@@ -124,8 +124,8 @@ def open_dataset(
     """
     if split not in SPLITS:
         raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
-    if test_fraction is not None and not 0 < test_fraction < 1:
-        raise UserError(f"the held-out fraction must lie between 0 and 1, not {test_fraction}")
+    if test_fraction is not None and not (isinstance(test_fraction, int | float) and 0 < test_fraction < 1):
+        raise UserError(f"the held-out fraction must lie between 0 and 1, not {test_fraction!r}")
     warn = warn or _to_stderr
     found = find(str(source), split, Path(classes_file) if classes_file else None)
     indices, labels = found.indices, found.labels

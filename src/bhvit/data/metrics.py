@@ -45,6 +45,15 @@ class Metrics:
     """Time spent in `predict` alone."""
 
     def __post_init__(self) -> None:
+        images, classes = len(self.labels), len(self.class_names)
+        if images == 0:
+            raise UserError("there are no images to evaluate")
+        if self.logits.shape != (images, classes):
+            raise UserError(f"logits must be ({images} images, {classes} classes), not of shape {self.logits.shape}")
+        if self.labels.min() < 0 or self.labels.max() >= classes:
+            raise UserError(
+                f"labels go from {self.labels.min()} to {self.labels.max()}, classes from 0 to {classes - 1}"
+            )
         wrong = int((~np.isfinite(self.logits)).any(axis=1).sum())
         if wrong:
             raise NonFiniteLogitsError(
@@ -173,7 +182,7 @@ def metrics(
     logits: Floats, labels: npt.NDArray[np.int64], class_names: Sequence[str], *, seconds: float = 0.0
 ) -> Metrics:
     """Metrics of logits (N, classes) computed elsewhere. Raises UserError if the class counts differ."""
-    if logits.shape != (len(labels), len(class_names)):
+    if logits.ndim == 2 and logits.shape[1] != len(class_names):
         raise UserError(
             f"the model gives {logits.shape[1]} classes, the data set has {len(class_names)}: "
             "evaluate it on the classes it was trained for"
