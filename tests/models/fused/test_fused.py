@@ -12,6 +12,8 @@ from torch import Tensor, nn
 import bhvit
 from bhvit.models.attention_quantizers import DecomposedAttention
 from bhvit.models.blocks import Mlp
+from bhvit.models.fused import attention as fused_attention
+from bhvit.models.fused import grids as fused_grids
 from bhvit.models.fused import layers as fused
 from bhvit.models.fused import parts as fused_parts
 from bhvit.models.layers import BatchNorm, RPReLU
@@ -263,3 +265,35 @@ def test_another_default_device_is_none_of_the_kernels(monkeypatch: pytest.Monke
         (model(images) * weights).sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, expected.get(name), msg=name)
+
+
+def test_tensors_that_do_not_fit_are_refused_before_a_kernel_reads_them() -> None:
+    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    images = torch.randn(2, 3, 32, 32)
+    activation = model.stages[0][0].mlp.activation1
+    model.stages[0][0].mlp.activation1 = RPReLU(1)
+    with pytest.raises(ValueError, match=r"a tensor has shape \(1,\), not \(256,\)"):
+        model(images)
+    model.stages[0][0].mlp.activation1 = activation
+    model(images)
+    h, norm, rprelu = torch.randn(4, 64), BatchNorm(64), RPReLU(64)
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        fused.unit(h, torch.randn(3, 64), norm, rprelu)
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        fused.unit(h, torch.randn(4, 48), norm, rprelu)
+    with pytest.raises(TypeError, match="of one type"):
+        fused.unit(h, torch.randn(4, 64, dtype=torch.float64), norm, rprelu)
+    with pytest.raises(TypeError, match="of one type"):
+        fused.signs(h, torch.randn(64, dtype=torch.float64))
+    with pytest.raises(ValueError, match="contiguous tensors on the CPU"):
+        fused.native.at(h.T)
+    q, k = torch.randn(2, 4, 64), torch.randn(2, 5, 64)
+    with pytest.raises(ValueError, match="do not go with 3 heads"):
+        fused_attention.attention(q, k, k, DecomposedAttention(3))
+    with pytest.raises(ValueError, match="a tensor has shape"):
+        fused_attention.attention(q, k, q, DecomposedAttention(2))
+    with pytest.raises(ValueError, match="a tensor has shape"):
+        fused_grids.cross(torch.randn(1, 2, 2, 8), torch.randn(1, 3, 2, 8), torch.randn(9, 8), torch.randn(8), True)
+    n = torch.randn(1, 2, 2, 8)
+    with pytest.raises(ValueError, match="taps of shape"):
+        fused_grids.cross(n, n, torch.randn(9, 4), torch.randn(8), True)

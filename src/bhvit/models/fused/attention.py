@@ -35,6 +35,11 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, step: Tensor, offset: Tensor) -> Tensor:
         operands = [tensor.contiguous() for tensor in (q, k, v, step, offset)]
+        native.check_like(operands[1], operands[2])
+        native.check_like(operands[3], operands[4])
+        if q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1] or q.shape[-1] % len(step):
+            shapes = tuple(q.shape), tuple(k.shape), len(step)
+            raise ValueError("queries of shape {} and keys of shape {} do not go with {} heads".format(*shapes))
         ctx.save_for_backward(*operands)
         out = torch.empty_like(operands[0])
         native.kernels(q).attention(_shape(*operands), torch.get_num_threads(), all_at(operands), at(out))

@@ -89,6 +89,10 @@ class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) -> Tensor:
         base, n, taps = base.contiguous(), n.contiguous(), taps.contiguous()
+        native.check_like(n, base)
+        native.check_channels(n, shift)
+        if taps.dtype is not n.dtype or taps.shape != (len(TAPS), n.shape[-1]):
+            raise ValueError(f"taps of shape {tuple(taps.shape)} do not go with {n.shape[-1]} channels")
         ctx.save_for_backward(n, taps)
         ctx.cyclic = cyclic
         out = torch.empty_like(base)

@@ -40,10 +40,41 @@ def grid_of(x: Tensor) -> tuple[tuple[int, ...], int]:
 
 
 def at(tensor: Tensor | None) -> int:
-    """Where the numbers of a contiguous tensor lie; 0 for none."""
-    return 0 if tensor is None else tensor.data_ptr()
+    """Address of a tensor's first element; 0 for none. Raises ValueError unless it is contiguous and on the CPU."""
+    if tensor is None:
+        return 0
+    if not (tensor.is_cpu and tensor.is_contiguous()):
+        raise ValueError(
+            f"native kernels take contiguous tensors on the CPU, not one of shape {tuple(tensor.shape)} with strides "
+            f"{tensor.stride()} on {tensor.device}"
+        )
+    return tensor.data_ptr()
 
 
 def all_at(tensors: Sequence[Tensor | None]) -> list[int]:
-    """The same of each."""
+    """The same of each. Raises TypeError unless all have one type."""
+    if len(types := {tensor.dtype for tensor in tensors if tensor is not None}) > 1:
+        raise TypeError(f"native kernels take tensors of one type, not of {', '.join(sorted(map(str, types)))}")
     return [at(tensor) for tensor in tensors]
+
+
+def check_channels(x: Tensor, *vectors: Tensor | None) -> None:
+    """Raises TypeError or ValueError unless each of `vectors` has x's type and a value for each channel of x."""
+    dtype, shape = x.dtype, x.shape[-1:]
+    for vector in vectors:
+        if vector is not None and (vector.dtype is not dtype or vector.shape != shape):
+            _refuse(vector, dtype, shape)
+
+
+def check_like(x: Tensor, *others: Tensor) -> None:
+    """Raises TypeError or ValueError unless each of `others` has x's type and shape."""
+    dtype, shape = x.dtype, x.shape
+    for other in others:
+        if other.dtype is not dtype or other.shape != shape:
+            _refuse(other, dtype, shape)
+
+
+def _refuse(tensor: Tensor, dtype: torch.dtype, shape: torch.Size) -> None:
+    if tensor.dtype is not dtype:
+        raise TypeError(f"native kernels take tensors of one type, not of {dtype} and {tensor.dtype}")
+    raise ValueError(f"a tensor has shape {tuple(tensor.shape)}, not {tuple(shape)}")

@@ -135,6 +135,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
         x = x.contiguous()
+        native.check_channels(x, weight, bias)
         operands = [*Moments.of(norm, x), weight.contiguous(), bias.contiguous()]
         out = torch.empty_like(x)
         native.kernels(x).normalise(*shape_of(x), at(x), all_at(operands), at(out))
@@ -279,6 +280,8 @@ class _RPReLUSum(torch.autograd.Function):
         operands = tuple(_contiguous(operands))
         ctx.save_for_backward(*operands)
         ys, inputs, slopes = _thirds(operands)
+        native.check_like(ys[0], *ys)
+        native.check_channels(ys[0], shift, *inputs, *slopes)
         out = torch.empty_like(ys[0])
         native.kernels(out).branches(*shape_of(out), all_at(ys), all_at(inputs), all_at(slopes), at(shift), at(out))
         return out

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from ...bits import LANES, WORD
-from .kernels import all_at, at, channels_of, kernels, shape_of
+from .kernels import all_at, at, channels_of, check_channels, check_like, kernels, shape_of
 
 
 def signs_of(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """Signs of x + move (..., C), as words if they can be; x + move itself if not `binary`."""
     if not binary or x.shape[-1] % WORD:
         return signs_as_numbers(x, move, binary)
+    check_channels(x, move)
     words = _words(x)
     kernels(x).bits(*shape_of(x), at(x), at(move), at(words))
     return words
@@ -27,6 +28,7 @@ def signs_of(x: Tensor, move: Tensor, binary: bool) -> Tensor:
 
 def signs_as_numbers(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """The same as numbers (..., C)."""
+    check_channels(x, move)
     out = torch.empty_like(x)
     kernels(x).signs(*shape_of(x), at(x), at(move), binary, at(out))
     return out
@@ -41,6 +43,8 @@ def signs_backward(
     x: Tensor, move: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x (..., C) and of the move (C,) for that of the signs; that of x is added to `add_to`, if given."""
+    check_channels(x, move)
+    check_like(x, grad)
     dx, (dmove,) = torch.empty_like(x) if add_to is None else add_to, channels_of(x, 1)
     kernels(x).signs_backward(*shape_of(x), at(x), at(move), binary, at(grad), add_to is not None, at(dx), at(dmove))
     return dx, dmove
@@ -190,6 +194,11 @@ class Unit(NamedTuple):
         return signs, means
 
     def _operands(self, binary: bool) -> tuple[Any, ...]:
+        check_channels(self.h, *self[2:])
+        rows, width = self.h.shape[:-1], self.residual.shape[-1]
+        if self.residual.shape[:-1] != rows or self.h.shape[-1] % width:
+            given, wanted = tuple(self.residual.shape), tuple(self.h.shape)
+            raise ValueError(f"a residual of shape {given} cannot be tiled to {wanted}")
         addresses = all_at(self)
         norm, rprelu, scale = addresses[2:6], addresses[6:9], addresses[9:11]
         return *shape_of(self.h), *addresses[:2], self.residual.shape[-1], norm, rprelu, scale, addresses[11], binary
