@@ -286,6 +286,7 @@ def ops_page() -> str:
             "| Attribute | Range |\n|---|---|",
         ]
         parts += [f"| `{attribute}` | 1 to {LIMITS[attribute]} |" for attribute in op.attributes]
+        parts += [f"\n`{name}` is left out where it equals `{other}`." for name, other in op.defaults.items()]
         parts.append(f"\nOptions: {', '.join(f'`{option}`' for option in op.options) or 'none'}.\n")
         if op.rules:
             parts.append("Conditions: " + "; ".join(f"`{condition}`" for condition, _ in op.rules) + ".\n")

@@ -6,7 +6,7 @@ A residual network of three stages with a whitened first layer, SGD with Nestero
 label smoothing, random moves, and mirror images that alternate from epoch to epoch. Everything is fixed beforehand: the
 model of the last epoch is the result, and test images choose nothing. bfloat16 where the processor multiplies it.
 A run that was interrupted goes on from its last epoch. `outputs.npy` holds the logits of each training image and of its
-mirror image, float16 (images, 2, classes), which `bhvit train --set teacher_outputs=FILE` learns from.
+mirror image, float16 (images, 2, classes), for distillation; `bhvit train` does not read this file yet.
 """
 
 from __future__ import annotations

@@ -101,17 +101,23 @@ def rules() -> str:
 
 def op_lines(kind: str, op: OpSchema) -> list[str]:
     """Write the check and the tables of one op."""
+    attributes = ", ".join(attribute(op, name) for name in op.attributes)
     checks = [f'  require({cpp(test)}, "{message}");' for test, message in op.rules]
     return [
         f"\nvoid check_{kind}({argument(''.join(checks))}) {{",
         *checks,
         "}",
-        f"constexpr std::string_view k_{kind}_attributes[] = {{{strings(op.attributes)}}};",
+        f"constexpr AttributeRule k_{kind}_attributes[] = {{{attributes}}};",
         f"constexpr std::string_view k_{kind}_options[] = {{{strings(op.options)}}};",
         f"constexpr TensorRule k_{kind}_tensors[] = {{",
         *(f"    {tensor(name, rule)}," for name, rule in op.tensors.items()),
         "};",
     ]
+
+
+def attribute(op: OpSchema, name: str) -> str:
+    """Write one attribute, with the one it equals where a file leaves it out."""
+    return f'{{"{name}", "{op.defaults.get(name, "")}"}}'
 
 
 def tensor(name: str, rule: TensorRule) -> str:

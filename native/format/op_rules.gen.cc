@@ -22,7 +22,7 @@ int64_t size_height_times_width(const Dims& a) { return a.at("height") * a.at("w
 int64_t size_height_times_width_over_4(const Dims& a) { return a.at("height") * a.at("width") / 4; }
 int64_t size_height_over_2(const Dims& a) { return a.at("height") / 2; }
 int64_t size_hidden(const Dims& a) { return a.at("hidden"); }
-int64_t size_in_chans_times_patch_times_patch(const Dims& a) { return a.at("in_chans") * a.at("patch") * a.at("patch"); }
+int64_t size_in_chans_times_kernel_times_kernel(const Dims& a) { return a.at("in_chans") * a.at("kernel") * a.at("kernel"); }
 int64_t size_out_channels(const Dims& a) { return a.at("out_channels"); }
 int64_t size_tiles_channels(const Dims& a) { return tiles(a.at("channels")); }
 int64_t size_tiles_classes(const Dims& a) { return tiles(a.at("classes")); }
@@ -53,7 +53,7 @@ constexpr Size kShape_hidden[] = {size_hidden};
 constexpr Size kShape_out_channels[] = {size_out_channels};
 constexpr Size kShape_tiles_channels__channels[] = {size_tiles_channels, size_channels};
 constexpr Size kShape_tiles_channels__hidden[] = {size_tiles_channels, size_hidden};
-constexpr Size kShape_tiles_channels__in_chans_times_patch_times_patch__16[] = {size_tiles_channels, size_in_chans_times_patch_times_patch, size_16};
+constexpr Size kShape_tiles_channels__in_chans_times_kernel_times_kernel__16[] = {size_tiles_channels, size_in_chans_times_kernel_times_kernel, size_16};
 constexpr Size kShape_tiles_classes__channels__16[] = {size_tiles_classes, size_channels, size_16};
 constexpr Size kShape_tiles_hidden__channels[] = {size_tiles_hidden, size_channels};
 constexpr Size kShape_tiles_out_channels__4_times_channels[] = {size_tiles_out_channels, size_4_times_channels};
@@ -68,11 +68,12 @@ constexpr std::string_view kValues_activation[] = {"gelu", "none"};
 
 void check_stem(const Dims& a) {
   require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
+  require(a.at("patch") <= a.at("kernel") && (a.at("kernel") + a.at("patch")) % 2 == 0, "kernel must be patch plus an even number");
 }
-constexpr std::string_view k_stem_attributes[] = {"height", "width", "in_chans", "patch", "channels"};
+constexpr AttributeRule k_stem_attributes[] = {{"height", ""}, {"width", ""}, {"in_chans", ""}, {"patch", ""}, {"kernel", "patch"}, {"channels", ""}};
 constexpr std::string_view k_stem_options[] = {"norm", "activation"};
 constexpr TensorRule k_stem_tensors[] = {
-    {"weight", kShape_tiles_channels__in_chans_times_patch_times_patch__16, false, nullptr},
+    {"weight", kShape_tiles_channels__in_chans_times_kernel_times_kernel__16, false, nullptr},
     {"bias", kShape_channels, false, nullptr},
     {"norm_scale", kShape_channels, false, if_norm_layer},
     {"norm_shift", kShape_channels, false, if_norm_layer},
@@ -82,7 +83,7 @@ constexpr TensorRule k_stem_tensors[] = {
 void check_mixer(const Dims& a) {
   require(a.at("channels") % (16 * a.at("groups")) == 0, "channels must be a multiple of 16 per group");
 }
-constexpr std::string_view k_mixer_attributes[] = {"height", "width", "channels", "groups"};
+constexpr AttributeRule k_mixer_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"groups", ""}};
 constexpr std::string_view k_mixer_options[] = {"norm", "weights", "activations"};
 constexpr TensorRule k_mixer_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -99,7 +100,7 @@ constexpr TensorRule k_mixer_tensors[] = {
 void check_pooling(const Dims& a) {
   require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
 }
-constexpr std::string_view k_pooling_attributes[] = {"height", "width", "channels"};
+constexpr AttributeRule k_pooling_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}};
 constexpr std::string_view k_pooling_options[] = {"norm"};
 constexpr TensorRule k_pooling_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -112,7 +113,7 @@ void check_mlp(const Dims& a) {
   require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
   require(a.at("hidden") % a.at("channels") == 0 && a.at("channels") % (a.at("hidden") / a.at("channels")) == 0, "hidden must be r*channels with r a divisor of channels");
 }
-constexpr std::string_view k_mlp_attributes[] = {"height", "width", "channels", "hidden"};
+constexpr AttributeRule k_mlp_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"hidden", ""}};
 constexpr std::string_view k_mlp_options[] = {"norm", "weights", "activations", "border"};
 constexpr TensorRule k_mlp_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -139,7 +140,7 @@ void check_attention(const Dims& a) {
   require(a.at("height") % a.at("window_h") == 0 && a.at("width") % a.at("window_w") == 0, "windows must divide the grid");
   require(a.at("window_h") * a.at("window_w") + a.at("height") / a.at("window_h") * (a.at("width") / a.at("window_w")) <= 4096, "at most 4096 keys a window");
 }
-constexpr std::string_view k_attention_attributes[] = {"height", "width", "channels", "heads", "window_h", "window_w"};
+constexpr AttributeRule k_attention_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"heads", ""}, {"window_h", ""}, {"window_w", ""}};
 constexpr std::string_view k_attention_options[] = {"norm", "weights", "activations", "quantizer"};
 constexpr TensorRule k_attention_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -181,7 +182,7 @@ void check_pooled_attention(const Dims& a) {
   require(a.at("height") % a.at("key_pool") == 0 && a.at("width") % a.at("key_pool") == 0, "key_pool must divide the grid");
   require(a.at("height") * a.at("width") / (a.at("key_pool") * a.at("key_pool")) <= 4096, "at most 4096 keys");
 }
-constexpr std::string_view k_pooled_attention_attributes[] = {"height", "width", "channels", "heads", "key_pool"};
+constexpr AttributeRule k_pooled_attention_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"heads", ""}, {"key_pool", ""}};
 constexpr std::string_view k_pooled_attention_options[] = {"norm", "weights", "activations", "quantizer"};
 constexpr TensorRule k_pooled_attention_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -224,7 +225,7 @@ void check_downsample(const Dims& a) {
   require(a.at("out_channels") % a.at("channels") == 0, "out_channels must be a multiple of channels");
   require(a.at("height") % 2 == 0 && a.at("width") % 2 == 0, "height and width must be even");
 }
-constexpr std::string_view k_downsample_attributes[] = {"height", "width", "channels", "out_channels"};
+constexpr AttributeRule k_downsample_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"out_channels", ""}};
 constexpr std::string_view k_downsample_options[] = {"norm", "weights", "activations"};
 constexpr TensorRule k_downsample_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -244,7 +245,7 @@ void check_downsample_float(const Dims& a) {
   require(a.at("out_channels") % a.at("channels") == 0, "out_channels must be a multiple of channels");
   require(a.at("height") % 2 == 0 && a.at("width") % 2 == 0, "height and width must be even");
 }
-constexpr std::string_view k_downsample_float_attributes[] = {"height", "width", "channels", "out_channels"};
+constexpr AttributeRule k_downsample_float_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"out_channels", ""}};
 constexpr std::string_view k_downsample_float_options[] = {"norm"};
 constexpr TensorRule k_downsample_float_tensors[] = {
     {"weight", kShape_tiles_out_channels__4_times_channels__16, false, nullptr},
@@ -258,7 +259,7 @@ constexpr TensorRule k_downsample_float_tensors[] = {
 
 void check_head(const Dims&) {
 }
-constexpr std::string_view k_head_attributes[] = {"height", "width", "channels", "classes"};
+constexpr AttributeRule k_head_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"classes", ""}};
 constexpr std::string_view k_head_options[] = {"norm"};
 constexpr TensorRule k_head_tensors[] = {
     {"norm_scale", kShape_channels, false, nullptr},
@@ -272,6 +273,7 @@ constexpr Limit kLimits[] = {
     {"width", 2048},
     {"in_chans", 64},
     {"patch", 64},
+    {"kernel", 64},
     {"channels", 8192},
     {"out_channels", 8192},
     {"hidden", 65536},

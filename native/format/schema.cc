@@ -37,15 +37,24 @@ Op read_op(const Json& fields) {
     op.options[key] = value->string;
     given++;
   }
+  for (const AttributeRule& attribute : op.rule->attributes) {
+    if (!attribute.otherwise.empty() && !fields.find(std::string(attribute.name))) given--;
+  }
   require(fields.members.size() == given, where + kind->string + " has other attributes");
-  for (const std::string_view name : op.rule->attributes) {
-    const std::string key(name);
+  for (const AttributeRule& attribute : op.rule->attributes) {
+    const std::string key(attribute.name);
     const Json* value = fields.find(key);
+    if (!value && !attribute.otherwise.empty()) value = fields.find(std::string(attribute.otherwise));
     const int64_t most = entry(limits(), key).most;
     require(value && value->is(Json::Kind::integer), where + key + " is missing or not an integer");
     require(value->integer >= 1 && value->integer <= most,
             where + key + " must be 1 to " + std::to_string(most) + ", not " + std::to_string(value->integer));
     op.attributes[key] = value->integer;
+  }
+  for (const auto& [key, otherwise] : op.rule->attributes) {
+    if (otherwise.empty() || !fields.find(std::string(key))) continue;
+    const std::string name(key), other(otherwise);
+    require(op[name.c_str()] != op[other.c_str()], where + name + " is left out where it equals " + other);
   }
   try {
     op.rule->check(op.attributes);

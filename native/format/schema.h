@@ -38,9 +38,15 @@ struct TensorRule {
   bool (*present)(const Op&);  // which ops have it; null: all
 };
 
+struct AttributeRule {
+  std::string_view name;
+  std::string_view otherwise;  // the attribute that it equals where a file leaves it out; empty: a file has it
+};
+
 struct OpRule {
   std::string_view kind;
-  std::span<const std::string_view> attributes, options;
+  std::span<const AttributeRule> attributes;
+  std::span<const std::string_view> options;
   std::span<const TensorRule> tensors;
   void (*check)(const Dims& attributes);  // throws FormatError on impossible attributes
   Size output[3];                         // (H, W, C) of x after the op; (1, 1, classes) after the head

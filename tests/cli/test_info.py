@@ -66,6 +66,17 @@ def test_parameters_of_variants(variant):
     )
 
 
+def test_a_larger_kernel_of_the_stem_is_counted():
+    plain, wide = (create_model("bhvit_nano", stem_kernel=kernel) for kernel in (None, 8))
+    costs = [total(op_costs(model.spec)) for model in (plain, wide)]
+    assert costs[1].parameters == sum(parameter.numel() for parameter in wide.parameters())
+    more = 3 * (8 * 8 - 4 * 4) * plain.spec.stages[0].channels
+    height, width = plain.spec.grid(0)
+    assert costs[1].float_macs - costs[0].float_macs == height * width * more
+    assert costs[1].parameters - costs[0].parameters == more
+    assert costs[1].binary_macs == costs[0].binary_macs
+
+
 @pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("bhvit")])
 def test_parts_are_named_as_the_ops_of_the_packed_program(name):
     spec = model_spec(name)

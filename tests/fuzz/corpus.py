@@ -38,6 +38,7 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
     "float-downsampling": {"downsample": "float"},
     "float-downsampling-layer": {"downsample": "float", "norm": "layer"},
     "plain-stem": {"stem_activation": "none"},
+    "overlapping-stem": {"stem_kernel": 4},
     "pool": {"branches": "pool"},
 }
 _BITS = {"": (1, 1), "-float-weights": (32, 1), "-float-activations": (1, 32), "-float": (32, 32)}

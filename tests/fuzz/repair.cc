@@ -25,7 +25,7 @@ bool small(const std::vector<Op>& ops) {
     const auto get = [&](const char* key) { return op.attributes.count(key) ? op[key] : int64_t{1}; };
     const int64_t tokens = get("height") * get("width");
     if (out[0] * out[1] * out[2] > kMostValues || tokens * get("channels") > kMostValues) return false;
-    if (get("in_chans") * get("patch") * get("patch") * tokens > kMostValues) return false;
+    if (get("in_chans") * get("kernel") * get("kernel") * tokens > kMostValues) return false;
     int64_t weights = 0;
     for (const TensorRule& rule : op.rule->tensors) {
       if (!op.has(rule)) continue;

@@ -103,6 +103,26 @@ SPECS = [
         num_classes=7,
         stages=(_stage("pooled_attention", 96, 3, heads=3, key_pool=3, weight_bits=32, activation_bits=32),),
     ),
+    *(
+        ModelSpec(
+            name=f"stem-{kernel}-over-{patch}-{norm}",
+            img_size=(height * patch, width * patch),
+            in_chans=2,
+            patch=patch,
+            stem_kernel=kernel,
+            num_classes=3,
+            norm=norm,  # type: ignore[arg-type]
+            stages=(_stage("pooling", 96, 1),),
+        )
+        for patch, kernel, height, width, norm in (
+            (2, 4, 6, 35, "batch"),
+            (2, 4, 1, 1, "batch"),
+            (4, 6, 3, 18, "batch"),
+            (1, 3, 9, 20, "layer"),
+            (3, 7, 5, 17, "batch"),
+            (2, 64, 3, 40, "layer"),
+        )
+    ),
     ModelSpec(
         name="pooling", img_size=(10, 2), patch=2, num_classes=7, norm="layer", stages=(_stage("pooling", 96, 1),)
     ),

@@ -45,6 +45,8 @@ VARIANTS: dict[str, ModelSpec] = {
         ("shifts-3", _NANO, {"shifts": (3,)}),
         ("pool-5", _NANO, {"shifts": (5,), "branches": "pool"}),
         ("plain-stem", _NANO, {"stem_activation": "none"}),
+        ("overlapping-stem", _NANO, {"stem_kernel": 8}),
+        ("overlapping-stem-layer", _NANO, {"stem_kernel": 6, "norm": "layer"}),
         ("pooled-mixed", _NANO, {**_POOLED, "attention": "gsb", "branches": "pool"}),
         ("pooled-decomposition-layer", _NANO, {**_POOLED, "norm": "layer"}),
         ("pooling-mixer", _NANO, _stages(_NANO, {"mixer": "pooling"})),

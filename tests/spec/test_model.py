@@ -89,6 +89,9 @@ def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
         ("num_classes", 0, "num_classes must be 1 to 1048576, not 0"),
         ("in_chans", 0, "in_chans must be 1 to 64, not 0"),
         ("patch", 0, "patch must be 1 to 64 pixels, not 0"),
+        ("stem_kernel", 3, r"stem_kernel must be patch \(4\) plus an even number, at most 64, not 3"),
+        ("stem_kernel", 5, r"stem_kernel must be patch \(4\) plus an even number, at most 64, not 5"),
+        ("stem_kernel", 66, r"stem_kernel must be patch \(4\) plus an even number, at most 64, not 66"),
         ("downsample", "none", "downsample must be binary or float, not 'none'"),
         ("shifts", (4,), r"shifts may hold 3 and 5, once each, not \(4,\)"),
         ("stages", (), "a model needs at least one stage"),
@@ -113,6 +116,15 @@ def test_impossible_settings_are_refused(field: str, value: object, message: str
 def test_impossible_stages_are_refused(field: str, value: object, message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(model_spec("bhvit_nano").stages[1], **{field: value})
+
+
+def test_the_stem_sees_its_patch_unless_told_otherwise() -> None:
+    spec = model_spec("bhvit_nano")
+    assert "stem_kernel" not in json.loads(spec.to_json())
+    assert ModelSpec.from_json(spec.to_json()) == spec
+    wider = model_spec("bhvit_nano", stem_kernel=8)
+    assert (spec.kernel, wider.kernel, wider.grid(0)) == (4, 8, spec.grid(0))
+    assert ModelSpec.from_json(wider.to_json()) == wider
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"name": 1}', '{"stages": 3}', '{"stages": [{"x": 1}]}'])

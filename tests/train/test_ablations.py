@@ -31,6 +31,7 @@ ABLATIONS = [
     "activation_bits=32",
     "stages.1.activation_bits=32",
     "stem_activation=none",
+    "stem_kernel=6",
     "centre_conv_weights=false",
     "depth=2",
     "heads=1",

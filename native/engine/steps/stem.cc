@@ -14,6 +14,7 @@ class StemStep : public Step {
              .width = op["width"],
              .in_chans = op["in_chans"],
              .patch = op["patch"],
+             .kernel = op["kernel"],
              .channels = op["channels"],
              .weight = p.floats("weight"),
              .bias = p.floats("bias"),

@@ -53,7 +53,9 @@ class Op:
         return shapes
 
     def to_json(self) -> dict[str, Any]:
-        return {"op": self.kind, "name": self.name, **self.attributes, **self.options}
+        a, defaults = self.attributes, self.schema.defaults
+        given = {key: value for key, value in a.items() if key not in defaults or value != a[defaults[key]]}
+        return {"op": self.kind, "name": self.name, **given, **self.options}
 
     @classmethod
     def from_json(cls, fields: Any, schemas: Mapping[str, OpSchema]) -> Op:
@@ -68,6 +70,12 @@ class Op:
         options = {key: rest.pop(key) for key in schema.options if key in rest}
         for key, value in options.items():
             require(value in OPTIONS[key][1:], f"op {name}: {key} {value!r} is not known; a newer bhvit may know it")
+        for key, other in schema.defaults.items():
+            require(
+                key not in rest or rest[key] != rest.get(other), f"op {name}: {key} is left out where it equals {other}"
+            )
+            if key not in rest and other in rest:
+                rest[key] = rest[other]
         require(set(rest) == set(takes), f"op {name}: {kind} takes {', '.join(takes)}, not {', '.join(map(str, rest))}")
         for key, value in rest.items():
             require(

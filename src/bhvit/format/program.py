@@ -73,7 +73,14 @@ def program(spec: ModelSpec) -> list[Op]:
         _op(
             "stem",
             "stem",
-            {"height": height, "width": width, "in_chans": spec.in_chans, "patch": spec.patch, "channels": channels},
+            {
+                "height": height,
+                "width": width,
+                "in_chans": spec.in_chans,
+                "patch": spec.patch,
+                "kernel": spec.kernel,
+                "channels": channels,
+            },
             norm=spec.norm,
             activation=spec.stem_activation,
         )

@@ -53,6 +53,8 @@ class OpSchema:
     """Conditions on the attributes, in order, each with the message of the error where it does not hold."""
     output: tuple[str, str, str] = ("height", "width", "channels")
     """(H, W, C) of x after the op."""
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Attributes that a file leaves out where they equal another, by the name of the other."""
 
     def check(self, attributes: Dims) -> None:
         """Raise FormatError on impossible attributes."""

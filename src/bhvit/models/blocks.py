@@ -57,7 +57,8 @@ class Stem(Positioned):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__(spec)
         channels = spec.stages[0].channels
-        self.conv = nn.Conv2d(spec.in_chans, channels, spec.patch, spec.patch)
+        padding = (spec.kernel - spec.patch) // 2
+        self.conv = nn.Conv2d(spec.in_chans, channels, spec.kernel, spec.patch, padding)
         self.norm = make_norm(QuantConfig.of(spec, 0), channels)
         self.activation = nn.GELU() if spec.stem_activation == "gelu" else nn.Identity()
         self.position = _position_map(spec.grid(0), channels)

@@ -11,6 +11,7 @@ LIMITS: Mapping[str, int] = {
     "width": 2048,
     "in_chans": 64,
     "patch": 64,
+    "kernel": 64,
     "channels": 8192,
     "out_channels": 8192,
     "hidden": 65536,

@@ -119,7 +119,10 @@ class ModelSpec:
     in_chans: int = 3
     num_classes: int = 1000
     patch: int = 4
-    """Edge and stride of the stem's convolution in pixels."""
+    """Stride of the stem's convolution in pixels: the edge of a token of the first stage."""
+    stem_kernel: int | None = None
+    """Edge of the stem's convolution in pixels, None for `patch`. A larger one is `patch` plus an even number: it sees
+    half as many pixels more on each side of a patch, and zeros outside the image."""
     stages: tuple[StageSpec, ...]
     downsample: Downsampling = "binary"
     """Downsampling layers; "float" is the published † variant."""
@@ -159,6 +162,11 @@ class ModelSpec:
             f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
         )
         _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
+        _require(
+            self.patch <= self.kernel <= LIMITS["kernel"] and (self.kernel - self.patch) % 2 == 0,
+            f"stem_kernel must be patch ({self.patch}) plus an even number, at most {LIMITS['kernel']}, "
+            f"not {self.kernel}",
+        )
         for name, kind in (
             ("downsample", Downsampling),
             ("branches", Branches),
@@ -219,6 +227,11 @@ class ModelSpec:
         return self.patch * 2 ** (len(self.stages) - 1)
 
     @property
+    def kernel(self) -> int:
+        """Edge of the stem's convolution in pixels."""
+        return self.patch if self.stem_kernel is None else self.stem_kernel
+
+    @property
     def float_storage(self) -> Literal["mixed", "int8"]:
         """How packing stores floats unless told otherwise (`format.float_storage`)."""
         return "int8" if self.float_bits == 8 else "mixed"
@@ -243,11 +256,13 @@ class ModelSpec:
     def to_json(self) -> str:
         """The spec as JSON with sorted keys; `from_json` gives an equal spec back.
 
-        `activation` is left out at its default: models without registered names give the files they gave before it.
+        `activation` and `stem_kernel` are left out at their defaults: files are as before these fields existed.
         """
         fields = dataclasses.asdict(self)
         if self.activation == "rprelu":
             del fields["activation"]
+        if self.stem_kernel is None:
+            del fields["stem_kernel"]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

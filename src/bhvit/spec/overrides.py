@@ -28,6 +28,7 @@ MODEL_OVERRIDES = (
     "recu",
     "shifts",
     "stem_activation",
+    "stem_kernel",
 )
 """Fields of `ModelSpec` that are overrides; the others (sizes, classes) are arguments of their own."""
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
