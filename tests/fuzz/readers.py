@@ -153,15 +153,8 @@ def main() -> None:
     import bhvit.format.file
     import bhvit.image
 
-    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("bhvit", "PIL")]:
-        for thing in list(vars(module).values()):
-            for function in [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]:
-                if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
-                    atheris.instrument_func(function)
     read, seeds = READERS[sys.argv.pop(1)]
     SCRATCH.mkdir(exist_ok=True)
-    for index, seed in enumerate(seeds()):
-        (Path(sys.argv[-1]) / f"seed-{index}").write_bytes(seed)
     warnings.simplefilter("ignore")
 
     def once(data: bytes) -> Any:
@@ -169,6 +162,15 @@ def main() -> None:
             read(data)
         except bhvit.UserError:
             return
+
+    for index, seed in enumerate(seeds()):
+        (Path(sys.argv[-1]) / f"seed-{index}").write_bytes(seed)
+        once(seed)  # imports what the reader needs, so that it is instrumented
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("bhvit", "PIL")]:
+        for thing in list(vars(module).values()):
+            for function in [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]:
+                if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:
+                    atheris.instrument_func(function)
 
     atheris.Setup(sys.argv, once)
     atheris.Fuzz()
