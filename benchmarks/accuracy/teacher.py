@@ -167,9 +167,10 @@ def make_optimizer(model: Teacher, args: argparse.Namespace) -> torch.optim.SGD:
     biases = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     peak = args.lr / scale
+    decay = args.weight_decay * args.batch_size / args.lr
     groups = [
-        {"params": weights, "peak": peak, "weight_decay": args.weight_decay / args.lr * 1024},
-        {"params": biases, "peak": 64 * peak, "weight_decay": args.weight_decay / args.lr * 1024 / 64},
+        {"params": weights, "peak": peak, "weight_decay": decay},
+        {"params": biases, "peak": 64 * peak, "weight_decay": decay / 64},
     ]
     return torch.optim.SGD(groups, lr=peak, momentum=args.momentum, nesterov=True)
 

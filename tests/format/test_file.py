@@ -13,8 +13,8 @@ import pytest
 from safetensors import safe_open
 
 from bhvit.errors import FormatError, UserError
+from bhvit.format import Op
 from bhvit.format import file as bhv_file
-from bhvit.format.program import op_from_json
 from bhvit.models import create_model
 from bhvit.packing import packed_model
 from helpers.randomise import randomise
@@ -161,7 +161,7 @@ def test_tensors_of_the_wrong_type_or_shape_are_named(model: bhv_file.PackedMode
 
 def test_an_op_takes_exactly_its_attributes() -> None:
     good = {"op": "mixer", "name": "m", "height": 4, "width": 4, "channels": 64, "groups": 4}
-    assert op_from_json(good).to_json() == good
+    assert Op.from_json(good).to_json() == good
     for bad in [
         {**good, "extra": 1},
         {**good, "height": 0},
@@ -173,4 +173,4 @@ def test_an_op_takes_exactly_its_attributes() -> None:
         {},
     ]:
         with pytest.raises(FormatError):
-            op_from_json(bad)
+            Op.from_json(bad)

@@ -44,7 +44,7 @@ from ..spec.model import ModelSpec
 from . import strict_json
 from .float_storage import Layout, decode, scale_key, scale_shape
 from .op import Op
-from .program import check_chain, op_from_json
+from .program import check_chain
 from .strict_json import MAX_VALUES
 
 VERSION = "1"
@@ -256,7 +256,7 @@ def from_bytes(data: bytes) -> PackedModel:
         tensors = safetensors.numpy.load(data)
     except (SafetensorError, KeyError, ValueError, TypeError) as error:
         raise FormatError(f"not a whole safetensors file: {error}") from error
-    ops = tuple(op_from_json(fields) for fields in _list(metadata, "program", MAX_VALUES))
+    ops = tuple(Op.from_json(fields) for fields in _list(metadata, "program", MAX_VALUES))
     model = PackedModel(**_description(metadata), ops=ops, tensors=tensors)
     check(model)
     return model

@@ -10,7 +10,7 @@ from ..bits import LANES, words_for
 from ..errors import FormatError
 from ..spec.limits import LIMITS
 from .expressions import evaluate
-from .schema import OPTIONS, Dims, Kind, OpSchema, TensorRule, require
+from .schema import OPTIONS, SCHEMAS, Dims, Kind, OpSchema, TensorRule, require
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +58,14 @@ class Op:
         return {"op": self.kind, "name": self.name, **given, **self.options}
 
     @classmethod
-    def from_json(cls, fields: Any, schemas: Mapping[str, OpSchema]) -> Op:
-        """An op of the known `schemas` from `to_json`. Raises FormatError naming the op and what is wrong with it."""
+    def from_json(cls, fields: Any) -> Op:
+        """Return the op that `to_json` wrote. Raises FormatError naming the op and what is wrong with it."""
         require(isinstance(fields, dict) and isinstance(fields.get("name"), str), "an op is not an object with a name")
         rest = dict(fields)
         kind, name = rest.pop("op", None), rest.pop("name")
-        known = isinstance(kind, str) and kind in schemas
+        known = isinstance(kind, str) and kind in SCHEMAS
         require(known, f"op {name}: unknown kind {kind!r}; a newer bhvit may know it")
-        schema = schemas[kind]
+        schema = SCHEMAS[kind]
         takes = schema.attributes
         options = {key: rest.pop(key) for key in schema.options if key in rest}
         for key, value in options.items():

@@ -23,19 +23,12 @@ NumPy; `native/` is the same in C++. All are bit-identical, because the arithmet
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..errors import UserError
 from ..spec.limits import MAX_OPS
 from ..spec.model import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
 from .op import Op
-from .ops import SCHEMAS
+from .ops import OPS
 from .schema import OPTIONS, Dims, require
-
-
-def op_from_json(fields: Any) -> Op:
-    """Return the op that `Op.to_json` wrote. Raises FormatError naming the op and what is wrong with it."""
-    return Op.from_json(fields, SCHEMAS)
 
 
 def check_chain(ops: list[Op]) -> None:
@@ -128,4 +121,4 @@ def stage_of(op: Op, spec: ModelSpec) -> int:
 
 def _op(kind: str, name: str, attributes: Dims, **options: str) -> Op:
     given = {key: value for key, value in options.items() if value != OPTIONS[key][0]}
-    return Op(kind, name, attributes, given, SCHEMAS[kind])
+    return Op(kind, name, attributes, given, OPS[kind].schema)

@@ -62,6 +62,10 @@ class OpSchema:
             require(bool(evaluate(condition, attributes)), message)
 
 
+SCHEMAS: dict[str, OpSchema] = {}
+"""Schemas by kind; `ops` fills it, one entry for each of its files."""
+
+
 def require(condition: bool, message: str) -> None:
     """Raises FormatError with the message unless the condition holds."""
     if not condition:

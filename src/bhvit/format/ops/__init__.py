@@ -10,7 +10,7 @@ from ...spec.model import ModelSpec
 from ..arithmetic import Tensors
 from ..op import Op
 from ..op_cost import OpCost
-from ..schema import OpSchema
+from ..schema import SCHEMAS, OpSchema
 from . import attention, downsample, downsample_float, head, mixer, mlp, pooled_attention, pooling, stem
 
 
@@ -41,4 +41,4 @@ OPS: Mapping[str, OpDefinition] = {
         "head": head,
     }.items()
 }
-SCHEMAS: Mapping[str, OpSchema] = {kind: op.schema for kind, op in OPS.items()}
+SCHEMAS.update((kind, op.schema) for kind, op in OPS.items())
