@@ -1,7 +1,7 @@
 """The published way of computing a training step, on our models' weights: each operation a pass of its own.
 
 A stand-in for the published code where that is not at hand, from the written description of what it computes: tokens
-are (B, N, C) for linear layers and are laid out anew as (B, C, H, W) for whatever looks at neighbours; norms see
+are (B, N, C) for linear layers and are copied to (B, C, H, W) for whatever looks at neighbours; norms see
 (B, C, N); residuals are concatenated, shifts are rolls, each of the six branches is its own. Gradients are PyTorch's,
 but for the quantisers, which are formulas of the paper. `throughput.py` checks that loss and gradients are ours.
 """

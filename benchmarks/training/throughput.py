@@ -4,7 +4,7 @@
 
 The published way is `stand_in.py`, and the published code itself where DIR, a checkout of its repository, is given. All
 hold the same weights, take the same batch, and give the same loss and gradient in float64, or nothing is measured. A
-step is forward, cross entropy and backward. Each way has a process of its own, as whoever trains has, since a way that
+step is forward, cross entropy and backward. Each way has a process of its own, as in real training, since a way that
 shares one finds memory as another left it; steps are taken in turns, so that whatever else the machine does falls on
 all alike. Peak memory is that of its process, less what it held before its first step. With `--keep-memory` malloc (of
 glibc) returns none to the system between steps, for all of them: that serves most who allocates most. Writes

@@ -160,7 +160,7 @@ def test_other_training_starts_from_it(photos: Any, tmp_path: Path, capsys: pyte
     options = "--recipe finetune --init cifar10 --set epochs=1 --set batch_size=8 --workers 0".split()
     command = ["train", "--data", data, "--out", str(out), *options]
     assert main(command) == 0
-    assert "the classifier is drawn anew: cifar10 has 10 classes, the data 2" in capsys.readouterr().err
+    assert "new classifier: cifar10 has 10 classes, the data 2" in capsys.readouterr().err
     started, packaged = bhvit.load_checkpoint(out / "last.safetensors"), bhvit.load_checkpoint("cifar10")
     assert started.class_names == ("left", "right")
     name = "stages.0.0.mlp.linear1.weight"

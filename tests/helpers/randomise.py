@@ -9,7 +9,7 @@ from bhvit.models import BHViT
 
 @torch.no_grad()
 def randomise(model: BHViT, seed: int = 0) -> BHViT:
-    """Draw every parameter and statistic of `model` anew and put it in evaluation mode."""
+    """Draw every parameter and statistic of `model` at random and put it in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(tensor: torch.Tensor, mean: float, std: float) -> None:

@@ -115,7 +115,7 @@ def test_profile_names_every_op() -> None:
 
 
 def test_the_generated_rules_are_those_of_the_schema() -> None:
-    """`python native/format/generate.py` writes them anew."""
+    """`python native/format/generate.py` writes them again."""
     path = Path(__file__).parents[2] / "native" / "format" / "generate.py"
     found = importlib.util.spec_from_file_location("generate", path)
     assert found is not None

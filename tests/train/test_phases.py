@@ -190,7 +190,7 @@ def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     model = create_model("small", num_classes=2, img_size=16, patch=2)
     drawn = model.head.linear.weight.detach().clone()
     notes = start_from(model, start, "three")
-    assert notes[0] == "the classifier is drawn anew: three has 3 classes, the data 2"
+    assert notes[0] == "new classifier: three has 3 classes, the data 2"
     assert notes[1] == "position maps are interpolated from images of 8x8 to 16x16"
     assert "stage 0 goes from weight_bits 32 to 1" in notes
     assert torch.equal(model.head.linear.weight, drawn)
@@ -217,6 +217,6 @@ def test_finetuning_takes_the_model_from_the_checkpoint(settings, tmp_path, caps
     command = ["train", "--recipe", "finetune", "--data", settings["data"], "--out", out, "--workers", "0"]
     assert main([*command, "--init", str(tmp_path / "five.safetensors"), "--epochs", "1", "--batch-size", "8"]) == 0
     error = capsys.readouterr().err
-    assert "the classifier is drawn anew" in error
+    assert "new classifier" in error
     spec = load_checkpoint(tmp_path / "tuned" / "last.safetensors").spec
     assert (spec.name, spec.num_classes, spec.img_size, spec.in_chans, spec.patch) == ("small", 2, (8, 8), 1, 2)

@@ -1,7 +1,7 @@
 """What was found in large sources, remembered between runs: finding a million files takes minutes, a list of them not.
 
 A list is kept below the cache folder (`cache_folder`) with the time of change of each folder, or the time and size of
-each file, that it was made from, and is made anew when one of them has changed.
+each file, that it was made from, and is made again when one of them has changed.
 """
 
 from __future__ import annotations

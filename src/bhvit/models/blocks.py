@@ -46,7 +46,7 @@ class Positioned(nn.Module):
 
 
 def initialise_position(module: nn.Module) -> None:
-    """Draw the position map of a module anew, if it has one."""
+    """Initialise the position map of a module, if it has one."""
     if isinstance(module, Positioned):
         nn.init.trunc_normal_(module.position, std=POSITION_STD)
 

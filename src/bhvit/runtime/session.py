@@ -39,7 +39,7 @@ class Session:
     take turns. A process forked from this one may use it too, unless a call was running at the fork: then calls raise
     UserError there.
 
-    `max_memory` bounds the bytes that the model may take beside its file, so that a small file from a stranger cannot
+    `max_memory` bounds the bytes that the model may take next to its file, so that a small untrusted file cannot
     take gigabytes; None means 512 MiB, many times what published models need.
 
     A file below 64 MB is read into memory, so that nothing which happens to it later matters. A larger one is mapped,

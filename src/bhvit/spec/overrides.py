@@ -136,7 +136,7 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
     stage = spec.stages[index]
     own = {name.rpartition(".")[2]: v for name, v in values.items() if name.startswith(f"stages.{index}.")}
     mixer = own.get("mixer", values.get("mixer", stage.mixer))
-    # What is said of all stages is meant for those that heed it; of one stage, for that one.
+    # What is said of all stages applies to those that use it; of one stage, for that one.
     shared = {n: values[n] for n in EVERY_STAGE if n in values and _reads(mixer, n)}
     if mixer != stage.mixer:
         channels = own.get("channels", stage.channels)

@@ -40,7 +40,7 @@ class TrainConfig(
     out: str
     """Folder of the run: checkpoints, log and settings go there."""
     init: str | None = None
-    """A checkpoint to start from. Classes, image size and bits may be others: the classifier is then drawn anew,
+    """A checkpoint to start from. Classes, image size and bits may be others: the classifier is then new,
     position maps are interpolated, weights become latent weights."""
     start: Start = "best"
     """Which model of the phase before a later phase starts from."""

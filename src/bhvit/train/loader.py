@@ -149,7 +149,7 @@ def cannot_start_workers(workers: int, batch_bytes: int) -> str | None:
 
 
 class _Keys:
-    """A batch sampler whose batches are set anew for each epoch."""
+    """A batch sampler whose batches are set again for each epoch."""
 
     batches: list[list[tuple[int, int, int]]] = []  # noqa: RUF012 (replaced, never changed)
 

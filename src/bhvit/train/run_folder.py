@@ -234,7 +234,7 @@ class RunFolder:
         write_atomically(self.resume, safetensors.torch.save(tensors, metadata))
 
     def progress(self) -> Progress:
-        """How far the run is; a run killed before the first `save` starts anew. Raises UserError as `load` does."""
+        """How far the run is; a run killed before the first `save` starts again. Raises UserError as `load` does."""
         if not self.resume.exists():
             return Progress()
         with self._reading():

@@ -138,7 +138,7 @@ class AugmentSettings:
     erase: float = 0.0
     """Probability of random erasing (Zhong et al., AAAI 2020): a rectangle of the image becomes its mean colour."""
     repeats: int = 1
-    """Repeated augmentation (Hoffer et al., CVPR 2020): how often each image comes in a batch, augmented anew. An epoch
+    """Repeated augmentation (Hoffer et al., CVPR 2020): how often each image comes in a batch, each augmented. An epoch
     has as many batches as ever, so fewer different images."""
     mixup: float = 0.0
     """Mixup (Zhang et al., ICLR 2018; timm's): both parameters of the beta distribution of the ratio. 0: none. Of

@@ -42,8 +42,7 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
             tensors[name] = own[name]
         others = " others" if start.spec.num_classes == model.spec.num_classes else ""
         notes.append(
-            f"the classifier is drawn anew: {source} has {start.spec.num_classes} classes, "
-            f"the data {model.spec.num_classes}{others}"
+            f"new classifier: {source} has {start.spec.num_classes} classes, the data {model.spec.num_classes}{others}"
         )
     resized = [name for name in own if name.endswith(".position") and tensors[name].shape != own[name].shape]
     for name in resized:
