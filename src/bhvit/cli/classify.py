@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=positive,
         default=512,
         metavar="MIB",
-        help="memory that a model may take beside its file (default 512); raise it only for files you trust",
+        help="memory that a model may take next to its file (default 512); raise it only for files you trust",
     )
     add_json(parser)
     parser.set_defaults(run=run)

@@ -79,7 +79,7 @@ class Dataset:
         return self.store.name(int(self.indices[index]))
 
     def digest(self) -> str:
-        """Return a digest of which images these are: names within the source, sizes, and labels."""
+        """Return a digest of the images: names within the source, sizes, and labels."""
         found = hashlib.sha256(self.labels.tobytes())
         for index in self.indices:
             found.update(f"{self.store.identity(int(index))}\n".encode(errors="surrogateescape"))

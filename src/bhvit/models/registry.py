@@ -68,7 +68,7 @@ def model_spec(
     """The spec of a model by name, with the given settings.
 
     img_size is (H, W) in pixels or one edge of a square; None takes the model's usual size. Overrides are
-    those of `bhvit.spec.overrides`: fields of `ModelSpec`, or of `StageSpec` for every stage that heeds them, such
+    those of `bhvit.spec.overrides`: fields of `ModelSpec`, or of `StageSpec` for every stage that uses them, such
     as window (None: each stage takes what fits it best). stages={2: {"mixer": "pooling"}}, or the override
     "stages.2.mixer", changes one stage; a tuple of `StageSpec` replaces them all.
     Raises UserError for an unknown name (with the nearest right one), a size that cannot work, or overrides

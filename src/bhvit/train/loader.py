@@ -36,7 +36,7 @@ SHARED_MEMORY = "/dev/shm"
 PREFETCHED = 3
 """Batches that a worker holds ready or under way."""
 LONGEST_TEMPORARY_FOLDER = 70
-"""Bytes of its path: a socket's address has at most 107, of which multiprocessing takes some 35."""
+"""Bytes of its path: a socket's address has at most 107, and multiprocessing takes some 35 of them."""
 
 
 class Batches:

@@ -33,7 +33,7 @@ class RunData:
     pixels: npt.NDArray[np.uint8] | None
     """The validation images decoded, (n, H, W, C), where they fit in memory."""
     identity: Mapping[str, Any]
-    """The classes, and how many images each split has and a digest of which: what a resumed run must find again."""
+    """The classes, and each split's number of images and their digest: a resumed run must find the same."""
 
 
 def open_run_data(config: TrainConfig, context: RunContext) -> RunData:

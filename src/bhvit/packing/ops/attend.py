@@ -22,7 +22,7 @@ def attend(attention: QuantAttention) -> Tensors:
     depth = channels // heads
     step, matrix = _matrix(attention.quantizer, heads, depth)
     context, tensors = normed(np.repeat(step, depth), attention.norm)
-    # The contexts' residual is z_q + z_k + z_v, each of which lacks its activation's shift_out here.
+    # The contexts' residual is z_q + z_k + z_v, each without its activation's shift_out here.
     residual_shift = sum(array(p.activation.shift_out) for p in roles)
     return {
         **{f"qkv_{name}": np.stack([p[name] for p in projections]) for name in projections[0] if name != "threshold"},
