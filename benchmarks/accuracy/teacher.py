@@ -5,8 +5,9 @@
 A residual network of three stages with a whitened first layer, SGD with Nesterov momentum under a triangular schedule,
 label smoothing, random moves, and mirror images that alternate from epoch to epoch. Everything is fixed beforehand: the
 model of the last epoch is the result, and test images choose nothing. bfloat16 where the processor multiplies it.
-A run that was interrupted goes on from its last epoch. `outputs.npy` holds the logits of each training image and of its
-mirror image, float16 (images, 2, classes), for distillation; `bhvit train` does not read this file yet.
+A run that was interrupted goes on from its last epoch. `outputs.npz` holds the logits of each training image and of its
+mirror image, float16 (images, 2, classes), and the labels: `bhvit train --teacher runs/teacher/outputs.npz` learns from
+them.
 """
 
 from __future__ import annotations
@@ -231,7 +232,7 @@ def main() -> None:
     }
     outputs = logits_of(model, pixels, preprocess)
     result["training_top1"] = (outputs[:, 0].argmax(1) == labels).float().mean().item()
-    np.save(args.out / "outputs.npy", outputs.half().numpy())
+    np.savez(args.out / "outputs.npz", logits=outputs.half().numpy(), labels=labels.numpy())
     write_atomically(args.out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
     print(json.dumps(result, indent=2))
 

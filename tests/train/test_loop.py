@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import bhvit.train.loop as loop
 from bhvit.cli.main import main
+from bhvit.data import open_dataset
+from bhvit.data.metrics import decode
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint, save_checkpoint
@@ -89,6 +92,55 @@ def test_a_teacher_whose_outputs_cannot_be_kept_is_refused(config, tmp_path):
     with pytest.raises(UserError, match="too large for float16"):
         train(kept, quiet=True)
     assert not list((tmp_path / "outputs").iterdir())
+
+
+def test_outputs_from_a_file_teach_as_the_network_does(config, tmp_path, images):
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    still = {"epochs": 1, "augment": "none", "flip": False}
+    asked = train(config(**still, teacher=str(teacher), out=str(tmp_path / "asked")), quiet=True)
+    model = load_checkpoint(teacher)
+    dataset = open_dataset(str(images), "train")
+    pixels = decode(dataset, model.preprocess, range(len(dataset)))
+    with torch.no_grad():
+        logits = model.eval()(torch.from_numpy(model.preprocess.normalize(pixels))).numpy()
+    file = tmp_path / "outputs.npz"
+    views = np.stack([logits + 1, logits - 1], axis=1)
+    for written in (logits, views):
+        np.savez(file, logits=written, labels=dataset.labels)
+        read = train(config(**still, teacher=str(file), out=str(tmp_path / "read")), quiet=True, force=True)
+        assert read.log[0]["train_loss"] == pytest.approx(asked.log[0]["train_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"logits": np.zeros((40, 2), np.float32)}, "lack an array .*labels"),
+        ({"logits": np.zeros((40, 2), np.int64), "labels": np.zeros(40)}, "need floats"),
+        ({"logits": np.zeros(40), "labels": np.zeros(40)}, "need floats"),
+        ({"logits": np.zeros((40, 3)), "labels": np.zeros(40)}, "3 classes, the data has 2"),
+        ({"logits": np.zeros((40, 2)), "labels": np.zeros(40)}, "other images"),
+        ({"logits": np.zeros((10, 2)), "labels": np.zeros(10)}, "other images"),
+        ({"logits": np.full((40, 2), np.nan), "labels": None}, "not finite"),
+        ({"logits": np.array([[None]]), "labels": np.zeros(1)}, "cannot read"),
+    ],
+)
+def test_files_of_outputs_that_cannot_teach_are_refused(config, tmp_path, images, arrays, message):
+    if "labels" in arrays and arrays["labels"] is None:
+        arrays = {**arrays, "labels": open_dataset(str(images), "train").labels}
+    np.savez(tmp_path / "outputs.npz", **arrays)
+    with pytest.raises(UserError, match=message):
+        train(config(epochs=1, teacher=str(tmp_path / "outputs.npz")), quiet=True)
+
+
+def test_other_files_of_outputs_are_refused(config, tmp_path):
+    file = tmp_path / "outputs.npz"
+    with pytest.raises(UserError, match=r"cannot read .*: No such file"):
+        train(config(epochs=1, teacher=str(file)), quiet=True)
+    file.write_bytes(b"logits")
+    with pytest.raises(UserError, match=r"cannot read .*: not a file of numpy.savez"):
+        train(config(epochs=1, teacher=str(file)), quiet=True)
+    with pytest.raises(UserError, match="of images as they are, which mixup changes"):
+        config(teacher=str(file), mixup=0.5)
 
 
 def test_timm_teachers_are_fed_in_their_own_size_and_scale(config):

@@ -25,6 +25,7 @@ from .settings import (
     ModelSettings,
     OptimizerSettings,
     TeacherSettings,
+    is_outputs_file,
 )
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -99,17 +100,16 @@ class TrainConfig(
             raise UserError(f"distillation must lie between 0 and 1, not {self.distillation}")
         if self.label_weight is not None:
             _at_least(self, "label_weight", 0)
-            if self.teacher is None and not any("teacher" in phase for phase in self.phases):
+            if not self._has_teacher:
                 raise UserError("label_weight has no effect without a teacher")
-        if self.teacher_outputs is not None:
-            if self.teacher is None and not any("teacher" in phase for phase in self.phases):
-                raise UserError("teacher_outputs has no effect without a teacher")
+        if self.teacher_outputs is not None and not self._has_teacher:
+            raise UserError("teacher_outputs has no effect without a teacher")
+        if self.teacher is not None and (self.teacher_outputs is not None or is_outputs_file(self.teacher)):
             heavy = [name for name in ("rand_augment", "erase", "mixup", "cutmix") if getattr(self, name)]
-            if self.teacher is not None and (heavy or self.augment == "resized-crop"):
+            if heavy or self.augment == "resized-crop":
                 what = heavy[0] if heavy else "augment=resized-crop"
-                raise UserError(
-                    f"teacher_outputs are of images as they are, which {what} changes: leave one of them out"
-                )
+                name = "teacher_outputs" if self.teacher_outputs is not None else "the outputs of a teacher in a file"
+                raise UserError(f"{name} are of images as they are, which {what} changes: leave one of them out")
         if self.rand_augment > 30:
             raise UserError(f"rand_augment must be at most 30, not {self.rand_augment}")
         if self.batch_size // self.accumulate < 2:
@@ -134,6 +134,11 @@ class TrainConfig(
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
         object.__setattr__(self, "phases", tuple(spec_overrides.flatten(phase) for phase in self.phases))
         self.phase_configs()
+
+    @property
+    def _has_teacher(self) -> bool:
+        """Whether the run, or one of its phases, has a teacher."""
+        return self.teacher is not None or any("teacher" in phase for phase in self.phases)
 
     def phase_configs(self) -> list[TrainConfig]:
         """The settings of each phase; of a run without phases, these. Raises UserError if a phase cannot work."""

@@ -23,9 +23,9 @@ from .losses import check_loss_terms
 from .optim import check_optimizer, make_optimizer
 from .run_data import RunData
 from .run_folder import State
-from .settings import ModelSettings
+from .settings import ModelSettings, is_outputs_file
 from .teacher import Teacher, load_teacher
-from .teacher_outputs import TeacherOutputs
+from .teacher_outputs import TeacherOutputs, read_outputs
 from .warm_start import check_same_architecture, start_from
 
 
@@ -36,16 +36,16 @@ class Phase:
         self,
         config: TrainConfig,
         data: RunData,
-        teacher: Teacher | None,
+        teacher: Teacher | TeacherOutputs | None,
         context: RunContext,
         before: Phase | None = None,
     ) -> None:
         self.config, self.context = config, context
         shard = BatchShard(config.batch_size, config.accumulate, context.processes)
         self.model = _model(config, data)
-        self.teacher = teacher.to(context.device) if teacher else None
-        self.outputs: TeacherOutputs | None = None
-        """The teacher's outputs, where they are kept."""
+        self.teacher = teacher.to(context.device) if isinstance(teacher, Teacher) else None
+        self.outputs = teacher if isinstance(teacher, TeacherOutputs) else None
+        """The teacher's outputs, where they are kept or come from a file."""
         decoded = before.batches.pixels if before else None
         self.batches: Batches = Batches(data.train, data.preprocess, config, context.device, shard, decoded)
         classes = len(data.train.class_names)
@@ -116,15 +116,20 @@ def check_models(configs: list[TrainConfig]) -> None:
         before = rehearsal.spec
 
 
-def check_phases(configs: list[TrainConfig], data: RunData, processes: Processes) -> list[Teacher | None]:
+def check_phases(
+    configs: list[TrainConfig], data: RunData, processes: Processes
+) -> list[Teacher | TeacherOutputs | None]:
     """The teacher of each phase, loaded once. Raises UserError for a phase that cannot train with these images."""
-    teachers: dict[tuple[str | None, str | None], Teacher | None] = {}
+    teachers: dict[tuple[str | None, str | None], Teacher | TeacherOutputs | None] = {}
     for config in configs:
         BatchShard(config.batch_size, config.accumulate, processes).check_divides(config.mixing)
         check_fills_batch(len(data.train), config.batch_size)
         key = (config.teacher, config.teacher_file)
         if key not in teachers:
-            teachers[key] = load_teacher(config, data.preprocess, data.train.class_names)
+            if config.teacher is not None and is_outputs_file(config.teacher):
+                teachers[key] = read_outputs(config.teacher, data.train)
+            else:
+                teachers[key] = load_teacher(config, data.preprocess, data.train.class_names)
     first = configs[0]
     if first.init is not None:
         start = load_checkpoint(first.init)

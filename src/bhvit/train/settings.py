@@ -191,9 +191,15 @@ class TeacherSettings:
     """Whose outputs are learned from."""
 
     teacher: str | None = None
-    """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name."""
+    """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name; or a file of outputs
+    (.npz) that any network computed (`bhvit.train.teacher_outputs.read_outputs` says what it holds)."""
     teacher_file: str | None = None
     """Weights of a timm teacher on the disk, instead of downloading them."""
     teacher_outputs: str | None = None
     """Folder to keep the teacher's outputs in, computed once for each image as it is and read by later runs with the
     same teacher and images: for augmentation `none` or `shift`, without mixing, erasing or RandAugment."""
+
+
+def is_outputs_file(teacher: str) -> bool:
+    """Whether a teacher's name is a file of outputs, not a model."""
+    return teacher.endswith(".npz")

@@ -1,7 +1,7 @@
-"""A teacher's outputs for every training image, computed once and kept for this run and later ones.
+"""A teacher's outputs for every training image: computed once and kept, or computed elsewhere and read from a file.
 
-They are of the images as they are, so that they only stand for runs whose augmentation leaves images recognisable as a
-whole. In a file they are float16 (N, classes), read where they lie: a set of any size needs no memory.
+They describe the images without augmentation, so they suit runs whose augmentation keeps each image recognisable as a
+whole. Kept outputs are float16 (N, classes) in a memory-mapped file: a set of any size needs no memory.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -35,8 +37,9 @@ CHUNK = 256
 class TeacherOutputs:
     """Logits of a teacher by the number of a training image."""
 
-    def __init__(self, path: Path) -> None:
-        self.rows = np.load(path, mmap_mode="r")
+    def __init__(self, rows: npt.NDArray[np.floating[Any]]) -> None:
+        """`rows` holds the logits of the training images in their order, (N, classes)."""
+        self.rows = rows
 
     def __getitem__(self, images: Tensor) -> Tensor:
         """Numbers of images (B,) -> logits (B, classes), float32 on the CPU."""
@@ -65,7 +68,44 @@ def teacher_outputs(
                 path.with_suffix(".part").unlink()
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
     context.processes.wait()
-    return TeacherOutputs(path)
+    return TeacherOutputs(np.load(path, mmap_mode="r"))
+
+
+def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
+    """Read the outputs of any network from a file that `numpy.savez` wrote, for the images of `dataset`.
+
+    The file holds `logits`, (N, classes) or (N, views, classes), whose views (an image and its mirror image, for
+    example) are averaged, and `labels` (N,): one row for each image of `dataset`, in its order. Raises UserError if it
+    cannot be read or is about other images.
+    """
+    try:
+        with np.load(path) as file:  # never unpickles
+            logits, labels = file["logits"], file["labels"]
+    except KeyError as error:
+        raise UserError(f"the teacher's outputs {path} lack an array {error}: write them with numpy.savez") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = getattr(error, "strerror", None) or "not a file of numpy.savez"
+        raise UserError(f"cannot read the teacher's outputs {path}: {reason}") from None
+    if logits.dtype.kind != "f" or logits.ndim not in (2, 3) or labels.shape != logits.shape[:1] or not logits.size:
+        raise UserError(
+            f"the teacher's outputs {path} need floats logits (N, classes) or (N, views, classes) and labels (N,), "
+            f"not {logits.dtype} {logits.shape} and {labels.shape}"
+        )
+    if logits.shape[-1] != len(dataset.class_names):
+        raise UserError(
+            f"the teacher's outputs {path} have {logits.shape[-1]} classes, the data has {len(dataset.class_names)}"
+        )
+    if not np.array_equal(labels, dataset.labels):
+        raise UserError(
+            f"the teacher's outputs {path} are about other images: {len(labels)}, with other labels than the "
+            f"{len(dataset)} training images"
+        )
+    rows = logits.astype(np.float32)
+    if rows.ndim == 3:
+        rows = rows.mean(axis=1)
+    if not np.isfinite(rows).all():
+        raise UserError(f"the teacher's outputs {path} are not finite")
+    return TeacherOutputs(rows)
 
 
 def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, context: RunContext) -> None:
