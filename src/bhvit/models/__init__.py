@@ -14,7 +14,13 @@ except ModuleNotFoundError as error:
 from .checkpoint import load_checkpoint, save_checkpoint
 from .network import BHViT, regularisation_loss
 from .published.convert import from_published, to_published
-from .registration import register_activation, register_attention_quantizer, register_mixer
+from .registration import (
+    register_activation,
+    register_activation_quantizer,
+    register_attention_quantizer,
+    register_mixer,
+    register_weight_quantizer,
+)
 from .registry import create_model, list_models, model_spec
 from .trace import trace
 
@@ -26,8 +32,10 @@ __all__ = [
     "load_checkpoint",
     "model_spec",
     "register_activation",
+    "register_activation_quantizer",
     "register_attention_quantizer",
     "register_mixer",
+    "register_weight_quantizer",
     "regularisation_loss",
     "save_checkpoint",
     "to_published",

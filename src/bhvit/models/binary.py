@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from .layers import QuantConv2d, QuantLinear
-from .quantizers import centre
+from .quantizers import centre, weight_scale
 
 
 def binary_layers(model: nn.Module) -> Iterator[tuple[str, QuantConv2d | QuantLinear]]:
@@ -25,7 +25,29 @@ def has_binary_weights(layer: QuantConv2d | QuantLinear) -> bool:
 def latent_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
     """Return the weights (O, ...) whose signs a binary layer takes: less the mean of each output channel.
 
-    Linear layers always centre their latent weights, convolutions where the spec has `centre_conv_weights`.
+    Linear layers always centre their latent weights, convolutions where the spec has `centre_conv_weights`. A layer
+    with a quantiser of its own takes the signs of what that gives.
     """
+    if layer.weight_quantizer is not None:
+        return evaluated(layer.weight_quantizer, layer.weight)
+    if layer.quant.packed:
+        return layer.weight
     centred = isinstance(layer, QuantLinear) or layer.quant.centre_convs
     return centre(layer.weight) if centred else layer.weight
+
+
+def channel_scale(layer: QuantConv2d | QuantLinear) -> Tensor:
+    """Return what a binary layer multiplies the signs of each output channel by, (O, 1, ...), without gradient."""
+    if layer.quant.packed:  # one magnitude a channel, whose mean would be rounded
+        return layer.weight.detach().abs().flatten(1).amax(dim=1).view(-1, *[1] * (layer.weight.ndim - 1))
+    return weight_scale(layer.weight)
+
+
+def evaluated(quantizer: nn.Module, weight: Tensor) -> Tensor:
+    """Return what a quantiser of weights gives in evaluation mode; its own mode is left as it is."""
+    training = quantizer.training
+    try:
+        quantized: Tensor = quantizer.eval()(weight)
+    finally:
+        quantizer.train(training)
+    return quantized

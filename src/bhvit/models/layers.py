@@ -21,7 +21,13 @@ from .batch_statistics import processes, shared_batch_norm
 from .fused import grids as fused_grids
 from .fused import layers as fused
 from .quant_config import QuantConfig
-from .quantizers import conv_weight, linear_weight, quantize_activations
+from .quantizers import (
+    conv_weight,
+    linear_weight,
+    make_activation_quantizer,
+    make_weight_quantizer,
+    quantize_activations,
+)
 
 
 def make_norm(config: QuantConfig, channels: int) -> nn.Module:
@@ -100,9 +106,12 @@ class QuantLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, config: QuantConfig) -> None:
         super().__init__(inputs, outputs, bias=False)
         self.quant = config
+        self.weight_quantizer = make_weight_quantizer(config, outputs)
+        self.activation_quantizer = make_activation_quantizer(config, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(quantize_activations(x, self.quant), linear_weight(self.weight, self.quant))
+        signs = quantize_activations(x, self.quant, self.activation_quantizer)
+        return F.linear(signs, linear_weight(self.weight, self.quant, self.weight_quantizer))
 
 
 class QuantConv2d(nn.Conv2d):
@@ -128,10 +137,13 @@ class QuantConv2d(nn.Conv2d):
     ) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
         self.quant = config
+        self.weight_quantizer = make_weight_quantizer(config, outputs)
+        self.activation_quantizer = make_activation_quantizer(config, inputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        signs = quantize_activations(x, self.quant).permute(0, 3, 1, 2)
-        return self._conv_forward(signs, conv_weight(self.weight, self.quant), self.bias).permute(0, 2, 3, 1)
+        signs = quantize_activations(x, self.quant, self.activation_quantizer).permute(0, 3, 1, 2)
+        weight = conv_weight(self.weight, self.quant, self.weight_quantizer)
+        return self._conv_forward(signs, weight, self.bias).permute(0, 2, 3, 1)
 
 
 def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:

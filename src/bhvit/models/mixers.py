@@ -17,7 +17,7 @@ from .fused import grids as fused_grids
 from .fused import layers as fused
 from .layers import LayerScale, LearnableBias, QuantConv2d, QuantLinear, make_activation, make_norm
 from .quant_config import QuantConfig
-from .quantizers import quantize_activations
+from .quantizers import make_activation_quantizer, quantize_activations
 
 
 class ConvMixer(nn.Module):
@@ -86,13 +86,15 @@ class Projection(ResidualUnit):
     def __init__(self, channels: int, config: QuantConfig) -> None:
         super().__init__(channels, config)
         self.threshold = LearnableBias(channels)
+        self.activation_quantizer = make_activation_quantizer(config, channels)
 
     def signs(self, z: Tensor) -> Tensor:
         """Signs of z + threshold, or that itself where activations are full precision."""
         config = self.linear.quant
-        if config.activation_bits == 1 and fused.applies(self.threshold, z):
+        plain = config.activation_bits == 1 and self.activation_quantizer is None
+        if plain and fused.applies(self.threshold, z):
             return fused.signs(z, self.threshold.bias)
-        return quantize_activations(self.threshold(z), config)
+        return quantize_activations(self.threshold(z), config, self.activation_quantizer)
 
 
 class AttentionOutput(ResidualUnit):
@@ -135,7 +137,8 @@ class QuantAttention(nn.Module):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         quantizer: Any = self.quantizer
-        if fused_attention.applies(quantizer, q):
+        signs = all(part.activation_quantizer is None for part in (self.query, self.key, self.value))
+        if signs and fused_attention.applies(quantizer, q):
             if quantizer.awaits_first_batch():
                 # By no gradient, so that a checkpointed step saves the same tensors when it computes this again.
                 with torch.no_grad():

@@ -23,6 +23,13 @@ class QuantConfig:
     activation: str = dataclasses.field(default="rprelu", compare=False)
     """Made by `layers.make_activation`; no layer reads it, so layers compute alike whatever it is."""
 
+    weight_quantizer: str = dataclasses.field(default="sign", compare=False)
+    """Made by `quantizers.make_weight_quantizer`; layers read the module, not its name."""
+    activation_quantizer: str = dataclasses.field(default="sign", compare=False)
+    """Made by `quantizers.make_activation_quantizer`."""
+    packed: bool = dataclasses.field(default=False, compare=False)
+    """Whether a layer's weights are what a quantiser made of latent ones: each channel's scale, or minus it."""
+
     @classmethod
     def of(cls, spec: ModelSpec, stage: int) -> QuantConfig:
         """The configuration of a stage, and of the downsampling that leads into it."""
@@ -34,4 +41,6 @@ class QuantConfig:
             recu=spec.recu,
             centre_convs=spec.centre_conv_weights,
             activation=spec.activation,
+            weight_quantizer=spec.weight_quantizer,
+            activation_quantizer=spec.activation_quantizer,
         )

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..format.float_storage import LARGEST_INT8
+from ..spec.registry import ACTIVATION_QUANTIZERS, WEIGHT_QUANTIZERS
 from .quant_config import QuantConfig
 
 RECU_QUANTILE = 0.92
@@ -78,19 +79,54 @@ def binarize_weight(weight: Tensor, recu: bool = False, centred: bool = True) ->
     return binary
 
 
-def quantize_activations(x: Tensor, config: QuantConfig) -> Tensor:
-    """`x`, any shape, or its signs where activations are one bit."""
-    return sign(x) if config.activation_bits == 1 else x
+class Sign(nn.Module):
+    """Signs of tokens (..., C), with the gradient of `sign`.
+
+    The package's quantiser of activations as a module: what lowerings of registered ones return.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sign(x)
 
 
-def linear_weight(latent: Tensor, config: QuantConfig) -> Tensor:
+def make_weight_quantizer(config: QuantConfig, outputs: int) -> nn.Module | None:
+    """Make the registered quantiser of a layer's weights; None for the package's own, or full precision."""
+    if config.weight_bits == 32 or config.weight_quantizer not in WEIGHT_QUANTIZERS:
+        return None
+    quantizer: nn.Module = WEIGHT_QUANTIZERS[config.weight_quantizer](outputs)
+    return quantizer
+
+
+def make_activation_quantizer(config: QuantConfig, channels: int) -> nn.Module | None:
+    """Make the registered quantiser of a layer's inputs; None for the package's own, or full precision."""
+    if config.activation_bits == 32 or config.activation_quantizer not in ACTIVATION_QUANTIZERS:
+        return None
+    quantizer: nn.Module = ACTIVATION_QUANTIZERS[config.activation_quantizer](channels)
+    return quantizer
+
+
+def quantize_activations(x: Tensor, config: QuantConfig, quantizer: nn.Module | None = None) -> Tensor:
+    """`x` (..., C), or where activations are one bit what `quantizer`, by default `sign`, makes of it."""
+    if config.activation_bits == 32:
+        return x
+    quantized: Tensor = sign(x) if quantizer is None else quantizer(x)
+    return quantized
+
+
+def linear_weight(latent: Tensor, config: QuantConfig, quantizer: nn.Module | None = None) -> Tensor:
     """The weights (O, K) that a linear layer multiplies by, from its latent ones."""
-    return latent if config.weight_bits == 32 else binarize_weight(latent, config.recu)
+    if config.weight_bits == 32 or config.packed:
+        return latent
+    weight: Tensor = binarize_weight(latent, config.recu) if quantizer is None else quantizer(latent)
+    return weight
 
 
-def conv_weight(latent: Tensor, config: QuantConfig) -> Tensor:
+def conv_weight(latent: Tensor, config: QuantConfig, quantizer: nn.Module | None = None) -> Tensor:
     """The weights (O, I, h, w) that a convolution multiplies by. ReCU is for linear layers, as published."""
-    return latent if config.weight_bits == 32 else binarize_weight(latent, centred=config.centre_convs)
+    if config.weight_bits == 32 or config.packed:
+        return latent
+    weight: Tensor = binarize_weight(latent, centred=config.centre_convs) if quantizer is None else quantizer(latent)
+    return weight
 
 
 class _FakeQuantize(torch.autograd.Function):

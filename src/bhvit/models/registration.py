@@ -1,4 +1,4 @@
-"""Registering mixers, attention quantisers and activations of your own, without editing the package.
+"""Registering mixers, quantisers and activations of your own, without editing the package.
 
 A registered name is a value of the spec like those of the package: in a process that registered it, `create_model`,
 recipes, `--set` and checkpoints take it. The model packs if the module's class has a lowering
@@ -13,8 +13,21 @@ from typing import TypeVar
 
 from torch import nn
 
-from ..spec.model import Activation, AttentionQuantizer, Mixer, ModelSpec
-from ..spec.registry import ACTIVATIONS, ATTENTION_QUANTIZERS, MIXERS
+from ..spec.model import (
+    Activation,
+    ActivationQuantizer,
+    AttentionQuantizer,
+    Mixer,
+    ModelSpec,
+    WeightQuantizer,
+)
+from ..spec.registry import (
+    ACTIVATION_QUANTIZERS,
+    ACTIVATIONS,
+    ATTENTION_QUANTIZERS,
+    MIXERS,
+    WEIGHT_QUANTIZERS,
+)
 
 MixerMaker = TypeVar("MixerMaker", bound=Callable[[ModelSpec, int], nn.Module])
 Maker = TypeVar("Maker", bound=Callable[[int], nn.Module])
@@ -44,3 +57,22 @@ def register_activation(name: str) -> Callable[[Maker], Maker]:
     It maps tokens (..., C) to the same shape. Raises UserError as `register_mixer` does.
     """
     return ACTIVATIONS.register(name, typing.get_args(Activation))
+
+
+def register_weight_quantizer(name: str) -> Callable[[Maker], Maker]:
+    """Register, as a decorator, what makes a quantiser of binary layers' weights from the number of output channels.
+
+    It maps latent weights, (O, K) or (O, I, h, w), to the same shape. A model packs, without a lowering, if in
+    evaluation mode all weights of an output channel are one number or minus that number.
+    Raises UserError as `register_mixer` does.
+    """
+    return WEIGHT_QUANTIZERS.register(name, typing.get_args(WeightQuantizer))
+
+
+def register_activation_quantizer(name: str) -> Callable[[Maker], Maker]:
+    """Register, as a decorator, what makes a quantiser of binary layers' inputs from the number of channels.
+
+    It maps tokens (..., C) to the same shape; each layer, and each of query, key and value, has its own. A model packs
+    if the quantiser has a lowering to `bhvit.models.quantizers.Sign`. Raises UserError as `register_mixer` does.
+    """
+    return ACTIVATION_QUANTIZERS.register(name, typing.get_args(ActivationQuantizer))

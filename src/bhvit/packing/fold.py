@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..bits import tile_floats, tile_weights
-from ..models.binary import has_binary_weights, latent_weight
+from ..models.binary import channel_scale, has_binary_weights, latent_weight
 from ..models.layers import LayerScale, QuantConv2d, QuantLinear
-from ..models.quantizers import weight_scale
 
 F64 = npt.NDArray[np.float64]
 
@@ -71,7 +70,7 @@ def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
     """
     if has_binary_weights(layer):
         weight = array(latent_weight(layer))
-        scale = array(weight_scale(layer.weight)).reshape(-1)
+        scale = array(channel_scale(layer)).reshape(-1)
     else:
         weight, scale = array(layer.weight), np.ones(len(layer.weight))
     if weight.ndim == 4:

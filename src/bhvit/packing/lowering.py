@@ -17,7 +17,10 @@ from torch import nn
 from ..errors import UserError
 from ..models import BHViT
 from ..models.attention_quantizers import DecomposedAttention, GroupSuperpositionAttention, OneBitAttention
-from ..models.mixers import ConvMixer, PooledAttention, PoolMixer, QuantAttention, WindowAttention
+from ..models.binary import evaluated
+from ..models.layers import QuantConv2d, QuantLinear
+from ..models.mixers import ConvMixer, PooledAttention, PoolMixer, Projection, QuantAttention, WindowAttention
+from ..models.quantizers import Sign
 from ..spec.model import AttentionQuantizer, Mixer, ModelSpec, StageSpec
 from ..spec.registry import ACTIVATIONS, ATTENTION_QUANTIZERS
 from .structure import HOW, check_structure, check_unchanged
@@ -95,11 +98,44 @@ def _replaced(name: str, module: nn.Module) -> nn.Module:
         key: None if child is None else _replaced(f"{name}.{key}" if name else key, child)
         for key, child in module._modules.items()
     }
-    if all(child is module._modules[key] for key, child in children.items()):
-        return module
-    changed = copy.copy(module)
-    vars(changed)["_modules"] = children
-    return changed
+    if any(child is not module._modules[key] for key, child in children.items()):
+        module = copy.copy(module)
+        vars(module)["_modules"] = children
+    return _without_quantizers(name, module) if type(module) in (QuantLinear, QuantConv2d, Projection) else module
+
+
+def _without_quantizers(name: str, module: Any) -> nn.Module:
+    """Return a layer with what its registered quantisers make of it in their place."""
+    quantizers = [part for part in ("weight_quantizer", "activation_quantizer") if module._modules.get(part)]
+    if not quantizers:
+        return cast("nn.Module", module)
+    plain = copy.copy(module)
+    vars(plain)["_modules"] = {key: child for key, child in module._modules.items() if key not in quantizers}
+    for part in quantizers:
+        setattr(plain, part, None)
+    if "activation_quantizer" in quantizers and type(module.activation_quantizer) is not Sign:
+        kind = type(module.activation_quantizer).__qualname__
+        raise UserError(f"{name}.activation_quantizer is of class {kind}, which has no lowering: {HOW}")
+    if "weight_quantizer" in quantizers:
+        vars(plain)["_parameters"] = {**module._parameters, "weight": _packed_weight(name, module)}
+        plain.quant = dataclasses.replace(module.quant, packed=True)
+    return cast("nn.Module", plain)
+
+
+def _packed_weight(name: str, layer: QuantLinear | QuantConv2d) -> nn.Parameter:
+    """Return what a layer's quantiser makes of its weights. Raises UserError unless a file holds them exactly."""
+    quantizer = cast("nn.Module", layer.weight_quantizer)
+    weight = evaluated(quantizer, layer.weight)
+    kind = type(quantizer).__qualname__
+    if weight.shape != layer.weight.shape:
+        raise UserError(f"{name}: {kind} makes weights of shape {tuple(weight.shape)} of {tuple(layer.weight.shape)}")
+    magnitudes = weight.abs().flatten(1)
+    if not bool((magnitudes == magnitudes[:, :1]).all()):  # NaN too
+        raise UserError(
+            f"{name}: a packed file holds one scale an output channel and signs, and {kind} gives other weights "
+            "in evaluation mode"
+        )
+    return nn.Parameter(weight, requires_grad=False)
 
 
 def _packed_spec(model: BHViT) -> ModelSpec:
@@ -117,7 +153,12 @@ def _packed_spec(model: BHViT) -> ModelSpec:
         attention = "decomposition"
     activation = "rprelu" if model.spec.activation in ACTIVATIONS else model.spec.activation
     return dataclasses.replace(
-        model.spec, stages=stages, attention=attention or model.spec.attention, activation=activation
+        model.spec,
+        stages=stages,
+        attention=attention or model.spec.attention,
+        activation=activation,
+        weight_quantizer="sign",
+        activation_quantizer="sign",
     )
 
 

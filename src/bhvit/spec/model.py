@@ -23,6 +23,8 @@ AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
 Branches = Literal["shift", "pool"]
 StemActivation = Literal["gelu", "none"]
 Activation = Literal["rprelu"]
+WeightQuantizer = Literal["sign"]
+ActivationQuantizer = Literal["sign"]
 
 DILATIONS = (1, 3, 5)
 """Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
@@ -36,6 +38,7 @@ MAX_GRID_FLOATS = 1 << 26
 """Floats in one grid of tokens (H * W * C): 1024 x 1024 tokens of 64 channels."""
 MAX_BLOCKS = MAX_OPS // 4
 """Blocks of a whole network. Each is two ops of a packed program, which holds other ops, too."""
+_OMITTED_AT_DEFAULT = ("activation", "stem_kernel", "weight_quantizer", "activation_quantizer")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,12 @@ class ModelSpec:
     activation: Activation = "rprelu"
     """Activation after each binary layer: RPReLU (ReActNet, Liu et al., ECCV 2020), or a registered name
     (`bhvit.models.register_activation`)."""
+    weight_quantizer: WeightQuantizer = "sign"
+    """Quantiser of weights of one bit. "sign": each channel's mean magnitude times the signs (BHViT); or a registered
+    name (`bhvit.models.register_weight_quantizer`)."""
+    activation_quantizer: ActivationQuantizer = "sign"
+    """Quantiser of activations of one bit. "sign": with the gradient of Bi-Real Net; or a registered name
+    (`bhvit.models.register_activation_quantizer`)."""
     stem_activation: StemActivation = "gelu"
     """Activation after the stem's norm; BinaryViT has none."""
     centre_conv_weights: bool = True
@@ -173,6 +182,8 @@ class ModelSpec:
             ("norm", Norm),
             ("attention", AttentionQuantizer),
             ("activation", Activation),
+            ("weight_quantizer", WeightQuantizer),
+            ("activation_quantizer", ActivationQuantizer),
             ("stem_activation", StemActivation),
         ):
             _one_of(name, getattr(self, name), typing.get_args(kind))
@@ -240,7 +251,7 @@ class ModelSpec:
     def registered(self) -> tuple[str, ...]:
         """Registered names that the spec uses, such as "mixer mine"."""
         used: list[tuple[str, str]] = [("mixer", stage.mixer) for stage in self.stages]
-        used += [("attention", self.attention), ("activation", self.activation)]
+        used += [(field, getattr(self, field)) for field in REGISTRIES if field != "mixer"]
         return tuple(dict.fromkeys(f"{field} {name}" for field, name in used if name in REGISTRIES[field]))
 
     def grid(self, stage: int) -> tuple[int, int]:
@@ -256,13 +267,12 @@ class ModelSpec:
     def to_json(self) -> str:
         """The spec as JSON with sorted keys; `from_json` gives an equal spec back.
 
-        `activation` and `stem_kernel` are left out at their defaults: files are as before these fields existed.
+        Fields of `_OMITTED_AT_DEFAULT` are left out at their defaults: files are as before these fields existed.
         """
         fields = dataclasses.asdict(self)
-        if self.activation == "rprelu":
-            del fields["activation"]
-        if self.stem_kernel is None:
-            del fields["stem_kernel"]
+        for field in dataclasses.fields(self):
+            if field.name in _OMITTED_AT_DEFAULT and fields[field.name] == field.default:
+                del fields[field.name]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

@@ -20,6 +20,7 @@ from .values import nearest
 MODEL_OVERRIDES = (
     "attention",
     "activation",
+    "activation_quantizer",
     "branches",
     "centre_conv_weights",
     "downsample",
@@ -29,6 +30,7 @@ MODEL_OVERRIDES = (
     "shifts",
     "stem_activation",
     "stem_kernel",
+    "weight_quantizer",
 )
 """Fields of `ModelSpec` that are overrides; the others (sizes, classes) are arguments of their own."""
 EVERY_STAGE = ("mixer", "weight_bits", "activation_bits", "depth", "heads", "key_pool", "window")
@@ -177,5 +179,9 @@ def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
             raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
         if field == "branches" and not spec.shifts:
             raise UserError("branches has no effect: shifts is none")
-        if field == "recu" and all(stage.weight_bits != 1 for stage in stages):
-            raise UserError("recu has no effect: no stage has weight_bits 1")
+        if field in ("recu", "weight_quantizer") and all(stage.weight_bits != 1 for stage in stages):
+            raise UserError(f"{field} has no effect: no stage has weight_bits 1")
+        if field == "activation_quantizer" and all(stage.activation_bits != 1 for stage in stages):
+            raise UserError("activation_quantizer has no effect: no stage has activation_bits 1")
+        if field in ("recu", "centre_conv_weights") and spec.weight_quantizer != "sign":
+            raise UserError(f"{field} has no effect: weight_quantizer {spec.weight_quantizer} decides")

@@ -45,7 +45,12 @@ class Registry:
 MIXERS = Registry("mixer", "register_mixer")
 ATTENTION_QUANTIZERS = Registry("attention", "register_attention_quantizer")
 ACTIVATIONS = Registry("activation", "register_activation")
-REGISTRIES = {registry.field: registry for registry in (MIXERS, ATTENTION_QUANTIZERS, ACTIVATIONS)}
+WEIGHT_QUANTIZERS = Registry("weight_quantizer", "register_weight_quantizer")
+ACTIVATION_QUANTIZERS = Registry("activation_quantizer", "register_activation_quantizer")
+REGISTRIES = {
+    registry.field: registry
+    for registry in (MIXERS, ATTENTION_QUANTIZERS, ACTIVATIONS, WEIGHT_QUANTIZERS, ACTIVATION_QUANTIZERS)
+}
 
 
 def convert_field(name: str, kind: Any, value: Any) -> Any:

@@ -27,10 +27,13 @@ def oscillation_loss(model: nn.Module) -> Tensor:
     """Oscillation dampening (Nagel et al., ICML 2022) for two values: the sum over latent weights w, less their mean,
     of (s sign(w) - clip(w, -s, s))², s the scale of their channel. A scalar; the binary value has no gradient.
 
-    It draws weights that are about to change sign to the value they have. Raises UserError without binary weights.
+    It draws weights that are about to change sign to the value they have. Raises UserError without binary weights, and
+    for weights with a registered quantiser.
     """
     terms = []
-    for _, layer in binary_layers(model):
+    for name, layer in binary_layers(model):
+        if layer.weight_quantizer is not None:
+            raise UserError(f"dampening knows the package's quantiser of weights alone, not {name}'s: set dampening=0")
         latent, scale = latent_weight(layer), weight_scale(layer.weight)
         binary = torch.where(latent >= 0, scale, -scale).detach()
         terms.append((binary - torch.clamp(latent, -scale, scale)).square().sum())

@@ -45,6 +45,8 @@ def _plain(part: nn.Module, x: Tensor) -> bool:
         return False
     if isinstance(part, nn.BatchNorm1d) and not _plain_norm(part, x):
         return False
+    if _role(part) in ("linear", "conv") and any(child is not None for child in part._modules.values()):
+        return False  # quantisers of its own
     if any(parameter is not None and parameter.dtype != x.dtype for parameter in part._parameters.values()):
         return False
     return all(child is None or (_in_role(name, child) and _plain(child, x)) for name, child in part._modules.items())
@@ -55,7 +57,13 @@ def _in_role(name: str, part: nn.Module) -> bool:
     if isinstance(part, nn.ModuleList):
         return all(_in_role(name.removesuffix("s"), each) for each in part)
     role = name.rstrip("0123456789")
-    return role not in _ROLES or vars(type(part)).get("fused_role") == role
+    return role not in _ROLES or _role(part) == role
+
+
+def _role(part: nn.Module) -> str | None:
+    """The role that the very class of a part has."""
+    role: str | None = vars(type(part)).get("fused_role")
+    return role
 
 
 def _plain_norm(norm: nn.BatchNorm1d, x: Tensor) -> bool:
