@@ -136,6 +136,15 @@ NB_MODULE(_native, m) {
           "path"_a, "threads"_a = 1, "isa"_a = "auto", "max_memory"_a = nb::none(), "map"_a = nb::none(),
           nb::rv_policy::take_ownership)
       .def(
+          "copy",
+          [](const bhvit::Program& self, int threads, std::optional<uint64_t> max_memory) {
+            if (!self.file()) throw std::invalid_argument("a program of bytes does not keep them");
+            const auto options = program_options(threads, self.isa(), max_memory);
+            const WithoutLock unlocked;
+            return new bhvit::Program(self.file(), options);
+          },
+          "threads"_a = 1, "max_memory"_a = nb::none(), nb::rv_policy::take_ownership)
+      .def(
           "run",
           [](bhvit::Program& self, const Images& images) {
             check_shape(self, images);

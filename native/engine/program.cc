@@ -23,7 +23,7 @@ Program::Program(std::string_view file, const ProgramOptions& options)
   load(file, false);
 }
 
-Program::Program(std::unique_ptr<FileBytes> file, const ProgramOptions& options)
+Program::Program(std::shared_ptr<const FileBytes> file, const ProgramOptions& options)
     : file_(std::move(file)), arena_(options.max_memory), pool_(options.threads) {
   context_.kernels = &kernels_for(options.isa);
   load(file_->bytes(), true);

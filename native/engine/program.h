@@ -31,7 +31,7 @@ class Program {
   // Throws FormatError, MemoryLimitError, std::invalid_argument, std::system_error (threads) or std::bad_alloc.
   Program(std::string_view file, const ProgramOptions& options);
   // Keeps the file and uses its weights in place.
-  Program(std::unique_ptr<FileBytes> file, const ProgramOptions& options);
+  Program(std::shared_ptr<const FileBytes> file, const ProgramOptions& options);
 
   // images (count, in_chans, H, W) -> logits (count, classes). Pointers need no alignment. Stops after the image that
   // ends past so many seconds and returns how many are done. Throws ForkedError.
@@ -59,6 +59,8 @@ class Program {
   const Preprocess& preprocess() const { return preprocess_; }
   // Of a program that keeps its file, the bytes before the tensors; otherwise empty.
   std::string_view header() const { return header_; }
+  // What another program of the same bytes is made from; null for one that does not keep its file.
+  const std::shared_ptr<const FileBytes>& file() const { return file_; }
   bool mapped() const { return file_ && file_->mapped(); }
   size_t memory_bytes() const { return arena_.total(); }  // without a file that is kept
 
@@ -67,7 +69,7 @@ class Program {
 
   void load(std::string_view file, bool borrowed);
 
-  std::unique_ptr<FileBytes> file_;
+  std::shared_ptr<const FileBytes> file_;
   std::string_view header_;
   std::vector<std::string> class_names_;
   Preprocess preprocess_;

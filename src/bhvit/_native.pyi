@@ -22,6 +22,12 @@ class Program:
         `map` says whether the file is mapped or read into memory; None maps those of 64 MB or more.
         """
 
+    def copy(self, threads: int = 1, max_memory: int | None = None) -> Program:
+        """Another program of the same file, whose weights both share; they run side by side.
+
+        Raises ValueError for a program that was made from bytes.
+        """
+
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """(B, in_chans, H, W), C-contiguous -> logits (B, classes). Signal handlers run between images."""
 

@@ -64,7 +64,7 @@ def test_without_arguments_the_help_is_printed(bhvit):
         ([""], "there is no command ''"),
         (["predict", "cat.jpg"], "there is no command 'predict'; `bhvit classify` does that"),
         (["evaluate", "m.bhv"], "there is no command 'evaluate'; `bhvit eval` does that"),
-        (["classify", "https://example.com/cat.jpg"], "https://example.com/cat.jpg is an address; download the image"),
+        (["classify", "ftp://example.com/cat.jpg"], "ftp://example.com/cat.jpg is of no known kind: addresses begin"),
         (["--versio"], "`bhvit` has no option --versio; did you mean --version?"),
         (["--json", "info", "m.bhv"], "`bhvit` has no option --json; known: -h, --help, --version"),
         (["bench", "--thread", "1", "m.bhv"], "`bhvit bench` has no option --thread; did you mean --threads? (`bhvit"),

@@ -1,23 +1,26 @@
-"""`bhvit classify`: what is in these images? Needs neither PyTorch nor the training set."""
+"""`bhvit classify`: what is in these pictures? Needs neither PyTorch nor the training set."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import bundled
-from ..data.folders import FolderStore
 from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_json, command, positive, print_json
+from .console import Progress, Subparsers, add_engine, add_json, add_sources, command, positive, print_json
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
-    ".avifs .heic .heif".split()
-)
-"""Endings of files in a folder that are taken for images; one that cannot be decoded is then named."""
+if TYPE_CHECKING:
+    from ..data.inputs import Inputs
+    from ..runtime import Session
+    from ..runtime.results import Results
+    from ..runtime.session import Streamed
+    from .show import Window
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -28,16 +31,19 @@ def add_parser(subparsers: Subparsers) -> None:
         "Classify images with a .bhv file, or without one with the bundled model, which knows the ten classes of\n"
         "CIFAR-10. A damaged image is named and the others are still answered; the exit status is then 2.",
         "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
-        "bhvit classify model.bhv holiday/ --json > answers.json",
+        "bhvit classify model.bhv holiday/ --json > answers.json\n"
+        "bhvit classify model.bhv 'photos/**/*.jpg' more.zip --out answers.jsonl --resume\n"
+        "find photos -name '*.jpg' -print0 | bhvit classify model.bhv - --out answers.csv\n"
+        "bhvit classify model.bhv rtsp://camera.local/stream --show",
     )
-    parser.add_argument(
-        "images",
-        nargs="+",
-        type=Path,
-        metavar="[MODEL] IMAGE",
-        help="a packed model (a file or a bundled name), image files, folders of them",
-    )
+    add_sources(parser)
     parser.add_argument("--top", type=positive, default=5, metavar="N", help="classes an image (default 5)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the answers to a .jsonl, .csv or .parquet file (extra 'parquet'), whole at the end",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
     parser.add_argument(
@@ -52,85 +58,163 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..data.inputs import open_inputs
     from ..runtime import Session
 
-    model, images = _split(args.images)
-    paths = find_images(images)
-    session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
-    introduce = not args.json and model == Path(bundled.DEFAULT)  # before the first answer: an error stands alone
-    progress = Progress("classifying")
-    answers: list[dict[str, Any]] = []
-    damaged = 0
-    for done, path in enumerate(paths):
-        if len(paths) > 1:
-            progress(done, len(paths))
+    model, sources = split_model(args.sources)
+    if args.out is None and (args.resume or args.force):
+        raise UserError("--resume and --force are about a file: name it with --out FILE.jsonl")
+    if args.out is not None and args.json:
+        raise UserError("--json prints the answers, --out writes them: give one of them")
+    with ExitStack() as stack:
+        inputs = stack.enter_context(open_inputs(sources, every=args.every))
+        if args.json and inputs.live:
+            raise UserError("--json prints at the end, and a live source has none: use --out FILE.jsonl")
+        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
+        results = None
+        if args.out is not None:
+            results = stack.enter_context(_open_results(args, session))
+            if results.complete:
+                print(f"{args.out} is complete", file=sys.stderr)
+                return 0
+        window = None
+        if args.show:
+            from .show import Window
+
+            window = stack.enter_context(Window(f"bhvit {model}"))
+        if not args.json and results is None and model == Path(bundled.DEFAULT):
+            introduction = f"bundled model {model}, which knows: {', '.join(session.class_names)}"
+        else:
+            introduction = None
+        for note in inputs.notes:
+            print(note, file=sys.stderr)
+        return _Answers(args, inputs, results, window, introduction).take(session)
+
+
+class _Answers:
+    """The answers of a run, printed, shown and written as they come."""
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        inputs: Inputs,
+        results: Results | None,
+        window: Window | None,
+        introduction: str | None,
+    ) -> None:
+        self._args, self._inputs, self._results, self._window = args, inputs, results, window
+        self._introduction = introduction  # printed before the first answer: an error stands alone
+        self._records: list[dict[str, Any]] = []
+        self._progress = Progress("classifying")
+        self._count = self._failed = 0
+
+    def take(self, session: Session) -> int:
+        """Answer everything and return the exit status."""
+        begin = time.perf_counter()
+        total = self._inputs.total
+        if self._results is not None:
+            before = sum(self._results.done.values())
+            self._inputs.skip(self._results.done)
+            total = None if total is None else max(0, total - before)
+        workers: int | Literal["auto"] = self._args.workers or "auto"
         try:
-            classes = session.classify(path, top=args.top)
-        except UserError as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            if args.strict:
-                raise UserError(message) from None
-            damaged += 1
-            progress.clear()
-            print(f"bhvit: {message}", file=sys.stderr)
-            answers.append({"image": str(path), "error": message})
-            continue
-        answers.append(
-            {
-                "image": str(path),
-                "classes": [{"name": name, "probability": float(probability)} for name, probability in classes],
-            }
-        )
-        if not args.json:
-            progress.clear()
-            if introduce:
-                print(f"bundled model {model}, which knows: {', '.join(session.class_names)}", file=sys.stderr)
-                introduce = False
-            _show(path, classes)
-    progress.clear()
-    if args.json:
-        print_json(answers)
-    if damaged:
-        if len(paths) > 1:
-            print(f"bhvit: {damaged} of {len(paths)} images could not be read", file=sys.stderr)
-        return 2
-    return 0
+            for streamed in session.stream(self._inputs, self._args.top, workers=workers):
+                self._count += 1
+                self._take(streamed)
+                if total != 1:
+                    dropped = f", {self._inputs.dropped} late frames dropped" if self._inputs.live else ""
+                    self._progress(self._count, total, dropped)
+                if self._window is not None and not self._window.open:
+                    break
+        except KeyboardInterrupt:
+            if not self._inputs.live:
+                raise
+        finally:
+            self._progress.clear()
+        return self._end(time.perf_counter() - begin)
+
+    def _take(self, streamed: Streamed) -> None:
+        if streamed.error is not None and self._args.strict:
+            raise streamed.error
+        record = as_record(streamed)
+        if self._results is not None:
+            self._results.write(record)
+        elif self._args.json:
+            self._records.append(record)
+        if streamed.error is not None:
+            self._failed += 1
+            self._progress.clear()
+            print(f"bhvit: {streamed.error}", file=sys.stderr)
+            return
+        assert streamed.classes is not None
+        if self._results is None and not self._args.json:
+            self._progress.clear()
+            if self._introduction:
+                print(self._introduction, file=sys.stderr)
+                self._introduction = None
+            _print(streamed.name, streamed.classes)
+        if self._window is not None:
+            lines = [f"{100 * probability:5.1f} %  {name}" for name, probability in streamed.classes]
+            self._window.show(streamed.picture.image(), lines)
+
+    def _end(self, seconds: float) -> int:
+        failed, count = self._failed, self._count
+        if self._args.json:
+            print_json(self._records)
+        if self._results is not None:
+            self._results.finish()
+            failed, count = self._results.failed, sum(self._results.done.values())
+        if self._results is not None or self._inputs.live:
+            rate = f"{self._count} images in {seconds:.1f} s, {self._count / max(seconds, 1e-9):.1f} a second"
+            late = f", {self._inputs.dropped} late frames dropped" if self._inputs.live else ""
+            print(f"{rate}{late}", file=sys.stderr)
+        if failed and count > 1:
+            print(f"bhvit: {failed} of {count} images could not be read", file=sys.stderr)
+        return 2 if failed else 0
 
 
-def _split(named: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
-    """The model, which comes first or is the bundled one, and the images. Raises UserError if there is no image."""
+def as_record(streamed: Streamed) -> dict[str, Any]:
+    """An answer as JSON holds it."""
+    record: dict[str, Any] = {"image": streamed.name}
+    if streamed.seconds is not None:
+        record["seconds"] = streamed.seconds
+    if streamed.error is not None:
+        return {**record, "error": str(streamed.error)}
+    classes = [{"name": name, "probability": float(probability)} for name, probability in streamed.classes or ()]
+    return {**record, "classes": classes}
+
+
+def _open_results(args: argparse.Namespace, session: Session) -> Results:
+    from ..runtime.results import Columns, Results
+
+    classes = min(args.top, len(session.class_names))
+    columns: dict[str, type[str] | type[float]] = {"image": str, "seconds": float, "error": str}
+    for place in range(1, classes + 1):
+        columns |= {f"class_{place}": str, f"probability_{place}": float}
+
+    def row(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        found = {name: record.get(name) for name in ("image", "seconds", "error")}
+        for place, answer in enumerate(record.get("classes", ()), 1):
+            found |= {f"class_{place}": answer["name"], f"probability_{place}": answer["probability"]}
+        return found
+
+    table: Columns = columns
+    model = hashlib.sha256(session.program.header).hexdigest()
+    made_by = {"command": "classify", "model": model, "top": args.top, "every": args.every}
+    return Results(args.out, table, row, made_by=made_by, resume=args.resume, force=args.force)
+
+
+def split_model(named: Sequence[str]) -> tuple[Path, Sequence[str]]:
+    """The model, which comes first or is the bundled one, and the sources. Raises UserError if there is no source."""
     first, *rest = named
-    if not bundled.is_packed(first):
+    if "://" in first or not first or not bundled.is_packed(first):
         return Path(bundled.DEFAULT), named
     if not rest:
         raise UserError(f"no image to classify with {first}: name image files or folders after it")
-    return first, rest
+    return Path(first), rest
 
 
-def find_images(named: Sequence[Path]) -> list[Path]:
-    """Return files as they are named, and the image files in folders, at any depth, as training finds them.
-
-    Raises UserError for what does not exist and for a folder without images.
-    """
-    paths: list[Path] = []
-    for path in named:
-        if str(path).startswith(("http:/", "https:/")):
-            raise UserError(f"{str(path).replace(':/', '://', 1)} is an address; download the image and give its path")
-        if not path.exists():
-            models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_bundled())}"
-            raise UserError(f"there is no image or folder {path}{'' if path.suffix else models}")
-        if not path.is_dir():
-            paths.append(path)
-            continue
-        inside = FolderStore(path)
-        chosen = [path / member for member in inside.members if Path(member).suffix.lower() in IMAGE_SUFFIXES]
-        if not chosen:
-            raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …)")
-        paths += chosen
-    return paths
-
-
-def _show(path: Path, classes: Sequence[tuple[str, float]]) -> None:
-    print(path)
-    for name, probability in classes:
-        print(f"  {100 * probability:5.1f} %  {name}")
+def _print(name: str, classes: Sequence[tuple[str, float]]) -> None:
+    print(name)
+    for label, probability in classes:
+        print(f"  {100 * probability:5.1f} %  {label}")

@@ -40,6 +40,30 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--isa", default="auto", help="instruction set: auto (default) takes the best there is")
 
 
+def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -> None:
+    """The model and what it is run on, and how: `sources`, --every, --workers, --show, --out, --resume, --force."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar=what,
+        help="a packed model (a file or a bundled name), then image files, folders, patterns (quoted: 'a/**/*.jpg'), "
+        ".zip, .tar and .parquet files, videos, the number of a camera, http, https or rtsp addresses, or - for a list "
+        "of paths and addresses on standard input",
+    )
+    parser.add_argument(
+        "--workers",
+        type=threads,
+        metavar="N",
+        help="images decoded and run at the same time (default: the cores that this process may use, by --threads)",
+    )
+    parser.add_argument("--every", type=positive, default=1, metavar="N", help="of videos, take every N-th frame")
+    parser.add_argument("--show", action="store_true", help="show each image with its answer in a window")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the --out of an interrupted run; nothing is answered twice"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the file of --out")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
@@ -87,7 +111,10 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: bool
 
 
 class Progress:
-    """A progress line on standard error: drawn on terminals only, gone when done. Callable (done, total)."""
+    """A progress line on standard error: drawn on terminals only, gone when done. Callable (done, total, note).
+
+    Without a total, which a stream has not, it shows how many are done and how many a second.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -95,16 +122,21 @@ class Progress:
         self._drawn = 0.0
         self._live = sys.stderr.isatty()
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
         now = time.perf_counter()
-        if not self._live or (done < total and now - self._drawn < 0.1):
+        ended = total is not None and done >= total
+        if not self._live or (not ended and now - self._drawn < 0.1):
             return
         self._drawn = now
-        left = (now - self._begin) * (total - done) / max(done, 1)
-        filled = round(24 * done / max(total, 1))
-        bar = "█" * filled + "░" * (24 - filled)
-        sys.stderr.write(f"\r\033[K{self._what} {bar} {done}/{total}, {left:.0f} s left")
-        if done >= total:
+        rate = done / max(now - self._begin, 1e-9)
+        if total is None:
+            sys.stderr.write(f"\r\033[K{self._what} {done}, {rate:.1f} a second{note}")
+        else:
+            left = (now - self._begin) * (total - done) / max(done, 1)
+            filled = round(24 * done / max(total, 1))
+            bar = "█" * filled + "░" * (24 - filled)
+            sys.stderr.write(f"\r\033[K{self._what} {bar} {done}/{total}, {left:.0f} s left{note}")
+        if ended:
             self.clear()
         sys.stderr.flush()
 

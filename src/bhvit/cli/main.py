@@ -20,7 +20,10 @@ from .terminal import safe_output
 _SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report")
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
-_EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "pyarrow", "tqdm"), "train")
+_EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "tqdm"), "train") | {
+    "pyarrow": "parquet",
+    "av": "video",
+}
 """Optional packages, and the extra of ours that installs each."""
 
 _DESCRIPTION = """\

@@ -27,6 +27,7 @@ larger sets keep the row groups used last."""
 MAX_GROUP_BYTES = environment_limit("BHVIT_MAX_GROUP_BYTES", 512 << 20)
 """Bytes of the images of one row group, which is read as a whole, where they are more than twice the file's: a small
 file may name one image a million times. Raised by BHVIT_MAX_GROUP_BYTES."""
+_IMAGE_COLUMNS = ("image", "img")
 _BATCH = 16
 """Rows that are unpacked before their bytes are counted."""
 
@@ -143,7 +144,7 @@ def open_parquet(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise require_extra("pyarrow", "train") from None
+        raise require_extra("pyarrow", "parquet") from None
     with reading(path):
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: copy or download it again")
@@ -160,16 +161,12 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
     import pyarrow
 
     schema = open_parquet(path).schema_arrow
-    image = next((name for name in ("image", "img") if name in schema.names), None)
+    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
     label = next((name for name in ("label", "labels", "fine_label") if name in schema.names), None)
     if image is None or label is None:
         missing = "image {bytes, path}" if image is None else "label"
         raise UserError(f"{path} lacks the column {missing}; it has {some(schema.names)}")
-    kind = schema.field(image).type
-    binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
-    holder = kind.field("bytes").type if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
-    if not any(test(holder) for test in binary):
-        raise UserError(f"{path}: column {image} is {kind}, not encoded images {{bytes, path}}")
+    _check_encoded(path, image, schema.field(image).type)
     if not pyarrow.types.is_integer(schema.field(label).type):
         raise UserError(f"{path}: column {label} is {schema.field(label).type}, not whole numbers")
     try:
@@ -177,6 +174,25 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
         return image, label, tuple(str(name) for name in names)
     except (KeyError, ValueError, TypeError, RecursionError):
         return image, label, None
+
+
+def image_column(path: Path) -> str:
+    """Return the name of the image column. Raises UserError if there is none."""
+    schema = open_parquet(path).schema_arrow
+    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
+    if image is None:
+        raise UserError(f"{path} lacks the column image {{bytes, path}}; it has {some(schema.names)}")
+    _check_encoded(path, image, schema.field(image).type)
+    return image
+
+
+def _check_encoded(path: Path, column: str, kind: Any) -> None:
+    """Raises UserError unless a column's type is {bytes, …} or bytes."""
+    import pyarrow
+
+    holder = kind.field("bytes").type if pyarrow.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
+    if not (pyarrow.types.is_binary(holder) or pyarrow.types.is_large_binary(holder)):
+        raise UserError(f"{path}: column {column} is {kind}, not encoded images {{bytes, path}}")
 
 
 def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,36 @@ from PIL import Image
 from .. import bundled
 from .._native import FloatEnvironment, Program, available_isas
 from ..bits import Floats
+from ..data import inputs as pictures
+from ..data.inputs import Inputs, Picture
 from ..errors import FormatError, UserError, shown
 from ..format import file as bhv_file
 from ..image import ImageLike
 from ..spec.model import ModelSpec
 from ..system import allowed_cores
+from .pipeline import run_all
 
 MAX_THREADS = 256
 Source = str | os.PathLike[str] | bytes
 Answer = list[tuple[str, float]]
 """Classes of one image with their probabilities, the likeliest first."""
+
+
+class Streamed(NamedTuple):
+    """The answer for one picture of a stream, or why there is none."""
+
+    name: str
+    """The picture's path or address, or what stands for it: "clip.mp4 frame 12"."""
+    classes: Answer | None
+    """The likeliest classes with their probabilities; None if the picture cannot be read."""
+    error: UserError | None
+    """Why it cannot be read."""
+    seconds: float | None
+    """Of a video's frame, its time since the beginning."""
+    picture: Picture
+    """The picture itself; `picture.image()` decodes it again, to show it."""
+
+
 _BLOCK = 64
 """Pictures of a uint8 batch that are preprocessed at once."""
 
@@ -141,8 +162,7 @@ class Session:
 
         `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers.
         """
-        if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-            raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
+        _check_top(top)
         if isinstance(image, list | tuple):
             return [self.classify(one, top, bgr=bgr) for one in image]
         logits = self(self.preprocess(image, bgr=bgr))[0].astype(np.float64)
@@ -151,6 +171,52 @@ class Session:
             probabilities = odds / odds.sum()
         best = np.argsort(-probabilities, kind="stable")[:top]
         return [(self._class_names[index], float(probabilities[index])) for index in best]
+
+    def stream(
+        self,
+        sources: Inputs | pictures.Source | Sequence[pictures.Source],
+        top: int = 5,
+        *,
+        workers: int | Literal["auto"] = "auto",
+        every: int = 1,
+    ) -> Iterator[Streamed]:
+        """Classify the pictures of any sources, one after the other, and yield an answer for each, in their order.
+
+        A source is an image file, a folder, a pattern (photos/**/*.jpg), a .zip, .tar or .parquet file, a video file,
+        the number of a camera, or an http, https or rtsp address; videos need PyAV (extra `video`). Of videos, every
+        `every`-th frame is taken. Cameras and streams go on until the loop over the answers ends; frames that come
+        while none is wanted are dropped.
+        `workers` pictures are decoded, resized and run at the same time, by copies of this session that share its
+        weights; "auto" takes the cores that this process may use, divided by the session's threads.
+        Raises UserError for a source that does not exist. A picture that cannot be read has its error as its outcome.
+        """
+        _check_top(top)
+        count = worker_count(workers, self._threads)
+        inputs = sources if isinstance(sources, Inputs) else pictures.open_inputs(sources, every=every)
+        return self._stream(inputs, top, count)
+
+    def _stream(self, inputs: Inputs, top: int, workers: int) -> Iterator[Streamed]:
+        work: Callable[[Session, Picture], Answer] = lambda session, picture: session.classify(picture.image(), top)  # noqa: E731
+        with closing(inputs):
+            total = inputs.total
+            sessions = [self, *(self.copy() for _ in range(min(workers, workers if total is None else total) - 1))]
+            outcomes = run_all(inputs, sessions, work, ahead=1 if inputs.live else 2)
+            for picture, answer, error in outcomes:
+                yield Streamed(picture.name, answer, error, picture.seconds, picture)
+
+    def copy(self) -> Session:
+        """Return another session of the same model, which runs side by side with this one; weights are shared.
+
+        A model that was given as bytes has its own weights in each session.
+        """
+        another = Session.__new__(Session)
+        another.__dict__.update(self.__dict__)
+        saved, _, isa, max_memory, _ = self._saved
+        if isinstance(saved, bytes):
+            another._program = _open_program(saved, self._threads, isa, max_memory, None)
+        else:
+            another._program = self.program.copy(self._threads, max_memory)
+        return another
 
     @property
     def program(self) -> Program:
@@ -212,6 +278,20 @@ class Session:
                     f"uint8 images (B, H, W, {wanted[0]}), or what session.preprocess(image) makes"
                 )
         return np.ascontiguousarray(images)
+
+
+def worker_count(workers: Any, threads: int) -> int:
+    """Return how many sessions of so many threads run side by side. Raises UserError for an impossible number."""
+    if workers == "auto":
+        return max(1, allowed_cores() // threads)
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_THREADS:
+        raise UserError(f"workers must be a whole number from 1 to {MAX_THREADS}, or 'auto', not {shown(workers)}")
+    return workers
+
+
+def _check_top(top: Any) -> None:
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
 
 
 def _check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:

@@ -1,0 +1,10 @@
+"""Pictures to run a model on, wherever they come from: files, archives, videos, cameras, addresses, lists.
+
+`open_inputs` turns what a user names into `Inputs`, an iterable of `Picture`s; each is decoded when it is needed, by
+whichever thread runs it. One file for each kind of source.
+"""
+
+from .open import Inputs, Source, open_inputs
+from .picture import IMAGE_SUFFIXES, Failed, Part, Picture
+
+__all__ = ["IMAGE_SUFFIXES", "Failed", "Inputs", "Part", "Picture", "Source", "open_inputs"]

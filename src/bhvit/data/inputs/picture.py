@@ -1,0 +1,65 @@
+"""`Picture`, which waits to be decoded, and `Part`, pictures of one source."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from ...errors import UserError
+
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
+    ".avifs .heic .heif".split()
+)
+"""Endings of files in a folder or archive that are taken for images; one that cannot be decoded is then named."""
+
+Decoded = Image.Image | npt.NDArray[np.uint8]
+
+
+class Picture(abc.ABC):
+    """A picture that waits to be decoded, in any thread."""
+
+    def __init__(self, name: str, seconds: float | None = None) -> None:
+        self.name = name
+        """A path, an address, or what stands for one: "clip.mp4 frame 12"."""
+        self.seconds = seconds
+        """Of a video's frame, its time since the beginning."""
+
+    @abc.abstractmethod
+    def image(self) -> Decoded:
+        """Decode it: a PIL image, or uint8 RGB (H, W, 3). Raises UserError naming it."""
+
+
+class Failed(Picture):
+    """What should have been a picture: `image` raises the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name)
+        self.reason = reason
+
+    def image(self) -> Decoded:
+        raise UserError(self.reason)
+
+
+class Part(abc.ABC):
+    """Pictures of one source, in a fixed order."""
+
+    total: int | None = None
+    """How many there are, if that is known before all have been seen."""
+    live: bool = False
+    """Whether pictures come at their own pace, and late ones are dropped."""
+    dropped: int = 0
+    """How many late ones have been dropped."""
+    notes: tuple[str, ...] = ()
+    """What was left out, a line each."""
+
+    @abc.abstractmethod
+    def __iter__(self) -> Iterator[Picture]: ...
+
+    def close(self) -> None:
+        """Give up what is open; a live source stops."""
+        return

@@ -1,0 +1,163 @@
+"""Frames of video files, cameras and streams, by PyAV (FFmpeg)."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError, require_extra
+from .picture import Decoded, Failed, Part, Picture
+from .web import shown_address
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .mjpeg .mjpg .h264 .hevc".split()
+)
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
+_CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+"""FFmpeg's name for the cameras of a system."""
+_DEVICE = "/dev/video"
+_TIMEOUT = 15.0
+"""Seconds in which a stream must open, and send its next packet."""
+
+
+class Frame(Picture):
+    """A decoded frame, still in the colours of its video."""
+
+    def __init__(self, name: str, frame: Any) -> None:
+        super().__init__(name, None if frame.time is None else float(frame.time))
+        self._frame = frame
+
+    def image(self) -> Decoded:
+        try:
+            pixels: Any = self._frame.to_ndarray(format="rgb24")
+        except _failures() as error:
+            raise UserError(f"{self.name} cannot be converted to RGB: {error}") from None
+        turns = round(getattr(self._frame, "rotation", 0) / 90) % 4  # phones turn the display, not the pixels
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+class Video(Part):
+    """Every `every`-th frame of a video file or of a file at an address, in order, none dropped."""
+
+    def __init__(self, source: str, every: int = 1) -> None:
+        self._source, self._every = source, every
+        container, stream = _open(source)
+        frames = stream.frames  # 0: the file does not say
+        self.total = -(-frames // every) if frames else None
+        container.close()
+
+    def __iter__(self) -> Iterator[Picture]:
+        name = shown_address(self._source)
+        container, stream = _open(self._source)
+        number = -1
+        with container:
+            try:
+                for number, frame in enumerate(container.decode(stream)):
+                    if number % self._every == 0:
+                        yield Frame(f"{name} frame {number}", frame)
+            except _failures() as error:
+                yield Failed(f"{name} frame {number + 1}", f"{name} is damaged after frame {number}: {_reason(error)}")
+
+
+class Live(Part):
+    """The newest frame of a camera or stream each time one is wanted; those that come between are dropped."""
+
+    live = True
+
+    def __init__(self, source: str, every: int = 1, options: Mapping[str, str] | None = None) -> None:
+        self._source, self._every = source, every
+        self._container, self._stream = _open(source, options)
+        self._changed = threading.Condition()
+        self._newest: Picture | None = None
+        self._ended = False
+        self._stopped = False
+        self._reader = threading.Thread(target=self._read, name="bhvit-live", daemon=True)
+        self._reader.start()
+
+    def __iter__(self) -> Iterator[Picture]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._ended)
+                picture, self._newest = self._newest, None
+            if picture is None:
+                return
+            yield picture
+
+    def close(self) -> None:
+        self._stopped = True
+        self._reader.join(2 * _TIMEOUT)
+
+    def _read(self) -> None:
+        name = shown_address(self._source)
+        number = -1
+        try:
+            with self._container:
+                for number, frame in enumerate(self._container.decode(self._stream)):
+                    if self._stopped:
+                        break
+                    if number % self._every == 0:
+                        self._offer(Frame(f"{name} frame {number}", frame))
+        except _failures() as error:
+            self._offer(Failed(f"{name} frame {number + 1}", f"{name} ended after frame {number}: {_reason(error)}"))
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _offer(self, picture: Picture) -> None:
+        with self._changed:
+            if self._newest is not None:
+                self.dropped += 1
+            self._newest = picture
+            self._changed.notify_all()
+
+
+def camera(number: int) -> str:
+    """What FFmpeg calls a camera: on Linux its device file, elsewhere its number."""
+    return f"{_DEVICE}{number}" if sys.platform == "linux" else str(number)
+
+
+def _is_camera(source: str) -> bool:
+    return source.startswith(_DEVICE) if sys.platform == "linux" else source.isdigit()
+
+
+def _open(source: str, options: Mapping[str, str] | None = None) -> tuple[Any, Any]:
+    """A container and its first video stream. Raises UserError."""
+    try:
+        import av
+    except ImportError:
+        raise require_extra("av", "video") from None
+    name = shown_address(source)
+    form, chosen = None, dict(options or {})
+    if _is_camera(source):
+        form = _CAMERAS.get(sys.platform)
+        if form is None:
+            raise UserError(f"cameras of {sys.platform} are not read; give a file or an address")
+    elif source.startswith("rtsp") and "rtsp_transport" not in chosen:
+        chosen["rtsp_transport"] = "tcp"
+    av.logging.set_level(av.logging.PANIC)  # what is wrong is said by the exception
+    try:
+        container = av.open(source, format=form, options=chosen, timeout=_TIMEOUT)
+    except _failures() as error:
+        raise UserError(f"cannot open {name} as a video: {_reason(error)}") from None
+    streams = container.streams.video
+    if not streams:
+        container.close()
+        raise UserError(f"{name} has no video stream")
+    streams[0].thread_type = "AUTO"
+    return container, streams[0]
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What PyAV raises: FFmpeg's errors, some of which are also Python's."""
+    import av
+
+    return (av.FFmpegError, OSError, ValueError)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,89 @@
+"""Pictures through a model in several threads at once, with answers in the order of the pictures."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from typing import Generic, NamedTuple, TypeVar
+
+from ..data.inputs import Picture
+from ..errors import UserError
+
+Worker = TypeVar("Worker")
+Answer = TypeVar("Answer")
+AHEAD = 2
+"""Pictures for each worker that are under way or answered before the first of them has been taken."""
+
+
+class Outcome(NamedTuple, Generic[Answer]):
+    """What became of a picture: an answer or, of one that cannot be read, an error."""
+
+    picture: Picture
+    answer: Answer | None
+    error: UserError | None
+
+
+def run_all(
+    pictures: Iterable[Picture],
+    workers: Sequence[Worker],
+    work: Callable[[Worker, Picture], Answer],
+    *,
+    ahead: int = AHEAD,
+) -> Iterator[Outcome[Answer]]:
+    """Yield the outcome of each picture, in order: `work(worker, picture)` for a worker that is free.
+
+    Each worker runs in one thread at a time, so that decoding, resizing and running of different pictures overlap:
+    Pillow, FFmpeg and the engine release Python's lock. A picture for which `work` raises UserError has that as its
+    outcome; other exceptions end the run. At most `ahead` pictures for each worker are held.
+    """
+    free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+
+    def outcome(picture: Picture) -> Outcome[Answer]:
+        worker = free.get()
+        try:
+            return Outcome(picture, work(worker, picture), None)
+        except UserError as error:
+            return Outcome(picture, None, _named(error, picture.name))
+        finally:
+            free.put(worker)
+
+    pool = ThreadPoolExecutor(len(workers), thread_name_prefix="bhvit")
+    under_way: queue.Queue[Future[Outcome[Answer]] | BaseException | None] = queue.Queue(ahead * len(workers))
+    stop = threading.Event()
+
+    def put(item: Future[Outcome[Answer]] | BaseException | None) -> None:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                under_way.put(item, timeout=0.1)
+                return
+
+    def feed() -> None:
+        try:
+            for picture in pictures:
+                if stop.is_set():
+                    return
+                put(pool.submit(outcome, picture))
+            put(None)
+        except BaseException as error:  # the source ends in an error: raised where outcomes are taken
+            put(error)
+
+    # A thread of its own: an answer does not wait for the next picture, which may be long in coming.
+    threading.Thread(target=feed, name="bhvit-source", daemon=True).start()
+    try:
+        while (item := under_way.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _named(error: UserError, name: str) -> UserError:
+    """The error with the name of its picture."""
+    return error if UserError(name).args[0] in str(error) else UserError(f"{name}: {error}")

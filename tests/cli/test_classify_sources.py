@@ -1,0 +1,144 @@
+"""`bhvit classify` over every kind of source, into files, and after interruptions."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bhvit import Session
+from helpers.images import class_folders, png, zipped
+from helpers.videos import serving, video
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    root = class_folders(tmp_path / "photos", count=4)
+    (root / "cat" / "002.png").write_bytes(b"\x89PNG")
+    return root
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_answers_in_a_file_are_those_on_the_screen(bhvit, photos, tmp_path):
+    answers = json.loads(bhvit("classify", photos, "--json").out)
+    answer = bhvit("classify", photos, "--out", tmp_path / "a.jsonl", "--workers", 3)
+    assert (answer.status, answer.out) == (2, "")
+    assert "1 of 8 images could not be read" in answer.err
+    assert "8 images in " in answer.err
+    assert lines(tmp_path / "a.jsonl") == answers
+    assert bhvit("classify", photos, "--out", tmp_path / "a.csv", "--top", 2).status == 2
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["image", "seconds", "error", "class_1", "probability_1", "class_2", "probability_2"]
+    for row, record in zip(rows, answers, strict=True):
+        assert row["image"] == record["image"]
+        assert row["error"] == record.get("error", "")
+        if "classes" in record:
+            assert row["class_2"] == record["classes"][1]["name"]
+            assert float(row["probability_1"]) == record["classes"][0]["probability"]
+
+
+def test_archives_videos_addresses_and_lists(bhvit, photos, tmp_path, monkeypatch):
+    (photos / "cat" / "002.png").unlink()
+    archive = zipped(tmp_path / "photos.zip", photos)
+    clip = video(tmp_path / "clip.mp4")
+    listed = io.TextIOWrapper(io.BytesIO(f"{photos}/cat/000.png\n".encode()))
+    monkeypatch.setattr(sys, "stdin", listed)
+    with serving(**{"a.png": ("image/png", png(1))}) as at:
+        answer = bhvit("classify", "cifar10", archive, clip, f"{at}/a.png", "-", "--every", 6, "--json")
+    answers = json.loads(answer.out)
+    assert answer.status == 0
+    assert [record["image"] for record in answers[7:]] == [
+        f"{clip} frame 0",
+        f"{clip} frame 6",
+        f"{at}/a.png",
+        f"{photos}/cat/000.png",
+    ]
+    assert [record["seconds"] for record in answers[7:9]] == pytest.approx([0, 0.6])
+    expected = Session("cifar10").classify(photos / "cat" / "000.png")
+    for record in (answers[0], answers[-1]):
+        assert [(answer["name"], answer["probability"]) for answer in record["classes"]] == expected
+
+
+def test_a_stream_is_answered_as_it_comes(bhvit):
+    with serving() as at:
+        answer = bhvit("classify", f"{at}/stream?10")
+        assert f"{at}/stream?10 frame " in answer.out
+        assert "late frames dropped" in answer.err
+
+
+def test_what_does_not_go_together_is_refused(refused, photos, tmp_path, monkeypatch):
+    assert "--resume and --force are about a file" in refused("classify", photos, "--resume")
+    assert "give one of them" in refused("classify", photos, "--json", "--out", tmp_path / "a.jsonl")
+    assert "must end in .jsonl, .csv or .parquet" in refused("classify", photos, "--out", tmp_path / "a.txt")
+    assert "a source is empty" in refused("classify", "")
+    assert "a source is empty" in refused("classify", "cifar10", "")
+    assert "0" in refused("classify", photos, "--every", 0)
+    with serving() as at:
+        assert "a live source has none" in refused("classify", f"{at}/stream", "--json")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert "--show needs" in refused("classify", photos / "dog", "--show")
+
+
+def test_a_finished_file_is_not_made_again(bhvit, refused, photos, tmp_path):
+    out = tmp_path / "a.jsonl"
+    bhvit("classify", photos / "dog", "--out", out)
+    before = out.read_bytes()
+    assert f"{out} exists; --force" in refused("classify", photos, "--out", out)
+    assert bhvit("classify", photos, "--out", out, "--resume").status == 0
+    assert out.read_bytes() == before
+    assert bhvit("classify", photos, "--out", out, "--force").status == 2
+    assert len(lines(out)) == 8
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed_nothing_is_lost_or_answered_twice(bhvit, refused, tmp_path, kill):
+    root = class_folders(tmp_path / "photos", count=400)
+    bhvit("classify", root, "--out", tmp_path / "whole.jsonl")
+    out, journal = tmp_path / "a.jsonl", tmp_path / ".a.jsonl.journal"
+    command = [sys.executable, "-m", "bhvit", "classify", str(root), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 20_000):
+        time.sleep(0.002)
+    process.send_signal(kill)
+    status = process.wait()
+    assert status == (-9 if kill == signal.SIGKILL else 130), "it ended before it was interrupted"
+    assert not out.exists()
+    written = journal.read_bytes().count(b"\n") - 1
+    assert 0 < written < 800
+    assert "--resume goes on, --force starts again" in refused("classify", root, "--out", out)
+    assert "other options" in refused("classify", root, "--out", out, "--resume", "--top", 1)
+    answer = bhvit("classify", root, "--out", out, "--resume")
+    assert answer.status == 0
+    assert f"{800 - written} images in " in answer.err
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert not journal.exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a device that is full is a file of Linux")
+def test_a_full_disk_is_one_line(bhvit, refused, photos, tmp_path, monkeypatch):
+    import bhvit.runtime.results as results
+
+    def full(self, journal, line):
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "a.jsonl"
+    original = results.Results._append
+    calls = iter([original, original, full])
+    monkeypatch.setattr(results.Results, "_append", lambda *args: next(calls)(*args))
+    assert "No space left on device; --resume goes on" in refused("classify", photos / "dog", "--out", out)
+    monkeypatch.setattr(results.Results, "_append", original)
+    assert bhvit("classify", photos / "dog", "--out", out, "--resume").status == 0
+    assert len(lines(out)) == 4

@@ -1,0 +1,239 @@
+"""Pictures of every kind of source that `classify` and `segment` take."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bhvit.data.inputs import open_inputs
+from bhvit.errors import UserError
+from helpers.images import class_folders, parquet, png, shard, tar, zipped
+from helpers.videos import jpeg, serving, video
+
+
+def pixels(picture) -> np.ndarray:
+    return np.asarray(picture.image())
+
+
+def names(inputs) -> list[str]:
+    return [picture.name for picture in inputs]
+
+
+def same(found, expected: list[bytes]) -> None:
+    from bhvit.image import load_image
+
+    assert len(found) == len(expected)
+    for picture, data in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(pixels(picture), np.asarray(load_image(data)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = class_folders(tmp_path / "photos", count=2)
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+FILES = ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
+
+
+def test_folders_patterns_and_files(folder: Path) -> None:
+    expected = [str(folder / name) for name in FILES]
+    inputs = open_inputs(folder)
+    assert (inputs.total, inputs.live, names(inputs)) == (4, False, expected)
+    assert names(open_inputs(f"{folder}/**/*.png")) == expected
+    assert names(open_inputs([f"{folder}/cat/*", folder / "dog"])) == expected
+    assert names(open_inputs([expected[3], expected[0], expected[0]])) == [expected[3], expected[0], expected[0]]
+    same(list(inputs), [(folder / name).read_bytes() for name in FILES])
+
+
+def test_a_file_named_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a[1].png").write_bytes(png(1))
+    assert names(open_inputs(tmp_path / "a[1].png")) == [str(tmp_path / "a[1].png")]
+
+
+def test_archives_and_shards(folder: Path, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "photos.zip", folder)
+    inputs = open_inputs(archive)
+    assert (inputs.total, names(inputs)) == (4, [f"{archive}/{name}" for name in FILES])
+    same(list(inputs), [(folder / name).read_bytes() for name in FILES])
+    (tmp_path / "shards").mkdir()
+    for number in range(2):
+        shard(tmp_path / "shards" / f"{number}.tar", [0, 1, 2], first=3 * number)
+    inputs = open_inputs(tmp_path / "shards")
+    assert inputs.total == 6
+    same(list(inputs), [png(index, index % 3) for index in range(6)])
+
+
+def test_parquet_files_need_no_labels(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    parquet(tmp_path / "a.parquet", [0, 1, 2])
+    data = [png(7), png(8)]
+    pyarrow.parquet.write_table(pa.table({"image": pa.array(data, pa.binary())}), tmp_path / "b.parquet")
+    inputs = open_inputs([tmp_path / "a.parquet", tmp_path / "b.parquet"])
+    assert inputs.total == 5
+    assert names(inputs)[0] == f"{tmp_path / 'a.parquet'} row 0"
+    same(list(inputs), [png(0, 0), png(1, 1), png(2, 2), *data])
+    assert open_inputs(str(tmp_path / "*.parquet")).total == 5
+
+
+def test_a_damaged_member_is_found_when_it_is_decoded(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.png": png(1), "2.png": png(2)[:50], "3.png": png(3)})
+    first, second, third = open_inputs(tmp_path / "a.tar")
+    pixels(first)
+    with pytest.raises(UserError, match=r"a\.tar/2\.png is damaged"):
+        second.image()
+    pixels(third)
+
+
+@pytest.mark.parametrize("between", [b"\n", b"\r\n", b"\0"])
+def test_lists_on_standard_input(folder: Path, between: bytes) -> None:
+    listed = between.join(str(folder / name).encode() for name in (*FILES, "absent.png")) + between + between
+    inputs = open_inputs("-", stdin=io.BytesIO(listed))
+    assert inputs.total is None
+    *found, absent = list(inputs)
+    assert [picture.name for picture in found] == [str(folder / name) for name in FILES]
+    with pytest.raises(UserError, match=r"cannot read .*absent\.png"):
+        absent.image()
+
+
+def test_a_line_that_is_no_path_is_one_error() -> None:
+    (picture,) = open_inputs("-", stdin=io.BytesIO(b"x" * 100_000 + b"\n"))
+    with pytest.raises(UserError, match="a line has 100000 characters"):
+        picture.image()
+
+
+def test_pictures_at_addresses() -> None:
+    with serving(
+        **{"a.png": ("image/png", png(1)), "b": ("image/png", png(2)), "c.jpg": ("text/html", b"<html>")}
+    ) as at:
+        inputs = open_inputs([f"{at}/a.png", f"{at}/b"])
+        assert (inputs.total, names(inputs)) == (2, [f"{at}/a.png", f"{at}/b"])
+        same(list(inputs), [png(1), png(2)])
+        listed = io.BytesIO(f"{at}/b\n{at}/absent\n{at}/c.jpg\n".encode())
+        found, absent, page = open_inputs("-", stdin=listed)
+        same([found], [png(2)])
+        with pytest.raises(UserError, match="the server answers 404"):
+            absent.image()
+        with pytest.raises(UserError, match=r"c\.jpg is not an image"):
+            page.image()
+    (gone,) = open_inputs(f"{at}/a.png")
+    with pytest.raises(UserError, match=r"cannot download .*: .*refused"):
+        gone.image()
+
+
+def test_passwords_of_addresses_are_not_shown() -> None:
+    (picture,) = open_inputs("http://ann:secret@127.0.0.1:9/a.png")
+    assert picture.name == "http://ann:…@127.0.0.1:9/a.png"
+    with pytest.raises(UserError) as error:
+        picture.image()
+    assert "secret" not in str(error.value)
+
+
+def test_a_download_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bhvit.data.inputs.web.MAX_FILE_BYTES", 100)
+    with serving(**{"a.png": ("image/png", png(1))}) as at:
+        (picture,) = open_inputs(f"{at}/a.png")
+        with pytest.raises(UserError, match="more than 100 bytes: BHVIT_MAX_FILE_BYTES"):
+            picture.image()
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_frames_of_a_video(tmp_path: Path, every: int) -> None:
+    path = video(tmp_path / "clip.mp4")
+    inputs = open_inputs(path, every=every)
+    found = list(inputs)
+    numbers = list(range(0, 12, every))
+    assert inputs.total == len(found) == len(numbers)
+    assert [picture.name for picture in found] == [f"{path} frame {number}" for number in numbers]
+    assert [picture.seconds for picture in found] == pytest.approx([number / 10 for number in numbers])
+    for number, picture in zip(numbers, found, strict=True):
+        image = picture.image()
+        assert (image.shape, image.dtype) == ((48, 64, 3), np.uint8)
+        assert abs(int(image.mean()) - 20 * number) <= 3
+
+
+def test_a_video_that_is_cut_short_gives_the_frames_before_it(tmp_path: Path) -> None:
+    path = video(tmp_path / "clip.mkv", frames=100, size=(240, 320))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    found = list(open_inputs(path))
+    assert 10 < len(found) < 100
+    found[0].image()
+
+
+def test_a_live_source_drops_late_frames() -> None:
+    with serving() as at, open_inputs(f"{at}/stream?40") as inputs:
+        assert (inputs.live, inputs.total) == (True, None)
+        seen = []
+        for picture in inputs:
+            seen.append(int(picture.name.rpartition(" ")[2]))
+            if len(seen) == 1:
+                time.sleep(0.3)  # some fifteen frames
+        assert seen == sorted(set(seen))
+        assert seen[-1] in (39, 40)  # the server stops without an end: that may be an outcome of its own
+        assert inputs.dropped > 0
+        assert len(seen) + inputs.dropped == 1 + seen[-1]
+
+
+def test_a_live_source_stops_when_it_is_closed() -> None:
+    with serving() as at:
+        inputs = open_inputs(f"{at}/stream?100000")
+        next(iter(inputs)).image()
+        inputs.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("", "a source is empty"),
+        ("absent.png", "there is no image or folder absent.png"),
+        ("absent/*.png", r"no file or folder fits absent/\*\.png"),
+        ("ftp://a/b.png", "ftp://a/b.png is of no known kind: addresses begin with http, https, rtsp, "),
+        ("rtsp://127.0.0.1:9/a", "cannot open rtsp://127.0.0.1:9/a as a video"),
+        ("http://127.0.0.1:9/a", "cannot download http://127.0.0.1:9/a"),
+        ("77", "cannot open /dev/video77 as a video"),
+        (3.5, "a source is a path, an address or the number of a camera, not 3.5"),
+        (True, "a source is a path"),
+        ([], "there is no source"),
+        ("{folder}/a.tgz", "compressed archive, which is not read"),
+        ("{folder}/a.mp4", "a.mp4 as a video"),
+        ("{folder}/a.zip", "cannot be unpacked"),
+        ("{folder}/a.parquet", "not a whole parquet file"),
+        ("{folder}/text", "holds no images"),
+        ("{folder}/labels.parquet", r"lacks the column image \{bytes, path\}; it has label"),
+        ("{folder}/empty.zip", "the archive .* holds no images"),
+    ],
+)
+def test_what_is_no_source_is_refused(tmp_path: Path, source, said: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    for name in ("a.tgz", "a.mp4", "a.zip", "a.parquet"):
+        (tmp_path / name).write_bytes(b"not what it says")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("")
+    zipped(tmp_path / "empty.zip", tmp_path / "text")
+    pyarrow.parquet.write_table(pa.table({"label": [1]}), tmp_path / "labels.parquet")
+    with pytest.raises(UserError, match=said):
+        open_inputs(source.format(folder=tmp_path) if isinstance(source, str) else source)
+
+
+def test_a_video_without_pyav_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    (tmp_path / "a.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match="install bhvit with the extra 'video'"):
+        open_inputs(tmp_path / "a.mp4")
+
+
+def test_colours_are_in_the_order_rgb(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(100))
+    (picture,) = open_inputs(tmp_path / "a.jpg")
+    assert abs(int(pixels(picture).mean()) - 100) <= 2
