@@ -191,7 +191,7 @@ def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     drawn = model.head.linear.weight.detach().clone()
     notes = start_from(model, start, "three")
     assert notes[0] == "new classifier: three has 3 classes, the data 2"
-    assert notes[1] == "position maps are interpolated from images of 8x8 to 16x16"
+    assert notes[1] == "position maps are interpolated: the first has 4x4 tokens in three, here 8x8"
     assert "stage 0 goes from weight_bits 32 to 1" in notes
     assert torch.equal(model.head.linear.weight, drawn)
     assert torch.equal(model.stem.conv.weight, start.stem.conv.weight)
@@ -208,10 +208,26 @@ def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     assert "the data 2 others" in start_from(same, named, "named")[0]
 
 
+def test_starting_with_another_stride_of_the_stem():
+    start = create_model("small", num_classes=2, img_size=16, patch=4)
+    model = create_model("small", num_classes=2, img_size=16, patch=2, stem_kernel=4)
+    notes = start_from(model, start, "four")
+    assert notes[1:] == ["the stem's convolution takes steps of 2 pixels, not 4"]
+    images = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        # The patches of a step of 4 pixels are among those of steps of 2, which begin a pixel outside the image.
+        inside = model.stem.conv(torch.nn.functional.pad(images, (1, 0, 1, 0))[:, :, :16, :16])[:, :, 1::2, 1::2]
+        torch.testing.assert_close(inside[:, :, 0, 0], start.stem.conv(images)[:, :, 0, 0])
+    with pytest.raises(UserError, match=r"another stem_kernel 4 \(now 2\)"):
+        start_from(create_model("small", num_classes=2, img_size=16, patch=2), start, "four")
+
+
 def test_finetuning_takes_the_model_from_the_checkpoint(settings, tmp_path, capsys):
     torch.manual_seed(0)
+    changed = {"norm": "layer", "stages": {1: {"mixer": "pooling"}}}
     save_checkpoint(
-        create_model("small", num_classes=5, img_size=8, patch=2, in_chans=1), tmp_path / "five.safetensors"
+        create_model("small", num_classes=5, img_size=8, patch=2, in_chans=1, stem_kernel=4, **changed),
+        tmp_path / "five.safetensors",
     )
     out = str(tmp_path / "tuned")
     command = ["train", "--recipe", "finetune", "--data", settings["data"], "--out", out, "--workers", "0"]
@@ -220,3 +236,4 @@ def test_finetuning_takes_the_model_from_the_checkpoint(settings, tmp_path, caps
     assert "new classifier" in error
     spec = load_checkpoint(tmp_path / "tuned" / "last.safetensors").spec
     assert (spec.name, spec.num_classes, spec.img_size, spec.in_chans, spec.patch) == ("small", 2, (8, 8), 1, 2)
+    assert (spec.stem_kernel, spec.norm, spec.stages[1].mixer) == (4, "layer", "pooling")

@@ -141,7 +141,6 @@ def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     init = given.get("init", recipe.get("init"))
     if init is None or "model" in recipe or "model" in given:
         return {"model": DEFAULT_MODEL}
-    from ..models import load_checkpoint
+    from ..train.warm_start import settings_of
 
-    spec = load_checkpoint(init).spec
-    return {"model": spec.name, "img_size": list(spec.img_size), "channels": spec.in_chans, "patch": spec.patch}
+    return settings_of(init)

@@ -125,6 +125,16 @@ def fields_of(spec: ModelSpec) -> dict[str, Any]:
     return flatten({**fields, "stages": {i: dataclasses.asdict(stage) for i, stage in enumerate(spec.stages)}})
 
 
+def between(usual: ModelSpec, spec: ModelSpec) -> dict[str, Any]:
+    """The overrides, by dotted name, that make `spec` of `usual`, a model of the same stages, sizes and classes."""
+    before = fields_of(usual)
+    return {
+        name: value
+        for name, value in fields_of(spec).items()
+        if before[name] != value and (name in MODEL_OVERRIDES or name.startswith("stages."))
+    }
+
+
 def value_of(spec: ModelSpec, name: str) -> Any:
     """What `spec` holds for an override: one value, or one a stage where stages differ."""
     fields = fields_of(spec)

@@ -1,17 +1,21 @@
-"""Starting from the weights of another model: of other classes, another image size, or other bits."""
+"""Starting from the weights of another model: of other classes, image size or bits, or with another stem stride."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from timm.layers import resample_abs_pos_embed_nhwc
 
 from ..errors import UserError
-from ..models import BHViT
+from ..models import BHViT, load_checkpoint, model_spec
 from ..spec.model import ModelSpec
-from ..spec.overrides import fields_of
+from ..spec.overrides import between, fields_of
 
-_FREE = ("name", "img_size", "num_classes", "recu", "float_bits")
+_FREE = ("name", "img_size", "num_classes", "recu", "float_bits", "patch", "stem_kernel")
 _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
-"""Fields of a spec that leave every tensor's meaning as it is, but for what `start_from` mends."""
+"""Fields of a spec that change no tensor, or only ones that `start_from` adapts. `patch` and `stem_kernel` are among
+them where the stem's kernel keeps its size: then only its stride changes."""
 
 
 def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
@@ -22,8 +26,23 @@ def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -
         for key in old | new
         if old.get(key) != new.get(key) and key not in _FREE and key.rpartition(".")[2] not in _FREE_OF_STAGES
     ]
+    if start.kernel != spec.kernel:
+        changed.append(f"stem_kernel {start.kernel} (now {spec.kernel})")
     if changed:
         raise UserError(f"cannot start from {source}, its model has another {', '.join(changed)}")
+
+
+def settings_of(checkpoint: str | Path) -> dict[str, Any]:
+    """The settings by name of the model in a checkpoint: its size, and what makes it differ from others of its name.
+
+    Raises UserError if it cannot be read.
+    """
+    spec = load_checkpoint(checkpoint).spec
+    usual = model_spec(
+        spec.name, num_classes=spec.num_classes, in_chans=spec.in_chans, img_size=spec.img_size, patch=spec.patch
+    )
+    size = {"img_size": list(spec.img_size), "channels": spec.in_chans, "patch": spec.patch}
+    return {"model": spec.name, **size, **between(usual, spec)}
 
 
 def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
@@ -49,8 +68,10 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
         height, width = own[name].shape[:2]
         tensors[name] = resample_abs_pos_embed_nhwc(tensors[name], [height, width])[0]
     if resized:
-        (h, w), (height, width) = start.spec.img_size, model.spec.img_size
-        notes.append(f"position maps are interpolated from images of {h}x{w} to {height}x{width}")
+        (h, w), (height, width) = start.spec.grid(0), model.spec.grid(0)
+        notes.append(f"position maps are interpolated: the first has {h}x{w} tokens in {source}, here {height}x{width}")
+    if start.spec.patch != model.spec.patch:
+        notes.append(f"the stem's convolution takes steps of {model.spec.patch} pixels, not {start.spec.patch}")
     for name in own.keys() ^ tensors.keys():
         if ".quantizer." not in name:
             raise UserError(f"{source}: tensor {name} is {'missing' if name in own else 'unknown'}")
