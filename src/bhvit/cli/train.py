@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "bhvit_nano"
 
 _EXAMPLE = """\
+bhvit train --data photos
 bhvit train --data digits --model bhvit_nano --out runs/digits
 bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --augment resized-crop
 bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
@@ -56,8 +57,10 @@ def add_parser(subparsers: Subparsers) -> None:
         "--data", help="digits, cifar10, cifar100, a folder of class folders, a parquet file or folder, a .zip or .tar"
     )
     parser.add_argument("--model", help=f"default: {DEFAULT_MODEL}")
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder of the run")
-    parser.add_argument("--recipe", metavar="NAME", help="settings by name, or a .toml file; default: by the data")
+    parser.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the name of the data")
+    parser.add_argument(
+        "--recipe", metavar="NAME", help="settings by name, or a .toml file; default: chosen by the images, and said"
+    )
     for option, text, kind in _SETTINGS:
         parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
     add_set(parser, "any setting of a recipe, or an override of the model: norm=layer, stages.0.mixer=pooling")
@@ -83,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as error:
         number = getattr(error, "number", signal.SIGINT)
         what = "interrupted" if number == signal.SIGINT else f"ended by {error}"
-        hint = f"`bhvit train --out {args.out} --resume` continues from the newest checkpoint"
+        hint = f"`bhvit train --out {config.out} --resume` continues from the newest checkpoint"
         print(f"\nbhvit: {what}; {hint}", file=sys.stderr)
         return 128 + int(number)
     if os.environ.get("RANK", "0") != "0":  # of several processes the first one tells
@@ -103,6 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     from ..errors import UserError
+    from ..train.auto import applies, output_folder
     from ..train.config import TrainConfig, parse_setting
     from ..train.recipe_files import default_recipe, load_recipe, merged
     from ..train.run_folder import RunFolder
@@ -111,6 +115,8 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     given |= dict(parse_setting(text) for text in args.set)
     if args.resume:
+        if args.out is None:
+            raise UserError("--out is missing: it names the folder of the run to continue")
         if args.force:
             raise UserError("--resume continues a run and --force replaces it: give one of them")
         saved = RunFolder(args.out).saved_config().to_dict()
@@ -118,8 +124,32 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         return TrainConfig.from_dict({**saved, **merged(recipe, given)})
     if "data" not in given:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
+    given.setdefault("out", output_folder(given["data"]))
+    if args.recipe is None and applies(given):
+        return _by_images(given, quiet=args.quiet)
     recipe = load_recipe(args.recipe or default_recipe(given["data"]))
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
+
+
+def _by_images(given: Mapping[str, Any], quiet: bool) -> TrainConfig:
+    """Settings chosen by the images, which `given` replaces; said in one line."""
+    from ..data import open_dataset
+    from ..train.auto import chosen, sentence
+    from ..train.config import TrainConfig
+    from ..train.recipe_files import merged
+
+    dataset = open_dataset(
+        given["data"],
+        "train",
+        classes_file=given.get("classes"),
+        strict=given.get("strict", False),
+        test_fraction=given.get("test_fraction"),
+        warn=lambda line: None,  # training says it
+    )
+    config = TrainConfig.from_dict(merged(chosen(dataset), given))
+    if not quiet:
+        print(sentence(config.to_dict(), dataset), file=sys.stderr)
+    return config
 
 
 def _check_folders(data: str) -> None:

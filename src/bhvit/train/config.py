@@ -84,6 +84,7 @@ class TrainConfig(
             "mixup",
             "cutmix",
             "decay_rate",
+            "patience",
         ):
             _at_least(self, name, 0)
         for name in ("label_smoothing", "drop_path", "zoom", "shift", "ema", "erase", "momentum"):
@@ -96,8 +97,9 @@ class TrainConfig(
                 )
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}")
-        if not 0 <= self.distillation <= 1:
-            raise UserError(f"distillation must lie between 0 and 1, not {self.distillation}")
+        for name in ("distillation", "balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.label_weight is not None:
             _at_least(self, "label_weight", 0)
             if not self._has_teacher:
@@ -133,6 +135,8 @@ class TrainConfig(
         if self.warmup_epochs > self.epochs:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
         object.__setattr__(self, "phases", tuple(spec_overrides.flatten(phase) for phase in self.phases))
+        if self.phases and (self.patience or any("patience" in phase for phase in self.phases)):
+            raise UserError("patience ends a run early, which a run of phases cannot: leave one of them out")
         self.phase_configs()
 
     @property

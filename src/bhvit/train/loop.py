@@ -166,7 +166,7 @@ class _Run:
         metrics = None
         with self.interruptible, following(self.callbacks, info):
             while True:
-                while self.progress.epoch < self.phase.config.epochs:
+                while self.progress.epoch < self.phase.config.epochs and not self._stalled():
                     metrics = self._epoch()
                 if self.progress.phase == len(self.configs) - 1:
                     break
@@ -196,6 +196,17 @@ class _Run:
         self.phase = self._phase(before + 1, self.phase)
         self.phase.start(self.folder.kept(before))
         self._save()
+
+    def _stalled(self) -> bool:
+        """Whether the phase ends early, because its validation accuracy no longer rises; then said."""
+        patience = self.phase.config.patience
+        if not patience or self.progress.stale < patience:
+            return False
+        self.context.say(
+            f"stopped after epoch {self._epochs_done}: {patience} epochs without a better validation accuracy; "
+            "--set patience=0 trains all epochs"
+        )
+        return True
 
     def _epoch(self) -> Metrics:
         """Train and evaluate one epoch, or the rest of it."""
@@ -255,7 +266,7 @@ class _Run:
                 with phase.autocast():
                     teacher_logits = phase.teach(x, numbers)
                     logits = phase.network(x)
-                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total)
+                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total, phase.class_weights)
                     loss = loss / len(micro_batches)
                 loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.detach()
@@ -291,7 +302,12 @@ class _Run:
         if not all(bool(p.isfinite().all()) for p in weights):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
         improved = metrics.top1 > progress.best
-        self.progress = Progress(phase=progress.phase, epoch=progress.epoch + 1, best=max(progress.best, metrics.top1))
+        self.progress = Progress(
+            phase=progress.phase,
+            epoch=progress.epoch + 1,
+            best=max(progress.best, metrics.top1),
+            stale=0 if improved else progress.stale + 1,
+        )
         if self.context.processes.first:
             self.folder.append_log(entry)
             save_checkpoint(model, self.folder.last)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,15 +51,17 @@ def total_loss(
     labels: Tensor,
     teacher_logits: Tensor | None,
     progress: float = 1.0,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch in float32: logits (B, classes); labels (B,), or mixed ones (B, classes). A scalar.
 
-    `progress` is the part of the phase that is over, 0 to 1, which dampening grows with.
+    `progress` is the part of the phase that is over, 0 to 1, which dampening grows with. `class_weights` (classes,)
+    weigh the labels' part of the loss by the class of each image.
     """
     logits = logits.float()
     # Mixed labels have been smoothed as they were mixed.
     smoothing = settings.label_smoothing if labels.ndim == 1 else 0.0
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=smoothing)
     if teacher_logits is not None:
         share = settings.distillation
         weight = 1 - share if settings.label_weight is None else settings.label_weight
@@ -67,6 +71,16 @@ def total_loss(
     if settings.dampening:
         loss = loss + settings.dampening * (1 - math.cos(math.pi * progress)) / 2 * oscillation_loss(model)
     return loss
+
+
+def class_weights(labels: npt.NDArray[np.int64], classes: int, balance: float) -> Tensor:
+    """Weights (classes,), float32, of classes with counts n_c among `labels`: n_c^-balance, of mean 1 over the images.
+
+    With `balance` 1 all classes count alike, with 0 all images. A class without images gets 0.
+    """
+    counts = np.bincount(labels, minlength=classes).astype(np.float64)
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0.0)
+    return torch.from_numpy(weights * (counts.sum() / (weights * counts).sum())).float()
 
 
 def check_loss_terms(settings: LossSettings, model: nn.Module) -> None:

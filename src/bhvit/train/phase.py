@@ -19,7 +19,7 @@ from .distributed import BatchShard, Processes, wrap_ddp
 from .ema import ModelEma
 from .flip_monitor import FlipMonitor
 from .loader import Batches, check_fills_batch
-from .losses import check_loss_terms
+from .losses import check_loss_terms, class_weights
 from .optim import check_optimizer, make_optimizer
 from .run_data import RunData
 from .run_folder import State
@@ -49,6 +49,9 @@ class Phase:
         decoded = before.batches.pixels if before else None
         self.batches: Batches = Batches(data.train, data.preprocess, config, context.device, shard, decoded)
         classes = len(data.train.class_names)
+        self.class_weights = (
+            class_weights(data.train.labels, classes, config.balance).to(context.device) if config.balance else None
+        )
         self.mixing = Mixing(config, config.label_smoothing, classes) if config.mixing else None
         self.model.to(context.device)
         self.network: nn.Module = wrap_ddp(self.model, shard, context.device)

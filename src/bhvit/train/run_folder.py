@@ -68,6 +68,8 @@ class Progress:
     """Time this epoch has taken."""
     best: float = -1.0
     """Best validation top-1 of the phase so far."""
+    stale: int = 0
+    """Epochs completed since that one."""
 
 
 class State(NamedTuple):

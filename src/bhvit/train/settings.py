@@ -73,6 +73,8 @@ class ScheduleSettings:
     """Peak learning rate."""
     min_lr: float = 0.0
     """Learning rate at the end of `cosine`, `tanh` and `poly`."""
+    patience: int = 0
+    """Stop early after this many epochs without a better validation accuracy; 0 trains all epochs."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises linearly from 0 to its peak."""
     sched: Schedule = "cosine"
@@ -175,6 +177,9 @@ class LossSettings:
 
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
+    balance: float = 0.0
+    """How far rare classes count more in the labels' part of the loss: an image of a class with n images has a weight
+    proportional to n^-balance. 0: all images count alike; 1: all classes do."""
     distillation: float = 0.9
     """With a teacher: the weight of its soft outputs in the loss."""
     label_weight: float | None = None

@@ -1,0 +1,135 @@
+"""Settings that the images choose, and what they consist of: balance, early stopping, the run's folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bhvit.cli.main import main
+from bhvit.data import open_dataset
+from bhvit.errors import UserError
+from bhvit.models import load_checkpoint
+from bhvit.train import TrainConfig, auto, train
+from bhvit.train.losses import class_weights, total_loss
+
+
+def photos(root, sizes, edge):
+    """Class folders with as many random images of `edge` pixels as `sizes` says."""
+    rng = np.random.default_rng(0)
+    for name, count in sizes.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.fromarray(rng.integers(0, 256, (edge, edge + 9, 3), dtype=np.uint8)).save(
+                root / name / f"{index}.png"
+            )
+    return root
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    return photos(tmp_path_factory.mktemp("few") / "my photos", {"a": 24, "b": 6}, 96)
+
+
+def test_settings_follow_number_and_size_of_images(few, tmp_path):
+    settings = auto.chosen(open_dataset(str(few), "train"))
+    assert (settings["init"], settings["model"], settings["augment"]) == ("cifar10", "bhvit_nano", "resized-crop")
+    assert (settings["batch_size"], settings["epochs"]) == (24, 60)  # 24 images train, 6 are held out
+    assert settings["img_size"] == [32, 32]
+    small = auto.chosen(open_dataset(str(photos(tmp_path / "small", {"a": 300, "b": 100}, 20)), "train"))
+    assert (small["augment"], small["batch_size"]) == ("shift", 32)
+
+
+def test_batches_and_epochs_of_larger_sets(few):
+    dataset = open_dataset(str(few), "train")
+    for count, batch, epochs in ((1_500, 32, 60), (5_000, 64, 38), (45_000, 128, 10), (1_000_000, 128, 10)):
+        settings = auto.chosen(dataset.subset(np.resize(np.arange(len(dataset)), count)))
+        assert (settings["batch_size"], settings["epochs"]) == (batch, epochs)
+
+
+@pytest.mark.parametrize(
+    ("given", "open_"),
+    [
+        ({"data": "photos"}, True),
+        ({"data": "photos", "epochs": 3, "img_size": "64"}, True),
+        ({"data": "cifar10"}, False),
+        ({"data": "photos", "model": "bhvit_tiny"}, False),
+        ({"data": "photos", "init": "cifar10"}, False),
+        ({"data": "photos", "norm": "layer"}, False),
+        ({"data": "photos", "stages.0.mixer": "pooling"}, False),
+        ({"data": "photos", "channels": 1}, False),
+    ],
+)
+def test_what_names_a_model_leaves_nothing_to_choose(given, open_):
+    assert auto.applies(given) is open_
+
+
+def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(few, "my photos")
+    assert main(["train", "--data", "my photos", "--epochs", "1", "--workers", "0", "--set", "balance=1"]) == 0
+    error = capsys.readouterr().err
+    (line,) = [line for line in error.splitlines() if line.startswith("chosen for these images: ")]
+    assert "bundled model cifar10 at 32x32" in line
+    assert "1 epochs (--epochs) of 24 images in batches of 24" in line
+    assert "--set balance=1" in line
+    config = json.loads((tmp_path / "runs" / "my photos" / "config.json").read_text())
+    assert (config["epochs"], config["balance"], config["patience"], config["init"]) == (1, 1.0, 15, "cifar10")
+    assert load_checkpoint("runs/my photos/last.safetensors").class_names == ("a", "b")
+    assert main(["train", "--data", "my photos"]) == 2  # the folder is taken
+    assert main(["train", "--resume"]) == 2
+    assert "--out is missing" in capsys.readouterr().err
+
+
+def test_weights_of_classes():
+    labels = np.array([0] * 8 + [1] * 2)
+    assert class_weights(labels, 2, 0.0).tolist() == [1, 1]
+    torch.testing.assert_close(class_weights(labels, 2, 1.0), torch.tensor([0.625, 2.5]))
+    half = class_weights(labels, 3, 0.5)
+    assert half[1] / half[0] == pytest.approx(2)
+    assert half[2] == 0
+    assert (half[:2] * torch.tensor([8, 2])).sum() == pytest.approx(10)
+
+
+def test_rare_classes_count_more_in_the_loss(config):
+    logits, labels = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 1])
+    model = torch.nn.Linear(1, 1)
+    plain = total_loss(config(), model, logits, labels, None)
+    weighted = total_loss(config(), model, logits, labels, None, 1.0, torch.tensor([0.5, 2.0]))
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(plain, losses.mean())
+    torch.testing.assert_close(weighted, (0.5 * losses[0] + 2 * losses[1]) / 2.5)
+
+
+def test_balance_changes_what_is_learned(few, config, tmp_path):
+    given = {"data": str(few), "epochs": 1, "workers": 0}
+    runs = [train(config(**given, balance=b, out=str(tmp_path / str(b))), quiet=True).log for b in (0.0, 1.0)]
+    assert runs[0][0]["train_loss"] != runs[1][0]["train_loss"]
+
+
+def test_a_run_ends_after_its_patience_and_stays_ended(config, tmp_path, capsys):
+    # Weights hardly move, so that accuracy cannot rise for long.
+    still = config(epochs=40, patience=2, lr=1e-12, out=str(tmp_path / "still"))
+    found = [entry["val_top1"] for entry in train(still).log]
+    best = found.index(max(found)) + 1
+    assert len(found) == best + 2 < 40
+    assert f"stopped after epoch {best + 2}: 2 epochs without a better validation accuracy" in capsys.readouterr().err
+    assert len(train(still, resume=True, quiet=True).log) == best + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": -1}, "patience must be at least 0"),
+        ({"balance": 1.5}, "balance must lie between 0 and 1"),
+        ({"patience": 3, "phases.0.epochs": 1}, "which a run of phases cannot"),
+        ({"phases.0.patience": 1}, "which a run of phases cannot|patience is a setting"),
+    ],
+)
+def test_settings_that_cannot_work(settings, changes, message):
+    with pytest.raises(UserError, match=message):
+        TrainConfig.from_dict({**settings, **changes})
