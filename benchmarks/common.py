@@ -23,7 +23,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def add_page(parser: argparse.ArgumentParser, page: Path) -> None:
     """The option for another page than `page`, for runs on other machines."""
     parser.add_argument(
-        "--page", type=Path, default=page, help=f"page to write (default {page.name}, beside the script)"
+        "--page", type=Path, default=page, help=f"page to write (default {page.name}, next to the script)"
     )
 
 

@@ -1,4 +1,4 @@
-// Names what is in a picture: node classify.mjs MODEL.bhv PICTURE.ppm, beside bhvit.js and bhvit.wasm
+// Names what is in a picture: node classify.mjs MODEL.bhv PICTURE.ppm, next to bhvit.js and bhvit.wasm
 //
 // The C API in WebAssembly, called as classify.c calls it, which says what pictures are taken. Pointers are numbers, and
 // what they point at is read through the module's views of its memory; these are fetched from the module each time,

@@ -44,7 +44,7 @@ def test_a_missing_extra_is_reported_with_the_install_command() -> None:
     )
 
 
-# What the files of each folder of native/ may include, besides their own folder.
+# What the files of each folder of native/ may include, in addition to their own folder.
 NATIVE = {
     "kernels": set(),
     "format": set(),

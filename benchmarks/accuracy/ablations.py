@@ -50,7 +50,7 @@ VARIANTS: dict[str, Callable[[int], Settings]] = {
     "with oscillation dampening, 1e-4": lambda epochs: {"dampening": 1e-4},
     "with position maps and classifier in 8 bits": lambda epochs: {"float_bits": 8},
 }
-"""Settings by number of epochs, beside those of the recipe."""
+"""Settings by number of epochs, in addition to those of the recipe."""
 
 
 def main() -> None:

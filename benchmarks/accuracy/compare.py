@@ -1,10 +1,10 @@
-"""Accuracy, size and speed of BHViT beside what it is compared with: same data, epochs, augmentation and evaluation.
+"""Accuracy, size and speed of BHViT and its peers: same data, epochs, augmentation and evaluation.
 
     python -m benchmarks.accuracy.compare --data ../shared/data/cifar10 --out runs/compare --epochs 3
     python -m benchmarks.accuracy.compare --out runs/compare --table
 
 The first trains what is not yet trained in --out, and measures accuracy; the second times all files side by side and
-writes `results.md`. Needs onnx, onnxscript and onnxruntime beside the development environment.
+writes `results.md`. Needs onnx, onnxscript and onnxruntime in addition to the development environment.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ Batch 1, one thread, medians of runs in turns. OPs are binary multiply-accumulat
 count as of float32. Training minutes are of a busy machine.
 
 {markdown(header, rows)}"""
-    write_results(Path(__file__).with_name("results.md"), "BHViT beside others at an equal budget", text)
+    write_results(Path(__file__).with_name("results.md"), "BHViT and others at an equal budget", text)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main() -> None:
 |---|---|
 | `{packed.name}` | {packed.stat().st_size:,} bytes, sha256 `{digest}` |
 | `{checkpoint.name}` | {checkpoint.stat().st_size:,} bytes, to train further from; latent weights in float16 |
-| Parameters | {costs.parameters / 1e6:.2f} M, of which {costs.binary_parameters / 1e6:.2f} M are bits |
+| Parameters | {costs.parameters / 1e6:.2f} M; {costs.binary_parameters / 1e6:.2f} M of them are single bits |
 | Multiply-accumulates an image | {costs.binary_macs / 1e6:.1f} M binary, {costs.float_macs / 1e6:.2f} M others |
 
 ## Accuracy

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fidelity.agreement --data ../shared/data/tiny-imagenet --images 1000
 
-Writes `agreement.md` beside this file, or what --out names.
+Writes `agreement.md` next to this file, or what --out names.
 Every case is packed, run over validation images resized to 224, and compared
 with PyTorch in float32; a few images are followed op by op, each op on the same input, and the signs that fell
 the other way are counted.

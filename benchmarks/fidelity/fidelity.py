@@ -86,7 +86,7 @@ def main() -> None:
 _EXPLANATION = """Relative differences in float64, the worst of each kind: of arrays, the largest difference over \
 the largest magnitude; of gradients, the worst parameter. Sums of a gradient that cancel are measured against its \
 norm. Names: whether `to_published(from_published(x))` is `x`, names, shapes and values."""
-_EXPLANATION_LIVE = """Against the published code itself, run beside ours on one image (two when training), with \
+_EXPLANATION_LIVE = """Against the published code itself, run next to ours on one image (two when training), with \
 every weight drawn from its name. Gradients: norm of the difference over the norm. State: what a training step \
 leaves in running statistics and in quantisers that initialise themselves. The architecture is inferred; "told" \
 marks what names cannot tell."""

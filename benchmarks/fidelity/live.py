@@ -59,7 +59,7 @@ def compare(
 ) -> Difference:
     """Build the published model, fill it from names, and run both forward and backward.
 
-    `told` is what `from_published` must be told beside the weights.
+    `told` is what `from_published` must be told in addition to the weights.
     """
     theirs = build(checkout, name, **switches).double()
     state = synthetic.state_dict({key: tuple(value.shape) for key, value in theirs.state_dict().items()}, seed)

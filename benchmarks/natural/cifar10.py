@@ -2,7 +2,7 @@
 
     python -m benchmarks.natural.cifar10 --data ../shared/data/cifar10 --out runs/cifar10 --epochs 8
 
-Writes `results.md` beside this file. --resume continues an interrupted training; `--data cifar10`
+Writes `results.md` next to this file. --resume continues an interrupted training; `--data cifar10`
 downloads the original images instead of reading parquet files.
 """
 

@@ -67,9 +67,9 @@ class Service:
 
     def replace(self, which: int) -> None:
         """Replace the file that the threads open by one of the two models."""
-        beside = self.folder / f"{threading.get_ident()}.part"
-        beside.write_bytes(self.models[which])
-        beside.replace(self.folder / "current.bhv")
+        part = self.folder / f"{threading.get_ident()}.part"
+        part.write_bytes(self.models[which])
+        part.replace(self.folder / "current.bhv")
 
     def check(self, right: bool, what: str) -> None:
         if not right:

@@ -1,4 +1,4 @@
-"""A training step beside the published way of computing it: images a second and peak memory, float32, on the CPU.
+"""A training step compared with the published way of computing it: images a second and peak memory, float32, CPU.
 
     python -m benchmarks.training.throughput [--published DIR]
 
@@ -8,7 +8,7 @@ step is forward, cross entropy and backward. Each way has a process of its own, 
 shares one finds memory as another left it; steps are taken in turns, so that whatever else the machine does falls on
 all alike. Peak memory is that of its process, less what it held before its first step. With `--keep-memory` malloc (of
 glibc) returns none to the system between steps, for all of them: that serves most who allocates most. Writes
-`throughput.md` beside this file.
+`throughput.md` next to this file.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def main() -> None:
 "Memory kept": malloc returns none to the system, as `bhvit train` has it.
 
 {markdown(header, rows)}"""
-    write_results(Path(__file__).with_name("throughput.md"), "A training step beside the published way", text)
+    write_results(Path(__file__).with_name("throughput.md"), "A training step compared with the published way", text)
 
 
 def _rows(

@@ -9,7 +9,7 @@ import pytest
 from bhvit._native import available_isas
 
 
-def test_bench_times_every_combination_beside_pytorch(bhvit, material):
+def test_bench_times_every_combination_and_pytorch(bhvit, material):
     options = "--threads 1 --batch 1,3 --isa all --seconds 0.01 --json".split()
     answer = bhvit("bench", material.model, *options, "--torch", material.checkpoint)
     rows = json.loads(answer.out)["milliseconds_per_image"]

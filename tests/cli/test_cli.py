@@ -98,7 +98,7 @@ def test_a_file_that_begins_with_a_dash_is_told_how_to_be_named(refused, tmp_pat
 
 
 @pytest.mark.parametrize("words", [["eval", "--help", "--nope"], ["train", "--epoch", "3", "-h"], ["--help", "evla"]])
-def test_help_is_given_beside_names_that_are_wrong(bhvit, words):
+def test_help_is_given_with_names_that_are_wrong(bhvit, words):
     answer = bhvit(*words)
     assert (answer.status, answer.err) == (0, "")
     assert answer.out.startswith("usage: bhvit")

@@ -11,7 +11,7 @@ import pytest
 from bhvit.format import file as bhv_file
 
 
-def test_packs_beside_the_checkpoint_by_default(bhvit, material, tmp_path):
+def test_packs_next_to_the_checkpoint_by_default(bhvit, material, tmp_path):
     checkpoint = tmp_path / "mine.safetensors"
     shutil.copy(material.checkpoint, checkpoint)
     answer = bhvit("pack", checkpoint)

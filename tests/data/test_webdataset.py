@@ -157,7 +157,7 @@ def test_large_folders_are_listed_and_checked_once(tmp_path, monkeypatch, cache)
     assert len(open_dataset(root, "all", warn=again.append)) == 7
     assert again == lines  # what was damaged is looked at again, and said again
     assert looked == [1]
-    (root / "cat" / "1.png").write_bytes(png(1))  # mended in place
+    (root / "cat" / "1.png").write_bytes(png(1))  # repaired in place
     assert len(open_dataset(root, "all")) == 8
     assert len(list((cache / "lists").iterdir())) == 2
 

@@ -35,7 +35,7 @@ def test_parameter_counts_are_the_published_ones(name: str) -> None:
     assert round(count / 1e6, 2) == {"bhvit_tiny": 13.78, "bhvit_small": 22.65}[name]
 
 
-def test_images_of_another_size_are_refused_with_the_mend() -> None:
+def test_images_of_another_size_are_refused_with_a_hint() -> None:
     with pytest.raises(ValueError, match=r"takes images of shape \(batch, 3, 32, 32\), not \(1, 3, 64, 64\)"):
         create_model("bhvit_nano")(torch.zeros(1, 3, 64, 64))
 

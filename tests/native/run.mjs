@@ -1,4 +1,4 @@
-// Runs an image through the C API in WebAssembly: node run.mjs MODEL IMAGE LOGITS CLASSES, beside bhvit.js
+// Runs an image through the C API in WebAssembly: node run.mjs MODEL IMAGE LOGITS CLASSES, next to bhvit.js
 //
 // IMAGE and LOGITS hold float32. Prints, a line each, what opening says of two threads, of a damaged model, of a path
 // and of an instruction set of another machine.

@@ -56,7 +56,7 @@ def test_regularisation_needs_binary_weights(config, tmp_path):
     assert train(config(epochs=1, regularisation=0.1, **{"stages.0.weight_bits": 32}), quiet=True).log
 
 
-def test_switches_stand_beside_the_other_settings_wherever_settings_are_named(config, tmp_path):
+def test_switches_stand_next_to_the_other_settings_wherever_settings_are_named(config, tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text('epochs = 1\nattention = "gsb"\nstages.1.heads = 1\n[stages.0]\nmixer = "pooling"\n')
     values = load_recipe(str(recipe))

@@ -1,4 +1,4 @@
-"""What each option of training computes, beside a separate computation of the same."""
+"""What each option of training computes, compared with a separate computation."""
 
 from __future__ import annotations
 

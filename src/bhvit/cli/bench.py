@@ -1,4 +1,4 @@
-"""`bhvit bench`: milliseconds an image, by threads, batch and instruction set, beside PyTorch if wanted."""
+"""`bhvit bench`: milliseconds an image, by threads, batch and instruction set, with PyTorch for comparison."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command(
         subparsers,
         "bench",
-        "milliseconds an image, beside PyTorch if wanted",
+        "milliseconds an image, with PyTorch for comparison",
         _DESCRIPTION,
         "bhvit bench model.bhv --threads 1,2 --batch 1,8 --isa all\n"
         "bhvit bench model.bhv --torch checkpoint.safetensors\nbhvit bench model.bhv --profile",

@@ -27,7 +27,7 @@ a window's copy of the global tokens counts again in every window. A full-precis
 the stem, the classifier and, in the _fp variants, the downsampling. OPs = BOPs / 64 + FLOPs; norms,
 activations and pooling are left out. This is the counting of the published tables.
 
-Energy is an estimate of arithmetic units and one reading of the weights from memory, beside that of the
+Energy is an estimate of arithmetic units and one reading of the weights from memory, next to that of the
 same network in float32: it compares networks, and is not what a processor draws. The documentation has the
 formula."""
 

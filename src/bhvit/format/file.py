@@ -69,7 +69,7 @@ _NO_CHECKSUM = b'"checksum":"00000000"'
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What a `.bhv` file says of itself beside its program."""
+    """Metadata of a `.bhv` file other than its program."""
 
     spec: ModelSpec
     class_names: tuple[str, ...]

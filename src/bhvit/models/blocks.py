@@ -131,7 +131,7 @@ def _make_mixer(spec: ModelSpec, stage: int) -> nn.Module:
 
 
 class BinaryDownsample(Positioned):
-    """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution beside average pooling."""
+    """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution, plus average pooling."""
 
     def __init__(self, spec: ModelSpec, stage: int) -> None:
         super().__init__(spec)

@@ -165,10 +165,9 @@ def initialise(module: nn.Module) -> None:
 
 
 def _branch_taps(widths: tuple[int, ...], kind: Branches, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Which taps bring tokens to which branches of which part of the channels, (9, branches, parts, 1), and of how many
-    tokens each branch is the mean, (branches, 1).
+    """Taps that each branch adds up, (9, branches, parts, 1), and tokens a branch averages, (branches, 1).
 
-    Of the type of `like` and made on its device: filled by Python's numbers, nothing is copied there.
+    Both have the type of `like` and are made on its device: filled by Python's numbers, nothing is copied there.
     """
     index = {tap: k for k, tap in enumerate(TAPS)}
     branches = "hwc" if kind == "shift" else "hw"
@@ -188,7 +187,7 @@ def _branch_taps(widths: tuple[int, ...], kind: Branches, like: Tensor) -> tuple
 
 
 class ShiftBranches(nn.Module):
-    """The branches beside the MLP of a block (BHViT, Gao et al., CVPR 2025), all of them as one cyclic 9-tap cross.
+    """The branches parallel to the MLP of a block (BHViT, Gao et al., CVPR 2025), together one cyclic 9-tap cross.
 
     Of kind "shift", for each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
     channel shift by w // 2 (the channels in four equal parts, moved down, up, right and left), each

@@ -44,7 +44,7 @@ def write_report(found: Findings, out: Path) -> None:
             ("architecture", describe(found.file.spec)),
             (
                 "parameters",
-                f"{count_text(costs.parameters)}, of which {count_text(costs.binary_parameters)} are one bit",
+                f"{count_text(costs.parameters)}, {count_text(costs.binary_parameters)} of them one bit",
             ),
             ("binary multiply-accumulates", count_text(costs.binary_macs)),
             ("full-precision multiply-accumulates", count_text(costs.float_macs)),

@@ -37,7 +37,7 @@ class FlipMonitor:
         return {what: layers for what, layers in found.items() if layers}
 
     def state(self) -> dict[str, Tensor]:
-        """What `load` takes, to be kept beside a checkpoint."""
+        """State for `load`, stored with a checkpoint."""
         return {
             f"{when}.{name}": bits
             for when, signs in (("last", self._last), ("before", self._before))

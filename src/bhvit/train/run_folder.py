@@ -8,7 +8,7 @@
     phase0.safetensors    the model that phase 1 started from, and so on, of a run with phases
     resume.safetensors    what `--resume` continues from: weights, their average, optimiser state and progress
 
-Each file is written beside and renamed into place. `resume.safetensors` is written last and is
+Each file is written under another name and renamed into place. `resume.safetensors` is written last and is
 complete in itself, so whatever kills a run between two files, it continues from a consistent moment,
 computes the rest again to the same bits, and replaces what was ahead of it.
 """

@@ -132,7 +132,7 @@ def _loaded_weights_only(path: Path, held: object) -> None:
     torch.load(path, weights_only=True)
 
 
-def test_what_trainers_leave_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+def test_what_trainers_store_with_the_weights_is_ignored(tmp_path: Path) -> None:
     if not hasattr(torch.serialization, "get_unsafe_globals_in_checkpoint"):
         pytest.skip("this PyTorch cannot list what a file asks for")
     state = to_published(create_model("bhvit_tiny", num_classes=3, img_size=32))

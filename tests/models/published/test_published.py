@@ -280,9 +280,9 @@ def test_names_that_are_there_twice_and_wrappers_without_end_are_refused() -> No
         from_published(endless)
 
 
-def test_objects_beside_the_weights_may_be_of_any_kind(tmp_path: Path) -> None:
-    beside = {"path": tmp_path, "kinds": {1, 2}, "call": functools.partial(print, 3), "bound": tmp_path.exists}
-    torch.save({"model": _state(img_size=32), **beside, "array": np.arange(3)}, tmp_path / "w.pth")
+def test_objects_stored_with_the_weights_may_be_of_any_kind(tmp_path: Path) -> None:
+    others = {"path": tmp_path, "kinds": {1, 2}, "call": functools.partial(print, 3), "bound": tmp_path.exists}
+    torch.save({"model": _state(img_size=32), **others, "array": np.arange(3)}, tmp_path / "w.pth")
     assert from_published(tmp_path / "w.pth").spec.name == "bhvit_tiny"
     torch.save(_state(img_size=32), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert from_published(tmp_path / "old.pth").spec.name == "bhvit_tiny"

@@ -18,7 +18,7 @@ _PAPERS = {
 _COSTS = """\
 | | |
 |---|---|
-| Parameters | {parameters:.2f} M, of which {binary_parameters:.2f} M are bits |
+| Parameters | {parameters:.2f} M; {binary_parameters:.2f} M of them are single bits |
 | Binary multiply-accumulates an image | {binary_macs:.3g} M |
 | Full-precision ones | {float_macs:.3g} M |
 | OPs (binary / 64 + full precision) | {ops:.3g} |

@@ -50,7 +50,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 def unwrap(state: Any) -> dict[str, Any]:
-    """The weights in `state`: out of the wrappers that trainers put around them, what lies beside left behind.
+    """The weights in `state`: out of the wrappers that trainers put around them, without whatever else the file holds.
 
     Raises UserError if there are none, or a name is there twice, with and without "module.".
     """
