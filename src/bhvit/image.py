@@ -210,14 +210,20 @@ class Preprocess:
             raise UserError(f"the preprocessing description is damaged: {error!r}") from error
 
 
-def load_image(source: str | Path | bytes | IO[bytes], name: str | None = None, *, quick: bool = False) -> Image.Image:
+def load_image(
+    source: str | Path | bytes | IO[bytes],
+    name: str | None = None,
+    *,
+    quick: bool = False,
+    max_pixels: int | None = None,
+) -> Image.Image:
     """Decode an image file, and turn it upright as its EXIF orientation says.
 
     `source` is a path, the file's bytes, or an open file; `name` is what messages call it (default: the path). With
     `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed. Greyscale of more than
     eight bits becomes eight (`_eight_bits`), colours are in the order RGB.
     Raises UserError for whatever cannot be read: absent, damaged, of a format not in `FORMATS`, a pipe or device, of
-    more than `MAX_PIXELS` pixels, or with shades that mean nothing.
+    more than `max_pixels` pixels (default `MAX_PIXELS`), or with shades that mean nothing.
     """
     if isinstance(source, bytes | bytearray | memoryview):
         name = name or f"an image of {len(source)} bytes"
@@ -235,7 +241,7 @@ def load_image(source: str | Path | bytes | IO[bytes], name: str | None = None, 
             kind = "a folder" if Path(source).is_dir() else "a pipe or device"
             raise UserError(f"{name} is {kind}, not an image file")
         with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
-            _check_pixels(image, name)
+            _check_pixels(image, name, max_pixels)
             if quick:
                 image.draft(None, (1, 1))
             image.load()
@@ -258,8 +264,10 @@ def _cut(text: str) -> str:
     return text if len(text) <= 400 else f"{text[:200]}…{text[-200:]}"
 
 
-def _check_pixels(image: Image.Image, name: str) -> None:
+def _check_pixels(image: Image.Image, name: str, limit: int | None) -> None:
     pixels = image.width * image.height
+    if limit is not None and pixels > limit:
+        raise UserError(f"{name} has {image.width}x{image.height} pixels, more than the {limit} that are taken")
     if pixels > MAX_PIXELS:
         raise UserError(
             f"{name} has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded: "
