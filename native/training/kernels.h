@@ -40,7 +40,7 @@ struct Statistics {
 // RPReLU(norm(h) + residual), and what is made of it.
 template <class T>
 struct Unit {
-  const T *h, *residual;  // residual: optional, (rows, width); channel c takes c % width of it
+  const T *h, *residual;  // residual: (rows, width); channel c takes c % width of it
   long width;             // channels % width == 0, width % (channels / width) == 0
   Norm<T> norm;
   const T *shift_in, *slope, *shift_out;
@@ -53,7 +53,7 @@ struct Unit {
 template <class T>
 struct UnitGradients {
   const T *out, *signs, *means;
-  T *h, *residual;  // given back; residual: optional
+  T *h, *residual;  // given back
   T *norm_scale, *norm_offset, *shift_in, *slope, *shift_out, *out_scale, *out_shift, *move;
 };
 
@@ -78,9 +78,9 @@ struct Table {
   // sign(x + move) or x + move.
   void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
   // The bits of sign(x + move): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
-  void (*bits)(const Shape&, const T* x, const T* move, uint32_t* out);
+  void (*pack_bits)(const Shape&, const T* x, const T* move, uint32_t* out);
   // The signs of such bits as floats (rows, channels).
-  void (*numbers)(const Shape&, const uint32_t* bits, T* out);
+  void (*unpack_bits)(const Shape&, const uint32_t* bits, T* out);
   // Products of `rows` rows of bits with `outputs` rows of bits, each times scale[output], as floats (rows, outputs),
   // and their statistics. outputs % 16 == 0.
   void (*binary_linear)(const Shape&, const uint32_t* bits, const uint32_t* weights, const T* scale, long outputs,

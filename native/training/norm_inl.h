@@ -170,7 +170,7 @@ void pack_signs(const T* x, const T* move, long count, uint32_t* out) {
 }
 
 template <class T>
-void bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
+void pack_bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
   const long channels = shape.channels;
   for_rows(shape, [&](long begin, long end) {
     for (long row = begin; row < end; row++) pack_signs(x + row * channels, move, channels, out + row * channels / 32);
@@ -178,7 +178,7 @@ void bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
 }
 
 template <class T>
-void numbers(const Shape& shape, const uint32_t* bits, T* out) {
+void unpack_bits(const Shape& shape, const uint32_t* bits, T* out) {
   const long words = shape.channels / 32;
   for_rows(shape, [&](long begin, long end) {
     for (long w = begin * words; w < end * words; w++) {

@@ -75,19 +75,11 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits,
         const T *mean = u.norm.mean + c0, *inverse = u.norm.inverse + c0, *scale = u.norm.scale + c0;
         const T *offset = u.norm.offset + c0, *in = u.shift_in + c0, *slope = u.slope + c0, *up = u.shift_out + c0;
         const T* h = u.h + row * channels + c0;
-        if (u.residual) {
-          const T* residual = u.residual + row * u.width + r0;
-          BHVIT_SIMD_LOOP
-          for (long c = 0; c < n; c++) {
-            const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] + residual[c] - in[c];
-            a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
-          }
-        } else {
-          BHVIT_SIMD_LOOP
-          for (long c = 0; c < n; c++) {
-            const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] - in[c];
-            a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
-          }
+        const T* residual = u.residual + row * u.width + r0;
+        BHVIT_SIMD_LOOP
+        for (long c = 0; c < n; c++) {
+          const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] + residual[c] - in[c];
+          a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
         }
         if (u.move) {
           const T* move = u.move + c0;
@@ -123,7 +115,7 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
   const Buffer<double> totals = sum_rows<kUnitSums, T>(shape, [&](long begin, long end, T* sums) {
     const Cut cut = cut_of(shape, u);
     const long segment = cut.segment, n = cut.run;
-    Buffer<T> zeros(n), buffer(n);
+    Buffer<T> buffer(n);
     T* mean_grad = buffer.data();
     for (long first = 0; first < channels; first += segment) {
       for (long i = 0; i < (end - begin) * (segment / n); i++) {
@@ -135,7 +127,7 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
         T *d_slope = sums + kSlope * channels + c0, *d_up = sums + kShiftOut * channels + c0;
         T *d_extra = sums + kExtra * channels + c0, *d_out_shift = sums + kOutShift * channels + c0;
         const T* h = u.h + row * channels + c0;
-        const T* residual = u.residual ? u.residual + row * u.width + r0 : zeros.data();
+        const T* residual = u.residual + row * u.width + r0;
         const T* g = (hidden ? grads.signs : grads.out) + row * channels + c0;
         T* dz = grads.h + row * channels + c0;
         if (hidden) spread(run, grads.means + row * u.width + c0 / run, n, mean_grad);
@@ -162,14 +154,12 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
           d_scale[c] += d * unit;
           dz[c] = d;
         }
-        if (grads.residual) {
-          T* to = grads.residual + row * u.width + r0;
-          if (c0 < u.width) {
-            std::copy(dz, dz + n, to);
-          } else {
-            BHVIT_SIMD_LOOP
-            for (long c = 0; c < n; c++) to[c] += dz[c];
-          }
+        T* to = grads.residual + row * u.width + r0;
+        if (c0 < u.width) {
+          std::copy(dz, dz + n, to);
+        } else {
+          BHVIT_SIMD_LOOP
+          for (long c = 0; c < n; c++) to[c] += dz[c];
         }
       }
     }

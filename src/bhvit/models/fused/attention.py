@@ -17,7 +17,8 @@ from ...spec.model import ATTENTION_LEVELS
 from ..attention_quantizers import DecomposedAttention
 from . import kernels as native
 from . import layers as fused
-from .kernels import all_at, at
+from .gradients import Gradients, by_name
+from .kernels import threads
 
 
 def applies(quantizer: nn.Module, q: Tensor) -> bool:
@@ -34,30 +35,33 @@ def attention(q: Tensor, k: Tensor, v: Tensor, quantizer: Any) -> Tensor:
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, step: Tensor, offset: Tensor) -> Tensor:
-        operands = [tensor.contiguous() for tensor in (q, k, v, step, offset)]
-        native.check_like(operands[1], operands[2])
-        native.check_like(operands[3], operands[4])
-        if q.shape[:-2] != k.shape[:-2] or q.shape[-1] != k.shape[-1] or q.shape[-1] % len(step):
-            shapes = tuple(q.shape), tuple(k.shape), len(step)
-            raise ValueError("queries of shape {} and keys of shape {} do not go with {} heads".format(*shapes))
-        ctx.save_for_backward(*operands)
-        out = torch.empty_like(operands[0])
-        native.kernels(q).attention(_shape(*operands), torch.get_num_threads(), all_at(operands), at(out))
+        q, k, v, step, offset = (tensor.contiguous() for tensor in (q, k, v, step, offset))
+        ctx.save_for_backward(q, k, v, step, offset)
+        out = torch.empty_like(q)
+        native.kernels(q).attention(q=q, k=k, v=v, step=step, offset=offset, threads=threads(), out=out)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        operands = ctx.saved_tensors
-        grads, shape, grad = [torch.empty_like(x) for x in operands], _shape(*operands), grad.contiguous()
-        kernels = native.kernels(grad)
-        kernels.attention_backward(shape, torch.get_num_threads(), all_at(operands), at(grad), all_at(grads))
-        groups, queries, keys, heads, _ = shape
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        q, k, v, step, offset = ctx.saved_tensors
+        dq, dk, dv, dstep, doffset = (torch.empty_like(x) for x in (q, k, v, step, offset))
+        native.kernels(grad).attention_backward(
+            q=q,
+            k=k,
+            v=v,
+            step=step,
+            offset=offset,
+            threads=threads(),
+            out_grad=grad.contiguous(),
+            q_grad=dq,
+            k_grad=dk,
+            v_grad=dv,
+            step_grad=dstep,
+            offset_grad=doffset,
+        )
         # As `DecomposedAttention` scales them, after LSQ (Esser et al., ICLR 2020).
+        groups, queries, keys, heads = math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2], len(step)
         scale = heads / math.sqrt(ATTENTION_LEVELS * groups * heads * queries * keys)
-        return *grads[:3], grads[3] * scale, grads[4] * scale
-
-
-def _shape(q: Tensor, k: Tensor, v: Tensor, step: Tensor, offset: Tensor) -> tuple[int, int, int, int, int]:
-    """Groups, queries and keys in each, heads, channels of a head."""
-    return math.prod(q.shape[:-2]), q.shape[-2], k.shape[-2], len(step), q.shape[-1] // len(step)
+        return {"q": dq, "k": dk, "v": dv, "step": dstep * scale, "offset": doffset * scale}

@@ -16,10 +16,9 @@ from ...format.arithmetic import TAPS
 from ...spec.model import DILATIONS, MIXER_GROUPS
 from ..quant_config import QuantConfig
 from . import kernels as native
-from .kernels import at, channels_of, grid_of
+from .gradients import Gradients, by_name
+from .kernels import per_channel, threads
 from .parts import signs_as_numbers, signs_backward
-
-_OFFSETS = [step for tap in TAPS for step in tap]
 
 
 def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], config: QuantConfig) -> tuple[Tensor, ...]:
@@ -38,9 +37,9 @@ def conv(x: Tensor, weight: Tensor, dilation: int, config: QuantConfig) -> Tenso
     """x (B, H, W, C), its signs if `config` has it so, convolved with `weight` (C, C / groups, 3, 3) in groups."""
     kernels, taps, out = native.kernels(x), _grouped(weight).permute(0, 3, 2, 1).contiguous(), torch.empty_like(x)
     if config.activation_bits == 1 and config.weight_bits == 1:
-        kernels.binary_conv(*grid_of(x), MIXER_GROUPS, dilation, at(x), at(taps), at(out))
+        kernels.binary_conv(x=x, weights=taps, dilation=dilation, threads=threads(), out=out)
     else:
-        kernels.conv(*grid_of(x), MIXER_GROUPS, dilation, False, at(x), at(taps), at(out))
+        kernels.conv(x=x, weights=taps, dilation=dilation, add=False, threads=threads(), out=out)
     return out
 
 
@@ -49,7 +48,7 @@ def add_conv_input(grad: Tensor, weight: Tensor, dilation: int, config: QuantCon
     # What a tap brings from one side its gradient takes back to the other.
     kernels, taps = native.kernels(grad), _grouped(weight).flip(3).permute(0, 3, 1, 2).contiguous()
     multiply = kernels.sign_conv if config.weight_bits == 1 and kernels.multiplies_signs else kernels.conv
-    multiply(*grid_of(grad), MIXER_GROUPS, dilation, True, at(grad), at(taps), at(dx))
+    multiply(x=grad, weights=taps, dilation=dilation, add=True, threads=threads(), out=dx)
 
 
 def conv_weights(x: Tensor, grad: Tensor, weight: Tensor, dilation: int, config: QuantConfig) -> Tensor:
@@ -58,7 +57,7 @@ def conv_weights(x: Tensor, grad: Tensor, weight: Tensor, dilation: int, config:
     taps = weight.new_empty(MIXER_GROUPS, 9, weight.shape[1], weight.shape[1])
     by_signs = config.activation_bits == 1
     sum_up = kernels.sign_conv_weights if by_signs and kernels.multiplies_signs else kernels.conv_weights
-    sum_up(*grid_of(x), MIXER_GROUPS, dilation, at(x), at(grad), at(taps))
+    sum_up(x=x, dilation=dilation, threads=threads(), out_grad=grad, weights_grad=taps)
     return taps.permute(0, 3, 2, 1).reshape(weight.shape)
 
 
@@ -73,7 +72,8 @@ class _GroupedConvs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, *grads: Tensor) -> Gradients:
         n, move, *weights = ctx.saved_tensors
         binary = ctx.config.activation_bits == 1
         signs, dsigns, dweights = signs_as_numbers(n, move, binary), torch.zeros_like(n), []
@@ -82,32 +82,39 @@ class _GroupedConvs(torch.autograd.Function):
             add_conv_input(grad, weight, dilation, ctx.config, dsigns)
             dweights.append(conv_weights(signs, grad, weight, dilation, ctx.config))
         dn, dmove = signs_backward(n, move, binary, dsigns)
-        return dn, dmove, None, *dweights
+        return {"n": dn, "move": dmove, "weights": tuple(dweights)}
 
 
 class _Cross(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) -> Tensor:
-        base, n, taps = base.contiguous(), n.contiguous(), taps.contiguous()
-        native.check_like(n, base)
-        native.check_channels(n, shift)
-        if taps.dtype is not n.dtype or taps.shape != (len(TAPS), n.shape[-1]):
-            raise ValueError(f"taps of shape {tuple(taps.shape)} do not go with {n.shape[-1]} channels")
+        base, n, taps, shift = base.contiguous(), n.contiguous(), taps.contiguous(), shift.contiguous()
         ctx.save_for_backward(n, taps)
         ctx.cyclic = cyclic
-        out = torch.empty_like(base)
-        native.kernels(n).cross(*grid_of(n), _OFFSETS, cyclic, at(n), at(taps), at(shift), at(base), at(out))
+        out = torch.empty_like(n)
+        native.kernels(n).cross(
+            x=n, taps=taps, shift=shift, base=base, offsets=TAPS, cyclic=cyclic, threads=threads(), out=out
+        )
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         n, taps = ctx.saved_tensors
-        grad, dn, dtaps, (dshift,) = grad.contiguous(), torch.empty_like(n), torch.empty_like(taps), channels_of(n, 1)
+        grad, dn, dtaps, dshift = grad.contiguous(), torch.empty_like(n), torch.empty_like(taps), per_channel(n)
         native.kernels(n).cross_backward(
-            *grid_of(n), _OFFSETS, ctx.cyclic, at(n), at(taps), at(grad), at(dn), at(dtaps), at(dshift)
+            x=n,
+            taps=taps,
+            offsets=TAPS,
+            cyclic=ctx.cyclic,
+            threads=threads(),
+            out_grad=grad,
+            x_grad=dn,
+            taps_grad=dtaps,
+            shift_grad=dshift,
         )
-        return grad, dn, dtaps, dshift, None
+        return {"base": grad, "n": dn, "taps": dtaps, "shift": dshift}
 
 
 def _grouped(weight: Tensor) -> Tensor:

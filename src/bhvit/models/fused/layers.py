@@ -21,10 +21,12 @@ from ..quant_config import QuantConfig
 from ..quantizers import linear_weight
 from . import kernels as native
 from .conditions import applies as applies
-from .kernels import all_at, at, channels_of, shape_of
+from .gradients import Gradients, by_name
+from .kernels import per_channel, threads
 from .parts import (
     Moments,
     Unit,
+    UnitParameters,
     Weight,
     are_words,
     binarised,
@@ -60,7 +62,7 @@ def signs(x: Tensor, move: Tensor) -> Tensor:
 
 def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
     """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C)."""
-    activated: Tensor = _Unit.apply(h, residual, norm, *_parameters(norm, activation))
+    activated: Tensor = _Unit.apply(h, residual, norm, *_learned(norm, activation))
     return activated
 
 
@@ -74,17 +76,17 @@ def linear_unit(
     config: QuantConfig,
 ) -> Tensor:
     """`unit` of h = sign(x + move), or x + move as `config` has it, times `weight` (O, K) as it is: x (..., K)."""
-    parameters = _parameters(norm, activation)
-    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, config, *parameters, None, None)
+    learned = _learned(norm, activation)
+    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, config, *learned)
     return activated
 
 
 def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tensor:
     """What `mixers.ResidualUnit` computes of x (..., C), and `scale` of that."""
     config = layer.linear.quant
-    parameters = *_parameters(layer.norm, layer.activation), *_layer_scale(scale)
+    learned = _learned(layer.norm, layer.activation, scale)
     (weight,), latent = _weights(config, layer.linear)
-    activated: Tensor = _LinearUnit.apply(x, None, layer.move.bias, weight, latent, layer.norm, config, *parameters)
+    activated: Tensor = _LinearUnit.apply(x, None, layer.move.bias, weight, latent, layer.norm, config, *learned)
     return activated
 
 
@@ -92,9 +94,10 @@ def mlp(layer: Any, n: Tensor) -> Tensor:
     """What `network.Mlp` computes of n (..., C); see `fits_mlp`."""
     config = layer.linear1.quant
     weights, latent = _weights(config, layer.linear1, layer.linear2)
-    parameters = *_parameters(layer.norm1, layer.activation1), *_parameters(layer.norm2, layer.activation2)
+    hidden = _learned(layer.norm1, layer.activation1)
+    output = _learned(layer.norm2, layer.activation2, layer.scale)
     norms, moves = (layer.norm1, layer.norm2), (layer.move1.bias, layer.move2.bias)
-    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, config, *norms, *parameters, *_layer_scale(layer.scale))
+    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, config, *norms, *hidden, *output)
     return scaled
 
 
@@ -119,12 +122,10 @@ def _weights(config: QuantConfig, *layers: Any) -> tuple[list[Tensor], bool]:
     return [linear_weight(layer.weight, config) for layer in layers], False
 
 
-def _parameters(norm: Any, activation: Any) -> tuple[Tensor, ...]:
-    return norm.weight, norm.bias, activation.shift_in, activation.slope, activation.shift_out
-
-
-def _layer_scale(scale: Any) -> tuple[Tensor | None, Tensor | None]:
-    return (None, None) if scale is None else (scale.scale, scale.shift)
+def _learned(norm: Any, activation: Any, scale: Any = None) -> UnitParameters:
+    """What the unit of these modules learns; `scale` is its LayerScale."""
+    learned = UnitParameters(norm.weight, norm.bias, activation.shift_in, activation.slope, activation.shift_out)
+    return learned if scale is None else learned._replace(scale=scale.scale, shift=scale.shift)
 
 
 def _contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
@@ -134,23 +135,31 @@ def _contiguous(tensors: Sequence[Tensor | None]) -> list[Any]:
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: nn.Module, weight: Tensor, bias: Tensor) -> Tensor:
-        x = x.contiguous()
-        native.check_channels(x, weight, bias)
-        operands = [*Moments.of(norm, x), weight.contiguous(), bias.contiguous()]
-        out = torch.empty_like(x)
-        native.kernels(x).normalise(*shape_of(x), at(x), all_at(operands), at(out))
-        ctx.save_for_backward(x, *operands)
+        x, weight, bias = _contiguous((x, weight, bias))
+        moments, out = Moments.of(norm, x), torch.empty_like(x)
+        native.kernels(x).normalise(x=x, **moments._asdict(), weight=weight, bias=bias, threads=threads(), out=out)
+        ctx.save_for_backward(x, *moments, weight, bias)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *operands = ctx.saved_tensors
-        grad, dx = grad.contiguous(), torch.empty_like(x)
-        weight, bias = channels_of(x, 2)
-        kernels = native.kernels(x)
-        kernels.normalise_backward(*shape_of(x), at(x), all_at(operands), at(grad), at(dx), at(weight), at(bias))
-        return dx, None, weight, bias
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        x, mean, inverse, weight, bias = ctx.saved_tensors
+        dx, dweight, dbias = torch.empty_like(x), per_channel(x), per_channel(x)
+        native.kernels(x).normalise_backward(
+            x=x,
+            mean=mean,
+            inverse=inverse,
+            weight=weight,
+            bias=bias,
+            threads=threads(),
+            out_grad=grad.contiguous(),
+            x_grad=dx,
+            weight_grad=dweight,
+            bias_grad=dbias,
+        )
+        return {"x": dx, "weight": dweight, "bias": dbias}
 
 
 class _BinaryWeight(torch.autograd.Function):
@@ -163,10 +172,11 @@ class _BinaryWeight(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         latent, centre = ctx.saved_tensors
         # Nothing but the functions here ever sees this gradient, so that its memory may become that of the latent ones.
-        return binarised_backward(latent, centre, grad.contiguous()), None
+        return {"latent": binarised_backward(latent, centre, grad.contiguous())}
 
 
 class _Signs(torch.autograd.Function):
@@ -178,24 +188,26 @@ class _Signs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, move = ctx.saved_tensors
-        return signs_backward(x, move, True, grad.contiguous())
+        return signs_backward(x, move, True, grad.contiguous())._asdict()
 
 
 class _Unit(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h: Tensor, residual: Tensor, norm: nn.Module, *parameters: Tensor) -> Tensor:
-        h, residual, *parameters = _contiguous((h, residual, *parameters))  # type: ignore[assignment]
-        unit = Unit(h, residual, *Moments.of(norm, h), *parameters)
+    def forward(ctx: Any, h: Tensor, residual: Tensor, norm: nn.Module, *learned: Tensor | None) -> Tensor:
+        h, residual, *learned = _contiguous((h, residual, *learned))  # type: ignore[assignment]
+        unit = Unit.of(h, residual, Moments.of(norm, h), UnitParameters(*learned))  # type: ignore[arg-type]
         ctx.save_for_backward(*unit)
         return unit.output()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        dh, dresidual, sums = Unit(*ctx.saved_tensors).gradients(grad.contiguous())
-        return dh, dresidual, None, *sums[:5]
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
+        gradients = Unit(*ctx.saved_tensors).gradients(grad.contiguous())
+        return {"h": gradients.h_grad, "residual": gradients.residual_grad, "learned": gradients.parameters}
 
 
 class _LinearUnit(torch.autograd.Function):
@@ -209,26 +221,35 @@ class _LinearUnit(torch.autograd.Function):
         latent: bool,
         norm: nn.Module,
         config: QuantConfig,
-        *parameters: Tensor | None,
+        *learned: Tensor | None,
     ) -> Tensor:
-        x, residual, move, *parameters = _contiguous((x, residual, move, *parameters))  # type: ignore[assignment]
+        x, residual, move, *learned = _contiguous((x, residual, move, *learned))  # type: ignore[assignment]
         ctx.binary, ctx.own = config.activation_bits == 1, residual is None
         signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, config.weight_bits == 1)
         h, moments = weight.times(signs, norm)
-        unit = Unit(h, x if residual is None else residual, *moments, *parameters)  # type: ignore[arg-type]
+        parameters = UnitParameters(*learned)  # type: ignore[arg-type]
+        unit = Unit.of(h, x if residual is None else residual, moments, parameters)
         ctx.save_for_backward(x, move, _kept(signs), *weight, *unit)
         return unit.output()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         x, move, signs, *parts = ctx.saved_tensors
         weight, unit = _parts(parts, Weight, Unit)
-        dh, dresidual, sums = unit.gradients(grad.contiguous())
-        dweight = weight.gradient(dh, signs_as_numbers(x, move, ctx.binary) if signs is None else signs)
+        gradients = unit.gradients(grad.contiguous())
+        dh, dresidual = gradients.h_grad, gradients.residual_grad
+        dgiven = weight.gradient(dh, signs_as_numbers(x, move, ctx.binary) if signs is None else signs)
         dsigns = weight.input_gradient(dh, torch.empty_like(x))
         dx, dmove = signs_backward(x, move, ctx.binary, dsigns, dresidual if ctx.own else None)
-        return dx, None if ctx.own else dresidual, dmove, dweight, None, None, None, *sums[:7]
+        return {
+            "x": dx,
+            "residual": None if ctx.own else dresidual,
+            "move": dmove,
+            "given": dgiven,
+            "learned": gradients.parameters,
+        }
 
 
 class _Mlp(torch.autograd.Function):
@@ -244,67 +265,83 @@ class _Mlp(torch.autograd.Function):
         config: QuantConfig,
         norm1: nn.Module,
         norm2: nn.Module,
-        *parameters: Tensor,
+        *learned: Tensor | None,
     ) -> Tensor:
-        n, move1, move2, *parameters = _contiguous((n, move1, move2, *parameters))  # type: ignore[assignment]
+        n, move1, move2, *learned = _contiguous((n, move1, move2, *learned))  # type: ignore[assignment]
+        parameters1, parameters2 = _parts(learned, UnitParameters, UnitParameters)
         ctx.binary, binary_weight = config.activation_bits == 1, config.weight_bits == 1
         weight1, weight2 = (Weight.of(given, latent, binary_weight) for given in (given1, given2))
         signs1 = signs_of(n, move1, ctx.binary)
         h, moments1 = weight1.times(signs1, norm1)
-        hidden = Unit(h, n, *moments1, *parameters[:5])._replace(move=move2)
+        hidden = Unit.of(h, n, moments1, parameters1, move2)
         signs2, means = hidden.signs(ctx.binary)
         v, moments2 = weight2.times(signs2, norm2)
-        unit = Unit(v, means, *moments2, *parameters[5:])
-        ctx.save_for_backward(move1, _kept(signs1), _kept(signs2), *weight1, *weight2, *hidden, *unit)
-        return unit.output()
+        output = Unit.of(v, means, moments2, parameters2)
+        ctx.save_for_backward(move1, _kept(signs1), _kept(signs2), *weight1, *weight2, *hidden, *output)
+        return output.output()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         move1, signs1, signs2, *parts = ctx.saved_tensors
-        weight1, weight2, hidden, unit = _parts(parts, Weight, Weight, Unit, Unit)
+        weight1, weight2, hidden, output = _parts(parts, Weight, Weight, Unit, Unit)
         n = hidden.residual
-        dv, dmeans, sums2 = unit.gradients(grad.contiguous())
-        dweight2 = weight2.gradient(dv, hidden.signs(ctx.binary)[0] if signs2 is None else signs2)
+        of_output = output.gradients(grad.contiguous())
+        dv = of_output.h_grad
+        dgiven2 = weight2.gradient(dv, hidden.signs(ctx.binary)[0] if signs2 is None else signs2)
         dsigns2 = weight2.input_gradient(dv, torch.empty_like(hidden.h))
-        dh, dn, sums1 = hidden.gradients(None, dsigns2, dmeans, ctx.binary)
-        dweight1 = weight1.gradient(dh, signs_as_numbers(n, move1, ctx.binary) if signs1 is None else signs1)
+        of_hidden = hidden.hidden_gradients(dsigns2, of_output.residual_grad, ctx.binary)
+        dh = of_hidden.h_grad
+        dgiven1 = weight1.gradient(dh, signs_as_numbers(n, move1, ctx.binary) if signs1 is None else signs1)
         dsigns1 = weight1.input_gradient(dh, torch.empty_like(n))
-        _, dmove1 = signs_backward(n, move1, ctx.binary, dsigns1, dn)
-        return dn, dmove1, sums1[7], dweight1, dweight2, None, None, None, None, *sums1[:5], *sums2[:7]
+        dn, dmove1 = signs_backward(n, move1, ctx.binary, dsigns1, of_hidden.residual_grad)
+        return {
+            "n": dn,
+            "move1": dmove1,
+            "move2": of_hidden.move_grad,
+            "given1": dgiven1,
+            "given2": dgiven2,
+            "learned": (*of_hidden.parameters, *of_output.parameters),
+        }
 
 
 class _RPReLUSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, shift: Tensor, *operands: Tensor) -> Tensor:
-        operands = tuple(_contiguous(operands))
-        ctx.save_for_backward(*operands)
-        ys, inputs, slopes = _thirds(operands)
-        native.check_like(ys[0], *ys)
-        native.check_channels(ys[0], shift, *inputs, *slopes)
+    def forward(ctx: Any, shift: Tensor, *branches: Tensor) -> Tensor:
+        branches = tuple(_contiguous(branches))
+        ctx.save_for_backward(*branches)
+        ys, inputs, slopes = _thirds(branches)
         out = torch.empty_like(ys[0])
-        native.kernels(out).branches(*shape_of(out), all_at(ys), all_at(inputs), all_at(slopes), at(shift), at(out))
+        native.kernels(out).branches(
+            ys=ys, inputs=inputs, slopes=slopes, shift=shift.contiguous(), threads=threads(), out=out
+        )
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @by_name(forward)
+    def backward(ctx: Any, grad: Tensor) -> Gradients:
         ys, inputs, slopes = _thirds(ctx.saved_tensors)
         grad = grad.contiguous()
-        dys = [torch.empty_like(y) for y in ys]
-        dinputs, dslopes, (dshift,) = channels_of(grad, len(ys)), channels_of(grad, len(ys)), channels_of(grad, 1)
-        native.kernels(grad).branches_backward(
-            *shape_of(grad),
-            all_at(ys),
-            all_at(inputs),
-            all_at(slopes),
-            at(grad),
-            all_at(dys),
-            all_at(dinputs),
-            all_at(dslopes),
-            at(dshift),
+        dys, dinputs, dslopes = (
+            [torch.empty_like(y) for y in ys],
+            [per_channel(y) for y in ys],
+            [per_channel(y) for y in ys],
         )
-        return dshift, *dys, *dinputs, *dslopes
+        dshift = per_channel(grad)
+        native.kernels(grad).branches_backward(
+            ys=ys,
+            inputs=inputs,
+            slopes=slopes,
+            threads=threads(),
+            out_grad=grad,
+            ys_grad=dys,
+            inputs_grad=dinputs,
+            slopes_grad=dslopes,
+            shift_grad=dshift,
+        )
+        return {"shift": dshift, "branches": (*dys, *dinputs, *dslopes)}
 
 
 def _parts(tensors: Sequence[Any], *kinds: Any) -> list[Any]:

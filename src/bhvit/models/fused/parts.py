@@ -6,31 +6,28 @@ Signs are either words of 32 bits (..., C / 32) or numbers (..., C).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...bits import LANES, WORD
-from .kernels import all_at, at, channels_of, check_channels, check_like, kernels, shape_of
+from .kernels import kernels, per_channel, threads
 
 
 def signs_of(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """Signs of x + move (..., C), as words if they can be; x + move itself if not `binary`."""
     if not binary or x.shape[-1] % WORD:
         return signs_as_numbers(x, move, binary)
-    check_channels(x, move)
     words = _words(x)
-    kernels(x).bits(*shape_of(x), at(x), at(move), at(words))
+    kernels(x).pack_bits(x=x, move=move, threads=threads(), bits=words)
     return words
 
 
 def signs_as_numbers(x: Tensor, move: Tensor, binary: bool) -> Tensor:
     """The same as numbers (..., C)."""
-    check_channels(x, move)
     out = torch.empty_like(x)
-    kernels(x).signs(*shape_of(x), at(x), at(move), binary, at(out))
+    kernels(x).signs(x=x, move=move, binary=binary, threads=threads(), out=out)
     return out
 
 
@@ -39,15 +36,27 @@ def are_words(signs: Tensor) -> bool:
     return signs.dtype == torch.int32
 
 
-def signs_backward(
-    x: Tensor, move: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x (..., C) and of the move (C,) for that of the signs; that of x is added to `add_to`, if given."""
-    check_channels(x, move)
-    check_like(x, grad)
-    dx, (dmove,) = torch.empty_like(x) if add_to is None else add_to, channels_of(x, 1)
-    kernels(x).signs_backward(*shape_of(x), at(x), at(move), binary, at(grad), add_to is not None, at(dx), at(dmove))
-    return dx, dmove
+class SignGradients(NamedTuple):
+    """Gradients of the operands of signs: x (..., C) and the learnable bias `move` (C,)."""
+
+    x: Tensor
+    move: Tensor
+
+
+def signs_backward(x: Tensor, move: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None) -> SignGradients:
+    """Gradients for that of the signs; that of x is added to `add_to`, if given."""
+    found = SignGradients(torch.empty_like(x) if add_to is None else add_to, per_channel(x))
+    kernels(x).signs_backward(
+        x=x,
+        move=move,
+        binary=binary,
+        threads=threads(),
+        out_grad=grad,
+        add=add_to is not None,
+        x_grad=found.x,
+        move_grad=found.move,
+    )
+    return found
 
 
 class Moments(NamedTuple):
@@ -62,19 +71,28 @@ class Moments(NamedTuple):
 
         Raises ValueError for one row.
         """
-        moments, operands = cls.unfilled(norm, x, x.shape[-1])
-        kernels(x).statistics(*shape_of(x), at(x), *operands)
+        moments, tracking = cls.unfilled(norm, x, x.shape[-1])
+        kernels(x).statistics(x=x, threads=threads(), **moments._asdict(), **tracking._asdict())
         return moments
 
     @classmethod
-    def unfilled(cls, norm: Any, like: Tensor, channels: int) -> tuple[Moments, tuple[Any, ...]]:
-        """Memory for those of the rows of `like`, and what a kernel fills it by. Raises ValueError for one row."""
+    def unfilled(cls, norm: Any, like: Tensor, channels: int) -> tuple[Moments, Tracking]:
+        """Memory for those of the rows of `like`, and what else a kernel needs. Raises ValueError for one row."""
         if (rows := like.numel() // like.shape[-1]) < 2:
             raise ValueError(f"Expected more than 1 value per channel when training, got {rows} of {channels} channels")
         norm.num_batches_tracked.add_(1)
         momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         moments = cls(*(norm.weight.new_empty(channels) for _ in range(2)))
-        return moments, ((norm.eps, momentum), all_at((*moments, norm.running_mean, norm.running_var)))
+        return moments, Tracking(norm.eps, momentum, norm.running_mean, norm.running_var)
+
+
+class Tracking(NamedTuple):
+    """How a norm's running statistics follow those of a batch."""
+
+    epsilon: float
+    momentum: float
+    running_mean: Tensor
+    running_variance: Tensor
 
 
 class Weight(NamedTuple):
@@ -98,7 +116,7 @@ class Weight(NamedTuple):
         if not binary or given.shape[1] % WORD:
             return cls(None, None, binarised(given, centre) if latent else given, source, centre)
         words, scale = _words(given), given.new_empty(given.shape[0])
-        kernels(given).weight_bits(*shape_of(given), at(given), at(centre), at(words), at(scale))
+        kernels(given).weight_bits(latent=given, centre=centre, threads=threads(), bits=words, scale=scale)
         return cls(words, scale, None, source, centre)
 
     def times(self, signs: Tensor, norm: Any) -> tuple[Tensor, Moments]:
@@ -107,11 +125,17 @@ class Weight(NamedTuple):
             product = self._as_numbers(signs) @ self.as_numbers().T
             return product, Moments.of(norm, product)
         outputs = len(self.scale)
-        moments, operands = Moments.unfilled(norm, signs, outputs)
+        moments, tracking = Moments.unfilled(norm, signs, outputs)
         product = self.scale.new_empty(*signs.shape[:-1], outputs)
-        rows, words, threads = shape_of(signs)
-        operands = (at(signs), at(self.words), at(self.scale), outputs, *operands, at(product))
-        kernels(product).binary_linear(rows, words * WORD, threads, *operands)
+        kernels(product).binary_linear(
+            bits=signs,
+            weights=self.words,
+            scale=self.scale,
+            threads=threads(),
+            out=product,
+            **moments._asdict(),
+            **tracking._asdict(),
+        )
         return product, moments
 
     def input_gradient(self, grad: Tensor, out: Tensor) -> Tensor:
@@ -151,16 +175,54 @@ class Weight(NamedTuple):
 def binarised(latent: Tensor, centre: Tensor | None) -> Tensor:
     """Latent weights (O, ...), contiguous, less the `centre` (O,), as signs times the mean magnitude of each row."""
     out = torch.empty_like(latent)
-    kernels(latent).binarise(*shape_of(latent.view(len(latent), -1)), at(latent), at(centre), at(out))
+    kernels(latent).binarise(latent=latent, centre=centre, threads=threads(), out=out)
     return out
 
 
 def binarised_backward(latent: Tensor, centre: Tensor | None, grad: Tensor) -> Tensor:
     """The gradient of latent weights for that of binary ones, in whose memory it is."""
-    memory = at(grad)
-    shape = shape_of(latent.view(len(latent), -1))
-    kernels(latent).binarise_backward(*shape, at(latent), at(centre), memory, memory)
+    kernels(latent).binarise_backward(latent=latent, centre=centre, threads=threads(), out_grad=grad, latent_grad=grad)
     return grad
+
+
+class UnitParameters(NamedTuple):
+    """What a unit learns: of its norm, its activation and, if it has one, its LayerScale."""
+
+    weight: Tensor
+    bias: Tensor
+    shift_in: Tensor
+    slope: Tensor
+    shift_out: Tensor
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+
+
+class UnitGradients(NamedTuple):
+    """Gradients of the tensors of a `Unit`, for that of its output, or those of its signs and their means."""
+
+    h_grad: Tensor
+    residual_grad: Tensor
+    weight_grad: Tensor
+    bias_grad: Tensor
+    shift_in_grad: Tensor
+    slope_grad: Tensor
+    shift_out_grad: Tensor
+    scale_grad: Tensor | None
+    shift_grad: Tensor | None
+    move_grad: Tensor | None
+
+    @property
+    def parameters(self) -> UnitParameters:
+        """Those of what the unit learns."""
+        return UnitParameters(
+            self.weight_grad,
+            self.bias_grad,
+            self.shift_in_grad,
+            self.slope_grad,
+            self.shift_out_grad,
+            self.scale_grad,
+            self.shift_grad,
+        )
 
 
 class Unit(NamedTuple):
@@ -180,80 +242,86 @@ class Unit(NamedTuple):
     shift: Tensor | None = None
     move: Tensor | None = None
 
+    @classmethod
+    def of(
+        cls, h: Tensor, residual: Tensor, moments: Moments, learned: UnitParameters, move: Tensor | None = None
+    ) -> Unit:
+        """The unit of h and a residual, with the moments of h."""
+        return cls(h, residual, *moments, **learned._asdict(), move=move)
+
     def output(self) -> Tensor:
         """Of a unit without `move`: as h."""
         out = torch.empty_like(self.h)
-        self._run(True, out=out)
+        kernels(self.h).unit(**self._asdict(), binary=True, threads=threads(), out=out)
         return out
 
     def signs(self, binary: bool) -> tuple[Tensor, Tensor]:
         """Signs, and means (..., C), of a unit with `move`."""
         means, words = torch.empty_like(self.residual), binary and self.residual.shape[-1] % WORD == 0
         signs = _words(self.h) if words else torch.empty_like(self.h)
-        self._run(binary, means=means, **{"words" if words else "numbers": signs})
+        kernels(self.h).unit(**self._asdict(), binary=binary, threads=threads(), signs=signs, means=means)
         return signs, means
 
-    def _operands(self, binary: bool) -> tuple[Any, ...]:
-        check_channels(self.h, *self[2:])
-        rows, width = self.h.shape[:-1], self.residual.shape[-1]
-        if self.residual.shape[:-1] != rows or self.h.shape[-1] % width:
-            given, wanted = tuple(self.residual.shape), tuple(self.h.shape)
-            raise ValueError(f"a residual of shape {given} cannot be tiled to {wanted}")
-        addresses = all_at(self)
-        norm, rprelu, scale = addresses[2:6], addresses[6:9], addresses[9:11]
-        return *shape_of(self.h), *addresses[:2], self.residual.shape[-1], norm, rprelu, scale, addresses[11], binary
+    def gradients(self, out: Tensor) -> UnitGradients:
+        """For the gradient of `output`."""
+        return self._gradients(torch.empty_like(self.h), out, None, None, True)
 
-    def _run(
-        self,
-        binary: bool,
-        *,
-        out: Tensor | None = None,
-        numbers: Tensor | None = None,
-        words: Tensor | None = None,
-        means: Tensor | None = None,
-    ) -> None:
-        kernels(self.h).unit(*self._operands(binary), at(out), at(numbers), at(words), at(means))
+    def hidden_gradients(self, signs: Tensor, means: Tensor, binary: bool) -> UnitGradients:
+        """For those of `signs`, whose memory becomes the gradient of h."""
+        return self._gradients(signs, None, signs, means, binary)
 
-    def gradients(
-        self, out: Tensor | None = None, signs: Tensor | None = None, means: Tensor | None = None, binary: bool = True
-    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Of h, of the residual, and of the tensors that follow the moments, for that of `output` or those of `signs`.
+    def _gradients(
+        self, h_grad: Tensor, out: Tensor | None, signs: Tensor | None, means: Tensor | None, binary: bool
+    ) -> UnitGradients:
+        def of(operand: Tensor | None) -> Tensor | None:
+            return None if operand is None else per_channel(self.h)
 
-        The memory of `signs` becomes the gradient of h.
-        """
-        dh = torch.empty_like(self.h) if signs is None else signs
-        dresidual = torch.empty_like(self.residual)
-        sums = _some_channels(self.h, self[4:])
-        given = at(out), at(signs), at(means)
-        kernels(self.h).unit_backward(*self._operands(binary), *given, at(dh), at(dresidual), all_at(sums))
-        return dh, dresidual, sums
+        found = UnitGradients(
+            h_grad=h_grad,
+            residual_grad=torch.empty_like(self.residual),
+            weight_grad=per_channel(self.h),
+            bias_grad=per_channel(self.h),
+            shift_in_grad=per_channel(self.h),
+            slope_grad=per_channel(self.h),
+            shift_out_grad=per_channel(self.h),
+            scale_grad=of(self.scale),
+            shift_grad=of(self.shift),
+            move_grad=of(self.move),
+        )
+        kernels(self.h).unit_backward(
+            **self._asdict(),
+            binary=binary,
+            threads=threads(),
+            out_grad=out,
+            signs_grad=signs,
+            means_grad=means,
+            **found._asdict(),
+        )
+        return found
 
 
 def unpacked(words: Tensor, like: Tensor) -> Tensor:
     """Signs (..., C / 32) as numbers (..., C) of the type of `like`."""
-    rows, count, threads = shape_of(words)
-    out = like.new_empty(*words.shape[:-1], count * WORD)
-    kernels(out).numbers(rows, count * WORD, threads, at(words), at(out))
+    out = like.new_empty(*words.shape[:-1], words.shape[-1] * WORD)
+    kernels(out).unpack_bits(bits=words, threads=threads(), out=out)
     return out
 
 
 def multiplies_signs(rows: Tensor) -> bool:
     """Whether `sign_products` can."""
-    return bool(kernels(rows).multiplies_signs)
+    return kernels(rows).multiplies_signs
 
 
 def sign_products(rows: Tensor, transposed: bool, scale: Tensor | None, words: Tensor, out: Tensor) -> None:
     """rows (R, I), or (I, R) if `transposed`, times `scale` (I,), if given, times signs (I, C / 32): out (R, C)."""
-    rows, (inputs, count, threads) = rows.contiguous(), shape_of(words)
-    columns = words.new_empty((inputs + WORD - 1) // WORD, count * WORD)
-    kernels(rows).bit_columns(inputs, count * WORD, threads, at(words), at(columns))
-    kernels(rows).sign_products(*shape_of(out), at(rows), transposed, inputs, at(scale), at(columns), at(out))
+    inputs, count = words.shape[:-1].numel(), words.shape[-1] * WORD
+    columns = words.new_empty((inputs + WORD - 1) // WORD, count)
+    kernel = kernels(rows)
+    kernel.bit_columns(bits=words, threads=threads(), columns=columns)
+    kernel.sign_products(
+        a=rows.contiguous(), transposed=transposed, scale=scale, columns=columns, threads=threads(), out=out
+    )
 
 
 def _words(x: Tensor) -> Tensor:
     return torch.empty(*x.shape[:-1], x.shape[-1] // WORD, dtype=torch.int32, device=x.device)
-
-
-def _some_channels(like: Tensor, wanted: Sequence[Tensor | None]) -> list[Tensor | None]:
-    found = iter(channels_of(like, sum(w is not None for w in wanted)))
-    return [None if w is None else next(found) for w in wanted]
