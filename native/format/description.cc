@@ -7,6 +7,7 @@ namespace bhvit {
 namespace {
 
 constexpr double kLargest = 0x1p100;  // as of a file's numbers; and the smallest deviation is 1 / kLargest
+constexpr double kMaxDraft = 16;
 constexpr double kSmallestCrop = 0.001;
 constexpr const char* kInterpolations[] = {"nearest", "bilinear", "bicubic", "lanczos"};
 
@@ -78,7 +79,8 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
   require_preprocess(fields.is(Json::Kind::object), "it is not an object");
   for (const auto& [key, value] : fields.members) {
     require_preprocess(
-        key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" || key == "interpolation",
+        key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" || key == "interpolation" ||
+            key == "draft",
         "unknown setting " + key);
   }
   // Those that may be left out have the defaults of src/bhvit/image.py.
@@ -109,6 +111,11 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
                     [&](const char* known) { return filter->is(Json::Kind::string) && filter->string == known; }),
         "unknown interpolation");
     preprocess.interpolation = filter->string;
+  }
+  if (const Json* draft = fields.find("draft")) {  // of JPEG files, which are decoded elsewhere
+    require_preprocess(
+        is_number(*draft) && (number(*draft) == 0 || (number(*draft) >= 1 && number(*draft) <= kMaxDraft)),
+        "draft must be 0 or from 1 to 16");
   }
   const auto cover = [&](int64_t edge) {
     return std::max(edge, static_cast<int64_t>(static_cast<double>(edge) / preprocess.crop + 1e-6));

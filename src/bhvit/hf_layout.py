@@ -75,6 +75,7 @@ def preprocessor(preprocess: Preprocess) -> dict[str, Any]:
         "image_std": list(preprocess.std),
         "crop_pct": preprocess.crop,
         "interpolation": preprocess.interpolation,
+        **({"draft": preprocess.draft} if preprocess.draft else {}),
     }
 
 
@@ -91,6 +92,7 @@ def read_preprocessor(fields: Any) -> Preprocess:
             std=tuple(fields["image_std"]),
             crop=fields["crop_pct"],
             interpolation=fields["interpolation"],
+            draft=fields.get("draft", 0.0),
         )
     except UserError:
         raise

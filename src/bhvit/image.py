@@ -19,7 +19,7 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, Literal, TypeAlias
 
@@ -33,6 +33,9 @@ from .system import environment_limit
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ImageLike: TypeAlias = "str | Path | bytes | Image.Image | npt.NDArray[np.uint8]"
 
+Needed: TypeAlias = Callable[[int, int], tuple[int, int]]
+"""Width and height of an upright picture -> the least width and height that are of use."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
@@ -44,6 +47,7 @@ if os.environ.get("BHVIT_MAX_PIXELS"):
 MAX_EDGE = 8192
 MAX_CHANNELS = 64
 MIN_CROP = 0.001
+MAX_DRAFT = 16
 _LARGEST = 2.0**100
 
 _RESAMPLING = {
@@ -88,6 +92,9 @@ class Preprocess:
     crop: float = 0.875
     """Fraction of the resized image's edge that the centre crop keeps; 1.0 keeps it all."""
     interpolation: Interpolation = "bicubic"
+    draft: float = 0.0
+    """JPEG files are decoded at a half, quarter or eighth of their size where that is still this many times the size
+    that they are resized to, as Pillow's `draft` does: 1 is fastest, 2 hardly changes pixels. 0 decodes all pixels."""
 
     def __post_init__(self) -> None:
         _require(
@@ -120,22 +127,35 @@ class Preprocess:
             isinstance(self.interpolation, str) and self.interpolation in _RESAMPLING,
             f"interpolation must be one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}",
         )
+        _require(
+            _is_number(self.draft) and (self.draft == 0 or 1 <= self.draft <= MAX_DRAFT),
+            f"draft must be 0 or from 1 to {MAX_DRAFT}, not {shown(self.draft)}",
+        )
 
     @classmethod
     def usual(
-        cls, size: tuple[int, int], channels: int, *, crop: float = 0.875, interpolation: Interpolation = "bicubic"
+        cls,
+        size: tuple[int, int],
+        channels: int,
+        *,
+        crop: float = 0.875,
+        interpolation: Interpolation = "bicubic",
+        draft: float = 0.0,
     ) -> Preprocess:
         """ImageNet's mean and standard deviation for RGB, 0.5 and 0.25 for any other number of channels."""
-        if channels == 3:
-            return cls(size=size, crop=crop, interpolation=interpolation)
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         return cls(
-            size=size,
-            channels=channels,
-            mean=(0.5,) * channels,
-            std=(0.25,) * channels,
-            crop=crop,
-            interpolation=interpolation,
+            size=size, channels=channels, mean=mean, std=std, crop=crop, interpolation=interpolation, draft=draft
         )
+
+    @property
+    def needed(self) -> Needed | None:
+        """What `load_image` may leave out of a JPEG file; None: nothing."""
+        return self._least if self.draft else None
+
+    def _least(self, width: int, height: int) -> tuple[int, int]:
+        full_w, full_h = self._covering(width, height)
+        return math.ceil(self.draft * full_w), math.ceil(self.draft * full_h)
 
     def __call__(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.float32]:
         """Return the normalised image, float32 (1, C, H, W), C-contiguous.
@@ -153,10 +173,16 @@ class Preprocess:
         if isinstance(image, np.ndarray):
             planes = _from_array(image, self.channels)
         else:
-            opened = _decoded(image) if isinstance(image, Image.Image) else load_image(image)
+            opened = _decoded(image) if isinstance(image, Image.Image) else load_image(image, needed=self.needed)
             planes = [_convert(opened, self.channels)]
         resized = [np.asarray(self._resize(plane)) for plane in planes]
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
+
+    def needed_of(self, box: tuple[int, int, int, int]) -> Needed:
+        """As `needed`, for a picture of which `stretched` takes the part in `box`."""
+        left, top, right, bottom = box
+        scale_w, scale_h = (self.draft * self.size[1] / (right - left), self.draft * self.size[0] / (bottom - top))
+        return lambda width, height: (math.ceil(scale_w * width), math.ceil(scale_h * height))
 
     def stretched(self, image: Image.Image, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
         """The part of an image in `box` (left, top, right, bottom), resized to `size` whatever its
@@ -174,14 +200,19 @@ class Preprocess:
         planes += offset[:, None, None]
         return planes
 
+    def _covering(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height that a picture is resized to, of which the centre is kept.
+
+        Whole numbers throughout: floor(size / crop), as timm does, then the edge that just covers.
+        """
+        cover_h, cover_w = (max(edge, int(edge / self.crop + 1e-6)) for edge in self.size)
+        if cover_h * width >= cover_w * height:
+            return width * cover_h // height, cover_h
+        return cover_w, height * cover_w // width
+
     def _resize(self, image: Image.Image) -> Image.Image:
         height, width = self.size
-        # Whole numbers throughout: floor(size / crop), as timm does, then the edge that just covers.
-        cover_h, cover_w = (max(edge, int(edge / self.crop + 1e-6)) for edge in self.size)
-        if cover_h * image.width >= cover_w * image.height:
-            full_h, full_w = cover_h, image.width * cover_h // image.height
-        else:
-            full_h, full_w = image.height * cover_w // image.width, cover_w
+        full_w, full_h = self._covering(image.width, image.height)
         top, left = round((full_h - height) / 2), round((full_w - width) / 2)
         if (full_w, full_h) == image.size:
             return image.crop((left, top, left + width, top + height))
@@ -194,7 +225,10 @@ class Preprocess:
 
     def to_json(self) -> str:
         """The settings as JSON with sorted keys; `from_json` gives an equal object back."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = dataclasses.asdict(self)
+        if not self.draft:  # which earlier versions do not know
+            del fields["draft"]
+        return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Preprocess:
@@ -216,11 +250,13 @@ def load_image(
     *,
     quick: bool = False,
     max_pixels: int | None = None,
+    needed: Needed | None = None,
 ) -> Image.Image:
     """Decode an image file, and turn it upright as its EXIF orientation says.
 
     `source` is a path, the file's bytes, or an open file; `name` is what messages call it (default: the path). With
-    `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed. Greyscale of more than
+    `quick`, for checking, a JPEG is read to its end but only its coarsest pixels are computed. With `needed`, a JPEG is
+    perhaps decoded at a half, quarter or eighth of its size, no smaller than `needed` asks for. Greyscale of more than
     eight bits becomes eight (`_eight_bits`), colours are in the order RGB.
     Raises UserError for whatever cannot be read: absent, damaged, of a format not in `FORMATS`, a pipe or device, of
     more than `max_pixels` pixels (default `MAX_PIXELS`), or with shades that mean nothing.
@@ -244,6 +280,8 @@ def load_image(
             _check_pixels(image, name, max_pixels)
             if quick:
                 image.draft(None, (1, 1))
+            elif needed is not None and image.format in ("JPEG", "MPO"):
+                _draft(image, needed)
             image.load()
             return _decoded(image, name)
     except UserError:
@@ -257,6 +295,20 @@ def load_image(
             raise UserError(f"cannot read {name}: {error.strerror}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{name} is damaged: {reason}") from None
+
+
+def _draft(image: Image.Image, needed: Needed) -> None:
+    """Let a JPEG be decoded at the smallest scale that leaves what is needed of it."""
+    try:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # lies on its side
+    except _DECODER_ERRORS:  # as `_upright` takes it
+        turned = False
+    width, height = image.size
+    if turned:
+        height, width = needed(height, width)
+    else:
+        width, height = needed(width, height)
+    image.draft(None, (width, height))
 
 
 def _cut(text: str) -> str:

@@ -98,6 +98,8 @@ GOOD: dict[str, Callable[[str], str]] = {
     "many digits": swapped('"mean": [0.5', '"mean": [0.5' + "0" * 300, "preprocess"),
     "minus zero": swapped('"mean": [0.5', '"mean": [-0.0', "preprocess"),
     "the smallest crop": preprocess(crop=0.001),
+    "JPEG files decoded at a fraction": preprocess(draft=1.5),
+    "JPEG files decoded in full, said": preprocess(draft=0),
     "no crop and no interpolation": metadata(
         "preprocess",
         lambda t: json.dumps(
@@ -171,6 +173,11 @@ BAD: dict[str, Callable[[str], Any]] = {
     "a subnormal deviation": preprocess(std=[5e-324, 1, 1], mean=[0, 0, 0]),
     "a deviation next to infinity": preprocess(std=[1e308] * 3),
     "a crop of zero": preprocess(crop=0),
+    "a draft below one": preprocess(draft=0.5),
+    "a draft beyond all": preprocess(draft=17),
+    "a negative draft": preprocess(draft=-1),
+    "a draft that is no number": preprocess(draft=True),
+    "a draft that is text": preprocess(draft="2"),
     "a crop next to zero": preprocess(crop=5e-324),
     "a crop above 1": preprocess(crop=1.0001),
     "a crop that is true": preprocess(crop=True),

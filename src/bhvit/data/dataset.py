@@ -27,6 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import UserError
+from ..image import Needed
 from ..text import some
 from .classes import Labels, match_classes
 from .integrity import find_damaged
@@ -70,9 +71,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
-        """Decode image `index`, in its own mode and size. Raises UserError naming a damaged one."""
-        return self.store.image(int(self.indices[index]))
+    def image(self, index: int, needed: Needed | None = None) -> Image.Image:
+        """Decode image `index`, in its own mode and size. Raises UserError naming a damaged one.
+
+        With `needed`, which `Preprocess.needed` gives, a JPEG may be decoded at a fraction of its size.
+        """
+        return self.store.image(int(self.indices[index]), needed)
 
     def name(self, index: int) -> str:
         """Return the path of an image, or what stands for one."""

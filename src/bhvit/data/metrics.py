@@ -192,7 +192,7 @@ def metrics(
 
 def decode(dataset: Dataset, preprocess: Preprocess, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
     """Images as uint8 (B, H, W, C), resized and cropped. Raises UserError naming a damaged one."""
-    return np.stack([preprocess.pixels(dataset.image(index)) for index in indices])
+    return np.stack([preprocess.pixels(dataset.image(index, preprocess.needed)) for index in indices])
 
 
 def agreement(first: Metrics, second: Metrics) -> float:

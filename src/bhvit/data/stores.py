@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import UserError
-from ..image import load_image
+from ..image import Needed, load_image
 from ..system import environment_limit
 from .index_cache import Stamp
 
@@ -58,8 +58,8 @@ class Store(Protocol):
     def open(self, index: int) -> IO[bytes] | None:
         """Open the encoded image as a seekable file; None if the pixels are stored as they are."""
 
-    def image(self, index: int) -> Image.Image:
-        """Decode an image. Raises UserError naming it if it is damaged."""
+    def image(self, index: int, needed: Needed | None = None) -> Image.Image:
+        """Decode an image, `needed` as in `load_image`. Raises UserError naming it if it is damaged."""
 
     @property
     def blocks(self) -> npt.NDArray[np.int64] | None:
@@ -94,7 +94,7 @@ class ArrayStore:
     def open(self, index: int) -> IO[bytes] | None:
         return None
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, needed: Needed | None = None) -> Image.Image:
         return Image.fromarray(self.pixels[index])
 
 
@@ -118,11 +118,11 @@ class EncodedStore(abc.ABC):
     @abc.abstractmethod
     def open(self, index: int) -> IO[bytes] | None: ...
 
-    def image(self, index: int) -> Image.Image:
+    def image(self, index: int, needed: Needed | None = None) -> Image.Image:
         file = self.open(index)
         assert file is not None
         with file:
-            return load_image(file, self.name(index))
+            return load_image(file, self.name(index), needed=needed)
 
 
 class FileStore(EncodedStore):

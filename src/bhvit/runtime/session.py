@@ -20,7 +20,7 @@ from ..data import inputs as pictures
 from ..data.inputs import Inputs, Picture
 from ..errors import FormatError, UserError, shown
 from ..format import file as bhv_file
-from ..image import ImageLike
+from ..image import ImageLike, Preprocess
 from ..spec.model import ModelSpec
 from ..system import allowed_cores
 from .pipeline import run_all
@@ -110,6 +110,11 @@ class Session:
         return self._class_names
 
     @property
+    def preprocessing(self) -> Preprocess:
+        """The settings of `preprocess`, which the file holds."""
+        return self._preprocess
+
+    @property
     def isa(self) -> str:
         """The instruction set in use."""
         return self._isa
@@ -196,13 +201,16 @@ class Session:
         return self._stream(inputs, top, count)
 
     def _stream(self, inputs: Inputs, top: int, workers: int) -> Iterator[Streamed]:
-        work: Callable[[Session, Picture], Answer] = lambda session, picture: session.classify(picture.image(), top)  # noqa: E731
+        work: Callable[[Session, Picture], Answer] = lambda session, picture: session._classify(picture, top)  # noqa: E731
         with closing(inputs):
             total = inputs.total
             sessions = [self, *(self.copy() for _ in range(min(workers, workers if total is None else total) - 1))]
             outcomes = run_all(inputs, sessions, work, ahead=1 if inputs.live else 2)
             for picture, answer, error in outcomes:
                 yield Streamed(picture.name, answer, error, picture.seconds, picture)
+
+    def _classify(self, picture: Picture, top: int) -> Answer:
+        return self.classify(picture.image(self.preprocessing.needed), top)
 
     def copy(self) -> Session:
         """Return another session of the same model, which runs side by side with this one; weights are shared.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from ..bits import Floats
 from ..image import load_image
@@ -54,7 +55,7 @@ def classify(model: Model, files: Sequence[bytes], top: int, limits: Limits) -> 
     with model.borrowed() as session:
         for number, file in enumerate(files, 1):
             name = "the image" if len(files) == 1 else f"image {number}"
-            classes = session.classify(load_image(file, name, max_pixels=limits.pixels), top)
+            classes = session.classify(_picture(session, file, name, limits), top)
             answers.append({"classes": [{"name": name, "probability": value} for name, value in classes]})
     model.count(len(files))
     return answers
@@ -82,7 +83,7 @@ def infer(model: Model, body: bytes, header_length: str | None, limits: Limits) 
 def _logits(session: Session, given: Input, limits: Limits) -> Floats:
     if given.files is not None:
         images = [
-            session.preprocess(load_image(file, f"image {number}", max_pixels=limits.pixels))
+            session.preprocess(_picture(session, file, f"image {number}", limits))
             for number, file in enumerate(given.files, 1)
         ]
         return session(np.concatenate(images)) if images else np.zeros((0, session.spec.num_classes), np.float32)
@@ -92,6 +93,10 @@ def _logits(session: Session, given: Input, limits: Limits) -> Floats:
         if pixels > limits.pixels:
             raise RequestError(400, f"a picture has {pixels} pixels, at most {limits.pixels} are taken")
     return session(given.array)
+
+
+def _picture(session: Session, file: bytes, name: str, limits: Limits) -> Image.Image:
+    return load_image(file, name, max_pixels=limits.pixels, needed=session.preprocessing.needed)
 
 
 def _probabilities(logits: Floats) -> Floats:

@@ -168,22 +168,41 @@ class _Decoder:
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         epoch, index, copy = key
-        image = self.dataset.image(index)
         with torch.random.fork_rng(devices=[]):
             # torchvision draws from the global generator
             torch.manual_seed(seed_for(self.settings.seed, epoch, index, 1 + copy))
             if self.settings.augment == "resized-crop":
-                pixels = torch.from_numpy(self._resized_crop(image))
+                pixels = torch.from_numpy(self._resized_crop(index))
             else:
+                image = self.dataset.image(index, self.preprocess.needed)
                 pixels = torch.from_numpy(self.preprocess.pixels(image))
             return self._rand_augmented(pixels) if self.settings.rand_augment else pixels
 
-    def _resized_crop(self, image: Any) -> Any:
+    def _resized_crop(self, index: int) -> Any:
         from torchvision.transforms import RandomResizedCrop
 
-        top, left, height, width = RandomResizedCrop.get_params(image, [self.settings.scale_min, 1.0], [3 / 4, 4 / 3])
+        box: tuple[int, int, int, int] | None = None  # in pixels of the whole picture, at whatever scale it is decoded
+        size = (0, 0)
+
+        def draw(width: int, height: int) -> tuple[int, int, int, int]:
+            whole = torch.empty((1, height, width), device="meta")
+            top, left, h, w = RandomResizedCrop.get_params(whole, [self.settings.scale_min, 1.0], [3 / 4, 4 / 3])
+            return left, top, left + w, top + h
+
+        def needed(width: int, height: int) -> tuple[int, int]:
+            nonlocal box, size
+            box, size = draw(width, height), (width, height)
+            return self.preprocess.needed_of(box)(width, height)
+
+        image = self.dataset.image(index, needed if self.preprocess.draft else None)
+        if box is None:
+            box, size = draw(*image.size), image.size
         mirror = self.settings.flip and bool(torch.rand(()) < 0.5)
-        pixels = self.preprocess.stretched(image, (left, top, left + width, top + height))
+        if image.size != size:
+            scale_w, scale_h = image.width / size[0], image.height / size[1]
+            right, bottom = math.ceil(box[2] * scale_w), math.ceil(box[3] * scale_h)
+            box = int(box[0] * scale_w), int(box[1] * scale_h), min(right, image.width), min(bottom, image.height)
+        pixels = self.preprocess.stretched(image, box)
         return np.ascontiguousarray(pixels[:, ::-1]) if mirror else pixels
 
     def _rand_augmented(self, pixels: Tensor) -> Tensor:

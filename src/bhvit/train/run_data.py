@@ -45,7 +45,9 @@ def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
     # Every n-th image each: every image counts once, whatever the number of processes.
     own = validation.subset(range(processes.rank, len(validation), processes.size))
     size = model_spec(config.model, **config.model_settings()).img_size
-    preprocess = Preprocess.usual(size, config.channels, crop=config.crop, interpolation=config.interpolation)
+    preprocess = Preprocess.usual(
+        size, config.channels, crop=config.crop, interpolation=config.interpolation, draft=config.draft
+    )
     pixels = cached(own, preprocess, config.cache_mb) if len(own) else None
     return RunData(
         train=train,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from ...image import load_image
+from ...image import Needed, load_image
 from ..stores import check_size, reading
 from .picture import Decoded, Failed, Part, Picture
 
@@ -18,12 +18,12 @@ class FilePicture(Picture):
     def __init__(self, path: str | Path) -> None:
         super().__init__(str(path))
 
-    def image(self) -> Decoded:
+    def image(self, needed: Needed | None = None) -> Decoded:
         path = Path(self.name)
         if path.is_file():  # anything else is refused by the decoder, in its words
             with reading(path):
                 check_size(path, path.stat().st_size)
-        return load_image(path)
+        return load_image(path, needed=needed)
 
 
 class Files(Part):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...errors import UserError
+from ...image import Needed
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
@@ -30,8 +31,11 @@ class Picture(abc.ABC):
         """Of a video's frame, its time since the beginning."""
 
     @abc.abstractmethod
-    def image(self) -> Decoded:
-        """Decode it: a PIL image, or uint8 RGB (H, W, 3). Raises UserError naming it."""
+    def image(self, needed: Needed | None = None) -> Decoded:
+        """Decode it: a PIL image, or uint8 RGB (H, W, 3). Raises UserError naming it.
+
+        With `needed`, a JPEG may be decoded at a fraction of its size (`load_image`).
+        """
 
 
 class Failed(Picture):
@@ -41,7 +45,7 @@ class Failed(Picture):
         super().__init__(name)
         self.reason = reason
 
-    def image(self) -> Decoded:
+    def image(self, needed: Needed | None = None) -> Decoded:
         raise UserError(self.reason)
 
 

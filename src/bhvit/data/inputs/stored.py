@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...errors import UserError
+from ...image import Needed
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore
@@ -23,8 +24,8 @@ class StoredPicture(Picture):
         super().__init__(store.name(index))
         self._store, self._index = store, index
 
-    def image(self) -> Decoded:
-        return self._store.image(self._index)
+    def image(self, needed: Needed | None = None) -> Decoded:
+        return self._store.image(self._index, needed)
 
 
 class Stored(Part):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, require_extra
+from ...image import Needed
 from .picture import Decoded, Failed, Part, Picture
 from .web import shown_address
 
@@ -31,7 +32,7 @@ class Frame(Picture):
         super().__init__(name, None if frame.time is None else float(frame.time))
         self._frame = frame
 
-    def image(self) -> Decoded:
+    def image(self, needed: Needed | None = None) -> Decoded:
         try:
             pixels: Any = self._frame.to_ndarray(format="rgb24")
         except _failures() as error:

@@ -9,7 +9,7 @@ import urllib.parse
 import urllib.request
 
 from ...errors import UserError
-from ...image import load_image
+from ...image import Needed, load_image
 from ..stores import MAX_FILE_BYTES
 from .picture import Decoded, Picture
 
@@ -34,7 +34,7 @@ class WebPicture(Picture):
         super().__init__(shown_address(address))
         self._address = address
 
-    def image(self) -> Decoded:
+    def image(self, needed: Needed | None = None) -> Decoded:
         with _answer(self._address) as answer:
             try:
                 data = answer.read(MAX_FILE_BYTES + 1)
@@ -42,7 +42,7 @@ class WebPicture(Picture):
                 raise UserError(f"cannot download {self.name}: {error or type(error).__name__}") from None
         if len(data) > MAX_FILE_BYTES:
             raise UserError(f"{self.name} has more than {MAX_FILE_BYTES} bytes: BHVIT_MAX_FILE_BYTES allows more")
-        return load_image(io.BytesIO(data), self.name)
+        return load_image(io.BytesIO(data), self.name, needed=needed)
 
 
 def content_type(address: str) -> str:

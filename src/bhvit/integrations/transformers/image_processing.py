@@ -13,7 +13,7 @@ from ...hf_layout import PROCESSOR, preprocessor, read_preprocessor
 from ...image import Preprocess
 from .configuration import BHViTConfig
 
-_USUAL = preprocessor(Preprocess())
+_USUAL: dict[str, Any] = {**preprocessor(Preprocess()), "draft": 0.0}
 _NAMES = tuple(name for name in _USUAL if name != "image_processor_type")
 
 
