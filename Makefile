@@ -49,6 +49,8 @@ test: lint
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
 SANITIZED := build/sanitized
 check-slow: threads
+	$(BIN)/python -m pip install --quiet 'ray[data]'
+	BHVIT_TEST_RAY=1 $(BIN)/python -m pytest tests/integrations/test_ray.py
 	$(MAKE) fuzz SECONDS=300
 	$(PYTHON) -m venv $(SANITIZED)
 	$(SANITIZED)/bin/python -m pip install --quiet . pytest hypothesis \

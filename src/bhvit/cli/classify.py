@@ -6,10 +6,10 @@ import argparse
 import hashlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..errors import UserError
@@ -44,6 +44,10 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="FILE",
         help="write the answers to a .jsonl, .csv or .parquet file (extra 'parquet'), whole at the end",
     )
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="where to run: here (default), or on a Ray cluster"
+    )
+    parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster; default: one on this machine")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
     parser.add_argument(
@@ -66,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--resume and --force are about a file: name it with --out FILE.jsonl")
     if args.out is not None and args.json:
         raise UserError("--json prints the answers, --out writes them: give one of them")
+    if args.address is not None and args.engine != "ray":
+        raise UserError("--address is that of a Ray cluster: give --engine ray with it")
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
         if args.json and inputs.live:
@@ -88,7 +94,14 @@ def run(args: argparse.Namespace) -> int:
             introduction = None
         for note in inputs.notes:
             print(note, file=sys.stderr)
-        return _Answers(args, inputs, results, window, introduction).take(session)
+        answers = _Answers(args, inputs, results, window, introduction)
+        if args.engine == "ray":
+            from ..integrations.ray import Engine
+
+            workers, address = args.workers, args.address
+            engine = Engine(model, top=args.top, workers=workers, threads=args.threads, address=address)
+            return answers.take(stack.enter_context(engine).stream(inputs))
+        return answers.take(session.stream(inputs, args.top, workers=args.workers or "auto"))
 
 
 class _Answers:
@@ -108,17 +121,17 @@ class _Answers:
         self._progress = Progress("classifying")
         self._count = self._failed = 0
 
-    def take(self, session: Session) -> int:
-        """Answer everything and return the exit status."""
+        if results is not None:
+            inputs.skip(results.done)
+
+    def take(self, stream: Iterator[Streamed]) -> int:
+        """Take every answer and return the exit status."""
         begin = time.perf_counter()
         total = self._inputs.total
         if self._results is not None:
-            before = sum(self._results.done.values())
-            self._inputs.skip(self._results.done)
-            total = None if total is None else max(0, total - before)
-        workers: int | Literal["auto"] = self._args.workers or "auto"
+            total = None if total is None else max(0, total - sum(self._results.done.values()))
         try:
-            for streamed in session.stream(self._inputs, self._args.top, workers=workers):
+            for streamed in stream:
                 self._count += 1
                 self._take(streamed)
                 if total != 1:

@@ -23,6 +23,7 @@ COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 _EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "tqdm"), "train") | {
     "pyarrow": "parquet",
     "av": "video",
+    "ray": "ray",
 }
 """Optional packages, and the extra of ours that installs each."""
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ...errors import UserError
-from ...image import Needed
+from ...image import Needed, load_image
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
@@ -36,6 +36,23 @@ class Picture(abc.ABC):
 
         With `needed`, a JPEG may be decoded at a fraction of its size (`load_image`).
         """
+
+    def portable(self) -> Picture:
+        """The same picture for another process, which sees the same files but not what is open here."""
+        return self
+
+
+class Still(Picture):
+    """A picture that has been read: the bytes of its file, or its pixels, uint8 RGB (H, W, 3)."""
+
+    def __init__(self, name: str, content: bytes | npt.NDArray[np.uint8], seconds: float | None = None) -> None:
+        super().__init__(name, seconds)
+        self._content = content
+
+    def image(self, needed: Needed | None = None) -> Decoded:
+        if isinstance(self._content, bytes):
+            return load_image(self._content, self.name, needed=needed)
+        return self._content
 
 
 class Failed(Picture):

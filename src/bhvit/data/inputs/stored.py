@@ -11,7 +11,7 @@ from ...image import Needed
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore
-from .picture import IMAGE_SUFFIXES, Decoded, Part, Picture
+from .picture import IMAGE_SUFFIXES, Decoded, Failed, Part, Picture, Still
 
 ARCHIVES = {".zip": ZipStore, ".tar": TarStore}
 COMPRESSED = frozenset(".tgz .tbz .tbz2 .txz .gz .bz2 .xz .zst .7z .rar".split())
@@ -26,6 +26,15 @@ class StoredPicture(Picture):
 
     def image(self, needed: Needed | None = None) -> Decoded:
         return self._store.image(self._index, needed)
+
+    def portable(self) -> Picture:
+        try:
+            file = self._store.open(self._index)
+            assert file is not None
+            with file:
+                return Still(self.name, file.read())
+        except UserError as error:
+            return Failed(self.name, str(error))
 
 
 class Stored(Part):

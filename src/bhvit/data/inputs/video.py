@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError, require_extra
 from ...image import Needed
-from .picture import Decoded, Failed, Part, Picture
+from .picture import Decoded, Failed, Part, Picture, Still
 from .web import shown_address
 
 VIDEO_SUFFIXES = frozenset(
@@ -39,6 +39,12 @@ class Frame(Picture):
             raise UserError(f"{self.name} cannot be converted to RGB: {error}") from None
         turns = round(getattr(self._frame, "rotation", 0) / 90) % 4  # phones turn the display, not the pixels
         return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+    def portable(self) -> Picture:
+        try:
+            return Still(self.name, np.asarray(self.image()), self.seconds)
+        except UserError as error:
+            return Failed(self.name, str(error))
 
 
 class Video(Part):
