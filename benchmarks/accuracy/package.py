@@ -10,6 +10,7 @@ stored in float16; the packed file is made from that checkpoint, so `bhvit pack 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -25,7 +26,9 @@ from bhvit.data.dataset import Dataset, open_dataset
 from bhvit.data.metrics import Floats, Metrics, agreement, evaluate
 from bhvit.files import write_atomically
 from bhvit.format import file as bhv_file
+from bhvit.format.checkpoint import CheckpointDescription
 from bhvit.models.base.weights import read_weights
+from bhvit.models.checkpoint import checksum
 from bhvit.system import environment
 
 _PATCH_2 = "--model bhvit_nano --set patch=2 --set stem_kernel=4"
@@ -78,7 +81,9 @@ def main() -> None:
         name: tensor.half() if tensor.ndim >= 2 and name.endswith(".weight") else tensor
         for name, tensor in tensors.items()
     }
-    write_atomically(checkpoint, safetensors.torch.save(halved, metadata))
+    described = CheckpointDescription.from_metadata(metadata, args.runs[-1])
+    described = dataclasses.replace(described, checksum=checksum(halved))
+    write_atomically(checkpoint, safetensors.torch.save(halved, described.to_metadata()))
     model = bhvit.load_checkpoint(checkpoint)
     bhvit.pack(model, packed, force=True)
 
