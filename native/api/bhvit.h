@@ -117,10 +117,21 @@ BHVIT_API const char *bhvit_class_name(const bhvit_session *session, size_t inde
 BHVIT_API bhvit_status bhvit_normalize(const bhvit_session *session, const uint8_t *pixels, size_t pixel_bytes,
                                        size_t height, size_t width, float *image, size_t image_floats);
 
-/* Normalised images (count, channels, height, width) -> logits (count, classes). The sizes are those of the whole
- * buffers, in floats, and must be exact. `count` may be 0. Allocates nothing. */
+/* What a model does: "classify", or "segment", which labels each pixel. Null, with an error text, for a null session. A
+ * picture for a segmentation is resized to height x width whatever its aspect, so that no pixel is left out. */
+BHVIT_API const char *bhvit_task(const bhvit_session *session);
+
+/* Normalised images (count, channels, height, width) -> logits (count, classes), or of a segmentation (count, classes,
+ * height, width). The sizes are those of the whole buffers, in floats, and must be exact. `count` may be 0. Allocates
+ * nothing. */
 BHVIT_API bhvit_status bhvit_run(bhvit_session *session, size_t count, const float *images, size_t image_floats,
                                  float *logits, size_t logit_floats);
+
+/* Normalised images (count, channels, height, width) of a segmentation -> the class of each pixel, that of its largest
+ * logit, (count, height, width), a byte each. `label_bytes` is the size of the whole buffer and must be exact. `count` may
+ * be 0. Allocates nothing. BHVIT_ARGUMENT for a model that classifies. */
+BHVIT_API bhvit_status bhvit_segment(bhvit_session *session, size_t count, const float *images, size_t image_floats,
+                                     uint8_t *labels, size_t label_bytes);
 
 #ifdef __cplusplus
 }

@@ -84,6 +84,19 @@ void check_shape(const bhvit::Program& program, const Array& images) {
   }
 }
 
+// Calls run(images, done) without Python's lock until all images are done, looking for Ctrl-C in between.
+template <class Run>
+void run_in_parts(const Images& images, const Run& run) {
+  const size_t count = images.shape(0), floats = count ? images.size() / count : 0;
+  for (size_t done = 0; done < count;) {
+    {
+      const WithoutLock unlocked;
+      done += static_cast<size_t>(run(images.data() + done * floats, done));
+    }
+    if (done < count && PyErr_CheckSignals() != 0) throw nb::python_error();
+  }
+}
+
 void check_tiles(const Words& activations, const Tiles& tiles) {
   if (tiles.shape(1) != activations.shape(1) || tiles.shape(2) != 16) {
     throw std::invalid_argument("tiles must be (tiles, words, 16) with the words of the activations");
@@ -149,17 +162,26 @@ NB_MODULE(_native, m) {
           [](bhvit::Program& self, const Images& images) {
             check_shape(self, images);
             const size_t count = images.shape(0), classes = static_cast<size_t>(self.classes());
-            const size_t floats = count ? images.size() / count : 0;
-            std::vector<float> logits(count * classes);
-            for (size_t done = 0; done < count;) {
-              {
-                const WithoutLock unlocked;
-                done += static_cast<size_t>(self.run(images.data() + done * floats, static_cast<long>(count - done),
-                                                     logits.data() + done * classes, kSignalSeconds));
-              }
-              if (done < count && PyErr_CheckSignals() != 0) throw nb::python_error();
-            }
-            return to_numpy(std::move(logits), {count, classes});
+            const size_t floats = static_cast<size_t>(self.logit_floats());
+            std::vector<float> logits(count * floats);
+            run_in_parts(images, [&](const float* part, size_t done) {
+              return self.run(part, static_cast<long>(count - done), logits.data() + done * floats, kSignalSeconds);
+            });
+            std::vector<size_t> shape = {count, classes};
+            if (self.segments()) shape.insert(shape.end(), {images.shape(2), images.shape(3)});
+            return to_numpy(std::move(logits), shape);
+          },
+          "images"_a)
+      .def(
+          "segment",
+          [](bhvit::Program& self, const Images& images) {
+            check_shape(self, images);
+            const size_t count = images.shape(0), pixels = images.shape(2) * images.shape(3);
+            std::vector<uint8_t> labels(count * pixels);
+            run_in_parts(images, [&](const float* part, size_t done) {
+              return self.segment(part, static_cast<long>(count - done), labels.data() + done * pixels, kSignalSeconds);
+            });
+            return to_numpy(std::move(labels), {count, images.shape(2), images.shape(3)});
           },
           "images"_a)
       .def(
@@ -202,6 +224,7 @@ NB_MODULE(_native, m) {
                      return nb::make_tuple(shape[0], shape[1], shape[2]);
                    })
       .def_prop_ro("classes", &bhvit::Program::classes)
+      .def_prop_ro("segments", &bhvit::Program::segments)
       .def_prop_ro("header",
                    [](const bhvit::Program& self) { return nb::bytes(self.header().data(), self.header().size()); })
       .def_prop_ro("largest_input", [](const bhvit::Program& self) { return bhvit::largest_input(self.preprocess()); })

@@ -104,6 +104,20 @@ size_t image_size(const bhvit::Program& program) {
   return p.mean.size() * static_cast<size_t>(p.height * p.width);
 }
 
+// A sign has no value for NaN or infinity, so the answer would look sound and mean nothing.
+bhvit_status check_images(const bhvit_session& session, const float* images, size_t image_floats) {
+  for (size_t i = 0; i < image_floats; i++) {
+    if (!std::isfinite(images[i])) {
+      return fail(BHVIT_ARGUMENT, "images hold NaN or infinity; check how they were normalised");
+    }
+    if (std::abs(images[i]) > session.largest_input) {
+      return fail(BHVIT_ARGUMENT,
+                  "images go far beyond what normalised pixels give; bhvit_normalize makes them from bytes");
+    }
+  }
+  return BHVIT_OK;
+}
+
 }  // namespace
 
 const char* bhvit_version(void) { return BHVIT_VERSION; }
@@ -192,6 +206,14 @@ bhvit_status bhvit_normalize(const bhvit_session* session, const uint8_t* pixels
   });
 }
 
+const char* bhvit_task(const bhvit_session* session) {
+  if (!session) {
+    no_session();
+    return nullptr;
+  }
+  return session->program.segments() ? "segment" : "classify";
+}
+
 bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images, size_t image_floats, float* logits,
                        size_t logit_floats) {
   return guarded([&] {
@@ -199,20 +221,27 @@ bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images
     bhvit::Program& program = session->program;
     bhvit_status status = check_size("images", images, image_floats, product(count, image_size(program)));
     if (status == BHVIT_OK) {
-      status = check_size("logits", logits, logit_floats, product(count, program.class_names().size()));
+      status = check_size("logits", logits, logit_floats, product(count, static_cast<size_t>(program.logit_floats())));
     }
-    if (status != BHVIT_OK) return status;
-    for (size_t i = 0; i < image_floats; i++) {
-      // A sign has no value for them, so the answer would look sound and mean nothing.
-      if (!std::isfinite(images[i])) {
-        return fail(BHVIT_ARGUMENT, "images hold NaN or infinity; check how they were normalised");
-      }
-      if (std::abs(images[i]) > session->largest_input) {
-        return fail(BHVIT_ARGUMENT,
-                    "images go far beyond what normalised pixels give; bhvit_normalize makes them from bytes");
-      }
+    if (status == BHVIT_OK) status = check_images(*session, images, image_floats);
+    if (status == BHVIT_OK) program.run(images, static_cast<long>(count), logits);
+    return status;
+  });
+}
+
+bhvit_status bhvit_segment(bhvit_session* session, size_t count, const float* images, size_t image_floats,
+                           uint8_t* labels, size_t label_bytes) {
+  return guarded([&] {
+    if (!session) return no_session();
+    bhvit::Program& program = session->program;
+    if (!program.segments()) return fail(BHVIT_ARGUMENT, "the model classifies images; it has no labels of pixels");
+    const bhvit::Preprocess& p = program.preprocess();
+    bhvit_status status = check_size("images", images, image_floats, product(count, image_size(program)));
+    if (status == BHVIT_OK) {
+      status = check_size("labels", labels, label_bytes, product(count, static_cast<size_t>(p.height * p.width)));
     }
-    program.run(images, static_cast<long>(count), logits);
-    return BHVIT_OK;
+    if (status == BHVIT_OK) status = check_images(*session, images, image_floats);
+    if (status == BHVIT_OK) program.segment(images, static_cast<long>(count), labels);
+    return status;
   });
 }

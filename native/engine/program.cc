@@ -40,19 +40,61 @@ void Program::load(std::string_view file, bool borrowed) {
 
   const ParameterSource source{model, borrowed, arena_};
   for (const Op& op : ops_) steps_.push_back(make_step(op, source));
-  Workspace counted;
+  std::vector<bool> in_place;
+  for (const auto& step : steps_) in_place.push_back(step->in_place());
+  plan_ = GridPlan(ops_, in_place);
+  Workspace counted(plan_);
   place(steps_, counted);
   arena_.check(counted.bytes(threads()));
   Workspace memory(counted, arena_, threads());
   place(steps_, memory);
   context_.scratch = memory.scratch_blocks();
+  copies_.assign(steps_.size(), {nullptr, nullptr, 0});
+  for (size_t i = 0; i < steps_.size(); i++) {
+    if (!plan_.places[i].copied) continue;
+    const std::vector<int64_t> grid = ops_[i].output();
+    memory.start_step(i);
+    copies_[i] = {memory.input(0), memory.output(), grid[0] * grid[1] * grid[2]};
+  }
   for (size_t i = 1; i < steps_.size(); i++) {
+    if (ops_[i].reads[0] != i - 1) continue;
     const NormArgs* norm = steps_[i]->first_norm();
     if (norm && steps_[i - 1]->do_norm({norm->scale, norm->shift, norm->n})) steps_[i]->norm_is_done();
   }
 }
 
+int64_t Program::logit_floats() const {
+  const std::vector<int64_t> out = ops_.back().output();
+  return out[0] * out[1] * out[2];
+}
+
+void Program::run_step(size_t index) const {
+  const Copy& copy = copies_[index];
+  if (copy.floats) std::copy_n(copy.from, copy.floats, copy.to);
+  steps_[index]->run(context_);
+}
+
 long Program::run(const float* images, long count, float* logits, double seconds) {
+  const int64_t floats = logit_floats();
+  return run_images(images, count, seconds, [&](long i) {
+    context_.labels = nullptr;
+    context_.pixels = logits + i * floats;
+    for (size_t step = 0; step < steps_.size(); step++) run_step(step);
+    if (!segments()) std::copy_n(steps_.back()->output, floats, logits + i * floats);
+  });
+}
+
+long Program::segment(const float* images, long count, uint8_t* labels, double seconds) {
+  if (!segments()) throw std::invalid_argument("the model classifies images; it has no labels of pixels");
+  const std::vector<int64_t> shape = input_shape();
+  return run_images(images, count, seconds, [&](long i) {
+    context_.labels = labels + i * shape[1] * shape[2];
+    for (size_t step = 0; step < steps_.size(); step++) run_step(step);
+  });
+}
+
+template <class Image>
+long Program::run_images(const float* images, long count, double seconds, const Image& each) {
   using Clock = std::chrono::steady_clock;
   const Running running(*this);
   const Clock::time_point start = Clock::now();
@@ -60,8 +102,7 @@ long Program::run(const float* images, long count, float* logits, double seconds
   const int64_t size = shape[0] * shape[1] * shape[2];
   for (long i = 0; i < count; i++) {
     context_.image = images + i * size;
-    for (const auto& step : steps_) step->run(context_);
-    std::copy_n(steps_.back()->output, classes(), logits + i * classes());
+    each(i);
     if (std::chrono::duration<double>(Clock::now() - start).count() > seconds) return i + 1;
   }
   return count;
@@ -71,12 +112,17 @@ std::vector<Program::Traced> Program::trace(const float* image) {
   const Running running(*this);
   std::vector<Traced> traced;
   context_.image = image;
-  for (const auto& step : steps_) {
-    step->run(context_);
-    std::vector<int64_t> shape = step->op->output();
+  std::vector<float> pixels(segments() ? static_cast<size_t>(logit_floats()) : 0);
+  context_.labels = nullptr;
+  context_.pixels = pixels.data();
+  for (size_t i = 0; i < steps_.size(); i++) {
+    run_step(i);
+    const Step& step = *steps_[i];
+    std::vector<int64_t> shape = step.op->output();
     const int64_t size = shape[0] * shape[1] * shape[2];
-    if (step == steps_.back()) shape = {size};
-    traced.push_back({step->op->name, shape, std::vector<float>(step->output, step->output + size)});
+    if (i + 1 == steps_.size()) shape = segments() ? std::vector{shape[2], shape[0], shape[1]} : std::vector{size};
+    const float* values = step.output ? step.output : pixels.data();
+    traced.push_back({step.op->name, shape, std::vector<float>(values, values + size)});
   }
   return traced;
 }
@@ -86,10 +132,12 @@ std::vector<Program::Timing> Program::profile(const float* image, int repeats) {
   const Running running(*this);
   std::vector<std::vector<double>> times(steps_.size());
   context_.image = image;
+  std::vector<uint8_t> labels(segments() ? static_cast<size_t>(logit_floats() / classes()) : 0);
+  context_.labels = labels.data();  // null of no labels
   for (int repeat = 0; repeat < repeats; repeat++) {
     Clock::time_point before = Clock::now();
     for (size_t i = 0; i < steps_.size(); i++) {
-      steps_[i]->run(context_);
+      run_step(i);
       const Clock::time_point after = Clock::now();
       times[i].push_back(std::chrono::duration<double, std::nano>(after - before).count());
       before = after;

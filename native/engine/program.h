@@ -33,16 +33,20 @@ class Program {
   // Keeps the file and uses its weights in place.
   Program(std::shared_ptr<const FileBytes> file, const ProgramOptions& options);
 
-  // images (count, in_chans, H, W) -> logits (count, classes). Pointers need no alignment. Stops after the image that
+  // images (count, in_chans, H, W) -> logits (count, classes), or of pixels (count, classes, H, W). Pointers need no alignment. Stops after the image that
   // ends past so many seconds and returns how many are done. Throws ForkedError.
   long run(const float* images, long count, float* logits, double seconds = std::numeric_limits<double>::infinity());
+  // The same of a segmentation: images -> labels (count, height, width), each the class of the largest logit. Throws
+  // std::invalid_argument for a program that classifies.
+  long segment(const float* images, long count, uint8_t* labels,
+               double seconds = std::numeric_limits<double>::infinity());
 
   struct Traced {
     std::string name;
-    std::vector<int64_t> shape;  // (H, W, C), or (classes) for the head
+    std::vector<int64_t> shape;  // (H, W, C); of logits (classes), or of pixels (classes, H, W)
     std::vector<float> values;
   };
-  // x after each op, for one image.
+  // What each op writes, for one image.
   std::vector<Traced> trace(const float* image);
 
   struct Timing {
@@ -55,6 +59,8 @@ class Program {
   int threads() const { return pool_.threads(); }
   std::vector<int64_t> input_shape() const;  // (in_chans, H, W)
   int64_t classes() const { return ops_.back()["classes"]; }
+  bool segments() const { return ops_.back().segments(); }
+  int64_t logit_floats() const;  // of one image
   const std::vector<std::string>& class_names() const { return class_names_; }
   const Preprocess& preprocess() const { return preprocess_; }
   // Of a program that keeps its file, the bytes before the tensors; otherwise empty.
@@ -68,6 +74,9 @@ class Program {
   struct Running;  // while it lives, it is the turn of this thread
 
   void load(std::string_view file, bool borrowed);
+  void run_step(size_t index) const;
+  template <class Image>
+  long run_images(const float* images, long count, double seconds, const Image& each);
 
   std::shared_ptr<const FileBytes> file_;
   std::string_view header_;
@@ -75,9 +84,16 @@ class Program {
   Preprocess preprocess_;
   std::vector<Op> ops_;
   Arena arena_;
+  GridPlan plan_;
   ThreadPool pool_;
   RunContext context_;
   std::vector<std::unique_ptr<Step>> steps_;
+  struct Copy {
+    const float* from;
+    float* to;
+    int64_t floats;
+  };
+  std::vector<Copy> copies_;  // before each step; of no floats where it needs none
   Turn turn_;
 };
 

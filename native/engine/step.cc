@@ -42,13 +42,10 @@ std::unique_ptr<Step> make_step(const Op& op, const ParameterSource& source) {
 }
 
 void place(const std::vector<std::unique_ptr<Step>>& steps, Workspace& memory) {
-  for (const auto& step : steps) {
-    memory.start_step();
-    step->place(memory);
-    if (step == steps.back()) break;  // the head's output is logits, no grid
-    const std::vector<int64_t> out = step->op->output();
-    memory.x_holds(static_cast<long>(out[0] * out[1] * out[2]));
-    step->output = memory.x();
+  for (size_t i = 0; i < steps.size(); i++) {
+    memory.start_step(i);
+    steps[i]->place(memory);
+    if (i + 1 < steps.size()) steps[i]->output = memory.output();  // what the last one writes is no grid
   }
 }
 

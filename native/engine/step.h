@@ -18,13 +18,18 @@ struct RunContext {
   const KernelTable* kernels = nullptr;
   ThreadPool* pool = nullptr;
   const float* image = nullptr;
+  float* pixels = nullptr;    // where a segmentation writes logits (classes, height, width),
+  uint8_t* labels = nullptr;  // or, if this is not null, labels (height, width)
   std::vector<char*> scratch;  // one block a thread
 };
 
 class Step {
  public:
   virtual ~Step() = default;
-  // Takes the memory that the step works in. Called twice, see Workspace.
+  // Whether the step changes the first value that it reads; otherwise it writes another grid.
+  virtual bool in_place() const { return true; }
+  // Takes the memory that the step works in. Called twice, see Workspace. Of a step that works in place, the output
+  // holds its first input already.
   virtual void place(Workspace& memory) = 0;
   virtual void run(const RunContext& context) const = 0;
 
@@ -35,7 +40,7 @@ class Step {
   virtual bool do_norm(const NextNorm&) { return false; }
 
   const Op* op = nullptr;
-  const float* output = nullptr;  // x after the op, or the logits
+  const float* output = nullptr;  // x after the op, or the logits; null for logits of pixels
 };
 
 constexpr long kTokenGrain = 8;  // tokens that a thread takes at least

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "engine/grid_plan.h"
 #include "format/memory.h"
 #include "kernels/scratch.h"
 
@@ -16,23 +17,30 @@ namespace bhvit {
 // with these counts.
 class Workspace {
  public:
-  Workspace() = default;
-  Workspace(const Workspace& counted, Arena& arena, int threads) : arena_(&arena) {
-    for (float*& grid : grids_) grid = arena.take<float>(counted.grid_floats_);
+  explicit Workspace(const GridPlan& plan) : plan_(plan), grids_(plan.floats.size()) {}
+  Workspace(const Workspace& counted, Arena& arena, int threads)
+      : arena_(&arena), plan_(counted.plan_), grids_(counted.grids_.size()) {
+    for (size_t slot = 0; slot < grids_.size(); slot++) grids_[slot] = arena.take<float>(plan_.floats[slot]);
     shared_ = arena.take<char>(counted.shared_bytes_);
     for (int i = 0; i < threads; i++) scratch_.push_back(arena.take<char>(counted.scratch_bytes_));
   }
 
   // What a workspace made with these counts takes from the arena.
   uint64_t bytes(int threads) const {
-    return 2 * Arena::block_bytes(grid_floats_, sizeof(float)) + Arena::block_bytes(shared_bytes_, 1) +
-           bordered_bytes_ + static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
+    uint64_t grids = 0;
+    for (const size_t floats : plan_.floats) grids += Arena::block_bytes(floats, sizeof(float));
+    return grids + Arena::block_bytes(shared_bytes_, 1) + bordered_bytes_ +
+           static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
   }
 
-  // The grid x, and another grid that becomes x.
-  float* x() const { return grids_[current_]; }
-  float* next_x() { return grids_[current_ ^= 1]; }
-  void x_holds(long floats) { grid_floats_ = std::max(grid_floats_, static_cast<size_t>(floats)); }
+  // Goes on to op number `index`, of which the calls below speak.
+  void start_step(size_t index) {
+    place_ = &plan_.places[index];
+    shared_used_ = 0;
+  }
+  // A value that the op reads, and the grid that it writes.
+  const float* input(size_t number) const { return grids_[place_->inputs[number]]; }
+  float* output() const { return grids_[place_->output]; }
 
   // Memory that all threads share until the step is over.
   template <class T>
@@ -42,7 +50,6 @@ class Workspace {
     shared_bytes_ = std::max(shared_bytes_, static_cast<size_t>(shared_used_));
     return part;
   }
-  void start_step() { shared_used_ = 0; }
 
   // A grid within zeros: one for all steps of its size, which write the same part of it.
   template <class T>
@@ -65,12 +72,13 @@ class Workspace {
 
  private:
   Arena* arena_ = nullptr;
-  float* grids_[2] = {};
-  int current_ = 0;
+  const GridPlan& plan_;
+  const GridPlan::Place* place_ = nullptr;
+  std::vector<float*> grids_;  // of each slot
   char* shared_ = nullptr;
   long shared_used_ = 0;
   std::vector<char*> scratch_;  // one block a thread
-  size_t grid_floats_ = 0, shared_bytes_ = 0, scratch_bytes_ = 0;
+  size_t shared_bytes_ = 0, scratch_bytes_ = 0;
   uint64_t bordered_bytes_ = 0;
   std::map<std::tuple<long, long, long, size_t>, void*> bordered_;
 };

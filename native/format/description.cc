@@ -56,6 +56,11 @@ void check_spec(const std::string& text, const Op& stem, const Op& head) {
   const Json spec = parse_part(text, "the model description");
   require(is_integer(spec.find("in_chans"), stem["in_chans"]) && is_size(spec.find("img_size"), stem),
           "the program takes other images than the spec says");
+  // A classifier's spec may leave its task out.
+  const Json* task = spec.find("task");
+  const std::string wanted = head.segments() ? "segment" : "classify";
+  require(task ? task->is(Json::Kind::string) && task->string == wanted : !head.segments(),
+          "the program has another task than the spec says");
   require(is_integer(spec.find("num_classes"), head["classes"]), "the program has other classes than the spec says");
 }
 

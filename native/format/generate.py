@@ -20,7 +20,7 @@ from bhvit.spec.model import MAX_GRID_FLOATS
 HERE = Path(__file__).resolve().parent
 NOTE = "// clang-format off\n// Written by native/format/generate.py from the schema in src/bhvit/format; do not edit."
 NODES = (ast.Expression, ast.BinOp, ast.BoolOp, ast.Compare, ast.Call, ast.Name, ast.Constant, ast.Load)
-OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.And, ast.Eq, ast.LtE)
+OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.And, ast.Or, ast.Eq, ast.LtE)
 
 
 def main() -> None:
@@ -89,7 +89,8 @@ def rules() -> str:
     lines += [f'    {{"{name}", {values_name(name)}}},' for name in OPTIONS]
     lines += ["};", "\nconstexpr OpRule kRules[] = {"]
     for kind, op in SCHEMAS.items():
-        lists = [f"k_{kind}_{part}" for part in ("attributes", "options", "tensors")]
+        parts = {"attributes": op.attributes, "options": op.options, "tensors": op.tensors, "inputs": op.inputs}
+        lists = [f"k_{kind}_{part}" if entries else "{}" for part, entries in parts.items()]
         output = ", ".join(map(size_name, op.output))
         lines.append(f'    {{"{kind}", {", ".join(lists)}, check_{kind}, {{{output}}}}},')
     lines += ["};", "\n}  // namespace\n"]
@@ -103,16 +104,22 @@ def op_lines(kind: str, op: OpSchema) -> list[str]:
     """Write the check and the tables of one op."""
     attributes = ", ".join(attribute(op, name) for name in op.attributes)
     checks = [f'  require({cpp(test)}, "{message}");' for test, message in op.rules]
-    return [
+    lines = [
         f"\nvoid check_{kind}({argument(''.join(checks))}) {{",
         *checks,
         "}",
         f"constexpr AttributeRule k_{kind}_attributes[] = {{{attributes}}};",
-        f"constexpr std::string_view k_{kind}_options[] = {{{strings(op.options)}}};",
-        f"constexpr TensorRule k_{kind}_tensors[] = {{",
-        *(f"    {tensor(name, rule)}," for name, rule in op.tensors.items()),
-        "};",
     ]
+    if op.options:
+        lines.append(f"constexpr std::string_view k_{kind}_options[] = {{{strings(op.options)}}};")
+    if op.tensors:
+        lines.append(f"constexpr TensorRule k_{kind}_tensors[] = {{")
+        lines += [f"    {tensor(name, rule)}," for name, rule in op.tensors.items()]
+        lines.append("};")
+    if op.inputs:
+        grids = ", ".join(f"{{{{{', '.join(map(size_name, grid))}}}}}" for grid in op.inputs)
+        lines.append(f"constexpr Grid k_{kind}_inputs[] = {{{grids}}};")
+    return lines
 
 
 def attribute(op: OpSchema, name: str) -> str:
@@ -127,8 +134,10 @@ def tensor(name: str, rule: TensorRule) -> str:
 
 
 def expressions(op: OpSchema) -> Iterable[str]:
-    """Yield the sizes that an op's tensors and its output are made of."""
+    """Yield the sizes that an op's tensors, its inputs and its output are made of."""
     yield from op.output
+    for grid in op.inputs:
+        yield from grid
     for rule in op.tensors.values():
         yield from rule.shape
 
@@ -139,7 +148,7 @@ def cpp(expression: str) -> str:
     for node in ast.walk(tree):
         if not isinstance(node, (*NODES, *OPERATORS)):
             raise TypeError(f"{expression}: {type(node).__name__} has no translation")
-    text = ast.unparse(tree).replace("//", "/").replace(" and ", " && ")
+    text = ast.unparse(tree).replace("//", "/").replace(" and ", " && ").replace(" or ", " || ")
     return re.sub(r"\b(?!tiles\b)[a-z_]+\b", lambda name: f'a.at("{name[0]}")', text)
 
 

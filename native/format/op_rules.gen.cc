@@ -18,6 +18,7 @@ int64_t size_channels_over_heads_plus_1(const Dims& a) { return a.at("channels")
 int64_t size_classes(const Dims& a) { return a.at("classes"); }
 int64_t size_heads(const Dims& a) { return a.at("heads"); }
 int64_t size_height(const Dims& a) { return a.at("height"); }
+int64_t size_height_times_scale(const Dims& a) { return a.at("height") * a.at("scale"); }
 int64_t size_height_times_width(const Dims& a) { return a.at("height") * a.at("width"); }
 int64_t size_height_times_width_over_4(const Dims& a) { return a.at("height") * a.at("width") / 4; }
 int64_t size_height_over_2(const Dims& a) { return a.at("height") / 2; }
@@ -29,6 +30,7 @@ int64_t size_tiles_classes(const Dims& a) { return tiles(a.at("classes")); }
 int64_t size_tiles_hidden(const Dims& a) { return tiles(a.at("hidden")); }
 int64_t size_tiles_out_channels(const Dims& a) { return tiles(a.at("out_channels")); }
 int64_t size_width(const Dims& a) { return a.at("width"); }
+int64_t size_width_times_scale(const Dims& a) { return a.at("width") * a.at("scale"); }
 int64_t size_width_over_2(const Dims& a) { return a.at("width") / 2; }
 
 bool if_activations_binary(const Op& op) { return op.is("activations", "binary"); }
@@ -58,6 +60,7 @@ constexpr Size kShape_tiles_classes__channels__16[] = {size_tiles_classes, size_
 constexpr Size kShape_tiles_hidden__channels[] = {size_tiles_hidden, size_channels};
 constexpr Size kShape_tiles_out_channels__4_times_channels[] = {size_tiles_out_channels, size_4_times_channels};
 constexpr Size kShape_tiles_out_channels__4_times_channels__16[] = {size_tiles_out_channels, size_4_times_channels, size_16};
+constexpr Size kShape_tiles_out_channels__channels[] = {size_tiles_out_channels, size_channels};
 
 constexpr std::string_view kValues_norm[] = {"batch", "layer"};
 constexpr std::string_view kValues_weights[] = {"binary", "float"};
@@ -96,6 +99,7 @@ constexpr TensorRule k_mixer_tensors[] = {
     {"out_scale", kShape_channels, false, nullptr},
     {"out_shift", kShape_channels, false, nullptr},
 };
+constexpr Grid k_mixer_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_pooling(const Dims& a) {
   require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
@@ -108,6 +112,7 @@ constexpr TensorRule k_pooling_tensors[] = {
     {"out_scale", kShape_channels, false, nullptr},
     {"out_shift", kShape_channels, false, nullptr},
 };
+constexpr Grid k_pooling_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_mlp(const Dims& a) {
   require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
@@ -134,6 +139,7 @@ constexpr TensorRule k_mlp_tensors[] = {
     {"weight_scale2", kShape_channels, false, if_norm_layer},
     {"taps", kShape_9__channels, false, nullptr},
 };
+constexpr Grid k_mlp_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_attention(const Dims& a) {
   require(a.at("channels") % (32 * a.at("heads")) == 0, "channels per head must be a multiple of 32");
@@ -176,6 +182,7 @@ constexpr TensorRule k_attention_tensors[] = {
     {"mix_local", kShape_channels, false, nullptr},
     {"mix_global", kShape_channels, false, nullptr},
 };
+constexpr Grid k_attention_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_pooled_attention(const Dims& a) {
   require(a.at("channels") % (32 * a.at("heads")) == 0, "channels per head must be a multiple of 32");
@@ -219,6 +226,7 @@ constexpr TensorRule k_pooled_attention_tensors[] = {
     {"ctx_slope", kShape_channels, false, nullptr},
     {"ctx_weight_scale", kShape_channels, false, if_norm_layer},
 };
+constexpr Grid k_pooled_attention_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_downsample(const Dims& a) {
   require(a.at("channels") % 32 == 0 && a.at("out_channels") % 32 == 0, "channels must be multiples of 32");
@@ -239,6 +247,7 @@ constexpr TensorRule k_downsample_tensors[] = {
     {"weight_scale", kShape_out_channels, false, if_norm_layer},
     {"position", kShape_height_times_width_over_4__out_channels, false, nullptr},
 };
+constexpr Grid k_downsample_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_downsample_float(const Dims& a) {
   require(a.at("channels") % 32 == 0 && a.at("out_channels") % 32 == 0, "channels must be multiples of 32");
@@ -256,6 +265,7 @@ constexpr TensorRule k_downsample_float_tensors[] = {
     {"shift", kShape_out_channels, false, if_norm_layer},
     {"position", kShape_height_times_width_over_4__out_channels, false, nullptr},
 };
+constexpr Grid k_downsample_float_inputs[] = {{{size_height, size_width, size_channels}}};
 
 void check_head(const Dims&) {
 }
@@ -267,6 +277,47 @@ constexpr TensorRule k_head_tensors[] = {
     {"weight", kShape_tiles_classes__channels__16, false, nullptr},
     {"bias", kShape_classes, false, nullptr},
 };
+constexpr Grid k_head_inputs[] = {{{size_height, size_width, size_channels}}};
+
+void check_lateral(const Dims& a) {
+  require(a.at("channels") % 32 == 0 && a.at("out_channels") % 32 == 0, "channels must be multiples of 32");
+  require(a.at("channels") % a.at("out_channels") == 0 || a.at("out_channels") % a.at("channels") == 0, "out_channels must be a multiple or a divisor of channels");
+}
+constexpr AttributeRule k_lateral_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"out_channels", ""}};
+constexpr std::string_view k_lateral_options[] = {"norm", "weights", "activations"};
+constexpr TensorRule k_lateral_tensors[] = {
+    {"norm_scale", kShape_channels, false, nullptr},
+    {"norm_shift", kShape_channels, false, nullptr},
+    {"weight", kShape_tiles_out_channels__channels, true, nullptr},
+    {"threshold", kShape_channels, false, nullptr},
+    {"scale", kShape_out_channels, false, nullptr},
+    {"shift", kShape_out_channels, false, nullptr},
+    {"slope", kShape_out_channels, false, nullptr},
+    {"out_shift", kShape_out_channels, false, nullptr},
+    {"weight_scale", kShape_out_channels, false, if_norm_layer},
+};
+constexpr Grid k_lateral_inputs[] = {{{size_height, size_width, size_channels}}};
+
+void check_upsample_add(const Dims& a) {
+  require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
+  require(a.at("height") % 2 == 0 && a.at("width") % 2 == 0, "height and width must be even");
+}
+constexpr AttributeRule k_upsample_add_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}};
+constexpr Grid k_upsample_add_inputs[] = {{{size_height, size_width, size_channels}}, {{size_height_over_2, size_width_over_2, size_channels}}};
+
+void check_segment(const Dims& a) {
+  require(a.at("channels") % 32 == 0, "channels must be a multiple of 32");
+  require(a.at("classes") <= 255, "a segmentation has at most 255 classes");
+}
+constexpr AttributeRule k_segment_attributes[] = {{"height", ""}, {"width", ""}, {"channels", ""}, {"classes", ""}, {"scale", ""}};
+constexpr std::string_view k_segment_options[] = {"norm"};
+constexpr TensorRule k_segment_tensors[] = {
+    {"norm_scale", kShape_channels, false, nullptr},
+    {"norm_shift", kShape_channels, false, nullptr},
+    {"weight", kShape_tiles_classes__channels__16, false, nullptr},
+    {"bias", kShape_classes, false, nullptr},
+};
+constexpr Grid k_segment_inputs[] = {{{size_height, size_width, size_channels}}};
 
 constexpr Limit kLimits[] = {
     {"height", 2048},
@@ -283,6 +334,7 @@ constexpr Limit kLimits[] = {
     {"window_w", 64},
     {"key_pool", 64},
     {"classes", 1048576},
+    {"scale", 64},
 };
 
 constexpr OptionRule kOptions[] = {
@@ -295,15 +347,18 @@ constexpr OptionRule kOptions[] = {
 };
 
 constexpr OpRule kRules[] = {
-    {"stem", k_stem_attributes, k_stem_options, k_stem_tensors, check_stem, {size_height, size_width, size_channels}},
-    {"mixer", k_mixer_attributes, k_mixer_options, k_mixer_tensors, check_mixer, {size_height, size_width, size_channels}},
-    {"pooling", k_pooling_attributes, k_pooling_options, k_pooling_tensors, check_pooling, {size_height, size_width, size_channels}},
-    {"mlp", k_mlp_attributes, k_mlp_options, k_mlp_tensors, check_mlp, {size_height, size_width, size_channels}},
-    {"attention", k_attention_attributes, k_attention_options, k_attention_tensors, check_attention, {size_height, size_width, size_channels}},
-    {"pooled_attention", k_pooled_attention_attributes, k_pooled_attention_options, k_pooled_attention_tensors, check_pooled_attention, {size_height, size_width, size_channels}},
-    {"downsample", k_downsample_attributes, k_downsample_options, k_downsample_tensors, check_downsample, {size_height_over_2, size_width_over_2, size_out_channels}},
-    {"downsample_float", k_downsample_float_attributes, k_downsample_float_options, k_downsample_float_tensors, check_downsample_float, {size_height_over_2, size_width_over_2, size_out_channels}},
-    {"head", k_head_attributes, k_head_options, k_head_tensors, check_head, {size_1, size_1, size_classes}},
+    {"stem", k_stem_attributes, k_stem_options, k_stem_tensors, {}, check_stem, {size_height, size_width, size_channels}},
+    {"mixer", k_mixer_attributes, k_mixer_options, k_mixer_tensors, k_mixer_inputs, check_mixer, {size_height, size_width, size_channels}},
+    {"pooling", k_pooling_attributes, k_pooling_options, k_pooling_tensors, k_pooling_inputs, check_pooling, {size_height, size_width, size_channels}},
+    {"mlp", k_mlp_attributes, k_mlp_options, k_mlp_tensors, k_mlp_inputs, check_mlp, {size_height, size_width, size_channels}},
+    {"attention", k_attention_attributes, k_attention_options, k_attention_tensors, k_attention_inputs, check_attention, {size_height, size_width, size_channels}},
+    {"pooled_attention", k_pooled_attention_attributes, k_pooled_attention_options, k_pooled_attention_tensors, k_pooled_attention_inputs, check_pooled_attention, {size_height, size_width, size_channels}},
+    {"downsample", k_downsample_attributes, k_downsample_options, k_downsample_tensors, k_downsample_inputs, check_downsample, {size_height_over_2, size_width_over_2, size_out_channels}},
+    {"downsample_float", k_downsample_float_attributes, k_downsample_float_options, k_downsample_float_tensors, k_downsample_float_inputs, check_downsample_float, {size_height_over_2, size_width_over_2, size_out_channels}},
+    {"head", k_head_attributes, k_head_options, k_head_tensors, k_head_inputs, check_head, {size_1, size_1, size_classes}},
+    {"lateral", k_lateral_attributes, k_lateral_options, k_lateral_tensors, k_lateral_inputs, check_lateral, {size_height, size_width, size_out_channels}},
+    {"upsample_add", k_upsample_add_attributes, {}, {}, k_upsample_add_inputs, check_upsample_add, {size_height, size_width, size_channels}},
+    {"segment", k_segment_attributes, k_segment_options, k_segment_tensors, k_segment_inputs, check_segment, {size_height_times_scale, size_width_times_scale, size_classes}},
 };
 
 }  // namespace

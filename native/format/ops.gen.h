@@ -6,7 +6,7 @@
 #include <cstdint>
 
 // Calls X with the kind of every op.
-#define BHVIT_OPS(X) X(stem) X(mixer) X(pooling) X(mlp) X(attention) X(pooled_attention) X(downsample) X(downsample_float) X(head)
+#define BHVIT_OPS(X) X(stem) X(mixer) X(pooling) X(mlp) X(attention) X(pooled_attention) X(downsample) X(downsample_float) X(head) X(lateral) X(upsample_add) X(segment)
 
 namespace bhvit {
 

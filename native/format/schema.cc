@@ -1,7 +1,7 @@
 #include "format/schema.h"
 
 #include <algorithm>
-#include <set>
+#include <map>
 
 namespace bhvit {
 namespace {
@@ -24,7 +24,7 @@ Op read_op(const Json& fields) {
     if (rule.kind == kind->string) op.rule = &rule;
   }
   require(op.rule, where + "unknown kind '" + kind->string + "'; a newer bhvit may know it");
-  size_t given = op.rule->attributes.size() + 2;
+  size_t given = op.rule->attributes.size() + 2 + (fields.find("reads") ? 1 : 0);
   for (const std::string_view name : op.rule->options) {
     const std::string key(name);
     const std::span<const std::string_view> values = entry(options(), key).values;
@@ -91,9 +91,9 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw FormatError(message);
 }
 
-std::vector<int64_t> Op::output() const {
+std::vector<int64_t> Op::grid(const Grid& sizes) const {
   std::vector<int64_t> shape;
-  for (const Size size : rule->output) shape.push_back(size(attributes));
+  for (const Size size : sizes.size) shape.push_back(size(attributes));
   return shape;
 }
 
@@ -107,27 +107,71 @@ std::vector<int64_t> Op::shape(const TensorRule& tensor) const {
   return shape;
 }
 
+namespace {
+
+using Numbers = std::map<std::string, size_t, std::less<>>;
+
+// The numbers of the ops whose values op number `index` reads.
+std::vector<size_t> read_sources(const Op& op, size_t index, const Json* reads, const Numbers& names) {
+  const std::string where = "op " + op.name + ": ", kind(op.rule->kind);
+  const size_t count = op.rule->inputs.size();
+  if (!reads) {
+    require(count <= 1, where + "reads names the " + std::to_string(count) + " values that a " + kind + " takes");
+    return std::vector<size_t>(count, index - 1);
+  }
+  require(reads->is(Json::Kind::array), where + "reads is not a list of names");
+  for (const Json& name : reads->items) {
+    require(name.is(Json::Kind::string), where + "reads is not a list of names");
+  }
+  require(reads->items.size() == count, where + "reads " + std::to_string(reads->items.size()) + " values, but a " +
+                                            kind + " takes " + std::to_string(count));
+  std::vector<size_t> sources;
+  for (const Json& name : reads->items) {
+    const auto found = names.find(name.string);
+    require(found != names.end(), where + "reads " + name.string + ", which no op gives");
+    require(found->second < index, where + "reads " + name.string + " before it is given");
+    require(std::find(sources.begin(), sources.end(), found->second) == sources.end(), where + "reads one value twice");
+    sources.push_back(found->second);
+  }
+  require(count > 1 || sources != std::vector<size_t>(count, index - 1), where + "reads is left out where it is the op before");
+  return sources;
+}
+
+}  // namespace
+
 std::vector<Op> read_program(const Json& list) {
   require(list.is(Json::Kind::array), "the header's program is not a list");
   require(list.items.size() >= 2 && list.items.size() <= kMaxOps,
           "a program has 2 to 1024 ops, not " + std::to_string(list.items.size()));
   std::vector<Op> ops;
-  std::set<std::string> names;
+  Numbers names;
   for (const Json& item : list.items) {
     ops.push_back(read_op(item));
-    require(names.insert(ops.back().name).second, "two ops have one name: " + ops.back().name);
+    require(names.emplace(ops.back().name, ops.size() - 1).second, "two ops have one name: " + ops.back().name);
   }
+  std::vector<bool> read(ops.size());
   for (size_t i = 0; i < ops.size(); i++) {
-    const Op& op = ops[i];
+    Op& op = ops[i];
     const std::string where = "op " + op.name + ": ";
     require((op.rule->kind == "stem") == (i == 0), where + "a stem comes first and only there");
-    require((op.rule->kind == "head") == (i + 1 == ops.size()), where + "a head comes last and only there");
+    require((op.rule->kind == "head" || op.segments()) == (i + 1 == ops.size()), where + "a head comes last and only there");
     const std::vector<int64_t> out = op.output();
     require(out[0] * out[1] * out[2] <= kMaxGridFloats, where + "a grid of " + join(out) + " is over the limit");
-    if (i) {
-      const std::vector<int64_t> takes = {op["height"], op["width"], op["channels"]}, given = ops[i - 1].output();
-      require(takes == given, where + "takes " + join(takes) + ", but " + ops[i - 1].name + " gives " + join(given));
+    op.reads = read_sources(op, i, list.items[i].find("reads"), names);
+    for (size_t k = 0; k < op.reads.size(); k++) {
+      const Op& source = ops[op.reads[k]];
+      const std::vector<int64_t> takes = op.grid(op.rule->inputs[k]), given = source.output();
+      require(takes == given, where + "takes " + join(takes) + ", but " + source.name + " gives " + join(given));
+      read[op.reads[k]] = true;
     }
+  }
+  for (size_t i = 0; i + 1 < ops.size(); i++) require(read[i], "op " + ops[i].name + ": no op reads what it gives");
+  const Op &stem = ops.front(), &last = ops.back();
+  if (last.segments()) {
+    const std::vector<int64_t> image = {stem["height"] * stem["patch"], stem["width"] * stem["patch"]};
+    const std::vector<int64_t> labels = {last.output()[0], last.output()[1]};
+    require(image == labels,
+            "op " + last.name + ": labels " + join(labels) + " pixels, but images have " + join(image));
   }
   return ops;
 }

@@ -43,13 +43,19 @@ struct AttributeRule {
   std::string_view otherwise;  // the attribute that it equals where a file leaves it out; empty: a file has it
 };
 
+// (H, W, C) of a value.
+struct Grid {
+  Size size[3];
+};
+
 struct OpRule {
   std::string_view kind;
   std::span<const AttributeRule> attributes;
   std::span<const std::string_view> options;
   std::span<const TensorRule> tensors;
+  std::span<const Grid> inputs;           // of the values that the op reads; the stem reads the image alone
   void (*check)(const Dims& attributes);  // throws FormatError on impossible attributes
-  Size output[3];                         // (H, W, C) of x after the op; (1, 1, classes) after the head
+  Grid output;                            // of what it writes; (1, 1, classes) of logits, (H, W, classes) of pixels
 };
 
 struct OptionRule {
@@ -67,10 +73,14 @@ struct Op {
   std::string name;
   Dims attributes;
   std::map<std::string, std::string, std::less<>> options;  // all that its kind has
+  std::vector<size_t> reads;                                // the numbers of the ops whose values it reads
 
   // All are below their limits, and so below 2^31.
   long operator[](const char* attribute) const { return static_cast<long>(attributes.find(attribute)->second); }
-  std::vector<int64_t> output() const;
+  std::vector<int64_t> output() const { return grid(rule->output); }
+  std::vector<int64_t> grid(const Grid& sizes) const;
+  // Whether it labels pixels, as the last op of a segmentation does.
+  bool segments() const { return rule->kind == "segment"; }
   // Whether the op has an option with this value.
   bool is(const char* option, const char* value) const {
     const auto found = options.find(option);

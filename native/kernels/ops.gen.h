@@ -12,6 +12,9 @@
 #include "kernels/ops/downsample.h"
 #include "kernels/ops/downsample_float.h"
 #include "kernels/ops/head.h"
+#include "kernels/ops/lateral.h"
+#include "kernels/ops/upsample_add.h"
+#include "kernels/ops/segment.h"
 
 namespace bhvit {
 
@@ -25,9 +28,12 @@ struct OpKernels {
   DownsampleKernels downsample;
   DownsampleFloatKernels downsample_float;
   HeadKernels head;
+  LateralKernels lateral;
+  UpsampleAddKernels upsample_add;
+  SegmentKernels segment;
 };
 
 }  // namespace bhvit
 
 // What a file of an instruction set fills it with.
-#define BHVIT_OP_KERNELS {.stem = stem_kernels(), .mixer = mixer_kernels(), .pooling = pooling_kernels(), .mlp = mlp_kernels(), .attention = attention_kernels(), .pooled_attention = pooled_attention_kernels(), .downsample = downsample_kernels(), .downsample_float = downsample_float_kernels(), .head = head_kernels()}
+#define BHVIT_OP_KERNELS {.stem = stem_kernels(), .mixer = mixer_kernels(), .pooling = pooling_kernels(), .mlp = mlp_kernels(), .attention = attention_kernels(), .pooled_attention = pooled_attention_kernels(), .downsample = downsample_kernels(), .downsample_float = downsample_float_kernels(), .head = head_kernels(), .lateral = lateral_kernels(), .upsample_add = upsample_add_kernels(), .segment = segment_kernels()}

@@ -29,10 +29,17 @@ class Program:
         """
 
     def run(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """(B, in_chans, H, W), C-contiguous -> logits (B, classes). Signal handlers run between images."""
+        """(B, in_chans, H, W), C-contiguous -> logits (B, classes), or of pixels (B, classes, H, W).
+
+        Signal handlers run between images.
+        """
+
+    def segment(self, images: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """(B, in_chans, H, W), C-contiguous -> labels (B, H, W) of a segmentation; ValueError for a classifier."""
 
     def trace(self, image: npt.NDArray[np.float32]) -> list[tuple[str, npt.NDArray[np.float32]]]:
-        """One image (in_chans, H, W) -> after each op its name and x, (H, W, C); the head gives (classes,)."""
+        """One image (in_chans, H, W) -> after each op its name and x, (H, W, C); the head gives (classes,), or of
+        pixels (classes, H, W)."""
 
     def profile(self, image: npt.NDArray[np.float32], repeats: int = 1) -> list[tuple[str, str, float]]:
         """Of each op: its name, its kind, the median of its nanoseconds over the repeats."""
@@ -47,6 +54,10 @@ class Program:
 
     @property
     def classes(self) -> int: ...
+    @property
+    def segments(self) -> bool:
+        """Whether the program labels pixels."""
+
     @property
     def header(self) -> bytes:
         """Of a program that was opened by its path, the bytes before the tensors; otherwise empty."""

@@ -184,6 +184,30 @@ class Preprocess:
         scale_w, scale_h = (self.draft * self.size[1] / (right - left), self.draft * self.size[0] / (bottom - top))
         return lambda width, height: (math.ceil(scale_w * width), math.ceil(scale_h * height))
 
+    def whole(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
+        """All of an image, resized to `size` whatever its aspect: uint8 (H, W, C). What a segmentation takes."""
+        return self.resized(self.decoded(image, bgr=bgr), self.size)
+
+    def decoded(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
+        """An image at its own size in the model's channels: uint8 (height, width, C)."""
+        if bgr:
+            image = _swapped(image)
+        if isinstance(image, np.ndarray):
+            planes = _from_array(image, self.channels)
+        else:
+            opened = _decoded(image) if isinstance(image, Image.Image) else load_image(image)
+            planes = [_convert(opened, self.channels)]
+        return np.concatenate([np.atleast_3d(np.asarray(plane)) for plane in planes], axis=2)
+
+    def resized(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Pixels (height, width, C) resized to another size (H, W) whatever their aspect: uint8 (H, W, C)."""
+        if pixels.shape[:2] == size:
+            return np.ascontiguousarray(pixels)
+        planes = [pixels] if pixels.shape[2] == 3 else list(np.moveaxis(pixels, -1, 0))
+        images = (Image.fromarray(np.ascontiguousarray(plane)) for plane in planes)
+        parts = [np.asarray(one.resize(size[::-1], _RESAMPLING[self.interpolation])) for one in images]
+        return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in parts], axis=2))
+
     def stretched(self, image: Image.Image, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
         """The part of an image in `box` (left, top, right, bottom), resized to `size` whatever its
         aspect: uint8 (H, W, C). Training's random resized crop."""

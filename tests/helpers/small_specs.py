@@ -123,6 +123,47 @@ SPECS = [
             (2, 64, 3, 40, "layer"),
         )
     ),
+    *(
+        ModelSpec(
+            name=f"segment-{name}",
+            img_size=size,
+            in_chans=2,
+            patch=patch,
+            num_classes=classes,
+            task="segment",
+            stages=stages,
+            **changes,  # type: ignore[arg-type]
+        )
+        for name, size, patch, classes, stages, changes in (
+            (
+                "three-grids",
+                (24, 40),
+                2,
+                11,
+                (_stage("conv", 64, 2), _stage("conv", 128, 1), _stage("attention", 256, 1, heads=4)),
+                {"decoder_channels": 128},
+            ),
+            ("one-grid", (9, 15), 3, 2, (_stage("pooling", 64, 1),), {"decoder_blocks": 0}),
+            ("one-token", (5, 5), 5, 1, (_stage("conv", 64, 1),), {}),
+            (
+                "layer",
+                (16, 72),
+                4,
+                19,
+                (_stage("conv", 64, 1), _stage("pooling", 192, 1)),
+                {"norm": "layer", "decoder_blocks": 2},
+            ),
+            (
+                "numbers",
+                (8, 12),
+                1,
+                255,
+                (_stage("pooling", 32, 1, activation_bits=32, weight_bits=32), _stage("pooling", 32, 1)),
+                {"decoder_blocks": 0, "downsample": "float"},
+            ),
+            ("large-patch", (64, 96), 16, 3, (_stage("conv", 128, 1), _stage("conv", 128, 1)), {}),
+        )
+    ),
     ModelSpec(
         name="pooling", img_size=(10, 2), patch=2, num_classes=7, norm="layer", stages=(_stage("pooling", 96, 1),)
     ),

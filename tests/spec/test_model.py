@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from bhvit.errors import UserError
-from bhvit.format.program import check_chain, program
+from bhvit.format.program import check_graph, program
 from bhvit.models import list_models, model_spec
 from bhvit.spec.model import ModelSpec, nearest_divisor
 
@@ -19,7 +19,7 @@ def test_every_model_round_trips_through_json(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in list_models() if name.startswith("bhvit")])
 def test_the_ops_of_every_model_chain(name: str) -> None:
     ops = program(model_spec(name, num_classes=7))
-    check_chain(ops)
+    check_graph(ops)
     assert ops[-1].output() == (1, 1, 7)
 
 
@@ -31,7 +31,7 @@ def test_sizes_that_the_published_code_cannot_take_have_windows_that_fit(size: i
         rows, columns = spec.window(stage)
         assert height % rows == 0
         assert width % columns == 0
-    check_chain(program(spec))
+    check_graph(program(spec))
 
 
 def test_windows_are_the_published_ones_at_224_and_nearest_to_7_elsewhere() -> None:

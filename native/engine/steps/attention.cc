@@ -51,7 +51,7 @@ class AttentionStep : public Step {
     }
     memory.scratch<WindowScratch>(args_);
     memory.scratch<OutputScratch>(args_);
-    norm_.x = args_.x = memory.x();
+    norm_.x = args_.x = memory.output();
   }
 
   void run(const RunContext& context) const override {

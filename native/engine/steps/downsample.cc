@@ -27,15 +27,17 @@ class DownsampleStep : public Step {
     args_.out_shift = p.floats("out_shift");
   }
 
+  bool in_place() const override { return false; }
+
   void place(Workspace& memory) override {
-    args_.x = norm_.x = memory.x();
+    args_.x = norm_.x = memory.input(0);
     if (fused_) {
       memory.scratch<DownsampleScratch>(args_);
     } else {
       args_.x = norm_.n = memory.shared<float>(args_.height * args_.width * args_.channels);
       memory.scratch<DownsampleGeneralScratch>(args_);
     }
-    args_.out = memory.next_x();
+    args_.out = memory.output();
   }
 
   void run(const RunContext& context) const override {

@@ -23,10 +23,12 @@ class DownsampleFloatStep : public Step {
              .out = nullptr};
   }
 
+  bool in_place() const override { return false; }
+
   void place(Workspace& memory) override {
-    args_.x = norm_.x = memory.x();
+    args_.x = norm_.x = memory.input(0);
     if (normed_) args_.x = norm_.n = memory.shared<float>(args_.height * args_.width * args_.channels);
-    args_.out = memory.next_x();
+    args_.out = memory.output();
   }
 
   void run(const RunContext& context) const override {

@@ -26,8 +26,10 @@ class HeadStep : public Step {
     output = args_.logits;
   }
 
+  bool in_place() const override { return false; }
+
   void place(Workspace& memory) override {
-    args_.x = norm_.x = memory.x();
+    args_.x = norm_.x = memory.input(0);
     if (!args_.norm_scale) args_.x = norm_.n = memory.shared<float>(args_.tokens * args_.channels);
   }
 

@@ -45,7 +45,7 @@ class MixerStep : public Step {
 
   void place(Workspace& memory) override {
     const long height = args_.height, width = args_.width, channels = args_.channels;
-    args_.source = norm_.x = args_.x = memory.x();
+    args_.source = norm_.x = args_.x = memory.output();
     if (normed_) args_.source = norm_.n = memory.shared<float>(height * width * channels);
     if (binary_) {
       // Rows are read in whole vectors, the last one past the end.

@@ -46,7 +46,7 @@ class MlpStep : public Step {
 
   void place(Workspace& memory) override {
     norm_.n = memory.shared<float>(args_.height * args_.width * args_.channels);
-    norm_.x = args_.x = memory.x();
+    norm_.x = args_.x = memory.output();
     args_.n = norm_.n;
     if (fused_) {
       memory.scratch<MlpScratch>(args_);

@@ -44,7 +44,7 @@ class PooledAttentionStep : public Step {
     }
     memory.scratch<PooledKeysScratch>(args_);
     memory.scratch<PooledQueriesScratch>(args_);
-    norm_.x = args_.x = memory.x();
+    norm_.x = args_.x = memory.output();
   }
 
   void run(const RunContext& context) const override {

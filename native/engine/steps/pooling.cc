@@ -22,7 +22,7 @@ class PoolingStep : public Step {
 
   void place(Workspace& memory) override {
     norm_.n = memory.shared<float>(args_.height * args_.width * args_.channels);
-    norm_.x = args_.x = memory.x();
+    norm_.x = args_.x = memory.output();
     args_.n = norm_.n;
     memory.scratch<PoolingScratch>(args_);
   }

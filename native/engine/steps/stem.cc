@@ -26,7 +26,8 @@ class StemStep : public Step {
              .x = nullptr};
   }
 
-  void place(Workspace& memory) override { args_.x = memory.x(); }
+  bool in_place() const override { return false; }
+  void place(Workspace& memory) override { args_.x = memory.output(); }
 
   void run(const RunContext& context) const override {
     StemArgs args = args_;

@@ -29,7 +29,12 @@ from ..spec.model import ModelSpec
 
 def op_costs(spec: ModelSpec) -> list[OpCost]:
     """The cost of each part of `spec`, in order; parts that a packed program has are named as its ops."""
-    return [OPS[op.kind].cost(spec, stage_of(op, spec), op.name) for op in program(spec)]
+    costs = []
+    for op in program(spec):
+        of_decoder = op.name.startswith("head.blocks.")
+        network, stage = (spec.decoder, 0) if of_decoder else (spec, stage_of(op, spec))
+        costs.append(OPS[op.kind].cost(network, stage, op.name))
+    return costs
 
 
 def total(costs: list[OpCost]) -> OpCost:

@@ -44,7 +44,7 @@ from ..spec.model import ModelSpec
 from . import strict_json
 from .float_storage import Layout, decode, scale_key, scale_shape
 from .op import Op
-from .program import check_chain
+from .program import HEADS, check_graph
 from .strict_json import MAX_VALUES
 
 VERSION = "1"
@@ -126,7 +126,7 @@ class PackedModel(Description):
 
 def check(model: PackedModel) -> None:
     """Raises FormatError unless the program, its tensors, the classes and the spec agree."""
-    check_chain(list(model.ops))
+    check_graph(model.ops)
     expected = {f"{op.name}.{name}": kind_shape for op in model.ops for name, kind_shape in op.shapes().items()}
     scales = {scale_key(name) for name in expected if _is_int8(model.tensors.get(name))}
     if missing := sorted((expected.keys() | scales) - model.tensors.keys()):
@@ -145,6 +145,8 @@ def check(model: PackedModel) -> None:
             raise FormatError(f"tensor {name} holds numbers that are not finite, or of 2^100 or more")
         if name.endswith(".exp_table") and (stored[0] <= 0 or (stored < 0).any()):
             raise FormatError(f"tensor {name} is no table of weights: the first must be positive")
+    if HEADS[model.ops[-1].kind] != model.spec.task:
+        raise FormatError(f"the program is to {HEADS[model.ops[-1].kind]}, the spec to {model.spec.task}")
     stem, head = model.ops[0].attributes, model.ops[-1].attributes
     image = (stem["in_chans"], stem["height"] * stem["patch"], stem["width"] * stem["patch"])
     model.check(image, head["classes"])

@@ -23,6 +23,8 @@ class Op:
     options: Mapping[str, str]
     """Those that differ from their default."""
     schema: OpSchema = dataclasses.field(repr=False, compare=False)
+    reads: tuple[str, ...] | None = None
+    """The ops whose values it reads, by name; None for the op before it alone."""
 
     def option(self, name: str) -> str:
         """The value of an option."""
@@ -55,7 +57,8 @@ class Op:
     def to_json(self) -> dict[str, Any]:
         a, defaults = self.attributes, self.schema.defaults
         given = {key: value for key, value in a.items() if key not in defaults or value != a[defaults[key]]}
-        return {"op": self.kind, "name": self.name, **given, **self.options}
+        reads = {} if self.reads is None else {"reads": list(self.reads)}
+        return {"op": self.kind, "name": self.name, **reads, **given, **self.options}
 
     @classmethod
     def from_json(cls, fields: Any) -> Op:
@@ -66,6 +69,12 @@ class Op:
         known = isinstance(kind, str) and kind in SCHEMAS
         require(known, f"op {name}: unknown kind {kind!r}; a newer bhvit may know it")
         schema = SCHEMAS[kind]
+        reads: Any = None
+        if "reads" in rest:
+            reads = rest.pop("reads")
+            listed = isinstance(reads, list) and all(isinstance(value, str) for value in reads)
+            require(listed, f"op {name}: reads is not a list of names")
+            reads = tuple(reads)
         takes = schema.attributes
         options = {key: rest.pop(key) for key in schema.options if key in rest}
         for key, value in options.items():
@@ -86,9 +95,16 @@ class Op:
             schema.check(rest)
         except FormatError as error:
             raise FormatError(f"op {name}: {error}") from None
-        return cls(kind, name, rest, options, schema)
+        return cls(kind, name, rest, options, schema, reads)
 
     def output(self) -> tuple[int, int, int]:
-        """(H, W, C) of x after this op; (1, 1, classes) after the head."""
-        height, width, channels = (evaluate(size, self.attributes) for size in self.schema.output)
+        """(H, W, C) of what this op writes; (1, 1, classes) of logits, (H, W, classes) of logits of pixels."""
+        return self._grid(self.schema.output)
+
+    def inputs(self) -> list[tuple[int, int, int]]:
+        """(H, W, C) of each value that this op reads."""
+        return [self._grid(sizes) for sizes in self.schema.inputs]
+
+    def _grid(self, sizes: tuple[str, str, str]) -> tuple[int, int, int]:
+        height, width, channels = (evaluate(size, self.attributes) for size in sizes)
         return height, width, channels

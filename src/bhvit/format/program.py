@@ -1,8 +1,10 @@
 """The op program: what each op of a `.bhv` file computes, its attributes, options, tensors and limits.
 
-A program is a straight line of coarse ops. The state between ops is x, a grid of tokens:
-float32 (H, W, C), C innermost. The first op is `stem` (image -> x), the last is `head`
-(x -> logits). Each file of `ops` gives the arithmetic of one op, in words and in
+A program is a list of coarse ops. Each writes one value, which has the op's name: x, a grid of tokens, float32
+(H, W, C), C innermost. It reads the value of the op before it, or those that its `reads` names, all of ops before it;
+every value but the last is read. The first op is `stem` (image -> x), the last is `head` (x -> logits) or `segment`
+(x -> logits of each pixel). Where an op's file says x += …, it writes the sum; what it read stays as it was for others.
+Each file of `ops` gives the arithmetic of one op, in words and in
 NumPy; `native/` is the same in C++. All are bit-identical, because the arithmetic is fixed:
 
 * every float operation is IEEE float32, rounded by itself (no fused multiply-add), in the order
@@ -23,6 +25,9 @@ NumPy; `native/` is the same in C++. All are bit-identical, because the arithmet
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
+
 from ..errors import UserError
 from ..spec.limits import MAX_OPS
 from ..spec.model import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
@@ -30,27 +35,65 @@ from .op import Op
 from .ops import OPS
 from .schema import OPTIONS, Dims, require
 
+HEADS = {"head": "classify", "segment": "segment"}
+"""Kinds of a last op, each with the task that it is for."""
 
-def check_chain(ops: list[Op]) -> None:
-    """Raises FormatError unless the ops run from a stem to a head, each taking what the last gave."""
+
+def check_graph(ops: Sequence[Op]) -> list[tuple[int, ...]]:
+    """Return the numbers of the ops whose values each op reads.
+
+    Raises FormatError unless the ops run from a stem to a head, each reads values of its sizes that ops before it
+    wrote, and every value is read.
+    """
     require(2 <= len(ops) <= MAX_OPS, f"a program has 2 to {MAX_OPS} ops, not {len(ops)}")
-    names = [op.name for op in ops]
-    require(len(set(names)) == len(names), "two ops have one name")
+    names = {op.name: index for index, op in enumerate(ops)}
+    require(len(names) == len(ops), "two ops have one name")
+    reads = []
+    unread = set(range(len(ops) - 1))
     for index, op in enumerate(ops):
         require((op.kind == "stem") == (index == 0), f"op {op.name}: a stem comes first and only there")
-        require((op.kind == "head") == (index == len(ops) - 1), f"op {op.name}: a head comes last and only there")
+        require((op.kind in HEADS) == (index == len(ops) - 1), f"op {op.name}: a head comes last and only there")
         height, width, channels = op.output()
         require(
             height * width * channels <= MAX_GRID_FLOATS,
             f"op {op.name}: a grid of {height}x{width}x{channels} is over the limit",
         )
-        if index:
-            a, given = op.attributes, ops[index - 1].output()
+        sources = _sources(op, index, names)
+        for source, wanted in zip(sources, op.inputs(), strict=True):
+            given = ops[source].output()
             require(
-                (a["height"], a["width"], a["channels"]) == given,
-                f"op {op.name}: takes {a['height']}x{a['width']}x{a['channels']}, but {names[index - 1]} gives "
+                wanted == given,
+                f"op {op.name}: takes {'x'.join(map(str, wanted))}, but {ops[source].name} gives "
                 + "x".join(map(str, given)),
             )
+        unread -= set(sources)
+        reads.append(sources)
+    for index in sorted(unread):
+        require(False, f"op {ops[index].name}: no op reads what it gives")
+    stem, last = ops[0].attributes, ops[-1]
+    if last.kind == "segment":
+        image, labels = (stem["height"] * stem["patch"], stem["width"] * stem["patch"]), last.output()[:2]
+        require(
+            image == labels,
+            f"op {last.name}: labels {labels[0]}x{labels[1]} pixels, but images have {image[0]}x{image[1]}",
+        )
+    return reads
+
+
+def _sources(op: Op, index: int, names: Mapping[str, int]) -> tuple[int, ...]:
+    """The numbers of the ops that op number `index` reads."""
+    count = len(op.schema.inputs)
+    if op.reads is None:
+        require(count <= 1, f"op {op.name}: reads names the {count} values that a {op.kind} takes")
+        return (index - 1,) * count
+    require(len(op.reads) == count, f"op {op.name}: reads {len(op.reads)} values, but a {op.kind} takes {count}")
+    for name in op.reads:
+        require(name in names, f"op {op.name}: reads {name}, which no op gives")
+        require(names[name] < index, f"op {op.name}: reads {name} before it is given")
+    require(len(set(op.reads)) == count, f"op {op.name}: reads one value twice")
+    sources = tuple(names[name] for name in op.reads)
+    require(count > 1 or sources != (index - 1,) * count, f"op {op.name}: reads is left out where it is the op before")
+    return sources
 
 
 def program(spec: ModelSpec) -> list[Op]:
@@ -62,6 +105,7 @@ def program(spec: ModelSpec) -> list[Op]:
         raise UserError(f"{spec.name} uses {', '.join(names)}, which no op computes: only its packed file has ops")
     height, width = spec.grid(0)
     channels = spec.stages[0].channels
+    last_of_stages = []
     ops = [
         _op(
             "stem",
@@ -79,8 +123,7 @@ def program(spec: ModelSpec) -> list[Op]:
         )
     ]
     for index, stage in enumerate(spec.stages):
-        bits = {1: "binary", 32: "float"}
-        quantised = {"norm": spec.norm, "weights": bits[stage.weight_bits], "activations": bits[stage.activation_bits]}
+        quantised = _quantised(spec, index)
         if index:
             sizes = {"height": height, "width": width, "channels": channels, "out_channels": stage.channels}
             name = f"downsamples.{index - 1}"
@@ -89,33 +132,80 @@ def program(spec: ModelSpec) -> list[Op]:
             else:
                 ops.append(_op("downsample_float", name, sizes, norm=spec.norm))
             height, width, channels = ops[-1].output()
-        grid = {"height": height, "width": width, "channels": channels}
-        attend = {**quantised, "quantizer": spec.attention if stage.activation_bits == 1 else "decomposition"}
-        border = "zero" if spec.branches == "pool" else "cyclic"
-        for block in range(stage.depth):
-            name = f"stages.{index}.{block}.mixer"
-            if stage.mixer == "conv":
-                ops.append(_op("mixer", name, {**grid, "groups": MIXER_GROUPS}, **quantised))
-            elif stage.mixer == "pooling":
-                ops.append(_op("pooling", name, grid, norm=spec.norm))
-            elif stage.mixer == "attention":
-                window_h, window_w = spec.window(index)
-                windows = {"heads": stage.heads, "window_h": window_h, "window_w": window_w}
-                ops.append(_op("attention", name, {**grid, **windows}, **attend))
-            else:
-                keys = {"heads": stage.heads, "key_pool": stage.key_pool}
-                ops.append(_op("pooled_attention", name, {**grid, **keys}, **attend))
-            name = f"stages.{index}.{block}.mlp"
-            ops.append(_op("mlp", name, {**grid, "hidden": stage.hidden}, **quantised, border=border))
+        ops += _blocks(spec, index, f"stages.{index}")
+        last_of_stages.append(ops[-1])
+    if spec.task == "segment":
+        return [*ops, *_decoder(spec, last_of_stages)]
     sizes = {"height": height, "width": width, "channels": channels, "classes": spec.num_classes}
     return [*ops, _op("head", "head", sizes, norm=spec.norm)]
 
 
+def _blocks(spec: ModelSpec, index: int, prefix: str) -> list[Op]:
+    """The ops of the blocks of a stage."""
+    stage, (height, width) = spec.stages[index], spec.grid(index)
+    grid = {"height": height, "width": width, "channels": stage.channels}
+    quantised = _quantised(spec, index)
+    attend = {**quantised, "quantizer": spec.attention if stage.activation_bits == 1 else "decomposition"}
+    border = "zero" if spec.branches == "pool" else "cyclic"
+    ops = []
+    for block in range(stage.depth):
+        name = f"{prefix}.{block}.mixer"
+        if stage.mixer == "conv":
+            ops.append(_op("mixer", name, {**grid, "groups": MIXER_GROUPS}, **quantised))
+        elif stage.mixer == "pooling":
+            ops.append(_op("pooling", name, grid, norm=spec.norm))
+        elif stage.mixer == "attention":
+            window_h, window_w = spec.window(index)
+            windows = {"heads": stage.heads, "window_h": window_h, "window_w": window_w}
+            ops.append(_op("attention", name, {**grid, **windows}, **attend))
+        else:
+            keys = {"heads": stage.heads, "key_pool": stage.key_pool}
+            ops.append(_op("pooled_attention", name, {**grid, **keys}, **attend))
+        name = f"{prefix}.{block}.mlp"
+        ops.append(_op("mlp", name, {**grid, "hidden": stage.hidden}, **quantised, border=border))
+    return ops
+
+
+def _decoder(spec: ModelSpec, last_of_stages: Sequence[Op]) -> list[Op]:
+    """The ops of a segmentation after its stages, from the coarsest grid up; each stage's last op is given."""
+    outputs = spec.decoder_channels
+    ops: list[Op] = []
+    for index in reversed(range(len(spec.stages))):
+        height, width = spec.grid(index)
+        sizes = {"height": height, "width": width, "channels": spec.stages[index].channels, "out_channels": outputs}
+        coarse = ops[-1].name if ops else None
+        lateral = _op("lateral", f"head.laterals.{index}", sizes, **_quantised(spec, index))
+        ops.append(lateral if coarse is None else _reading(lateral, last_of_stages[index].name))
+        if coarse is not None:
+            grid = {"height": height, "width": width, "channels": outputs}
+            ops.append(_reading(_op("upsample_add", f"head.sums.{index}", grid), ops[-1].name, coarse))
+    height, width = spec.grid(0)
+    if spec.decoder_blocks:
+        ops += _blocks(spec.decoder, 0, "head.blocks")
+    sizes = {"height": height, "width": width, "channels": outputs, "classes": spec.num_classes, "scale": spec.patch}
+    return [*ops, _op("segment", "head", sizes, norm=spec.norm)]
+
+
+def _quantised(spec: ModelSpec, index: int) -> dict[str, str]:
+    """The options of the binary layers of a stage."""
+    bits, stage = {1: "binary", 32: "float"}, spec.stages[index]
+    return {"norm": spec.norm, "weights": bits[stage.weight_bits], "activations": bits[stage.activation_bits]}
+
+
+def _reading(op: Op, *names: str) -> Op:
+    return dataclasses.replace(op, reads=names)
+
+
 def stage_of(op: Op, spec: ModelSpec) -> int:
-    """Return the stage that an op of `program(spec)` belongs to; a downsampling belongs to the one it leads into."""
+    """Return the stage that an op of `program(spec)` belongs to; a downsampling belongs to the one it leads into.
+
+    Of a segmentation's decoder an op belongs to the stage of its grid.
+    """
     if op.kind == "head":
         return len(spec.stages) - 1
     parts = op.name.split(".")
+    if parts[0] == "head":
+        return int(parts[2]) if len(parts) > 2 and parts[1] in ("laterals", "sums") else 0
     return {"stages": int(parts[1]), "downsamples": int(parts[1]) + 1}[parts[0]] if len(parts) > 1 else 0
 
 

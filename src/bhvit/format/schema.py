@@ -52,7 +52,9 @@ class OpSchema:
     rules: tuple[tuple[str, str], ...] = ()
     """Conditions on the attributes, in order, each with the message of the error where it does not hold."""
     output: tuple[str, str, str] = ("height", "width", "channels")
-    """(H, W, C) of x after the op."""
+    """(H, W, C) of the value that the op writes."""
+    inputs: tuple[tuple[str, str, str], ...] = (("height", "width", "channels"),)
+    """(H, W, C) of each value that the op reads; the stem reads the image alone."""
     defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Attributes that a file leaves out where they equal another, by the name of the other."""
 

@@ -14,10 +14,13 @@ from .base.hub import HubModel
 from .binary import binary_layers
 from .blocks import BinaryDownsample, Block, FloatDownsample, Head, Stem
 from .layers import initialise
+from .segmentation import SegmentationHead
 
 
 class BHViT(HubModel):
     """Binarised hybrid vision transformer: images (B, in_chans, H, W) -> logits (B, classes).
+
+    With the task "segment" logits are those of each pixel, (B, classes, H, W).
 
     `spec` describes it whole. `class_names` and `preprocess` say what its outputs and inputs mean; they
     travel with checkpoints and packed files, and are None until a data set gives them.
@@ -39,7 +42,7 @@ class BHViT(HubModel):
         )
         downsample = BinaryDownsample if spec.downsample == "binary" else FloatDownsample
         self.downsamples = nn.ModuleList(downsample(spec, stage) for stage in range(1, len(spec.stages)))
-        self.head = Head(spec)
+        self.head = SegmentationHead(spec) if spec.task == "segment" else Head(spec)
         self.apply(initialise)
 
 

@@ -27,6 +27,11 @@ _NANO = (
     StageSpec(depth=2, channels=256, hidden=1024, mixer="attention", heads=4),
 )
 
+_SCENE = (
+    StageSpec(depth=2, channels=128, hidden=256, mixer="conv"),
+    StageSpec(depth=3, channels=256, hidden=512, mixer="attention", heads=4),
+)
+
 _BINARYVIT_SMALL = tuple(
     StageSpec(depth=d, channels=c, hidden=f, mixer="pooled_attention", heads=c // 64, key_pool=pool)
     for d, c, f, pool in zip((3, 4, 8, 4), (64, 128, 256, 512), (512, 1024, 1024, 2048), (8, 4, 1, 1))
@@ -38,11 +43,12 @@ _BINARYVIT: dict[str, Any] = {
     "centre_conv_weights": False,
 }
 
-# name: input edge in pixels, and the fields of the spec that make the model
-_MODELS: dict[str, tuple[int, dict[str, Any]]] = {
+# name: input edge (or height and width) in pixels, and the fields of the spec that make the model
+_MODELS: dict[str, tuple[int | tuple[int, int], dict[str, Any]]] = {
     "bhvit_nano": (32, {"stages": _NANO}),
     "bhvit_tiny": (224, {"stages": _TINY}),
     "bhvit_tiny_fp": (224, {"stages": _TINY, "downsample": "float"}),
+    "bhvit_scene": ((240, 320), {"stages": _SCENE}),
     "bhvit_small": (224, {"stages": _SMALL}),
     "bhvit_small_fp": (224, {"stages": _SMALL, "downsample": "float"}),
     "binaryvit_small": (224, {"stages": _BINARYVIT_SMALL, **_BINARYVIT}),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .network import BHViT
+from .segmentation import SegmentationHead
 
 
 @contextmanager
@@ -48,16 +49,22 @@ def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
     """Run `images` (B, in_chans, H, W) and return what each op of the packed program would give.
 
     Keys are op names (`ops.program`) in order; values the residual stream after the op, (B, H, W, C),
-    and for "head" the logits (B, classes). The model's mode is left as it is.
+    and for "head" the logits (B, classes), or of pixels (B, classes, H, W). The model's mode is left as it is.
     """
     outputs: dict[str, nn.Module] = {"stem": model.stem, "head": model.head}
     inputs: dict[str, nn.Module] = {}
+    blocks: dict[str, nn.Module] = {}
     for index, stage in enumerate(model.stages):
         if index:
             outputs[f"downsamples.{index - 1}"] = model.downsamples[index - 1]
-        for number, block in enumerate(stage.children()):
-            inputs[f"stages.{index}.{number}.mixer"] = block.get_submodule("mlp_norm")
-            outputs[f"stages.{index}.{number}.mlp"] = block
+        blocks |= {f"stages.{index}.{number}": block for number, block in enumerate(stage.children())}
+    if isinstance(model.head, SegmentationHead):
+        outputs |= {f"head.laterals.{index}": lateral for index, lateral in enumerate(model.head.laterals)}
+        outputs |= {f"head.sums.{index}": module for index, module in enumerate(model.head.sums)}
+        blocks |= {f"head.blocks.{number}": block for number, block in enumerate(model.head.blocks)}
+    for name, block in blocks.items():
+        inputs[f"{name}.mixer"] = block.get_submodule("mlp_norm")
+        outputs[f"{name}.mlp"] = block
     with recording(outputs, inputs) as seen:
         model(images)
     return seen

@@ -6,7 +6,7 @@ native ones bit for bit. Shapes: H, W tokens; C channels; grids are (H, W, C).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -15,31 +15,51 @@ from ..format.arithmetic import Observer, observer
 from ..format.file import PackedModel
 from ..format.op import Op
 from ..format.ops import OPS
+from ..format.program import check_graph
 
 
 def run(model: PackedModel, images: Floats) -> Floats:
-    """Normalised images (B, in_chans, H, W), float32 -> logits (B, classes), float32."""
+    """Normalised float32 images (B, in_chans, H, W) -> logits (B, classes), or of pixels (B, classes, H, W)."""
     logits = [output for image in images for name, output in trace(model, image) if name == model.ops[-1].name]
-    return np.stack(logits) if logits else np.zeros((0, len(model.class_names)), np.float32)
+    if logits:
+        return np.stack(logits)
+    pixels = model.ops[-1].output()[:2] if model.ops[-1].kind == "segment" else ()
+    return np.zeros((0, len(model.class_names), *pixels), np.float32)
 
 
 def trace(model: PackedModel, image: Floats) -> Iterator[tuple[str, Floats]]:
-    """One image (in_chans, H, W) -> after each op its name and x, (H, W, C); the head gives (classes,)."""
-    x = image.astype(np.float32)
-    for op in model.ops:
-        x = OPS[op.kind].reference(op, model.op_tensors(op), x)
-        yield op.name, x
+    """One image (in_chans, H, W) -> each op's name and what it writes, (H, W, C).
+
+    A head gives (classes,), or of pixels (classes, H, W).
+    """
+    yield from run_ops(model, image, lambda op, inputs: OPS[op.kind].reference(op, model.op_tensors(op), *inputs))
 
 
-def observe(model: PackedModel, op: Op, x: Floats, observe: Observer) -> Floats:
-    """x after one op, as in `trace`, telling `observe` of the op's decisions in order.
+def run_ops(
+    model: PackedModel, image: Floats, run_op: Callable[[Op, list[Floats]], Floats]
+) -> Iterator[tuple[str, Floats]]:
+    """Each op's name and what `run_op` makes of the values that it reads; these are kept as long as they are needed."""
+    reads = check_graph(model.ops)
+    last_read = {source: index for index, sources in enumerate(reads) for source in sources}
+    values: dict[int, Floats] = {}
+    for index, (op, sources) in enumerate(zip(model.ops, reads)):
+        inputs = [values[source] for source in sources] or [image.astype(np.float32)]
+        values[index] = run_op(op, inputs)
+        for source in sources:
+            if last_read[source] == index:
+                del values[source]
+        yield op.name, values[index]
 
-    They are: "bits" of a mixer, (H, W, C), and of a downsampling, (T, 4C); "1" and "2" of an MLP, the latter
-    (T, F) as stored; "reduce", "in0" to "in2", "sign0" to "sign2" (q, k, v) and "proj" of attention, (T, C), and
-    "levels", (Q, K) for each window and head.
+
+def observe(model: PackedModel, op: Op, inputs: Sequence[Floats], observe: Observer) -> Floats:
+    """What one op writes, as in `trace`, telling `observe` of the op's decisions in order.
+
+    They are: "bits" of a mixer, (H, W, C), of a downsampling, (T, 4C), and of a lateral unit, (T, C); "1" and "2" of an
+    MLP, the latter (T, F) as stored; "reduce", "in0" to "in2", "sign0" to "sign2" (q, k, v) and "proj" of attention,
+    (T, C), and "levels", (Q, K) for each window and head.
     """
     token = observer.set(observe)
     try:
-        return OPS[op.kind].reference(op, model.op_tensors(op), x)
+        return OPS[op.kind].reference(op, model.op_tensors(op), *inputs)
     finally:
         observer.reset(token)

@@ -1,4 +1,4 @@
-"""`Session`: a packed model, opened and ready to classify images. NumPy only."""
+"""`Session`: a packed model, opened and ready to classify or segment images. NumPy only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from ..data.inputs import Inputs, Picture
 from ..errors import FormatError, UserError, shown
 from ..format import file as bhv_file
 from ..image import ImageLike, Preprocess
-from ..spec.model import ModelSpec
+from ..spec.model import ModelSpec, Task
 from ..system import allowed_cores
+from . import label_maps
 from .pipeline import run_all
 
 MAX_THREADS = 256
@@ -105,6 +106,11 @@ class Session:
         return self._spec
 
     @property
+    def task(self) -> Task:
+        """What the model does: "classify", or "segment", which labels each pixel."""
+        return self._spec.task
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """One name a class, in the order of the logits."""
         return self._class_names
@@ -132,6 +138,8 @@ class Session:
     def __call__(self, images: Floats | npt.NDArray[np.uint8], *, bgr: bool = False) -> Floats:
         """Compute logits, float32 (B, classes), of a batch of images. B may be 0.
 
+        A segmentation gives logits of each pixel at the model's size, (B, classes, H, W).
+
         Takes normalised images, float32 (B, C, H, W), as `preprocess` makes them; or pictures, uint8 (B, height, width,
         C) of any size, which are preprocessed first. Colours are in the order RGB; with `bgr`, those of uint8 pictures
         are BGR, as OpenCV reads them.
@@ -152,7 +160,40 @@ class Session:
         """
         given = _checked_picture(image)
         with FloatEnvironment():
+            if self.task == "segment":
+                return self._preprocess.normalize(self._preprocess.whole(given, bgr=bgr)[None])
             return self._preprocess(given, bgr=bgr)
+
+    def segment(
+        self, image: ImageLike, *, windows: bool = False, overlap: float = 0.25, bgr: bool = False
+    ) -> label_maps.Labels:
+        """Label each pixel of an image: uint8 (height, width) of its own size, numbers of `class_names`.
+
+        `image` is what `preprocess` takes. It is resized to the model's size and its labels are resized back; with
+        `windows` it is covered by windows of the model's size instead, which overlap by that share of their edge or
+        more, and their logits are added up. An image smaller than a window is enlarged for that.
+        Raises UserError for a model that classifies.
+        """
+        if self.task != "segment":
+            raise UserError(f"{self._spec.name} classifies images: session.classify(image) names what is in one")
+        share = label_maps.check_overlap(overlap)
+        preprocess = self._preprocess
+        with FloatEnvironment():
+            pixels = preprocess.decoded(_checked_picture(image), bgr=bgr)
+            if not windows:
+                found = self.program.segment(preprocess.normalize(preprocess.resized(pixels, preprocess.size)[None]))[0]
+                return label_maps.resized(found, pixels.shape[:2])
+            height, width = pixels.shape[:2]
+            grow = max(1.0, preprocess.size[0] / height, preprocess.size[1] / width)
+            size = (max(preprocess.size[0], round(grow * height)), max(preprocess.size[1], round(grow * width)))
+            found = label_maps.covered(
+                preprocess.resized(pixels, size) if grow > 1 else pixels,
+                preprocess.size,
+                share,
+                len(self._class_names),
+                lambda window: self.program.run(preprocess.normalize(window[None]))[0],
+            )
+            return label_maps.resized(found, (height, width))
 
     @overload
     def classify(self, image: ImageLike, top: int = 5, *, bgr: bool = False) -> Answer: ...
@@ -168,6 +209,8 @@ class Session:
         `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers.
         """
         _check_top(top)
+        if self.task != "classify":
+            raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         if isinstance(image, list | tuple):
             return [self.classify(one, top, bgr=bgr) for one in image]
         logits = self(self.preprocess(image, bgr=bgr))[0].astype(np.float64)
@@ -196,6 +239,8 @@ class Session:
         Raises UserError for a source that does not exist. A picture that cannot be read has its error as its outcome.
         """
         _check_top(top)
+        if self.task != "classify":
+            raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         count = worker_count(workers, self._threads)
         inputs = sources if isinstance(sources, Inputs) else pictures.open_inputs(sources, every=every)
         return self._stream(inputs, top, count)
@@ -258,7 +303,8 @@ class Session:
         if pictures.ndim != 4:
             hint = "add the batch with images[None]" if pictures.ndim == 3 else "B, height, width, channels"
             raise UserError(f"uint8 images must be (B, H, W, C), not of shape {pictures.shape}; {hint}")
-        logits = np.empty((len(pictures), len(self._class_names)), np.float32)
+        pixels = self._spec.img_size if self.task == "segment" else ()
+        logits = np.empty((len(pictures), len(self._class_names), *pixels), np.float32)
         for start in range(0, len(pictures), _BLOCK):
             block = [self.preprocess(picture, bgr=bgr) for picture in pictures[start : start + _BLOCK]]
             logits[start : start + _BLOCK] = self.program.run(np.concatenate(block))

@@ -21,6 +21,7 @@ LIMITS: Mapping[str, int] = {
     "window_w": 64,
     "key_pool": 64,
     "classes": 1 << 20,
+    "scale": 64,
 }
 MAX_OPS = 1024
 MAX_KEYS = 4096

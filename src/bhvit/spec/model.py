@@ -25,6 +25,7 @@ StemActivation = Literal["gelu", "none"]
 Activation = Literal["rprelu"]
 WeightQuantizer = Literal["sign"]
 ActivationQuantizer = Literal["sign"]
+Task = Literal["classify", "segment"]
 
 DILATIONS = (1, 3, 5)
 """Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
@@ -36,9 +37,15 @@ NOMINAL_WINDOW = 7
 """The published window edge; other grids take the divisor that is nearest to it."""
 MAX_GRID_FLOATS = 1 << 26
 """Floats in one grid of tokens (H * W * C): 1024 x 1024 tokens of 64 channels."""
+MAX_LABELS = 255
+"""Classes of a segmentation: labels are bytes, and 255 stands for pixels without a label."""
 MAX_BLOCKS = MAX_OPS // 4
 """Blocks of a whole network. Each is two ops of a packed program, which holds other ops, too."""
+MAX_DECODER_BLOCKS = 16
+"""Blocks of a segmentation's decoder."""
 _OMITTED_AT_DEFAULT = ("activation", "stem_kernel", "weight_quantizer", "activation_quantizer")
+DECODER_FIELDS = ("task", "decoder_channels", "decoder_blocks", "decoder_hidden")
+"""Fields of `ModelSpec` that only a segmentation has in files."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,6 +167,15 @@ class ModelSpec:
     float_bits: int = 32
     """8 rounds position maps and the classifier's weights to 8 bits a channel in every forward pass, gradients
     straight through, so that a packed file holds them so without any loss."""
+    task: Task = "classify"
+    """"classify": one vector of logits an image; "segment": logits for each pixel, by a decoder over the grids of all
+    stages."""
+    decoder_channels: int = 64
+    """Channels of a segmentation's decoder: a multiple of 64, and of each stage's channels a multiple or divisor."""
+    decoder_blocks: int = 1
+    """Blocks of the decoder at the finest grid, with the mixer "conv"; 0 for none."""
+    decoder_hidden: int = 128
+    """Channels between the two layers of those blocks' MLPs."""
 
     def __post_init__(self) -> None:
         _require(len(self.stages) >= 1, "a model needs at least one stage")
@@ -185,6 +201,7 @@ class ModelSpec:
             ("weight_quantizer", WeightQuantizer),
             ("activation_quantizer", ActivationQuantizer),
             ("stem_activation", StemActivation),
+            ("task", Task),
         ):
             _one_of(name, getattr(self, name), typing.get_args(kind))
         _require(
@@ -224,6 +241,53 @@ class ModelSpec:
                     height % window[0] == 0 and width % window[1] == 0,
                     f"window {window[0]}x{window[1]} does not divide the {height}x{width} tokens of stage {index}",
                 )
+
+        if self.task == "segment":
+            self._check_decoder()
+
+    def _check_decoder(self) -> None:
+        height, width = self.img_size
+        _require(
+            self.num_classes <= MAX_LABELS, f"a segmentation has at most {MAX_LABELS} classes, not {self.num_classes}"
+        )
+        _require(
+            self.num_classes * height * width <= MAX_GRID_FLOATS,
+            f"img_size {height}x{width} is too large for logits of {self.num_classes} classes",
+        )
+        unit = LANES * MIXER_GROUPS
+        _require(
+            unit <= self.decoder_channels <= LIMITS["channels"] and self.decoder_channels % unit == 0,
+            f"decoder_channels must be a multiple of {unit}, at most {LIMITS['channels']}, not {self.decoder_channels}",
+        )
+        for index, stage in enumerate(self.stages):
+            _require(
+                stage.channels % self.decoder_channels == 0 or self.decoder_channels % stage.channels == 0,
+                f"decoder_channels ({self.decoder_channels}) must be a multiple or a divisor of the {stage.channels} "
+                f"channels of stage {index}",
+            )
+        _require(
+            0 <= self.decoder_blocks <= MAX_DECODER_BLOCKS,
+            f"decoder_blocks must be 0 to {MAX_DECODER_BLOCKS}, not {self.decoder_blocks}",
+        )
+        if self.decoder_blocks:
+            try:
+                _ = self.decoder
+            except UserError as error:
+                raise UserError(f"decoder: {error}") from None
+
+    @property
+    def decoder(self) -> ModelSpec:
+        """A segmentation's decoder blocks as a network of one stage, on the finest grid."""
+        finest = self.stages[0]
+        stage = StageSpec(
+            depth=self.decoder_blocks,
+            channels=self.decoder_channels,
+            hidden=self.decoder_hidden,
+            mixer="conv",
+            weight_bits=finest.weight_bits,
+            activation_bits=finest.activation_bits,
+        )
+        return dataclasses.replace(self, task="classify", stages=(stage,))
 
     def _nearest_sizes(self) -> list[tuple[int, int]]:
         below, above = (
@@ -267,9 +331,13 @@ class ModelSpec:
     def to_json(self) -> str:
         """The spec as JSON with sorted keys; `from_json` gives an equal spec back.
 
-        Fields of `_OMITTED_AT_DEFAULT` are left out at their defaults: files are as before these fields existed.
+        Fields of `_OMITTED_AT_DEFAULT` are left out at their defaults, and of a classifier the task and decoder: files
+        are as before these fields existed.
         """
         fields = dataclasses.asdict(self)
+        if self.task == "classify":
+            for name in DECODER_FIELDS:
+                del fields[name]
         for field in dataclasses.fields(self):
             if field.name in _OMITTED_AT_DEFAULT and fields[field.name] == field.default:
                 del fields[field.name]

@@ -23,6 +23,9 @@ MODEL_OVERRIDES = (
     "activation_quantizer",
     "branches",
     "centre_conv_weights",
+    "decoder_blocks",
+    "decoder_channels",
+    "decoder_hidden",
     "downsample",
     "float_bits",
     "norm",
@@ -30,6 +33,7 @@ MODEL_OVERRIDES = (
     "shifts",
     "stem_activation",
     "stem_kernel",
+    "task",
     "weight_quantizer",
 )
 """Fields of `ModelSpec` that are overrides; the others (sizes, classes) are arguments of their own."""
@@ -187,6 +191,8 @@ def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
         quantised = any(_reads(stage.mixer, "heads") and stage.activation_bits == 1 for stage in stages)
         if field == "attention" and not quantised:
             raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
+        if field.startswith("decoder_") and spec.task != "segment":
+            raise UserError(f"{field} has no effect: only a model with task=segment has a decoder")
         if field == "branches" and not spec.shifts:
             raise UserError("branches has no effect: shifts is none")
         if field in ("recu", "weight_quantizer") and all(stage.weight_bits != 1 for stage in stages):

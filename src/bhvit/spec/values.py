@@ -39,6 +39,10 @@ def convert(name: str, kind: Any, value: Any) -> Any:
         if option == tuple[int, ...]:
             if isinstance(value, list | tuple) and all(_is_int(number) for number in value):
                 return tuple(value)
+        elif option == tuple[str, ...]:
+            words = value.split(",") if isinstance(value, str) else value  # "road,pavement" as well
+            if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
+                return tuple(words)
         elif typing.get_origin(option) is tuple:
             if isinstance(value, str):
                 value = parse_size(value)
@@ -93,5 +97,7 @@ def _type_name(kind: Any) -> str:
         return "one of " + ", ".join(typing.get_args(kind))
     if kind == tuple[int, ...]:
         return "a list of whole numbers"
+    if kind == tuple[str, ...]:
+        return "a list of names"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(kind, "a size (H, W)")

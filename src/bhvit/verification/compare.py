@@ -45,13 +45,9 @@ class OpDifference:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What `compare` found."""
+class Traces:
+    """A few images, followed op by op."""
 
-    torch: Metrics
-    native: Metrics
-    labelled: bool
-    """Whether the images' classes are the model's, so that accuracies mean something."""
     reference_parts_at: str | None
     """The first op after which native and reference are not equal, None if they always are."""
     ops: tuple[OpDifference, ...]
@@ -59,16 +55,6 @@ class Comparison:
     """Of each op, over all traced images: what PyTorch chose otherwise on the same input."""
     traced: int
     """Images that were followed op by op."""
-
-    @property
-    def agreement(self) -> float:
-        """Fraction of the images on which PyTorch and native have the same most likely class."""
-        return agreement(self.torch, self.native)
-
-    @property
-    def logit_difference(self) -> float:
-        """Largest absolute difference of a logit."""
-        return float(np.abs(self.torch.logits - self.native.logits).max())
 
     @property
     def parts_at(self) -> OpDifference | None:
@@ -80,6 +66,42 @@ class Comparison:
         """The first op that differs on the same input although no decision at rounding distance did."""
         return next((op for op in self.flips if not op.explained), None)
 
+    @property
+    def sound(self) -> bool:
+        """Whether native equals the reference, and every difference from PyTorch is explained."""
+        return self.reference_parts_at is None and self.unexplained is None
+
+    def traces_to_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON file."""
+        return {
+            "traced_images": self.traced,
+            "native_equals_reference": self.reference_parts_at is None,
+            "reference_parts_at": self.reference_parts_at,
+            "parts_at": self.parts_at.name if self.parts_at else None,
+            "ops": [dataclasses.asdict(op) for op in self.ops],
+            "flips": [dataclasses.asdict(op) for op in self.flips],
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison(Traces):
+    """What `compare` found."""
+
+    torch: Metrics
+    native: Metrics
+    labelled: bool
+    """Whether the images' classes are the model's, so that accuracies mean something."""
+
+    @property
+    def agreement(self) -> float:
+        """Fraction of the images on which PyTorch and native have the same most likely class."""
+        return agreement(self.torch, self.native)
+
+    @property
+    def logit_difference(self) -> float:
+        """Largest absolute difference of a logit."""
+        return float(np.abs(self.torch.logits - self.native.logits).max())
+
     def to_dict(self) -> dict[str, Any]:
         """The numbers for a JSON file."""
         return {
@@ -88,12 +110,7 @@ class Comparison:
             "torch_top1": self.torch.top1 if self.labelled else None,
             "native_top1": self.native.top1 if self.labelled else None,
             "max_logit_difference": self.logit_difference,
-            "traced_images": self.traced,
-            "native_equals_reference": self.reference_parts_at is None,
-            "reference_parts_at": self.reference_parts_at,
-            "parts_at": self.parts_at.name if self.parts_at else None,
-            "ops": [dataclasses.asdict(op) for op in self.ops],
-            "flips": [dataclasses.asdict(op) for op in self.flips],
+            **self.traces_to_dict(),
         }
 
 
@@ -129,21 +146,18 @@ def compare(
         return metrics(logits, labels, names, seconds=seconds)
 
     native, by_torch = measure("native", session), measure("PyTorch", torch_predict(model))
-    traced = min(traced, len(dataset))
-    images = file.preprocess.normalize(decode(dataset, file.preprocess, range(traced)))
+    images = file.preprocess.normalize(decode(dataset, file.preprocess, range(min(traced, len(dataset)))))
+    followed = follow(model, file, session, images)
+    return Comparison(torch=by_torch, native=native, labelled=labelled, **vars(followed))
+
+
+def follow(model: BHViT, file: bhv_file.PackedModel, session: Session, images: Floats) -> Traces:
+    """Follow normalised images (B, C, H, W) through all three executions op by op."""
     parts_at, ops = _by_op(model, file, session, images)
     packed_as = lowered(model)
     by_image = [count_flips(packed_as, file, image) for image in images]
     flips = tuple(total(of_op, of_op[0].name) for of_op in zip(*by_image, strict=True))
-    return Comparison(
-        torch=by_torch,
-        native=native,
-        labelled=labelled,
-        reference_parts_at=parts_at,
-        ops=ops,
-        flips=flips,
-        traced=traced,
-    )
+    return Traces(reference_parts_at=parts_at, ops=ops, flips=flips, traced=len(images))
 
 
 def _by_op(

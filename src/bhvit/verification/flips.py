@@ -23,6 +23,7 @@ from ..format.op import Op
 from ..models import BHViT
 from ..models.attention_quantizers import DecomposedAttention
 from ..models.layers import LearnableBias
+from ..models.segmentation import SegmentationHead
 from ..runtime import reference
 from ..spec.model import ATTENTION_LEVELS
 
@@ -56,8 +57,9 @@ class OpFlips:
 
 def count_flips(model: BHViT, file: bhv_file.PackedModel, image: Floats) -> list[OpFlips]:
     """Follow one normalised image (in_chans, H, W) through the ops of `file`, and each op in PyTorch too."""
-    found, x = [], image
-    for op in file.ops:
+    found = []
+
+    def run(op: Op, inputs: list[Floats]) -> Floats:
         chosen: dict[str, list[npt.NDArray[Any]]] = {}
         distances: dict[str, list[Floats]] = {}
 
@@ -67,12 +69,15 @@ def count_flips(model: BHViT, file: bhv_file.PackedModel, image: Floats) -> list
             chosen.setdefault(what, []).append(choice)
             distances.setdefault(what, []).append(np.abs(distance))
 
-        y = reference.observe(file, op, x, note)
+        y = reference.observe(file, op, inputs, note)
         with torch.inference_mode():
-            expected, theirs = _torch(model, op, torch.from_numpy(x))
+            expected, theirs = _torch(model, op, [torch.from_numpy(x) for x in inputs])
         beyond = np.abs(expected - y).max() > _tolerance(model, file, op) * np.abs(expected).max()
         found.append(_compare(op, chosen, distances, theirs, bool(beyond)))
-        x = y
+        return y
+
+    for _ in reference.run_ops(file, image, run):
+        pass
     return found
 
 
@@ -121,10 +126,15 @@ def total(flips: Iterable[OpFlips], name: str = "total") -> OpFlips:
     )
 
 
-def run_op(model: BHViT, name: str, x: Tensor) -> Tensor:
-    """What the part of `model` behind the op `name` makes of x, (B, H, W, C), or of images for the stem."""
-    if not name.startswith("stages."):
-        y: Tensor = model.get_submodule(name)(x)
+def run_op(model: BHViT, name: str, x: Tensor, *others: Tensor) -> Tensor:
+    """What the part of `model` behind the op `name` makes of x, (B, H, W, C), or of images for the stem.
+
+    `others` are further values that the op reads.
+    """
+    if name == "head" and isinstance(model.head, SegmentationHead):
+        return model.head.classify(x)
+    if not name.startswith(("stages.", "head.blocks.")):
+        y: Tensor = model.get_submodule(name)(x, *others)
         return y
     block: Any = model.get_submodule(name.rpartition(".")[0])
     if name.endswith(".mixer"):
@@ -134,8 +144,8 @@ def run_op(model: BHViT, name: str, x: Tensor) -> Tensor:
     return y if block.shift is None else block.shift(y, n)
 
 
-def _torch(model: BHViT, op: Op, x: Tensor) -> tuple[Floats, Decisions]:
-    """An op of `model` on x, (H, W, C), and the decisions it took, by the names of `reference.observe`."""
+def _torch(model: BHViT, op: Op, inputs: list[Tensor]) -> tuple[Floats, Decisions]:
+    """An op of `model` on its inputs, (H, W, C), and the decisions it took, by the names of `reference.observe`."""
     module = model.get_submodule(op.name)
     seen: dict[str, Tensor] = {}
     handles = []
@@ -147,7 +157,7 @@ def _torch(model: BHViT, op: Op, x: Tensor) -> tuple[Floats, Decisions]:
                 part.register_forward_pre_hook(lambda m, inputs: seen.update(levels=attention_levels(m, inputs[0])))
             )
     try:
-        y = run_op(model, op.name, x[None])[0]
+        y = run_op(model, op.name, *(x[None] for x in inputs))[0]
     finally:
         for handle in handles:
             handle.remove()

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from .. import bundled
 from ..data.metrics import Floats, Predict
+from ..data.segmentation_metrics import Labeller, Labels
 from ..errors import UserError
 from ..format import file as bhv_file
+from ..format.checkpoint import CheckpointDescription, read_metadata
 from ..image import Preprocess
-from ..runtime import Session
+from ..runtime import Session, label_maps
+from ..spec.model import Task
 from ..system import allowed_cores
 
 if TYPE_CHECKING:
@@ -54,6 +59,49 @@ def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preproce
     if not path.endswith(".safetensors"):
         raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
     return _open_checkpoint(path, threads)
+
+
+def task_of(path: str) -> Task:
+    """What a checkpoint or packed file does, from its description. Raises UserError if it has none."""
+    found = bundled.find(path, ".bhv")
+    if found.suffix == ".bhv":
+        return bhv_file.read(found).spec.task
+    return CheckpointDescription.from_metadata(read_metadata(found), found).spec.task
+
+
+def torch_labeller(model: BHViT) -> Labeller:
+    """A segmentation, in evaluation mode, as a function of an image -> the labels of its pixels."""
+    import torch
+
+    preprocess = model.preprocess
+    assert preprocess is not None
+
+    def label(image: Image.Image) -> Labels:
+        pixels = preprocess.decoded(image)
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(preprocess.normalize(preprocess.resized(pixels, preprocess.size)[None])))
+        found = logits[0].argmax(dim=0).to(torch.uint8).numpy()
+        return label_maps.resized(found, pixels.shape[:2])
+
+    return label
+
+
+def open_labeller(path: str, threads: int | None = None) -> tuple[Labeller, tuple[str, ...] | None]:
+    """A checkpoint or packed file of a segmentation as a function of an image, and its class names."""
+    path = str(bundled.find(path, ".bhv"))
+    if path.endswith(".bhv"):
+        session = Session(path, threads=threads or allowed_cores())
+        return session.segment, session.class_names
+    import torch
+
+    from ..models import load_checkpoint
+
+    if threads:
+        torch.set_num_threads(threads)
+    model = load_checkpoint(path)
+    if model.preprocess is None:
+        raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
+    return torch_labeller(model), model.class_names
 
 
 def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:

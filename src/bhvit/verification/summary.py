@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..text import count_text
-from .compare import Comparison
+from .compare import Comparison, Traces
 from .flips import total
+from .segmentation import MaskComparison
 
 
 def findings(found: Comparison) -> list[tuple[str, str]]:
@@ -22,13 +23,25 @@ def findings(found: Comparison) -> list[tuple[str, str]]:
     ]
 
 
-def _reference_text(found: Comparison) -> str:
+def mask_findings(found: MaskComparison) -> list[tuple[str, str]]:
+    """What was found of a segmentation: names and values as text."""
+    return [
+        ("pixel agreement", f"{found.agreement:.3%} of the pixels of {found.torch.images} images"),
+        ("mIoU in PyTorch", f"{found.torch.miou:.2%}"),
+        ("mIoU of the packed file", f"{found.native.miou:.2%}"),
+        ("native and NumPy reference", _reference_text(found)),
+        ("PyTorch and native", _parts_text(found)),
+        ("on the same input, op by op", _flips_text(found)),
+    ]
+
+
+def _reference_text(found: Traces) -> str:
     if found.reference_parts_at is None:
         return f"equal, bit for bit, after all {len(found.ops)} ops of {found.traced} images"
     return f"DIFFER, first after op {found.reference_parts_at}"
 
 
-def _parts_text(found: Comparison) -> str:
+def _parts_text(found: Traces) -> str:
     parted = found.parts_at
     if parted is None:
         return f"equal to rounding after all {len(found.ops)} ops of {found.traced} images"
@@ -38,7 +51,7 @@ def _parts_text(found: Comparison) -> str:
     )
 
 
-def _flips_text(found: Comparison) -> str:
+def _flips_text(found: Traces) -> str:
     whole, unexplained = total(found.flips), found.unexplained
     if unexplained is not None:
         return f"DIFFER in {unexplained.name} by more than flipped signs explain: packed from other weights?"

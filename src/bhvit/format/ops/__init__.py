@@ -7,20 +7,31 @@ from typing import NamedTuple
 
 from ...bits import Floats
 from ...spec.model import ModelSpec
-from ..arithmetic import Tensors
-from ..op import Op
 from ..op_cost import OpCost
 from ..schema import SCHEMAS, OpSchema
-from . import attention, downsample, downsample_float, head, mixer, mlp, pooled_attention, pooling, stem
+from . import (
+    attention,
+    downsample,
+    downsample_float,
+    head,
+    lateral,
+    mixer,
+    mlp,
+    pooled_attention,
+    pooling,
+    segment,
+    stem,
+    upsample_add,
+)
 
 
 class OpDefinition(NamedTuple):
     """An op: what it takes, what it computes, what it costs."""
 
     schema: OpSchema
-    reference: Callable[[Op, Tensors, Floats], Floats]
-    """The op, its tensors and x, (H, W, C), or of a stem the image, (in_chans, H, W) -> x after the op, (H, W, C),
-    or of a head the logits, (classes,)."""
+    reference: Callable[..., Floats]
+    """The op (`Op`), its tensors (`Tensors`) and the values that it reads, (H, W, C) each, or of a stem the image,
+    (in_chans, H, W) -> what it writes, (H, W, C), or of a head the logits, (classes,) or (classes, height, width)."""
     cost: Callable[[ModelSpec, int, str], OpCost]
     """A spec, the op's stage and name -> its cost."""
     arithmetic: str | None
@@ -39,6 +50,9 @@ OPS: Mapping[str, OpDefinition] = {
         "downsample": downsample,
         "downsample_float": downsample_float,
         "head": head,
+        "lateral": lateral,
+        "upsample_add": upsample_add,
+        "segment": segment,
     }.items()
 }
 SCHEMAS.update((kind, op.schema) for kind, op in OPS.items())

@@ -32,6 +32,7 @@ SCHEMA = OpSchema(
         ("patch <= kernel and (kernel + patch) % 2 == 0", "kernel must be patch plus an even number"),
     ),
     defaults={"kernel": "patch"},
+    inputs=(),
 )
 
 

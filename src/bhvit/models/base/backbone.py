@@ -17,6 +17,7 @@ from ...image import Preprocess
 from ...spec.model import ModelSpec
 from ..blocks import Head, Stem
 from ..layers import initialise
+from ..segmentation import SegmentationHead
 from .checkpointing import checkpointed
 
 Pool = Literal["avg", ""]
@@ -39,7 +40,7 @@ class Backbone(nn.Module):
     stem: Stem
     stages: nn.ModuleList
     downsamples: nn.ModuleList
-    head: Head
+    head: Head | SegmentationHead
 
     @property
     def num_classes(self) -> int:
@@ -105,13 +106,30 @@ class Backbone(nn.Module):
         return maps if intermediates_only else (x, maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, H', W', C) -> logits (B, classes), or with `pre_logits` what the classifier takes, (B, C)."""
+        """Tokens (B, H', W', C) -> logits (B, classes), or with `pre_logits` what the classifier takes, (B, C).
+
+        Raises UserError for a segmentation, whose head takes the grids of all stages.
+        """
+        if isinstance(self.head, SegmentationHead):
+            raise UserError("the head of a segmentation takes the grids of all stages: call the model itself")
         result: Tensor = self.head.pool(x) if pre_logits else self.head(x)
         return result
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.forward_features(images))
+        if isinstance(self.head, SegmentationHead):
+            logits: Tensor = self.head(self.stage_grids(images))
+        else:
+            logits = self.head(self.forward_features(images))
         return logits
+
+    def stage_grids(self, images: Tensor) -> list[Tensor]:
+        """Images (B, in_chans, H, W) -> the tokens of every stage, (B, H', W', C) each."""
+        x = self.embed(images)
+        grids = []
+        for index in range(len(self.stages)):
+            x = self._stage(index, x)
+            grids.append(x)
+        return grids
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), or ValueError for another shape."""
@@ -152,6 +170,17 @@ class Backbone(nn.Module):
         global_pool: "avg", "" for tokens as they are, which goes without a classifier, or None for no change.
         Raises UserError for anything else.
         """
+        if isinstance(self.head, SegmentationHead):
+            if not num_classes or global_pool is not None:
+                raise UserError(
+                    "a segmentation pools nothing and keeps its classifier: create a model with task=classify"
+                )
+            self.class_names = None
+            self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
+            linear = nn.Linear(self.spec.decoder_channels, num_classes)
+            initialise(linear)
+            self.head.linear = linear.to(self.stem.position)
+            return
         pool = self.head.pooling if global_pool is None else global_pool
         if pool not in ("avg", ""):
             raise UserError(f"global_pool must be avg, or empty for none, not {pool!r}")

@@ -7,7 +7,20 @@ from typing import Any
 
 from ...format.op import Op
 from ...models import BHViT
-from . import attention, downsample, downsample_float, head, mixer, mlp, pooled_attention, pooling, stem
+from . import (
+    attention,
+    downsample,
+    downsample_float,
+    head,
+    lateral,
+    mixer,
+    mlp,
+    pooled_attention,
+    pooling,
+    segment,
+    stem,
+    upsample_add,
+)
 from .parts import Tensors
 
 OPS: Mapping[str, Callable[[Any], Tensors]] = {
@@ -20,6 +33,9 @@ OPS: Mapping[str, Callable[[Any], Tensors]] = {
     "downsample": downsample.lower,
     "downsample_float": downsample_float.lower,
     "head": head.lower,
+    "lateral": lateral.lower,
+    "upsample_add": upsample_add.lower,
+    "segment": segment.lower,
 }
 """By kind of op, what makes its tensors from its module: of a mixer and an MLP from the block that holds it."""
 
@@ -33,4 +49,4 @@ def lower(model: BHViT, ops: Iterable[Op]) -> dict[str, Tensors]:
 
 
 def _holder(name: str) -> str:
-    return name.rpartition(".")[0] if name.startswith("stages.") else name
+    return name.rpartition(".")[0] if name.startswith(("stages.", "head.blocks.")) else name

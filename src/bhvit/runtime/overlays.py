@@ -1,0 +1,45 @@
+"""Label maps as images: index PNGs with a palette, and overlays on the picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Labels = npt.NDArray[np.uint8]
+_GOLDEN = 0.61803398875
+
+
+def palette(classes: int) -> npt.NDArray[np.uint8]:
+    """Colours of classes, uint8 (256, 3): hues far apart for neighbours, black for labels that are no class."""
+    numbers = np.arange(classes)
+    hue = (numbers * _GOLDEN) % 1
+    value = np.where(numbers % 2 == 0, 0.95, 0.7)
+    sector = (hue[:, None] * 6 + np.array([5, 3, 1])) % 6
+    ramp = np.clip(np.minimum(sector, 4 - sector), 0, 1)
+    colours = np.zeros((256, 3), np.uint8)
+    colours[:classes] = np.rint(255 * value[:, None] * (1 - 0.85 * ramp)).astype(np.uint8)
+    return colours
+
+
+def index_image(labels: Labels, classes: int) -> Image.Image:
+    """A label map (H, W) as an image of mode P: its pixels are the labels."""
+    image = Image.fromarray(labels).convert("L")
+    image.putpalette(palette(classes).tobytes())
+    return image
+
+
+def overlay(
+    picture: Image.Image | npt.NDArray[np.uint8], labels: Labels, classes: int, alpha: float = 0.5
+) -> Image.Image:
+    """A picture in RGB with the colours of its labels over it, `alpha` of them."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    colours = Image.fromarray(palette(classes)[labels])
+    return Image.blend(image.convert("RGB"), colours, alpha)
+
+
+def legend(labels: Labels, class_names: tuple[str, ...], limit: int = 8) -> list[str]:
+    """The classes that cover most of a label map, a line each with their share, the largest first."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(class_names))
+    order = [int(index) for index in np.argsort(-counts, kind="stable")[:limit] if counts[index]]
+    return [f"{100 * counts[index] / labels.size:5.1f} %  {class_names[index]}" for index in order]

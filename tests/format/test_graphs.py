@@ -1,0 +1,214 @@
+"""Programs that are graphs: what both readers take and refuse, and the memory that the engine plans for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bhvit import FormatError, Session, UserError, _native
+from bhvit.format import file as bhv_file
+from bhvit.format.op import Op
+from bhvit.format.program import check_graph, program
+from bhvit.runtime import reference
+from bhvit.spec.model import ModelSpec, StageSpec
+from helpers.random_model import random_images, random_model
+from helpers.sealed_file import sealed
+
+SPEC = ModelSpec(
+    name="small-graph",
+    img_size=(8, 12),
+    patch=2,
+    num_classes=3,
+    task="segment",
+    decoder_blocks=0,
+    stages=(
+        StageSpec(depth=1, channels=64, hidden=64, mixer="pooling"),
+        StageSpec(depth=1, channels=64, hidden=64, mixer="pooling"),
+    ),
+)
+Fields = list[dict[str, Any]]
+
+
+def _file(change: Callable[[Fields], object], spec: Callable[[dict[str, Any]], object] | None = None) -> bytes:
+    """A good file with its program, and its spec, changed."""
+    data = bhv_file.to_bytes(random_model(SPEC))
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header["__metadata__"]
+    fields = json.loads(metadata["program"])
+    change(fields)
+    metadata["program"] = json.dumps(fields, separators=(",", ":"))
+    if spec is not None:
+        described = json.loads(metadata["spec"])
+        spec(described)
+        metadata["spec"] = json.dumps(described)
+    metadata["checksum"] = "00000000"
+    return sealed(json.dumps(header, separators=(",", ":")), data[8 + length :])
+
+
+def _op(fields: Fields, name: str) -> dict[str, Any]:
+    return next(op for op in fields if op["name"] == name)
+
+
+def _set(op: str, /, **changes: Any) -> Callable[[Fields], object]:
+    return lambda fields: _op(fields, op).update(changes)
+
+
+def _drop(name: str, key: str) -> Callable[[Fields], object]:
+    return lambda fields: _op(fields, name).pop(key)
+
+
+BAD: dict[str, Callable[[Fields], object]] = {
+    "an unknown value": _set("head.sums.0", reads=["head.laterals.0", "nothing"]),
+    "a value of the empty name": _set("head.sums.0", reads=["head.laterals.0", ""]),
+    "a read before the write": _set("head.laterals.0", reads=["head.sums.0"]),
+    "a read of itself": _set("head.sums.0", reads=["head.sums.0", "head.laterals.1"]),
+    "an unused value": _set("head", reads=["stages.0.0.mlp"]),
+    "a value that only a shape keeps apart": _set("head.sums.0", reads=["head.laterals.0", "head.laterals.0"]),
+    "two values in the wrong order": _set("head.sums.0", reads=["head.laterals.1", "head.laterals.0"]),
+    "one value of two": _set("head.sums.0", reads=["head.laterals.0"]),
+    "three values of two": _set("head.sums.0", reads=["head.laterals.0", "head.laterals.1", "stem"]),
+    "no values": _set("head.sums.0", reads=[]),
+    "values that are left out": _drop("head.sums.0", "reads"),
+    "a default that is written": _set("head.sums.0", reads=["head.laterals.0"]),
+    "the op before, written": _set("stages.0.0.mlp", reads=["stages.0.0.mixer"]),
+    "the image of a stem": _set("stem", reads=["image"]),
+    "nothing of a stem": _set("stem", reads=[]),
+    "reads that are null": _set("head.laterals.0", reads=None),
+    "reads that are text": _set("head.laterals.0", reads="stages.0.0.mlp"),
+    "reads that are an object": _set("head.laterals.0", reads={"stages.0.0.mlp": 1}),
+    "reads that are numbers": _set("head.laterals.0", reads=[2]),
+    "a list of lists": _set("head.laterals.0", reads=[["stages.0.0.mlp"]]),
+    "many reads": _set("head.laterals.0", reads=["stages.0.0.mlp"] * 60_000),
+    "two ops of one name": _set("head.laterals.1", name="stem"),
+    "two heads": lambda fields: fields.append(dict(fields[-1], name="again")),
+    "no head": lambda fields: fields.pop(),
+    "two stems": lambda fields: fields.insert(1, dict(fields[0], name="again")),
+    "a segmentation of larger images": _set("head", scale=4),
+    "a segmentation of smaller images": _set("head", scale=1),
+    "a scale of zero": _set("head", scale=0),
+    "too many classes": _set("head", classes=256),
+    "an odd grid": _set("head.sums.0", height=3),
+    "channels that do not go together": _set("head.laterals.1", out_channels=96),
+    "an option of an op without": _set("head.sums.0", norm="layer"),
+    "another head": lambda fields: fields[-1].update(op="head") or fields[-1].pop("scale"),
+}
+
+
+def test_both_take_a_graph() -> None:
+    data = _file(lambda fields: None)
+    model = bhv_file.from_bytes(data)
+    assert [op.reads for op in model.ops if op.reads] == [
+        ("stages.0.0.mlp",),
+        ("head.laterals.0", "head.laterals.1"),
+    ]
+    assert Session(data).spec == SPEC
+    image = random_images(SPEC, 1)
+    np.testing.assert_array_equal(Session(data)(image), reference.run(model, image))
+
+
+@pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
+def test_both_refuse(change: Callable[[Fields], object]) -> None:
+    data = _file(change)
+    for read in (_native.Program, bhv_file.from_bytes, Session):
+        with pytest.raises(UserError) as caught:
+            read(data)
+        assert len(str(caught.value)) <= 2000
+        assert "\n" not in str(caught.value)
+
+
+def test_both_refuse_another_task_in_the_spec() -> None:
+    for task in ("classify", "paint", None, 1):
+        data = _file(lambda fields: None, lambda spec, task=task: spec.update(task=task))  # type: ignore[misc]
+        for read in (_native.Program, bhv_file.from_bytes, Session):
+            with pytest.raises(UserError):
+                read(data)
+    data = _file(lambda fields: None, lambda spec: spec.pop("task"))
+    for read in (_native.Program, bhv_file.from_bytes, Session):
+        with pytest.raises(UserError):
+            read(data)
+
+
+def test_a_straight_line_says_nothing_of_what_it_reads() -> None:
+    spec = dataclasses.replace(SPEC, task="classify")
+    ops = program(spec)
+    assert all("reads" not in op.to_json() for op in ops)
+    assert check_graph(ops) == [(), *((index,) for index in range(len(ops) - 1))]
+    assert "task" not in json.loads(spec.to_json())
+
+
+def test_reads_go_through_json() -> None:
+    for op in program(SPEC):
+        assert Op.from_json(op.to_json()) == op
+
+
+def test_values_that_are_read_later_are_not_changed() -> None:
+    """Ops that change what others read later work on a copy: of the stem's value, and of each mixer's."""
+    model = random_model(SPEC, seed=5)
+    ops = {op.name: op for op in model.ops}
+    tensors = {key: value for key, value in model.tensors.items() if not key.startswith("head.laterals.1.")}
+
+    def again(op: Op, name: str, *reads: str) -> Op:
+        """The same op with other inputs, and tensors of its own."""
+        own = {key: value for key, value in model.tensors.items() if key.startswith(f"{op.name}.")}
+        tensors.update({f"{name}{key.removeprefix(op.name)}": value for key, value in own.items()})
+        return dataclasses.replace(op, name=name, reads=reads or None)
+
+    total, lateral = ops["head.sums.0"], ops["head.laterals.0"]
+    line = [op for op in model.ops if not op.name.startswith("head")]
+    graph = dataclasses.replace(
+        model,
+        ops=(
+            *line,
+            again(total, "a", "stem", "stages.1.0.mixer"),
+            again(ops["stages.0.0.mixer"], "b"),
+            again(ops["downsamples.0"], "c"),
+            dataclasses.replace(lateral, reads=("stages.0.0.mixer",)),
+            again(total, "d", "head.laterals.0", "stages.1.0.mlp"),
+            again(total, "e", "d", "c"),
+            ops["head"],
+        ),
+        tensors=tensors,
+    )
+    data = bhv_file.to_bytes(graph)
+    image = random_images(SPEC, 1)[0]
+    expected = dict(reference.trace(graph, image))
+    for isa in _native.available_isas():
+        for threads in (1, 3):
+            found = _native.Program(data, threads, isa).trace(image)
+            assert [name for name, _ in found] == list(expected)
+            for name, value in found:
+                np.testing.assert_array_equal(value, expected[name], err_msg=f"{name}, {isa}, {threads} threads")
+    dropped = dataclasses.replace(graph, ops=tuple(op for op in graph.ops if op.name != "e"))
+    with pytest.raises(FormatError, match="op c: no op reads what it gives"):
+        check_graph(dropped.ops)
+
+
+def test_memory_is_planned_by_lifetimes() -> None:
+    """A deep straight line needs no more grids than a short one: two."""
+
+    def needed(depth: int) -> int:
+        stage = StageSpec(depth=depth, channels=64, hidden=64, mixer="pooling")
+        spec = ModelSpec(name="line", img_size=(64, 64), patch=2, num_classes=3, stages=(stage, stage))
+        model = random_model(spec)
+        parameters = sum(value.nbytes for value in model.tensors.values())
+        return _native.Program(bhv_file.to_bytes(model)).memory_bytes - parameters
+
+    grid = 32 * 32 * 64 * 4
+    assert needed(9) - needed(1) < grid
+
+
+@pytest.mark.parametrize("size", [(240, 320), (512, 1024)])
+def test_sizes_that_are_not_square(size: tuple[int, int]) -> None:
+    spec = dataclasses.replace(SPEC, img_size=size, patch=8)
+    model = random_model(spec, half=True)
+    image = random_images(spec, 1)
+    program = _native.Program(bhv_file.to_bytes(model))
+    logits, labels = program.run(image), program.segment(image)
+    assert logits.shape == (1, 3, *size)
+    np.testing.assert_array_equal(labels, logits.argmax(axis=1))
