@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 from .console import Subparsers, add_json, add_set, command, print_json
 
 if TYPE_CHECKING:
+    from ..data.segmentation_metrics import SegmentationMetrics
     from ..train import TrainConfig
+    from ..train.loop import Result
 
 DEFAULT_MODEL = "bhvit_nano"
 
@@ -56,6 +58,8 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--data", help="digits, cifar10, cifar100, a folder of class folders, a parquet file or folder, a .zip or .tar"
     )
+    parser.add_argument("--task", choices=("classify", "segment"), help="segment: images with masks (default classify)")
+    parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
     parser.add_argument("--model", help=f"default: {DEFAULT_MODEL}")
     parser.add_argument("--out", metavar="FOLDER", help="folder of the run; default: runs/ and the name of the data")
     parser.add_argument(
@@ -74,8 +78,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, 130 after Ctrl-C, 143 after SIGTERM. Raises UserError."""
-    if args.data and not args.resume:
+    if args.data and not args.resume and args.task != "segment":
         _check_folders(args.data)
+    from ..data.segmentation_metrics import SegmentationMetrics
     from ..train import train
     from ..train.malloc import keep_memory
 
@@ -95,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
         summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
         print_json({**summary, "validation": result.metrics.to_dict()})
     else:
+        if isinstance(result.metrics, SegmentationMetrics):
+            _print_masks(result, result.metrics)
+            return 0
         phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
         best = max(phase, key=lambda line: line["val_top1"])
         print(f"validation accuracy on {len(result.metrics.labels)} images:")
@@ -104,6 +112,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _print_masks(result: Result, metrics: SegmentationMetrics) -> None:
+    phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
+    best = max(phase, key=lambda line: line["val_miou"])
+    print(f"validation mIoU on {metrics.images} images:")
+    print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
+    print(f"  {best['val_miou']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
+    print(f"next: bhvit pack {result.best} model.bhv")
+
+
 def _config(args: argparse.Namespace) -> TrainConfig:
     from ..errors import UserError
     from ..train.auto import applies, output_folder
@@ -111,7 +128,15 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     from ..train.recipe_files import default_recipe, load_recipe, merged
     from ..train.run_folder import RunFolder
 
-    names = ["data", "model", "out", "strict", *(option.replace("-", "_") for option, _, _ in _SETTINGS)]
+    names = [
+        "data",
+        "task",
+        "ignore",
+        "model",
+        "out",
+        "strict",
+        *(option.replace("-", "_") for option, _, _ in _SETTINGS),
+    ]
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     given |= dict(parse_setting(text) for text in args.set)
     if args.resume:
@@ -125,9 +150,9 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     if "data" not in given:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     given.setdefault("out", output_folder(given["data"]))
-    if args.recipe is None and applies(given):
+    if args.recipe is None and given.get("task", "classify") == "classify" and applies(given):
         return _by_images(given, quiet=args.quiet)
-    recipe = load_recipe(args.recipe or default_recipe(given["data"]))
+    recipe = load_recipe(args.recipe or default_recipe(given["data"], given.get("task", "classify")))
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
 
 

@@ -17,15 +17,19 @@ from ..text import some
 Labels = npt.NDArray[np.int64]
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
+def read_class_names(path: Path, data: bytes | None = None) -> tuple[str, ...]:
     """Read class names, a line each: a name, or number, tab, optional columns, tab, name.
+
+    `data` is what the file holds, where `path` is a member of an archive.
 
     Raises UserError if the file cannot be read, is empty, has an empty line before its last name, or does not count its
     classes from 0.
     """
-    check_regular(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        if data is None:
+            check_regular(path)
+            data = path.read_bytes()
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").rstrip().split("\n")
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

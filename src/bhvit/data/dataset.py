@@ -27,7 +27,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import UserError
-from ..image import Needed
+from ..image import Needed, Preprocess
 from ..text import some
 from .classes import Labels, match_classes
 from .integrity import find_damaged
@@ -77,6 +77,10 @@ class Dataset:
         With `needed`, which `Preprocess.needed` gives, a JPEG may be decoded at a fraction of its size.
         """
         return self.store.image(int(self.indices[index]), needed)
+
+    def pixels(self, index: int, preprocess: Preprocess) -> npt.NDArray[np.uint8]:
+        """Decode image `index` and prepare it for a model, uint8 (H, W, C)."""
+        return preprocess.pixels(self.image(index, preprocess.needed))
 
     def name(self, index: int) -> str:
         """Return the path of an image, or what stands for one."""
@@ -130,7 +134,7 @@ def open_dataset(
         raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
     if test_fraction is not None and not (isinstance(test_fraction, int | float) and 0 < test_fraction < 1):
         raise UserError(f"the held-out fraction must lie between 0 and 1, not {test_fraction!r}")
-    warn = warn or _to_stderr
+    warn = warn or to_stderr
     found = find(str(source), split, Path(classes_file) if classes_file else None)
     indices, labels = found.indices, found.labels
     if len(labels) == 0:
@@ -180,5 +184,5 @@ def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) ->
     return kept
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
     print(line, file=sys.stderr)

@@ -62,6 +62,15 @@ class Metrics:
             )
 
     @property
+    def score(self) -> float:
+        """What the best epoch of a run is chosen by: top-1."""
+        return self.top1
+
+    def to_log(self) -> dict[str, Any]:
+        """What a run's log has of validation images."""
+        return {"val_loss": self.cross_entropy, "val_top1": self.top1, "val_top5": self.top5}
+
+    @property
     def predictions(self) -> npt.NDArray[np.int64]:
         """The most likely class of each image, (N,); the lower number on a tie."""
         return np.asarray(self.logits.argmax(axis=1).astype(np.int64))
@@ -192,7 +201,7 @@ def metrics(
 
 def decode(dataset: Dataset, preprocess: Preprocess, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
     """Images as uint8 (B, H, W, C), resized and cropped. Raises UserError naming a damaged one."""
-    return np.stack([preprocess.pixels(dataset.image(index, preprocess.needed)) for index in indices])
+    return np.stack([dataset.pixels(index, preprocess) for index in indices])
 
 
 def agreement(first: Metrics, second: Metrics) -> float:

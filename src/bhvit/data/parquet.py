@@ -156,6 +156,19 @@ def open_parquet(path: Path) -> Any:
             ) from None
 
 
+def mask_columns(path: Path) -> tuple[str, str]:
+    """Return the image column and the mask column of a file. Raises UserError if one is missing."""
+    schema = open_parquet(path).schema_arrow
+    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
+    mask = next((name for name in ("annotation", "mask", "label") if name in schema.names), None)
+    if image is None or mask is None:
+        missing = "image" if image is None else "annotation"
+        raise UserError(f"{path} lacks the column {missing} {{bytes, path}}; it has {some(schema.names)}")
+    for column in (image, mask):
+        _check_encoded(path, column, schema.field(column).type)
+    return image, mask
+
+
 def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
     """Return the image column, the label column and the class names that the file's metadata give."""
     import pyarrow

@@ -59,7 +59,7 @@ def find(source: str, split: str, classes_file: Path | None) -> Found:
             raise UserError(f"there is no {source}: give a folder, a parquet file, an archive, or {some(BUILT_IN)}")
     if path.is_dir():
         with reading(path):
-            files, shards = _files(path, ".parquet"), _files(path, ".tar")
+            files, shards = files_below(path, ".parquet"), files_below(path, ".tar")
             nested = [folder for folder in _folders(path) if not (shards and _holds_files(folder))]
         if files:
             return _parquet(path, files, split, classes_file)
@@ -80,7 +80,7 @@ def find(source: str, split: str, classes_file: Path | None) -> Found:
     raise UserError(f"{source} is neither a folder nor a .parquet, .zip or .tar file")
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
+def files_below(folder: Path, ending: str) -> list[Path]:
     """Files of an ending, in any case: in the folder itself, in data/, and in folders named after a split."""
     found = [entry for entry in _entries(folder) if entry.suffix.lower() == ending and not entry.is_dir()]
     for below in _folders(folder):
@@ -296,4 +296,4 @@ def _labelled(
     return Found(store, indices, labels, names, found.split, found.hold_out, found.splits, only_numbers, notes)
 
 
-__all__ = ["BUILT_IN", "KINDS", "Found", "find"]
+__all__ = ["BUILT_IN", "KINDS", "Found", "files_below", "find"]

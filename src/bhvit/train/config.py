@@ -85,9 +85,12 @@ class TrainConfig(
             "cutmix",
             "decay_rate",
             "patience",
+            "dice",
+            "lovasz",
         ):
             _at_least(self, name, 0)
-        for name in ("label_smoothing", "drop_path", "zoom", "shift", "ema", "erase", "momentum"):
+        self._check_task()
+        for name in ("label_smoothing", "drop_path", "zoom", "colour", "shift", "ema", "erase", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
         for name in ("crop", "scale_min", "layer_decay", "lr"):
@@ -143,6 +146,31 @@ class TrainConfig(
     def _has_teacher(self) -> bool:
         """Whether the run, or one of its phases, has a teacher."""
         return self.teacher is not None or any("teacher" in phase for phase in self.phases)
+
+    def _check_task(self) -> None:
+        """Raises UserError for settings that have no effect on the task."""
+        if self.task == "classify":
+            segment: dict[str, Any] = {"ignore": None, "foreground": (), "include_validation": False}
+            segment |= {"dice": 0.0, "lovasz": 0.0, "colour": 0.0}
+            idle = [name for name, value in segment.items() if getattr(self, name) != value]
+            if self.augment == "scale-crop":
+                idle.append("augment=scale-crop")
+            if idle:
+                raise UserError(f"{idle[0]} has no effect: it is for images with masks, --task segment")
+            return
+        if self.augment not in ("none", "scale-crop"):
+            raise UserError(f"augment={self.augment} knows no masks: with --task segment use scale-crop or none")
+        classify: dict[str, Any] = {
+            "rand_augment": 0,
+            "erase": 0.0,
+            "mixup": 0.0,
+            "cutmix": 0.0,
+            "repeats": 1,
+            "teacher_outputs": None,
+        }
+        classify |= {"crop": 1.0, "draft": 0.0}
+        if changed := [name for name, value in classify.items() if getattr(self, name) != value]:
+            raise UserError(f"{changed[0]} has no meaning for masks: leave it out with --task segment")
 
     def phase_configs(self) -> list[TrainConfig]:
         """The settings of each phase; of a run without phases, these. Raises UserError if a phase cannot work."""
@@ -207,6 +235,10 @@ WHOLE_RUN = (
     *MACHINE,
     "data",
     "model",
+    "task",
+    "ignore",
+    "foreground",
+    "include_validation",
     "img_size",
     "channels",
     "patch",

@@ -50,7 +50,8 @@ class EpochMeter:
     def store(self, progress: Progress, steps: int) -> None:
         """Write the state after `steps` steps into `progress`."""
         progress.step, progress.seconds = steps, self.seconds
-        progress.loss_sum, progress.correct = self._sums[0].item(), int(self._sums[1].item())
+        right = float(self._sums[1].item())
+        progress.loss_sum, progress.correct = self._sums[0].item(), int(right) if right.is_integer() else right
 
 
 def _clock(seconds: float) -> str:

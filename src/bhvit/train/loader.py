@@ -24,12 +24,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..data.dataset import Dataset
+from ..data.masks import MaskedDataset
 from ..data.metrics import decode
 from ..errors import UserError
 from ..image import Preprocess
 from ..system import allowed_cores
 from .augment import erased, moved, normalized, seed_for, shifted
 from .distributed import BatchShard
+from .mask_augment import scaled_pairs
 from .settings import BatchSettings
 
 SHARED_MEMORY = "/dev/shm"
@@ -56,6 +58,8 @@ class Batches:
         self.preprocess, self.settings, self.device = preprocess, settings, device
         self.shard = shard or BatchShard(settings.batch_size)
         self.labels = torch.from_numpy(dataset.labels)
+        self.masked = isinstance(dataset, MaskedDataset)
+        """Whether each image has a mask, which is then the last channel of its pixels."""
         self.blocks, self.window = dataset.blocks, dataset.window
         self.steps = len(dataset) // settings.batch_size
         """Batches an epoch."""
@@ -66,7 +70,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of batches `start`, `start + 1`, … below `stop` of an epoch, on the device.
 
-        Images float32 (B, C, H, W) and labels (B,).
+        Images float32 (B, C, H, W) and labels (B,), or with masks (B, H, W).
         """
         for images, labels, _ in self.numbered(epoch, start, stop):
             yield images, labels
@@ -82,6 +86,12 @@ class Batches:
         keys = torch.stack([order[:used].view(shape)[start:stop, rows], copies[:used].view(shape)[start:stop, rows]])
         for step, (indices, pixels) in enumerate(zip(keys[0], self._pixels(epoch, keys)), start):
             pixels = pixels.to(self.device, non_blocking=True)
+            if self.masked:
+                images, labels = scaled_pairs(
+                    pixels, self.preprocess, settings, seed_for(seed, epoch, step), self.shard
+                )
+                yield images, labels, indices
+                continue
             if settings.augment == "shift":
                 pixels = shifted(pixels, settings, seed_for(seed, epoch, step), self.shard)
             elif settings.augment == "none" and settings.flip:
@@ -168,6 +178,8 @@ class _Decoder:
 
     def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
         epoch, index, copy = key
+        if isinstance(self.dataset, MaskedDataset):
+            return torch.from_numpy(self.dataset.pixels(index, self.preprocess))
         with torch.random.fork_rng(devices=[]):
             # torchvision draws from the global generator
             torch.manual_seed(seed_for(self.settings.seed, epoch, index, 1 + copy))

@@ -8,13 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.metrics import Metrics, NonFiniteLogitsError
+from ..data.segmentation_metrics import SegmentationMetrics
 from ..errors import UserError
 from ..models import save_checkpoint
 from ..system import allowed_cores
@@ -25,7 +26,7 @@ from .context import RunContext
 from .distributed import Processes, choose_device, process_group
 from .epoch_meter import EpochMeter
 from .interrupt import Interruptible
-from .losses import total_loss
+from .losses import count_right, total_loss
 from .optim import learning_rate, set_learning_rate
 from .phase import Phase, check_models, check_phases
 from .run_data import open_run_data
@@ -35,6 +36,7 @@ from .tensorboard import TensorBoardLog
 from .validation import validate
 from .wandb import WandbLog
 
+AnyMetrics: TypeAlias = "Metrics | SegmentationMetrics"
 CUDA_CHECK_STEPS = 20
 """Steps between looks at the loss on a GPU, each of which waits for it."""
 
@@ -47,7 +49,7 @@ class Result:
     best: Path
     log: tuple[dict[str, Any], ...]
     """The lines of log.jsonl."""
-    metrics: Metrics
+    metrics: AnyMetrics
     """Of the last epoch's model on the validation images."""
 
 
@@ -83,6 +85,14 @@ def _memory_errors(batch_size: int) -> Iterator[None]:
         raise UserError(
             f"not enough memory for steps of {batch_size} images: --batch-size {fewer} or --set accumulate=2 needs less"
         ) from error
+
+
+def _accuracies(entry: dict[str, Any]) -> str:
+    """The accuracies of an epoch in words."""
+    if "val_miou" in entry:
+        pixels, miou = entry["val_pixel_accuracy"], entry["val_miou"]
+        return f"training {entry['train_pixel_accuracy']:.1%}, validation {pixels:.1%} of pixels, mIoU {miou:.2%}"
+    return f"training {entry['train_top1']:.1%}, validation {entry['val_top1']:.2%}"
 
 
 class _Run:
@@ -208,7 +218,7 @@ class _Run:
         )
         return True
 
-    def _epoch(self) -> Metrics:
+    def _epoch(self) -> AnyMetrics:
         """Train and evaluate one epoch, or the rest of it."""
         phase, number = self.phase, self._epochs_done
         meter = EpochMeter(self.progress, self.context, phase.config.batch_size, phase.batches.steps)
@@ -270,7 +280,7 @@ class _Run:
                     loss = loss / len(micro_batches)
                 loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += loss.detach()
-            right += (logits.detach().argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))).sum()
+            right += count_right(logits.detach(), y)
         if config.clip_grad:
             torch.nn.utils.clip_grad_norm_(phase.model.parameters(), config.clip_grad)
         phase.optimizer.step()
@@ -278,34 +288,34 @@ class _Run:
             phase.ema.update(phase.model, done + 1)
         return loss_sum, right
 
-    def _entry(self, number: int, meter: EpochMeter, seconds: float, rate: float, metrics: Metrics) -> dict[str, Any]:
+    def _entry(
+        self, number: int, meter: EpochMeter, seconds: float, rate: float, metrics: AnyMetrics
+    ) -> dict[str, Any]:
         """The line of log.jsonl for epoch `number`, from 0, which took `seconds` to train."""
         return {
             "epoch": number + 1,
             **({"phase": self.progress.phase} if self.config.phases else {}),
             "lr": rate,
             "train_loss": meter.loss(meter.steps),
-            "train_top1": meter.top1(meter.steps),
-            "val_loss": metrics.cross_entropy,
-            "val_top1": metrics.top1,
-            "val_top5": metrics.top5,
+            "train_top1" if isinstance(metrics, Metrics) else "train_pixel_accuracy": meter.top1(meter.steps),
+            **metrics.to_log(),
             "seconds": round(seconds, 3),
             "images_per_second": round(meter.steps * meter.batch_size / seconds, 1),
             **self.phase.monitor.measure(),
         }
 
-    def _finish_epoch(self, metrics: Metrics, entry: dict[str, Any]) -> None:
+    def _finish_epoch(self, metrics: AnyMetrics, entry: dict[str, Any]) -> None:
         """Log and save; `RunFolder.save` comes last, see `run_folder`."""
         progress, model = self.progress, self.phase.result
         # A weight that is not a number hides behind the sign of a binary layer: look at the weights too.
         weights = self.phase.model.parameters()
         if not all(bool(p.isfinite().all()) for p in weights):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
-        improved = metrics.top1 > progress.best
+        improved = metrics.score > progress.best
         self.progress = Progress(
             phase=progress.phase,
             epoch=progress.epoch + 1,
-            best=max(progress.best, metrics.top1),
+            best=max(progress.best, metrics.score),
             stale=0 if improved else progress.stale + 1,
         )
         if self.context.processes.first:
@@ -319,7 +329,7 @@ class _Run:
         if not self.context.quiet:
             tqdm.write(
                 f"epoch {entry['epoch']}/{self._epochs}: loss {entry['train_loss']:.3f}, "
-                f"training {entry['train_top1']:.1%}, validation {entry['val_top1']:.2%}"
+                f"{_accuracies(entry)}"
                 f"{' (best)' if improved else ''}, {entry['images_per_second']:.0f} images/s",
                 file=sys.stderr,
             )
@@ -334,7 +344,7 @@ class _Run:
         if self.context.processes.first:
             self.folder.save(self.phase.state, self.progress)
 
-    def _validate(self) -> Metrics:
+    def _validate(self) -> AnyMetrics:
         result, check = self.phase.result, self.interruptible.check
         try:
             return validate(result, self.data, self.context.processes, self.phase.autocast, check)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..data.masks import IGNORED
 from ..errors import UserError
 from ..models import regularisation_loss
 from ..models.binary import binary_layers, latent_weight
@@ -55,13 +56,17 @@ def total_loss(
 ) -> Tensor:
     """The loss of a batch in float32: logits (B, classes); labels (B,), or mixed ones (B, classes). A scalar.
 
-    `progress` is the part of the phase that is over, 0 to 1, which dampening grows with. `class_weights` (classes,)
-    weigh the labels' part of the loss by the class of each image.
+    Of masks, logits (B, classes, H, W) and labels (B, H, W), the mean over all pixels with a label, and the terms that
+    overlap whole regions. `progress` is the part of the phase that is over, 0 to 1, which dampening grows with.
+    `class_weights` (classes,) weigh the labels' part of the loss by the class of each image or pixel.
     """
     logits = logits.float()
     # Mixed labels have been smoothed as they were mixed.
     smoothing = settings.label_smoothing if labels.ndim == 1 else 0.0
-    loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=smoothing)
+    if logits.ndim == 4:
+        loss = mask_loss(settings, logits, labels, class_weights)
+    else:
+        loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=smoothing)
     if teacher_logits is not None:
         share = settings.distillation
         weight = 1 - share if settings.label_weight is None else settings.label_weight
@@ -74,13 +79,62 @@ def total_loss(
 
 
 def class_weights(labels: npt.NDArray[np.int64], classes: int, balance: float) -> Tensor:
-    """Weights (classes,), float32, of classes with counts n_c among `labels`: n_c^-balance, of mean 1 over the images.
+    """`count_weights` of classes by their images, whose labels are (N,)."""
+    return count_weights(np.bincount(labels, minlength=classes), balance)
 
-    With `balance` 1 all classes count alike, with 0 all images. A class without images gets 0.
+
+def count_weights(counts: npt.NDArray[np.int64], balance: float) -> Tensor:
+    """Weights (classes,), float32, of classes with n_c images or pixels: n_c^-balance, of mean 1 over all of them.
+
+    With `balance` 1 all classes count alike, with 0 all images. A class without any gets 0.
     """
-    counts = np.bincount(labels, minlength=classes).astype(np.float64)
-    weights = np.where(counts > 0, np.maximum(counts, 1) ** -balance, 0.0)
-    return torch.from_numpy(weights * (counts.sum() / (weights * counts).sum())).float()
+    numbers = counts.astype(np.float64)
+    weights = np.where(numbers > 0, np.maximum(numbers, 1) ** -balance, 0.0)
+    return torch.from_numpy(weights * (numbers.sum() / (weights * numbers).sum())).float()
+
+
+def mask_loss(settings: LossSettings, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
+    """Cross entropy of the pixels with a label, and the dice and Lovász terms. A scalar; 0 where no pixel has one."""
+    smoothing = settings.label_smoothing
+    counted = labels != IGNORED
+    if not bool(counted.any()):
+        return logits.sum() * 0
+    loss = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORED, label_smoothing=smoothing)
+    if not (settings.dice or settings.lovasz):
+        return loss
+    probabilities = logits.softmax(dim=1).permute(0, 2, 3, 1)[counted]  # (pixels, classes)
+    truth = F.one_hot(labels[counted], logits.shape[1]).to(probabilities.dtype)
+    present = truth.sum(dim=0) > 0
+    if settings.dice:
+        overlap, sums = (probabilities * truth).sum(dim=0), (probabilities + truth).sum(dim=0)
+        loss = loss + settings.dice * (1 - 2 * overlap[present] / sums[present]).mean()
+    if settings.lovasz:
+        terms = [_lovasz(truth[:, c], probabilities[:, c]) for c in range(logits.shape[1]) if bool(present[c])]
+        loss = loss + settings.lovasz * torch.stack(terms).mean()
+    return loss
+
+
+def _lovasz(truth: Tensor, probabilities: Tensor) -> Tensor:
+    """The Lovász extension of 1 - IoU of one class (Berman et al., CVPR 2018, algorithm 1): (pixels,) each."""
+    errors, order = (truth - probabilities).abs().sort(descending=True)
+    truth = truth[order]
+    intersection = truth.sum() - truth.cumsum(0)
+    union = truth.sum() + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union
+    steps = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    return errors @ steps
+
+
+def count_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images of a batch are right, a scalar; of masks the share of right pixels, counted as so many images.
+
+    Shapes are those of `total_loss`.
+    """
+    found = logits.argmax(dim=1)
+    if logits.ndim == 4:
+        counted = labels != IGNORED
+        return (found == labels)[counted].sum() / counted.sum().clamp(min=1) * len(labels)
+    return (found == (labels if labels.ndim == 1 else labels.argmax(dim=1))).sum()
 
 
 def check_loss_terms(settings: LossSettings, model: nn.Module) -> None:

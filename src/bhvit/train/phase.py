@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..data.masks import MaskedDataset
 from ..errors import UserError
 from ..models import BHViT, create_model, load_checkpoint, model_spec
 from ..spec.model import ModelSpec
@@ -19,7 +22,7 @@ from .distributed import BatchShard, Processes, wrap_ddp
 from .ema import ModelEma
 from .flip_monitor import FlipMonitor
 from .loader import Batches, check_fills_batch
-from .losses import check_loss_terms, class_weights
+from .losses import check_loss_terms, count_weights
 from .optim import check_optimizer, make_optimizer
 from .run_data import RunData
 from .run_folder import State
@@ -50,8 +53,9 @@ class Phase:
         self.batches: Batches = Batches(data.train, data.preprocess, config, context.device, shard, decoded)
         classes = len(data.train.class_names)
         self.class_weights = (
-            class_weights(data.train.labels, classes, config.balance).to(context.device) if config.balance else None
+            count_weights(_counts(data, self.batches), config.balance).to(context.device) if config.balance else None
         )
+        """What an image or pixel counts by its class."""
         self.mixing = Mixing(config, config.label_smoothing, classes) if config.mixing else None
         self.model.to(context.device)
         self.network: nn.Module = wrap_ddp(self.model, shard, context.device)
@@ -138,6 +142,18 @@ def check_phases(
         start = load_checkpoint(first.init)
         check_same_architecture(start.spec, _spec(first, data), first.init)
     return [teachers[config.teacher, config.teacher_file] for config in configs]
+
+
+def _counts(data: RunData, batches: Batches) -> npt.NDArray[np.int64]:
+    """Training images of each class, or with masks pixels, (classes,)."""
+    count = len(data.train.class_names)
+    if not isinstance(data.train, MaskedDataset):
+        return np.bincount(data.train.labels, minlength=count)
+    counts = np.zeros(256, np.int64)
+    for index in range(len(data.train)):
+        mask = data.train.mask(index) if batches.pixels is None else batches.pixels[index, :, :, -1].numpy()
+        counts += np.bincount(mask.reshape(-1), minlength=256)
+    return counts[:count]
 
 
 def _spec(settings: ModelSettings, data: RunData) -> ModelSpec:

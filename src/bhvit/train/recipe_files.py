@@ -21,8 +21,10 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def default_recipe(data: str) -> str:
-    """The recipe for a data source where none is named."""
+def default_recipe(data: str, task: str = "classify") -> str:
+    """The recipe for a data source and task where none is named."""
+    if task == "segment":
+        return "segment"
     return "digits" if data == "digits" else "small"
 
 

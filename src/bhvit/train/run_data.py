@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.dataset import Dataset, open_dataset
+from ..data.masks import open_masked
 from ..image import Preprocess
 from ..models import model_spec
 from .config import TrainConfig
 from .context import RunContext
 from .distributed import Processes
 from .loader import cached
-from .settings import DataSettings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,12 @@ def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
     """Find and check the images. Raises UserError."""
     processes, quiet = context.processes, context.quiet
     with _first_before_others(processes):  # it downloads what the others then find
-        train = _open(config, "train", None, quiet)
+        used = "train+validation" if config.include_validation else "train"
+        train = _open(config, used, None, quiet)
         validation = _open(config, "validation", train.class_names, quiet)
     # Every n-th image each: every image counts once, whatever the number of processes.
     own = validation.subset(range(processes.rank, len(validation), processes.size))
-    size = model_spec(config.model, **config.model_settings()).img_size
+    size = model_spec(config.model, num_classes=2, **config.model_settings()).img_size
     preprocess = Preprocess.usual(
         size, config.channels, crop=config.crop, interpolation=config.interpolation, draft=config.draft
     )
@@ -65,7 +66,18 @@ def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
     )
 
 
-def _open(settings: DataSettings, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
+def _open(settings: TrainConfig, split: str, class_names: tuple[str, ...] | None, quiet: bool) -> Dataset:
+    if settings.task == "segment":
+        return open_masked(
+            settings.data,
+            split,
+            class_names=class_names,
+            classes_file=settings.classes,
+            ignore=settings.ignore,
+            foreground=settings.foreground,
+            test_fraction=settings.test_fraction,
+            warn=None if not quiet and class_names is None else lambda line: None,
+        )
     return open_dataset(
         settings.data,
         split,

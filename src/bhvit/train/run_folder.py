@@ -62,8 +62,8 @@ class Progress:
     """Steps completed of the epoch under way."""
     loss_sum: float = 0.0
     """Sum over this epoch's steps of the loss."""
-    correct: int = 0
-    """Training images of this epoch that were classified right."""
+    correct: float = 0
+    """Training images of this epoch that were classified right; of masks the share of each batch's pixels."""
     seconds: float = 0.0
     """Time this epoch has taken."""
     best: float = -1.0
@@ -199,7 +199,7 @@ class RunFolder:
         overridden = sorted(saved.overrides.keys() | config.overrides.keys())
         if saved.model == config.model and any(old.get(key) != new.get(key) for key in overridden):
             # Of an override that one of them does not set, the model's own value: it may well be the same.
-            before, after = (model_spec(one.model, **one.model_settings()) for one in (saved, config))
+            before, after = (model_spec(one.model, num_classes=2, **one.model_settings()) for one in (saved, config))
             for key in overridden:
                 old[key], new[key] = value_of(before, key), value_of(after, key)
                 changed += [key] if old[key] != new[key] else []

@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-Augment = Literal["none", "shift", "resized-crop"]
+from ..spec.model import Task
+
+Augment = Literal["none", "shift", "resized-crop", "scale-crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Schedule = Literal["cosine", "tanh", "step", "multistep", "poly", "constant"]
 
@@ -17,6 +19,8 @@ class ModelSettings:
 
     model: str
     """A name from `list_models()`."""
+    task: Task = "classify"
+    """classify, or segment: images with masks, and a decoder that labels each pixel."""
     img_size: tuple[int, int] | None = None
     """Height and width in pixels; None takes the model's usual size."""
     channels: int = 3
@@ -37,6 +41,7 @@ class ModelSettings:
             "img_size": self.img_size,
             "in_chans": self.channels,
             "patch": self.patch,
+            "task": self.task,
             "window": self.window,
             **self.overrides,
         }
@@ -65,6 +70,13 @@ class DataSettings:
     """Decode JPEG files at a half, quarter or eighth of their size where that is still so many times the size they are
     resized to (1: fastest; 2: hardly another pixel); 0: all pixels. Kept in the model's preprocessing, so that
     evaluation and running do the same; much faster for photographs of megapixels."""
+    ignore: int | None = None
+    """With `task=segment`: a label of masks that counts for nothing, next to 255."""
+    foreground: tuple[str, ...] = ()
+    """With `task=segment`: names of classes that become one class, next to one of all other pixels."""
+    include_validation: bool = False
+    """With `task=segment`: train on the validation images too, for a final run with chosen settings. Validation then
+    says nothing about other images, and last.safetensors is the model to take."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,13 +139,16 @@ class AugmentSettings:
 
     augment: Augment = "shift"
     """none; shift: the whole image moved, turned and scaled a little (small images); resized-crop:
-    a random part of the image, resized (photographs)."""
+    a random part of the image, resized (photographs); scale-crop: images and masks scaled together by up to
+    1 + `zoom`, either way, a random part of them kept (segmentation)."""
     shift: float = 0.125
     """Largest move of `shift`, as a fraction of the edge, along H and along W."""
     rotate: float = 0.0
     """Largest turn of `shift` in degrees, either way."""
     zoom: float = 0.0
-    """Largest change of scale of `shift`: 0.1 is 0.9 to 1.1 times."""
+    """Largest change of scale: of `shift`, 0.1 is 0.9 to 1.1 times; of `scale-crop`, 0.5 is 1/1.5 to 1.5 times."""
+    colour: float = 0.0
+    """Largest change of brightness, contrast and saturation of `scale-crop`: 0.3 is 0.7 to 1.3 times."""
     scale_min: float = 0.08
     """Smallest part of the area that `resized-crop` takes."""
     flip: bool = True
@@ -182,14 +197,18 @@ class LossSettings:
     label_smoothing: float = 0.0
     """Share of the target that is spread evenly over all classes."""
     balance: float = 0.0
-    """How far rare classes count more in the labels' part of the loss: an image of a class with n images has a weight
-    proportional to n^-balance. 0: all images count alike; 1: all classes do."""
+    """How far rare classes count more in the labels' part of the loss: an image of a class with n images, or a pixel of
+    one with n pixels, has a weight proportional to n^-balance. 0: all images count alike; 1: all classes do."""
     distillation: float = 0.9
     """With a teacher: the weight of its soft outputs in the loss."""
     label_weight: float | None = None
     """With a teacher: the weight of the labels; None gives them what `distillation` leaves of 1."""
     regularisation: float = 0.0
     """Weight of the regularisation loss, mean ||w| - 1| of the latent binary weights (BHViT, Gao et al., CVPR 2025)."""
+    dice: float = 0.0
+    """With `task=segment`: weight of the dice loss, 1 - 2 overlap / sum, a class of the batch."""
+    lovasz: float = 0.0
+    """With `task=segment`: weight of the Lovász-softmax loss (Berman et al., CVPR 2018), over each batch."""
     dampening: float = 0.0
     """Weight of oscillation dampening (Nagel et al., ICML 2022): the sum over latent weights of the squared distance
     to their binary value, for those inside the grid of two values; it rises along a cosine from 0."""

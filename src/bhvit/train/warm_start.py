@@ -13,6 +13,7 @@ from ..spec.model import ModelSpec
 from ..spec.overrides import between, fields_of
 
 _FREE = ("name", "img_size", "num_classes", "recu", "float_bits", "patch", "stem_kernel")
+_DECODER = ("decoder_channels", "decoder_blocks", "decoder_hidden")
 _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
 """Fields of a spec that change no tensor, or only ones that `start_from` adapts. `patch` and `stem_kernel` are among
 them where the stem's kernel keeps its size: then only its stride changes."""
@@ -21,6 +22,8 @@ them where the stem's kernel keeps its size: then only its stride changes."""
 def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
     """Raises UserError naming what differs if a model of `spec` cannot start from one of `start`."""
     old, new = fields_of(start), fields_of(spec)
+    if start.task == "classify" and spec.task == "segment":  # its decoder is new
+        old |= {name: new[name] for name in ("task", *_DECODER)}
     changed = [
         f"{key} {old.get(key)!r} (now {new.get(key)!r})"
         for key in old | new
@@ -56,7 +59,11 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
     tensors, own = start.state_dict(), model.state_dict()
     notes = []
     named = start.class_names is not None and model.class_names is not None
-    if start.spec.num_classes != model.spec.num_classes or (named and start.class_names != model.class_names):
+    if start.spec.task != model.spec.task:
+        tensors = {name: value for name, value in tensors.items() if not name.startswith("head.")}
+        tensors |= {name: value for name, value in own.items() if name.startswith("head.")}
+        notes.append(f"new decoder: {source} is a classifier")
+    elif start.spec.num_classes != model.spec.num_classes or (named and start.class_names != model.class_names):
         for name in ("head.linear.weight", "head.linear.bias"):
             tensors[name] = own[name]
         others = " others" if start.spec.num_classes == model.spec.num_classes else ""

@@ -1,0 +1,193 @@
+"""Training on images with masks: from the folder to labels, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bhvit.train.loop as loop
+from bhvit import Session, UserError, create_model, pack
+from bhvit.cli.main import main
+from bhvit.data.masks import IGNORED, open_masked
+from bhvit.image import Preprocess
+from bhvit.models import load_checkpoint, save_checkpoint
+from bhvit.train import TrainConfig, train
+from bhvit.train.distributed import BatchShard
+from bhvit.train.losses import mask_loss
+from bhvit.train.mask_augment import scaled_pairs
+from bhvit.train.settings import AugmentSettings, LossSettings
+from helpers.masked_images import make
+from helpers.runs import assert_same
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return {
+        "data": str(make(tmp_path_factory.mktemp("streets"), count=8)),
+        "task": "segment",
+        "model": "small",
+        "epochs": 2,
+        "batch_size": 4,
+        "img_size": (8, 16),
+        "patch": 2,
+        "threads": 1,
+        "device": "cpu",
+        "augment": "scale-crop",
+        "zoom": 0.5,
+        "colour": 0.3,
+        "balance": 0.5,
+        "dice": 0.5,
+        "lovasz": 0.5,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(settings, tmp_path_factory):
+    """The folder of a whole run."""
+    out = tmp_path_factory.mktemp("segment") / "run"
+    train(TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
+    return out
+
+
+def test_the_log_has_what_a_segmentation_is_measured_by(run):
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert len(entries) == 2
+    for entry in entries:
+        assert 0 <= entry["val_miou"] <= 1
+        assert 0 < entry["val_pixel_accuracy"] <= 1
+        assert entry["val_iou"].keys() == {"sky", "road", "car"}
+        assert np.isfinite(entry["val_loss"])
+        assert "val_top1" not in entry
+
+
+def test_resuming_within_an_epoch_gives_the_same_bits(settings, run, kill, tmp_path):
+    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
+    kill(config, "_step", 2)
+    train(config, resume=True, quiet=True)
+    assert_same(run, tmp_path / "run")
+
+
+def test_packed_it_labels_as_the_model_does(settings, run, tmp_path, capsys):
+    packed = tmp_path / "streets.bhv"
+    assert main(["pack", str(run / "last.safetensors"), str(packed)]) == 0
+    assert main(["verify", str(run / "last.safetensors"), str(packed), "--data", settings["data"], "--trace", "1"]) == 0
+    assert "pixel agreement" in capsys.readouterr().out
+    reports = []
+    for model in (packed, run / "last.safetensors"):
+        assert main(["eval", str(model), "--data", settings["data"], "--json"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert abs(reports[0]["miou"] - reports[1]["miou"]) < 0.02
+    picture = Path(settings["data"]) / "images/test/0.jpg"
+    assert main(["segment", str(packed), str(picture), "--out", str(tmp_path / "out")]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"0.png", "0.overlay.jpg"}
+    from PIL import Image
+
+    with Image.open(tmp_path / "out/0.png") as written:
+        assert (written.mode, written.size) == ("P", (8, 6))
+        np.testing.assert_array_equal(np.asarray(written), Session(packed).segment(picture))
+    assert main(["segment", str(packed), str(picture), "--out", str(tmp_path / "out")]) == 2
+    assert "--force replaces it" in capsys.readouterr().err
+    assert main(["segment", str(picture), "--model", str(packed), "--out", str(tmp_path / "out"), "--resume"]) == 0
+    assert main(["segment", str(packed), str(picture), "--windows"]) == 0
+    assert main(["classify", str(packed), str(picture)]) == 2
+    assert "labels pixels" in capsys.readouterr().err
+
+
+def test_a_classifier_gets_a_decoder(settings, tmp_path):
+    start = create_model("small", num_classes=5, img_size=8, patch=2)
+    save_checkpoint(start, tmp_path / "classifier.safetensors")
+    out = tmp_path / "run"
+    config = {**settings, "epochs": 1, "out": str(out), "init": str(tmp_path / "classifier.safetensors"), "lr": 1e-9}
+    train(TrainConfig.from_dict(config), quiet=True)
+    model = load_checkpoint(out / "last.safetensors")
+    assert model.spec.task == "segment"
+    torch.testing.assert_close(model.stem.conv.weight, start.stem.conv.weight, atol=1e-6, rtol=0)
+
+
+def test_a_twin_teaches(settings, run, tmp_path):
+    config = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "teacher": str(run / "last.safetensors")}
+    train(TrainConfig.from_dict(config), quiet=True)
+    assert (tmp_path / "run/last.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "classify"}, "has no effect: it is for images with masks"),
+        ({"augment": "shift"}, "augment=shift knows no masks"),
+        ({"mixup": 0.1}, "mixup has no meaning for masks"),
+        ({"erase": 0.1}, "erase has no meaning for masks"),
+        ({"crop": 0.5}, "crop has no meaning for masks"),
+        ({"decoder_channels": 96}, "decoder_channels must be a multiple of 64"),
+        ({"decoder_blocks": -1}, "decoder_blocks must be 0 to 16"),
+        ({"img_size": (8, 9)}, "img_size 8x9 does not fit"),
+        ({"foreground": ["tree"]}, "has no class tree for the foreground"),
+    ],
+)
+def test_settings_that_cannot_be(settings, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(TrainConfig.from_dict({**settings, **changes, "out": str(tmp_path / "run")}), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_images_can_be_learned_from(settings, tmp_path):
+    config = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "include_validation": True, "foreground": ["road"]}
+    result = train(TrainConfig.from_dict(config), quiet=True)
+    assert json.loads((tmp_path / "run/data.json").read_text())["train"]["images"] == 16
+    assert result.metrics.class_names == ("other", "road")
+
+
+def test_masks_move_with_their_images(settings):
+    dataset = open_masked(settings["data"], "train", warn=lambda line: None)
+    preprocess = Preprocess(size=(6, 8), crop=1.0)
+    one = torch.from_numpy(np.stack([dataset.pixels(index, preprocess) for index in range(8)]))
+    one[..., :3] = one[..., 3:] * 80  # the picture shows its mask
+    options = AugmentSettings(augment="scale-crop", zoom=0.9)
+    images, labels = scaled_pairs(one, preprocess, dataclasses.replace(options, flip=True), 3, BatchShard(8))
+    shades = images * torch.tensor(preprocess.std)[:, None, None] + torch.tensor(preprocess.mean)[:, None, None]
+    inside = labels != IGNORED
+    assert 0.3 < inside.float().mean() < 1
+    near = (shades[:, 0] * 255 / 80 - labels).abs() < 0.5  # bilinear and nearest differ at edges alone
+    assert near[inside].float().mean() > 0.6
+    same, plain = scaled_pairs(one, preprocess, AugmentSettings(augment="none", flip=False), 3, BatchShard(8))
+    torch.testing.assert_close(plain, one[..., 3].long())
+    assert same.shape == (8, 3, 6, 8)
+
+
+def test_losses_by_hand():
+    logits = torch.tensor([[[[2.0, -1.0]], [[0.0, 1.0]]]])  # (1, classes, 1, 2)
+    labels = torch.tensor([[[0, 1]]])
+    torch.testing.assert_close(
+        mask_loss(LossSettings(), logits, labels), torch.nn.functional.cross_entropy(logits, labels)
+    )
+    ignored = torch.tensor([[[0, IGNORED]]])
+    torch.testing.assert_close(
+        mask_loss(LossSettings(), logits, ignored),
+        torch.nn.functional.cross_entropy(logits[..., :1], labels[..., :1]),
+    )
+    assert mask_loss(LossSettings(), logits, torch.full_like(labels, IGNORED)) == 0
+    sure = torch.tensor([[[[50.0, -50.0]], [[-50.0, 50.0]]]])
+    for term in ("dice", "lovasz"):
+        assert mask_loss(LossSettings(**{term: 1.0}), sure, labels) < 1e-6
+        assert mask_loss(LossSettings(**{term: 1.0}), -sure, labels) > 1.0
+
+
+def test_windows_of_one_size_are_the_whole(settings, tmp_path):
+    model = create_model("small", num_classes=3, img_size=(8, 16), patch=2, task="segment")
+    pack(model.eval(), tmp_path / "m.bhv")
+    session = Session(tmp_path / "m.bhv")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 16, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(session.segment(picture, windows=True), session.segment(picture))
+    assert session.segment(picture[:5, :9]).shape == (5, 9)
+    large = np.random.default_rng(0).integers(0, 256, (21, 50, 3)).astype(np.uint8)
+    assert session.segment(large).shape == session.segment(large, windows=True, overlap=0.5).shape == (21, 50)
+    assert session.segment(large[:5], windows=True).shape == (5, 50)
+    with pytest.raises(UserError, match="overlap must be at least 0 and below 1"):
+        session.segment(large, windows=True, overlap=1.0)
+    logits = session(picture[None])
+    np.testing.assert_array_equal(logits[0].argmax(axis=0), session.segment(picture))
