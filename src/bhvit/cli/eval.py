@@ -36,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="share held out where the data has no validation split (default 0.2, or 0.1 if it has a test split)",
     )
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
+    parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="refuse damaged images, do not skip them")
     add_json(parser)
@@ -44,8 +45,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print; 0. Raises UserError."""
-    from ..verification.predictors import open_model
+    from ..verification.predictors import open_model, task_of
 
+    if task_of(args.model) == "segment":
+        return _run_masks(args)
     predict, preprocess, class_names = open_model(args.model, args.threads)
 
     def open_split(split: str, warn: Warn | None = None) -> Dataset:
@@ -72,6 +75,34 @@ def run(args: argparse.Namespace) -> int:
         print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict()})
     else:
         _print(metrics, dataset.split, asked=args.split)
+    return 0
+
+
+def _run_masks(args: argparse.Namespace) -> int:
+    """Evaluate a segmentation at each image's own size."""
+    from ..data.masks import open_masked
+    from ..data.segmentation_metrics import evaluate_masks
+    from ..verification.predictors import open_labeller
+
+    label, class_names = open_labeller(args.model, args.threads)
+    dataset = open_masked(
+        args.data,
+        args.split or "test",
+        class_names=class_names,
+        classes_file=args.classes,
+        ignore=args.ignore,
+        test_fraction=args.test_fraction,
+    )
+    metrics = evaluate_masks(label, dataset, Progress("evaluating"))
+    if args.json:
+        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict()})
+        return 0
+    print(f"{metrics.images} images of the split {dataset.split}, {len(metrics.class_names)} classes")
+    print(f"mIoU {metrics.miou:.2%}   pixel accuracy {metrics.pixel_accuracy:.2%}")
+    print(f"{1000 * metrics.seconds / metrics.images:.2f} ms an image, with its preparation")
+    print("intersection over union, lowest first:")
+    for value, name in sorted(zip(metrics.per_class, metrics.class_names)):
+        print(f"  {'      –' if value != value else f'{value:7.2%}'}  {name}")
     return 0
 
 

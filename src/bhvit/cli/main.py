@@ -17,7 +17,7 @@ from ..errors import UserError, one_line, require_extra
 from .arguments import Parser
 from .terminal import safe_output
 
-_SAME = ("demo", "train", "eval", "pack", "classify", "verify", "info", "bench", "report", "serve")
+_SAME = ("demo", "train", "eval", "pack", "classify", "segment", "verify", "info", "bench", "report", "serve")
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
 _EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "tqdm"), "train") | {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from .console import (
     Progress,
@@ -16,6 +17,10 @@ from .console import (
     print_json,
     table,
 )
+
+if TYPE_CHECKING:
+    from ..verification.compare import Comparison
+    from ..verification.segmentation import MaskComparison
 
 THRESHOLD = 99.5
 
@@ -44,6 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
     parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
+    parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
     parser.add_argument(
         "--unlabelled", action="store_true", help="use the pictures alone: their classes need not be the model's"
     )
@@ -54,7 +60,7 @@ def add_parser(subparsers: Subparsers) -> None:
         type=_percent,
         default=THRESHOLD,
         metavar="PERCENT",
-        help=f"least top-1 agreement (default {THRESHOLD})",
+        help=f"least top-1 agreement, of a segmentation of pixels (default {THRESHOLD})",
     )
     parser.add_argument("--ops", action="store_true", help="print the difference after every op")
     parser.add_argument("--strict", action="store_true", help="refuse damaged images instead of skipping them")
@@ -71,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     from ..verification.compare import compare
     from ..verification.summary import findings
 
+    if bhv_file.read(args.model).spec.task == "segment":
+        return _run_masks(args)
     class_names = None if args.unlabelled else bhv_file.read(args.model).class_names
     dataset = open_dataset(
         args.data, args.split, class_names=class_names, classes_file=args.classes, strict=args.strict
@@ -87,18 +95,54 @@ def run(args: argparse.Namespace) -> int:
         labelled=not args.unlabelled,
         progress=Progress,
     )
-    sound = found.reference_parts_at is None and found.unexplained is None
-    passed = sound and found.agreement * 100 >= args.threshold
+    return _print(args, found, findings(found))
+
+
+def _run_masks(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..data.masks import open_masked
+    from ..errors import UserError
+    from ..format import file as bhv_file
+    from ..verification.segmentation import compare_masks
+    from ..verification.summary import mask_findings
+
+    if args.unlabelled:
+        raise UserError("--unlabelled is for classifiers: a segmentation is verified on images with masks")
+    dataset = open_masked(
+        args.data,
+        args.split,
+        class_names=bhv_file.read(args.model).class_names,
+        classes_file=args.classes,
+        ignore=args.ignore,
+    )
+    if args.limit and args.limit < len(dataset):
+        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    found = compare_masks(
+        args.checkpoint,
+        args.model,
+        dataset,
+        threads=args.threads,
+        isa=args.isa,
+        traced=args.trace,
+        progress=Progress("comparing"),
+    )
+    return _print(args, found, mask_findings(found))
+
+
+def _print(args: argparse.Namespace, found: Comparison | MaskComparison, rows: list[tuple[str, str]]) -> int:
+    """Print what was found and return the exit status."""
+    passed = found.sound and found.agreement * 100 >= args.threshold
     if args.json:
         print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
     else:
-        print(table(findings(found), right=False))
+        print(table(rows, right=False))
         if args.ops:
-            rows = [
+            lines = [
                 [op.name, f"{op.fraction:.2e}", f"{op.largest:.2e}", f"{op.relative:.2e}", str(flips.flipped)]
                 for op, flips in zip(found.ops, found.flips, strict=True)
             ]
-            print(table(rows, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
+            print(table(lines, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
         wanted = f"{args.threshold} % agreement, native equal to the reference, no difference without a flipped sign"
         print("passed" if passed else f"FAILED (wanted: {wanted})")
     return 0 if passed else 1

@@ -1,0 +1,201 @@
+"""`bhvit segment`: which class has each pixel? Needs neither PyTorch nor the training set."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import bundled
+from ..errors import UserError
+from .console import Progress, Subparsers, add_engine, add_sources, command, positive
+
+if TYPE_CHECKING:
+    from ..data.inputs import Picture
+    from ..runtime import Session
+    from ..runtime.label_maps import Labels
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "segment",
+        "label each pixel of images, with a packed model",
+        "Segment images with a .bhv file. The folder of --out gets, for each image, NAME.png, whose pixels are\n"
+        "numbers of classes, with a palette, and NAME.overlay.jpg, the image with the classes' colours over it.",
+        "bhvit segment streets.bhv street.jpg --out masks\n"
+        "bhvit segment streets.bhv drive.mp4 --every 5 --out masks\n"
+        "bhvit segment street.jpg --model streets.bhv --windows --out masks",
+    )
+    add_sources(parser)
+    parser.add_argument("--model", metavar="MODEL", help="the packed model, instead of as the first SOURCE")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; without it shares are printed")
+    parser.add_argument(
+        "--windows", action="store_true", help="cover large images by windows of the model's size; default: resize them"
+    )
+    parser.add_argument(
+        "--overlap", type=float, default=0.25, metavar="F", help="share of a window that the next one covers (0.25)"
+    )
+    parser.add_argument("--no-overlay", action="store_true", help="write the label maps alone")
+    parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
+    add_engine(parser)
+    parser.add_argument(
+        "--max-memory",
+        type=positive,
+        default=512,
+        metavar="MIB",
+        help="memory that a model may take next to its file (default 512); raise it only for files you trust",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment and write; 0, or 2 if an image could not be read. Raises UserError."""
+    from ..data.inputs import open_inputs
+    from ..runtime import Session
+    from ..runtime.label_maps import check_overlap
+    from ..runtime.pipeline import run_all
+    from ..runtime.session import worker_count
+
+    model, sources = _split_model(args)
+    check_overlap(args.overlap)
+    if args.out is None and (args.resume or args.force):
+        raise UserError("--resume and --force are about a folder: name it with --out DIR")
+    with ExitStack() as stack:
+        inputs = stack.enter_context(open_inputs(sources, every=args.every))
+        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
+        if session.task != "segment":
+            raise UserError(f"{model} classifies images: bhvit classify names what is in them")
+        results = _Results(args, session)
+        if args.show:
+            from .show import Window
+
+            results.window = stack.enter_context(Window(f"bhvit {model}"))
+        for note in inputs.notes:
+            print(note, file=sys.stderr)
+
+        def work(one: Session, picture: Picture) -> Labels:
+            return one.segment(picture.image(), windows=args.windows, overlap=args.overlap)
+
+        count = worker_count(args.workers or "auto", session.threads)
+        total = inputs.total
+        sessions = [session, *(session.copy() for _ in range(min(count, count if total is None else total) - 1))]
+        wanted = (picture for picture in inputs if results.wants(picture.name))
+        begin = time.perf_counter()
+        try:
+            for picture, labels, error in run_all(wanted, sessions, work, ahead=1 if inputs.live else 2):
+                results.take(picture, labels, error, total)
+                if results.window is not None and not results.window.open:
+                    break
+        except KeyboardInterrupt:
+            if not inputs.live:
+                raise
+        finally:
+            results.progress.clear()
+        return results.end(time.perf_counter() - begin)
+
+
+class _Results:
+    """What is written, printed and shown of each image."""
+
+    def __init__(self, args: argparse.Namespace, session: Session) -> None:
+        self._args, self._names = args, session.class_names
+        self.window: Any = None
+        self.progress = Progress("segmenting")
+        self._count = self._failed = self._kept = 0
+        self._used: Counter[str] = Counter()
+        self._places: list[str] = []
+        if args.out is not None:
+            try:
+                args.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"cannot write {args.out}: {error.strerror}") from None
+
+    def wants(self, name: str) -> bool:
+        """Whether an image is to be segmented: not if --resume finds its label map. Called once an image, in order."""
+        place = self._place(name)
+        if self._args.out is not None:
+            there = (self._args.out / f"{place}.png").exists()
+            if there and self._args.resume:
+                self._kept += 1
+                return False
+            if there and not self._args.force:
+                raise UserError(
+                    f"{self._args.out / place}.png exists: --force replaces it, --resume goes on with what is missing"
+                )
+        self._places.append(place)
+        return True
+
+    def take(self, picture: Picture, labels: Labels | None, error: UserError | None, total: int | None) -> None:
+        """Write one answer."""
+        from ..runtime.overlays import legend, overlay
+
+        self._count += 1
+        place = self._places.pop(0)
+        if error is not None or labels is None:
+            if self._args.strict and error is not None:
+                raise error
+            self._failed += 1
+            self.progress.clear()
+            print(f"bhvit: {error}", file=sys.stderr)
+            return
+        if self._args.out is not None:
+            self._write(place, picture, labels)
+        else:
+            self.progress.clear()
+            print(picture.name)
+            for line in legend(labels, self._names):
+                print(f"  {line}")
+        if self.window is not None:
+            self.window.show(overlay(picture.image(), labels, len(self._names)), legend(labels, self._names))
+        if total != 1:
+            self.progress(self._count + self._kept, total)
+
+    def _write(self, place: str, picture: Picture, labels: Labels) -> None:
+        import io
+
+        from ..files import write_atomically
+        from ..runtime.overlays import index_image, overlay
+
+        if not self._args.no_overlay:
+            data = io.BytesIO()
+            overlay(picture.image(), labels, len(self._names)).save(data, "JPEG", quality=90)
+            write_atomically(self._args.out / f"{place}.overlay.jpg", data.getvalue())
+        data = io.BytesIO()
+        index_image(labels, len(self._names)).save(data, "PNG")
+        write_atomically(self._args.out / f"{place}.png", data.getvalue())  # last: --resume looks for it
+
+    def end(self, seconds: float) -> int:
+        """Say how it went and return the exit status."""
+        if self._args.out is not None:
+            rate = self._count / max(seconds, 1e-9)
+            kept = f", {self._kept} were there" if self._kept else ""
+            print(f"{self._count} images in {seconds:.1f} s, {rate:.1f} a second{kept}", file=sys.stderr)
+        if self._failed and self._count > 1:
+            print(f"bhvit: {self._failed} of {self._count} images could not be read", file=sys.stderr)
+        return 2 if self._failed else 0
+
+    def _place(self, name: str) -> str:
+        """The name of an image's results, without ending; a second image of a name gets a number."""
+        base = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        stem = re.sub(r"[^\w.-]+", "_", re.sub(r"\.\w{1,5}$", "", base)) or "image"
+        self._used[stem] += 1
+        return stem if self._used[stem] == 1 else f"{stem}-{self._used[stem]}"
+
+
+def _split_model(args: argparse.Namespace) -> tuple[Path, list[str]]:
+    """The model and the sources: --model, or the first source."""
+    sources: list[str] = list(args.sources)
+    named = args.model
+    if named is None:
+        if not bundled.is_packed(sources[0]):
+            raise UserError(f"no model is named: bhvit segment MODEL.bhv {sources[0]}, or --model MODEL.bhv")
+        named = sources.pop(0)
+    if not sources:
+        raise UserError(f"nothing to segment: name images after {named}")
+    return Path(named), sources
