@@ -62,6 +62,20 @@ def specs() -> dict[str, ModelSpec]:
                 found[name] = ModelSpec(
                     name=name, img_size=(8, 8), patch=2, in_chans=1, num_classes=3, stages=changed, **changes
                 )
+    # Its logits are of pixels, and its program is no straight line.
+    for norm in ("batch", "layer"):
+        found[f"segment-{norm}"] = ModelSpec(
+            name=f"segment-{norm}",
+            img_size=(8, 8),
+            patch=2,
+            in_chans=1,
+            num_classes=3,
+            task="segment",
+            stages=_STAGES["pooling"],
+            norm=norm,  # type: ignore[arg-type]
+            decoder_blocks=int(norm == "batch"),
+            decoder_hidden=64,
+        )
     return found
 
 

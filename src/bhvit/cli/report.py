@@ -41,6 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ..errors import UserError
     from ..files import check_absent
     from ..report.build import write_report
     from ..report.measure import measure_run
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     folder = args.folder
     out = args.out or folder / "report.html"
     settings = RunFolder(folder).settings()
+    if settings.get("task") == "segment":
+        raise UserError(f"{folder} is a segmentation, and reports are of classifiers: use bhvit eval and segment")
     check_absent(out, args.force)
     checkpoint = folder / f"{args.checkpoint}.safetensors"
     with ExitStack() as stack:
