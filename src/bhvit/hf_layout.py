@@ -20,7 +20,8 @@ WEIGHTS = "model.safetensors"
 CARD = "README.md"
 
 MODEL_TYPE = "bhvit"
-ARCHITECTURE = "BHViTForImageClassification"
+ARCHITECTURES = {"classify": "BHViTForImageClassification", "segment": "BHViTForSemanticSegmentation"}
+"""By the task of the spec, the class of transformers that holds it."""
 PROCESSOR = "BHViTImageProcessor"
 PREFIX = "bhvit."
 """What the weights' names begin with where transformers' class wrote them, which holds the network under that name."""
@@ -35,7 +36,7 @@ def config(spec: ModelSpec, class_names: Sequence[str] | None) -> dict[str, Any]
     """What `config.json` holds; without class names, those that stand for none."""
     names = list(class_names or map(label, range(spec.num_classes)))
     return {
-        "architectures": [ARCHITECTURE],
+        "architectures": [ARCHITECTURES[spec.task]],
         "model_type": MODEL_TYPE,
         "dtype": "float32",
         "id2label": {str(index): name for index, name in enumerate(names)},
@@ -65,9 +66,10 @@ def read_config(fields: Any) -> tuple[ModelSpec, tuple[str, ...] | None]:
     return spec, None if list(known) == unnamed else known
 
 
-def preprocessor(preprocess: Preprocess) -> dict[str, Any]:
-    """What `preprocessor_config.json` holds."""
+def preprocessor(preprocess: Preprocess, whole_image: bool = False) -> dict[str, Any]:
+    """What `preprocessor_config.json` holds; `whole_image` says that nothing is cropped, as for a segmentation."""
     return {
+        **({"whole_image": True} if whole_image else {}),
         "image_processor_type": PROCESSOR,
         "size": {"height": preprocess.size[0], "width": preprocess.size[1]},
         "num_channels": preprocess.channels,

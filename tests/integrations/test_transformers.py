@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
+    AutoModelForSemanticSegmentation,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -296,3 +297,26 @@ def test_the_trainer_trains_saves_and_what_it_saved_gives_the_same_logits(tmp_pa
     )
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     np.testing.assert_allclose(again.predict(data).predictions, predicted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_segmentation_goes_through_a_folder_and_the_pipeline(tmp_path):
+    model = create_model("bhvit_scene", num_classes=3, img_size=(32, 48), patch=8, task="segment").eval()
+    model.class_names = ("sky", "road", "car")
+    model.save_pretrained(tmp_path)
+    assert "image-segmentation" in (tmp_path / "README.md").read_text()
+    again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3)).astype(np.uint8))
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    inputs = processor(picture, return_tensors="pt")
+    with torch.no_grad():
+        outputs = again(**inputs, labels=torch.zeros(1, 32, 48, dtype=torch.long))
+        torch.testing.assert_close(outputs.logits, model(inputs["pixel_values"]))
+    assert torch.isfinite(outputs.loss)
+    (labels,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(40, 90)])
+    assert labels.shape == (40, 90)
+    bhvit.pack(model, tmp_path / "model.bhv")
+    agreement = (labels.numpy() == bhvit.Session(tmp_path / "model.bhv").segment(picture)).mean()
+    assert agreement > 0.99
+    found = pipeline("image-segmentation", model=str(tmp_path))(picture)
+    assert {part["label"] for part in found} <= {"sky", "road", "car"}
+    assert sum(np.asarray(part["mask"]).astype(bool).sum() for part in found) == 40 * 90

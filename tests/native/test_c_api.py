@@ -70,7 +70,7 @@ def example(prefix: Path) -> Path:
 def library(prefix: Path) -> ctypes.CDLL:
     found = next(prefix.glob("lib*/**/libbhvit.so"), None) or next(prefix.glob("lib*/**/libbhvit.dylib"))
     library = ctypes.CDLL(str(found))
-    for name in ("version", "error", "class_name"):
+    for name in ("version", "error", "class_name", "task"):
         getattr(library, f"bhvit_{name}").restype = ctypes.c_char_p
     library.bhvit_close.restype = None
     size, pointer, number = ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int
@@ -83,6 +83,8 @@ def library(prefix: Path) -> ctypes.CDLL:
     library.bhvit_class_name.argtypes = (pointer, size)
     library.bhvit_normalize.argtypes = (pointer, pointer, size, size, size, pointer, size)
     library.bhvit_run.argtypes = (pointer, size, pointer, size, pointer, size)
+    library.bhvit_segment.argtypes = (pointer, size, pointer, size, pointer, size)
+    library.bhvit_task.argtypes = (pointer,)
     return library
 
 
@@ -366,3 +368,37 @@ def test_the_example_says_what_size_it_wants(example: Path, path: Path, tmp_path
         done = subprocess.run([example, path, picture], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")
         assert said in done.stderr
+
+
+def test_labels_of_a_segmentation_are_python_s(library: ctypes.CDLL, session: ctypes.c_void_p, tmp_path: Path) -> None:
+    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+    spec = ModelSpec(name="labels", img_size=(8, 12), patch=4, num_classes=3, task="segment", stages=(stage,))
+    bhv_file.write(random_model(spec), tmp_path / "labels.bhv")
+    images = random_images(spec, 2)
+    opened = ctypes.c_void_p()
+    assert library.bhvit_open_file(bytes(tmp_path / "labels.bhv"), 2, None, ctypes.byref(opened)) == OK
+    try:
+        assert (library.bhvit_task(opened), library.bhvit_task(session)) == (b"segment", b"classify")
+        assert library.bhvit_task(None) is None
+        labels = np.full((2, 8, 12), 77, np.uint8)
+        status = library.bhvit_segment(opened, 2, address(images), images.size, address(labels), labels.size)
+        assert status == OK, library.bhvit_error()
+        with Session(tmp_path / "labels.bhv") as python:
+            np.testing.assert_array_equal(labels, python(images).argmax(axis=1))
+            logits = np.empty((2, 3, 8, 12), np.float32)
+            status = library.bhvit_run(opened, 2, address(images), images.size, address(logits), logits.size)
+            assert status == OK, library.bhvit_error()
+            np.testing.assert_array_equal(logits, python(images))
+        for given, wanted in (
+            ((opened, 2, address(images), images.size, address(labels), 95), b"labels must hold 192 values, not 95"),
+            ((opened, 2, address(images), 1, address(labels), 192), b"images must hold"),
+            ((opened, 2, address(images), images.size, None, 192), b"labels must not be null"),
+            ((None, 2, address(images), images.size, address(labels), 192), b"session must not be null"),
+            ((session, 1, address(images), images.size, address(labels), 192), b"the model classifies images"),
+        ):
+            assert library.bhvit_segment(*given) == ARGUMENT
+            assert wanted in library.bhvit_error()
+        images[0, 0, 0, 0] = np.nan
+        assert library.bhvit_segment(opened, 2, address(images), images.size, address(labels), labels.size) == ARGUMENT
+    finally:
+        library.bhvit_close(opened)

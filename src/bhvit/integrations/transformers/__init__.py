@@ -19,15 +19,16 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from .configuration import BHViTConfig
     from .image_processing import BHViTImageProcessor
-    from .modeling import BHViTForImageClassification
+    from .modeling import BHViTForImageClassification, BHViTForSemanticSegmentation
 
 _HOMES = {
     "BHViTConfig": "configuration",
     "BHViTForImageClassification": "modeling",
+    "BHViTForSemanticSegmentation": "modeling",
     "BHViTImageProcessor": "image_processing",
 }
 
-__all__ = ["BHViTConfig", "BHViTForImageClassification", "BHViTImageProcessor"]
+__all__ = ["BHViTConfig", "BHViTForImageClassification", "BHViTForSemanticSegmentation", "BHViTImageProcessor"]
 
 
 def __getattr__(name: str) -> Any:

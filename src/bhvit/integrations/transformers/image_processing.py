@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ class BHViTImageProcessor(BaseImageProcessor):
 
     def __init__(self, **settings: Any) -> None:
         own = {name: settings.pop(name, _USUAL[name]) for name in _NAMES}
+        self.whole_image = bool(settings.pop("whole_image", False))
         super().__init__(**settings)
         read_preprocessor({"image_processor_type": PROCESSOR, **own})
         for name, value in own.items():
@@ -46,8 +48,30 @@ class BHViTImageProcessor(BaseImageProcessor):
         """
         preprocess = self.settings(**changes)
         batch = images if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4 else [images]
-        pixels = [preprocess(self._upright(image)) for image in batch]
+        pixels = [self._prepared(preprocess, self._upright(image)) for image in batch]
         return BatchFeature(data={"pixel_values": np.concatenate(pixels)}, tensor_type=return_tensors)
+
+    def _prepared(self, preprocess: Preprocess, image: Any) -> npt.NDArray[np.float32]:
+        """One image, (1, C, H, W): the whole of it for a segmentation."""
+        return preprocess.normalize(preprocess.whole(image)[None]) if self.whole_image else preprocess(image)
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[Any]:
+        """Label maps, a tensor (height, width) each, of `outputs.logits` (B, labels, H, W).
+
+        target_sizes: the size of each, to which the labels are resized to the nearest one; None leaves the model's.
+        """
+        import torch
+
+        from ...runtime.label_maps import resized
+
+        maps = outputs.logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
+        sizes = [one.shape for one in maps] if target_sizes is None else [tuple(map(int, s)) for s in target_sizes]
+        if len(sizes) != len(maps):
+            raise UserError(f"{len(sizes)} target_sizes for {len(maps)} images: one is needed for each")
+        found = (np.array(resized(one, size), np.int64) for one, size in zip(maps, sizes))
+        return [torch.from_numpy(one) for one in found]
 
     def _upright(self, image: Any) -> Any:
         """The image, an array or tensor with its channels last."""

@@ -1,13 +1,16 @@
-"""`BHViTForImageClassification`: the network as transformers' image classifier."""
+"""The network as transformers' image classifier and as its semantic segmentation."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from transformers.modeling_utils import PreTrainedModel
 
+from ...data.masks import IGNORED
+from ...errors import UserError
 from ...hf_layout import PREFIX
 from ...models import BHViT
 from ...models.blocks import Block, initialise_position
@@ -81,10 +84,51 @@ class BHViTForImageClassification(PreTrainedModel):
         return {name: module.quantizer for name, module in modules if isinstance(module, QuantAttention)}
 
 
+class BHViTForSemanticSegmentation(PreTrainedModel):
+    """Images (B, C, H, W) -> loss and logits of each pixel (B, labels, H, W).
+
+    `bhvit` is the network itself, whose spec has the task "segment".
+    """
+
+    config_class = BHViTConfig
+    base_model_prefix = PREFIX.rstrip(".")
+    main_input_name = "pixel_values"
+    _no_split_modules = ("Block",)
+
+    def __init__(self, config: BHViTConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        spec = config.model_spec()
+        if spec.task != "segment":
+            raise UserError(f"{spec.name} classifies: AutoModelForImageClassification loads it")
+        self.bhvit = BHViT(spec, drop_path=config.drop_path)
+        self.bhvit.class_names = config.class_names()
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """For weights that a folder lacks."""
+        initialise(module)
+        initialise_position(module)
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **settings: Any
+    ) -> SemanticSegmenterOutput | tuple[Any, ...]:
+        """Loss if there are `labels` (B, H, W), 255 for pixels that count for nothing, and logits (B, labels, H, W)."""
+        logits = self.bhvit(pixel_values)
+        loss = None if labels is None else F.cross_entropy(logits, labels, ignore_index=IGNORED)
+        output = SemanticSegmenterOutput(loss=loss, logits=logits)
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if return_dict else output.to_tuple()
+
+
 def _register() -> None:
     # Here and not above, since importing it imports this module first, where bhvit was imported before.
-    from transformers.models.auto.modeling_auto import AutoModelForImageClassification
+    from transformers.models.auto.modeling_auto import (
+        AutoModelForImageClassification,
+        AutoModelForSemanticSegmentation,
+    )
 
+    AutoModelForSemanticSegmentation.register(BHViTConfig, BHViTForSemanticSegmentation, exist_ok=True)
     AutoModelForImageClassification.register(BHViTConfig, BHViTForImageClassification, exist_ok=True)
 
 

@@ -50,7 +50,7 @@ class HubModel(Backbone):
         weights = safetensors.torch.save(own_tensors(self), {"format": "pt"})  # transformers refuses others
         write_atomically(folder / hf_layout.WEIGHTS, weights)
         _write_json(folder / hf_layout.CONFIG, hf_layout.config(self.spec, self.class_names))
-        _write_json(folder / hf_layout.PREPROCESSOR, hf_layout.preprocessor(preprocess))
+        _write_json(folder / hf_layout.PREPROCESSOR, hf_layout.preprocessor(preprocess, self.spec.task == "segment"))
         card = folder / hf_layout.CARD
         if not card.exists():
             text = model_card(self.spec, self.class_names, repo_id or folder.name, license)

@@ -15,6 +15,12 @@ _PAPERS = {
     "pool": "[BinaryViT](https://arxiv.org/abs/2306.16678), CVPR Workshops 2023",
 }
 
+_WORDS = {
+    "classify": {"does": "classifies", "into": "into", "pipeline": "classification"},
+    "segment": {"does": "labels each pixel of", "into": "with one of", "pipeline": "segmentation"},
+}
+"""How a card speaks of a task."""
+
 _COSTS = """\
 | | |
 |---|---|
@@ -28,8 +34,8 @@ _COSTS = """\
 _TEXT = """\
 # {name}
 
-A binary vision transformer ({paper}) that classifies {channels} images of {height}×{width} pixels
-into {classes}.
+A binary vision transformer ({paper}) that {does} {channels} images of {height}×{width} pixels
+{into} {classes}.
 
 {costs}## Use
 
@@ -44,7 +50,7 @@ Packed into a file, it runs on any CPU without PyTorch:
 
 ```python
 bhvit.pack(model, "model.bhv")
-bhvit.Session("model.bhv").classify("picture.jpg")
+bhvit.Session("model.bhv").{task}("picture.jpg")
 ```
 
 With [transformers](https://huggingface.co/docs/transformers), where bhvit is installed with its extra `transformers`:
@@ -53,7 +59,7 @@ With [transformers](https://huggingface.co/docs/transformers), where bhvit is in
 import bhvit
 from transformers import pipeline
 
-pipeline("image-classification", model={repo!r})("picture.jpg")
+pipeline("image-{pipeline}", model={repo!r})("picture.jpg")
 ```
 """
 
@@ -63,7 +69,7 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
 
     It says nothing that is not known of the model: no accuracy, and a licence only if one is given.
     """
-    return _metadata(license) + _TEXT.format(
+    return _metadata(license, _WORDS[spec.task]["pipeline"]) + _TEXT.format(
         name=spec.name,
         paper=_PAPERS[spec.branches],
         height=spec.img_size[0],
@@ -73,6 +79,8 @@ def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, li
         classes=_classes(spec.num_classes, class_names),
         costs="" if spec.registered else _costs(spec),  # nothing counts modules of others
         repo=repo,
+        task=spec.task,
+        **_WORDS[spec.task],
     )
 
 
@@ -87,9 +95,9 @@ def _costs(spec: ModelSpec) -> str:
     )
 
 
-def _metadata(license: str | None) -> str:
-    lines = ["library_name: bhvit", "pipeline_tag: image-classification", "tags:"]
-    lines += ["- image-classification", "- binary-neural-network", "- vision-transformer", "- bhvit"]
+def _metadata(license: str | None, pipeline: str) -> str:
+    lines = ["library_name: bhvit", f"pipeline_tag: image-{pipeline}", "tags:"]
+    lines += [f"- image-{pipeline}", "- binary-neural-network", "- vision-transformer", "- bhvit"]
     if license:
         lines.append(f"license: {license}")
     return "\n".join(["---", *lines, "---", ""])
