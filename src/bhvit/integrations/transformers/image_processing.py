@@ -67,7 +67,8 @@ class BHViTImageProcessor(BaseImageProcessor):
         from ...runtime.label_maps import resized
 
         maps = outputs.logits.argmax(dim=1).to(torch.uint8).cpu().numpy()
-        sizes = [one.shape for one in maps] if target_sizes is None else [tuple(map(int, s)) for s in target_sizes]
+        own = (int(maps.shape[1]), int(maps.shape[2]))
+        sizes = [own] * len(maps) if target_sizes is None else [(int(h), int(w)) for h, w in target_sizes]
         if len(sizes) != len(maps):
             raise UserError(f"{len(sizes)} target_sizes for {len(maps)} images: one is needed for each")
         found = (np.array(resized(one, size), np.int64) for one, size in zip(maps, sizes))
