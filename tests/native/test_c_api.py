@@ -402,3 +402,23 @@ def test_labels_of_a_segmentation_are_python_s(library: ctypes.CDLL, session: ct
         assert library.bhvit_segment(opened, 2, address(images), images.size, address(labels), labels.size) == ARGUMENT
     finally:
         library.bhvit_close(opened)
+
+
+def test_the_example_labels_pixels_as_python_does(example: Path, path: Path, tmp_path: Path) -> None:
+    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+    spec = ModelSpec(name="labels", img_size=(8, 12), patch=4, num_classes=3, task="segment", stages=(stage,))
+    model, picture, labels = tmp_path / "labels.bhv", tmp_path / "picture.ppm", tmp_path / "labels.pgm"
+    bhv_file.write(random_model(spec), model)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)).save(picture)
+    said = call(example.with_name("segment"), model, picture, labels)
+    assert "%  class " in said
+    with Session(model) as session, Image.open(labels) as written:
+        np.testing.assert_array_equal(np.asarray(written), session.segment(picture))
+    for words, message in (
+        ([path, picture, labels], "the model classifies"),
+        ([model, path, labels], "not a plain 8-bit PPM"),
+        ([tmp_path / "none.bhv", picture, labels], "cannot read"),
+    ):
+        done = subprocess.run([example.with_name("segment"), *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert message in done.stderr
