@@ -92,6 +92,21 @@ def test_what_does_not_go_together_is_refused(refused, photos, tmp_path, monkeyp
     assert "--show needs" in refused("classify", photos / "dog", "--show")
 
 
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("ray", ["--engine", "ray"], "ray"),
+        ("av", ["{clip}"], "video"),
+        ("pyarrow", ["--out", "{folder}/a.parquet"], "parquet"),
+    ],
+)
+def test_missing_extras_are_named(refused, photos, tmp_path, monkeypatch, module, words, extra):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, module, None)
+    given = [word.format(folder=tmp_path, clip=tmp_path / "clip.mp4") for word in words]
+    assert f"install bhvit with the extra '{extra}'" in refused("classify", photos / "dog", *given)
+
+
 def test_a_finished_file_is_not_made_again(bhvit, refused, photos, tmp_path):
     out = tmp_path / "a.jsonl"
     bhvit("classify", photos / "dog", "--out", out)
