@@ -234,3 +234,40 @@ def test_of_several_processes_the_first_says_what_is_wrong(monkeypatch, capsys):
         assert cli.main(["info", "absent.bhv"]) == 2
         assert waited == waits
         assert "absent.bhv" in capsys.readouterr().err  # torchrun has ended it by then, if the first failed too
+
+
+COMMANDS_WITH_PATHS = [
+    ["classify", "{}"],
+    ["classify", "cifar10", "{}"],
+    ["classify", "{}", "photo.jpg"],
+    ["info", "{}"],
+    ["eval", "{}", "--data", "digits"],
+    ["eval", "cifar10", "--data", "{}"],
+    ["eval", "cifar10", "--data={}"],
+    ["verify", "m.safetensors", "cifar10", "--data", "{}"],
+    ["verify", "{}", "cifar10", "--data", "digits"],
+    ["bench", "{}"],
+    ["pack", "{}"],
+    ["pack", "m.safetensors", "{}"],
+    ["report", "{}"],
+    ["report", "run", "--out", "{}"],
+    ["train", "--data", "{}", "--out", "run"],
+    ["train", "--data", "digits", "--out", "{}"],
+    ["train", "--data", "digits", "--out={}"],
+    ["train", "--data", "digits", "--out", "run", "--init", "{}"],
+    ["train", "--data", "digits", "--out", "run", "--recipe", "{}"],
+    ["import", "{}", "--out", "m.safetensors"],
+    ["import", "w.pth", "--out", "{}"],
+    ["demo", "--out", "{}"],
+]
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("words", COMMANDS_WITH_PATHS, ids=" ".join)
+def test_an_empty_argument_is_one_line(words, value, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([word.format(value) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "is a variable of the shell not set?" in said
+    assert not list(tmp_path.iterdir())

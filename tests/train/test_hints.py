@@ -30,7 +30,7 @@ from helpers.without_torch import WITHOUT_TORCH
         ("--lr-scheduler=step", "has no option --lr-scheduler; did you mean --set sched=…?"),
         ("--image-size 64", "has no option --image-size; did you mean --img-size?"),
         ("--num_workers 2", "has no option --num_workers; did you mean --workers?"),
-        ("--gpus 2", "has no option --gpus; --device chooses one (cuda:1); `torchrun"),
+        ("--gpus 2", "has no option --gpus; --device chooses one (cuda:1); `bhvit train --processes 2"),
         ("--pretrained", "has no option --pretrained; --init starts from the weights"),
         ("--set learning_rate=1", "no setting 'learning_rate'; did you mean lr?"),
         ("--set optimizer=sgd", "no setting 'optimizer'; did you mean opt?"),

@@ -67,6 +67,7 @@ class Parser(argparse.ArgumentParser):
 
     def _parse_own(self, words: Sequence[str]) -> argparse.Namespace:
         self._check_options(words)
+        self._check_not_empty(words)
         args, left = self.parse_known_args(words)
         if left:
             self.error(f"cannot place {' '.join(left)}: too many arguments, or options stand between them")
@@ -85,6 +86,16 @@ class Parser(argparse.ArgumentParser):
                     name, self._options, "-"
                 )
                 raise UserError(f"`{self.prog}` has no option {name}{hint} {self._help()}")
+
+    def _check_not_empty(self, words: Sequence[str]) -> None:
+        # As a path, an empty word would be the current folder.
+        for before, word in zip(["", *words], words):
+            name, equals, value = word.partition("=")
+            if not word.strip():
+                after = f" after {before}" if _is_option(before) else ""
+                raise UserError(f"an argument{after} is empty: is a variable of the shell not set? {self._help()}")
+            if equals and name in self._options and not value.strip():
+                raise UserError(f"{name}= has no value: is a variable of the shell not set? {self._help()}")
 
     def _spell(self, setting: str) -> str:
         """How a command line gives a setting: as an option, if there is one, or with --set."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from ..errors import UserError, one_line, require_extra
 from .arguments import Parser
+from .launch import is_child, report_failure
 from .terminal import safe_output
 
 _SAME = ("demo", "train", "eval", "pack", "classify", "segment", "verify", "info", "bench", "report", "serve")
@@ -48,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        args = build_parser().parse((sys.argv[1:] if argv is None else argv) or ["--help"])
+        words = list(sys.argv[1:] if argv is None else argv)
+        args = build_parser().parse(words or ["--help"])
+        args.words = words
         status: int = args.run(args)
         sys.stdout.flush()
         return status
@@ -79,7 +82,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 OTHERS_WAIT = 10.0
-"""Seconds until a process of torchrun's that is not the first says why it fails."""
+"""Seconds until a process that is not the first of several says why it fails."""
 
 
 def build_parser() -> Parser:
@@ -105,10 +108,11 @@ class _Version(argparse.Action):
 
 
 def _fail(message: str) -> int:
-    # Of several processes that stumble over the same thing one speaks: torchrun ends the others while they wait.
-    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+    # Of several processes that stumble over the same thing one speaks: what started them ends the others as they wait.
+    if os.environ.get("RANK", "0") != "0" and ("TORCHELASTIC_RUN_ID" in os.environ or is_child()):
         time.sleep(OTHERS_WAIT)
     print(f"bhvit: {one_line(message)}", file=sys.stderr)
+    report_failure(one_line(message))
     return 2
 
 

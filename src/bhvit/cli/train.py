@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import Subparsers, add_json, add_set, command, print_json
+from .console import Subparsers, add_json, add_set, command, positive, print_json
+from .launch import is_child, launch
 
 if TYPE_CHECKING:
     from ..data.segmentation_metrics import SegmentationMetrics
@@ -26,7 +27,7 @@ bhvit train --data photos --model bhvit_tiny --out runs/photos --img-size 224 --
 bhvit train --data cifar10 --out runs/cifar --recipe small --set epochs=30
 bhvit train --data cifar10 --out runs/gsb --set attention=gsb --set stages.0.mixer=pooling
 bhvit train --data photos --out runs/mine --recipe finetune --init runs/cifar/best.safetensors
-torchrun --nproc-per-node 2 --no-python bhvit train --data cifar10 --out runs/two
+bhvit train --data cifar10 --out runs/two --processes 2
 bhvit train --out runs/cifar --resume"""
 
 # option, help, type; the destination is the setting of the same name
@@ -67,6 +68,9 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     for option, text, kind in _SETTINGS:
         parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
+    parser.add_argument(
+        "--processes", type=positive, metavar="N", help="train in N processes on this machine: a GPU each, or CPU cores"
+    )
     add_set(parser, "any setting of a recipe, or an override of the model: norm=layer, stages.0.mixer=pooling")
     parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out from its newest checkpoint")
@@ -82,9 +86,13 @@ def run(args: argparse.Namespace) -> int:
         _check_folders(args.data)
     from ..data.segmentation_metrics import SegmentationMetrics
     from ..train import train
+    from ..train.distributed import check_batches
     from ..train.malloc import keep_memory
 
     config = _config(args)
+    if args.processes and args.processes > 1 and not is_child():
+        check_batches(config, args.processes)
+        return launch(args.processes, args.words)
     keep_memory()
     try:
         result = train(config, resume=args.resume, force=args.force, quiet=args.quiet)

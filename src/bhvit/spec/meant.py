@@ -39,7 +39,7 @@ _MEANT: dict[str, str] = {name: ours for ours, names in _RENAMED.items() for nam
 _EXPLAINED: dict[str, str] = {
     **dict.fromkeys(
         ("gpus", "num_gpus", "n_gpus", "gpu", "devices", "nproc_per_node", "processes"),
-        "{device} chooses one (cuda:1); `torchrun --nproc-per-node 2 --no-python bhvit train …` uses several",
+        "{device} chooses one (cuda:1); `bhvit train --processes 2 …` uses several",
     ),
     **dict.fromkeys(
         ("pretrained", "weights", "checkpoint", "finetune", "load", "ckpt"),

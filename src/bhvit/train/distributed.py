@@ -20,6 +20,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,15 +57,20 @@ class Processes:
             dist.barrier()
 
 
+def started_processes() -> int:
+    """How many processes `torchrun` or `bhvit train --processes` started, 1 without them."""
+    # WORLD_SIZE alone may be left over from a scheduler; what starts processes sets all of these.
+    started = all(os.environ.get(name, "").isdigit() for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"))
+    return max(1, int(os.environ["WORLD_SIZE"])) if started else 1
+
+
 @contextmanager
 def process_group(device: str) -> Iterator[Processes]:
     """The processes that `torchrun` started, joined for as long as this lasts; or this one alone.
 
     Raises UserError if there are fewer GPUs on this machine than processes.
     """
-    # WORLD_SIZE alone may be left over from a scheduler; torchrun sets all of these.
-    started = all(os.environ.get(name, "").isdigit() for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"))
-    ours = started and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized()
+    ours = started_processes() > 1 and not dist.is_initialized()
     if ours:
         gpu = torch.device(device).type == "cuda" if device != "auto" else torch.cuda.is_available()
         here = _number("LOCAL_WORLD_SIZE", 1)
@@ -145,6 +151,12 @@ class BatchShard:
             factors += [f"{self.processes.size} processes"] * (self.processes.size > 1) + ["pairs to mix"] * mixing
             near = max(unit, self.batch // unit * unit)
             raise UserError(f"batch_size {self.batch} does not divide into {', '.join(factors)}: give {near}")
+
+
+def check_batches(config: TrainConfig, processes: int) -> None:
+    """Raises UserError unless the batches of every phase divide among so many processes."""
+    for phase in config.phase_configs():
+        BatchShard(phase.batch_size, phase.accumulate, Processes(size=processes)).check_divides(phase.mixing)
 
 
 class _ShardedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy

@@ -18,11 +18,20 @@ class EpochMeter:
         """`steps` is the number of them in a whole epoch."""
         self.steps, self.batch_size, self._processes = steps, batch_size, context.processes
         self._begin = time.perf_counter() - progress.seconds
-        self._sums = torch.tensor([progress.loss_sum, progress.correct], dtype=torch.float64, device=context.device)
+        start = [progress.loss_sum, progress.correct, 0]
+        self._sums = torch.tensor(start, dtype=torch.float64, device=context.device)
 
-    def add(self, loss: Tensor, right: Tensor) -> None:
-        """Add a step: this process's loss and how many of its images were right, scalars."""
-        self._sums += self._processes.sum(torch.stack([loss.double() / self._processes.size, right.double()]))
+    def add(self, loss: Tensor, right: Tensor, asked: bool = False) -> None:
+        """Add a step: this process's loss and how many of its images were right, scalars; and whether a signal has
+        asked this process to end."""
+        signals = self._sums.new_full((), float(asked))
+        step = torch.stack([loss.double() / self._processes.size, right.double(), signals])
+        self._sums += self._processes.sum(step)
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether a signal has asked one of the processes to end; on a GPU this waits for the steps so far."""
+        return bool(self._sums[2] > 0)
 
     @property
     def finite(self) -> bool:

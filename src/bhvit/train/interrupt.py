@@ -55,6 +55,10 @@ class Interruptible:
         if self._asked is not None:
             raise Interrupted(self._asked)
 
+    def end(self) -> None:
+        """Raises Interrupted, for the signal that has come here or, of several processes, to another one."""
+        raise Interrupted(self._asked or signal.SIGINT)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.check()
         self._asked = number

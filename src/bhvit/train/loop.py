@@ -23,7 +23,7 @@ from .augment import seed_for
 from .callbacks import Callback, RunInfo, following
 from .config import TrainConfig
 from .context import RunContext
-from .distributed import Processes, choose_device, process_group
+from .distributed import Processes, check_batches, choose_device, process_group, started_processes
 from .epoch_meter import EpochMeter
 from .interrupt import Interruptible
 from .losses import count_right, total_loss
@@ -69,6 +69,7 @@ def train(
     Raises UserError for settings or data that cannot work, and when the loss is no longer finite: the
     checkpoints of the epochs before are then left as they were.
     """
+    check_batches(config, started_processes())  # before processes wait for each other
     with process_group(config.device) as processes, _memory_errors(config.batch_size):
         return _Run(config, processes, resume=resume, force=force, quiet=quiet, callbacks=callbacks).run()
 
@@ -237,12 +238,13 @@ class _Run:
         self.phase.model.train()
         with self._bar(number) as bar:
             for step, (images, labels, which) in enumerate(batches.numbered(number, first), first):
-                if self.interruptible.asked:
+                if self._asked_to_end(meter, step):
                     self._save_within(meter, step)
-                    self.interruptible.check()
+                    self.interruptible.end()
                 done = self.progress.epoch * batches.steps + step
                 rate = learning_rate(config, done, batches.steps)
-                meter.add(*self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which))
+                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
+                meter.add(loss, right, self.interruptible.asked)
                 if self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
                     self._check_finite(meter, number, step)
                     left = config.epochs - self.progress.epoch
@@ -254,6 +256,13 @@ class _Run:
                     self._save_within(meter, step + 1)
         self._check_finite(meter, number, batches.steps - 1)
         return rate
+
+    def _asked_to_end(self, meter: EpochMeter, step: int) -> bool:
+        """Whether a signal asks to end before `step`. Of several processes all end there, whichever got the signal:
+        otherwise one would wait for another that is gone."""
+        if self.context.processes.size == 1:
+            return self.interruptible.asked
+        return (self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0) and meter.asked_to_end
 
     def _step(
         self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int, which: Tensor
@@ -345,7 +354,9 @@ class _Run:
             self.folder.save(self.phase.state, self.progress)
 
     def _validate(self) -> AnyMetrics:
-        result, check = self.phase.result, self.interruptible.check
+        result = self.phase.result
+        alone = self.context.processes.size == 1  # of several processes, none may leave the others waiting
+        check = self.interruptible.check if alone else lambda *_: None
         try:
             return validate(result, self.data, self.context.processes, self.phase.autocast, check)
         except NonFiniteLogitsError:
