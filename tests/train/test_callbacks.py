@@ -13,6 +13,7 @@ import torch
 from bhvit.errors import UserError
 from bhvit.models import BHViT
 from bhvit.train import Callback, RunInfo, train
+from bhvit.train.run_folder import WANDB_ID
 
 
 class Recorder(Callback):
@@ -106,6 +107,23 @@ def test_the_log_goes_to_weights_and_biases(config: Any, tmp_path: Any, wandb: l
     assert second.finished
     train(settings, force=True, quiet=True)
     assert wandb[2].settings["id"] != first.settings["id"]
+
+
+def test_weights_and_biases_keeps_a_run_offline(
+    arguments: Any, start: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    for name, value in {"WANDB_MODE": "offline", "WANDB_PROJECT": "flowers", "HOME": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    process = start([*arguments(epochs=2, out=tmp_path / "run"), "--set", "wandb=true"])
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    (kept,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    text = kept.read_bytes()
+    identity = (tmp_path / "run" / WANDB_ID).read_text().strip()
+    assert identity in kept.name
+    assert text.count(b"val_top1") >= 2  # each epoch's line
+    assert b"flowers" in text
 
 
 def test_weights_and_biases_that_is_absent_or_refuses_is_named(

@@ -148,3 +148,28 @@ def test_a_run_with_another_optimizer_resumes_to_the_same_weights(
     resumed = train(cut, resume=True, quiet=True)
     assert whole.last.read_bytes() == resumed.last.read_bytes()
     assert whole.log[1]["lr"] == pytest.approx(whole.log[0]["lr"] / 10)
+
+
+def test_betas_and_eps_reach_the_optimizer() -> None:
+    optimizer = make_optimizer(network(), OptimizerSettings(opt_betas=(0.8, 0.95), opt_eps=1e-6))
+    assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.95), 1e-6)}
+    with pytest.raises(UserError, match=r"cannot make the optimiser sgd: .*betas"):
+        check_optimizer(OptimizerSettings(opt="sgd", opt_betas=(0.8, 0.95)), network())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"opt_betas": [0.9, 1.0]}, "opt_betas must be at least 0 and below 1"),
+        ({"opt_betas": 0.9}, "opt_betas must be a list of numbers, not 0.9"),
+        ({"opt_betas": [0.9, True]}, "opt_betas must be a list of numbers"),
+        ({"opt_eps": 0}, "opt_eps must be above 0"),
+        ({"opt_eps": float("inf")}, "opt_eps must be above 0"),
+        ({"sched": "cosin"}, "sched must be one of cosine, tanh"),
+        ({"betas": [0.9, 0.99]}, "did you mean opt_betas"),
+        ({"eps": 1e-6}, "did you mean opt_eps"),
+    ],
+)
+def test_impossible_arguments_of_optimizers_are_refused(changes: dict[str, Any], message: str, settings: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        TrainConfig.from_dict({**settings, **changes})

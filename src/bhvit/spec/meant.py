@@ -24,6 +24,8 @@ _RENAMED = {
         "lr": "learning_rate base_lr lr0 rate",
         "model": "arch architecture model_name backbone",
         "opt": "optimizer optimiser optim",
+        "opt_betas": "betas adam_betas",
+        "opt_eps": "eps adam_epsilon",
         "out": "output output_dir out_dir save_dir run_dir project",
         "precision": "amp fp16 bf16 half dtype",
         "sched": "scheduler lr_scheduler schedule lr_scheduler_type",

@@ -43,6 +43,11 @@ def convert(name: str, kind: Any, value: Any) -> Any:
             words = value.split(",") if isinstance(value, str) else value  # "road,pavement" as well
             if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
                 return tuple(words)
+        elif option == tuple[float, ...]:
+            if isinstance(value, list | tuple) and all(
+                _is_int(number) or isinstance(number, float) for number in value
+            ):
+                return tuple(float(number) for number in value)
         elif typing.get_origin(option) is tuple:
             if isinstance(value, str):
                 value = parse_size(value)
@@ -99,5 +104,7 @@ def _type_name(kind: Any) -> str:
         return "a list of whole numbers"
     if kind == tuple[str, ...]:
         return "a list of names"
+    if kind == tuple[float, ...]:
+        return "a list of numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     return names.get(kind, "a size (H, W)")

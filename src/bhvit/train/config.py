@@ -98,6 +98,10 @@ class TrainConfig(
                 raise UserError(
                     f"{name} must be above 0{'' if name == 'lr' else ' and at most 1'}, not {getattr(self, name)}"
                 )
+        if not all(0 <= beta < 1 for beta in self.opt_betas):
+            raise UserError(f"opt_betas must be at least 0 and below 1, not {list(self.opt_betas)}")
+        if self.opt_eps is not None and not 0 < self.opt_eps < float("inf"):
+            raise UserError(f"opt_eps must be above 0, not {self.opt_eps}")
         if self.test_fraction is not None and not 0 < self.test_fraction < 1:
             raise UserError(f"test_fraction must lie between 0 and 1, not {self.test_fraction}")
         for name in ("distillation", "balance"):

@@ -53,6 +53,10 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
         groups = [group for group in groups if group["params"]]
     # One fused pass over hundreds of small tensors instead of a dozen passes over each.
     extra: dict[str, Any] = {"fused": True} if settings.opt in ("adam", "adamw") else {}
+    if settings.opt_betas:
+        extra["betas"] = settings.opt_betas
+    if settings.opt_eps is not None:
+        extra["eps"] = settings.opt_eps
     return create_optimizer_v2(groups, settings.opt, lr=settings.lr, momentum=settings.momentum, **extra)
 
 

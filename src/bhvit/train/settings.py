@@ -112,6 +112,10 @@ class OptimizerSettings(ScheduleSettings):
     """Optimiser: a name of `timm.optim.list_optimizers()`, such as adamw, sgd, lamb or lion."""
     momentum: float = 0.9
     """Momentum of optimisers that have one number for it, such as sgd."""
+    opt_betas: tuple[float, ...] = ()
+    """Decays of an optimiser's moving averages, such as [0.9, 0.95] of adamw; empty: its own."""
+    opt_eps: float | None = None
+    """What an optimiser adds to its denominators; None: its own."""
     weight_decay: float = 0.0
     """Weight decay of matrices and convolutions; vectors (norms, scales, biases) have none."""
     clip_grad: float = 0.0
