@@ -2,7 +2,7 @@
 # make test   set up, then linters, type checks, the layer check and all tests
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
-# make check-slow   kernels, damaged files and whole programs under sanitizers, threads, five minutes of fuzzing a reader
+# make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of fuzzing a reader
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 # make fuzz   damaged and unusual files, each reader for SECONDS (needs clang++ and its libFuzzer)
 # make docs   the documentation, into site/
@@ -48,7 +48,8 @@ test: lint
 # The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
 SANITIZED := build/sanitized
-check-slow: threads
+check-slow: setup threads
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pip install --quiet 'ray[data]'
 	BHVIT_TEST_RAY=1 $(BIN)/python -m pytest tests/integrations/test_ray.py
 	$(MAKE) fuzz SECONDS=300

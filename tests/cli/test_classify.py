@@ -84,3 +84,14 @@ def test_threads_and_memory(bhvit, refused, material, tmp_path):
     said = refused("classify", tmp_path / "wide.bhv", material.images, "--max-memory", "1")
     assert "wide.bhv: needs" in said
     assert "max_memory" in said
+
+
+@pytest.mark.parametrize("name", ["two\nlines.png", "colour\x1b[31m.png", "bell\x07.png"])
+def test_a_damaged_image_with_control_characters_in_its_name_is_named_once(bhvit, tmp_path, name):
+    (tmp_path / name).write_bytes(b"no image")
+    for source in (tmp_path, tmp_path / name):
+        answer = bhvit("classify", "cifar10", source)
+        assert answer.status == 2
+        assert answer.err.count(str(tmp_path)) == 1
+        assert answer.err.count("\n") == 1
+        assert answer.err[:-1].isprintable()
