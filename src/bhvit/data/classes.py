@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,29 @@ def check_text(source: str, names: Sequence[str]) -> None:
             name.encode()
         except UnicodeEncodeError:
             raise UserError(f"{source}: the class name {name!r} is not UTF-8; rename its folder") from None
+
+
+def check_distinct(source: str, names: Sequence[str]) -> None:
+    """Raises UserError for two class folders whose names look the same: equal but for how accents are stored."""
+    seen: dict[str, str] = {}
+    for name in names:
+        plain = unicodedata.normalize("NFC", name)
+        if seen.setdefault(plain, name) != name:
+            raise UserError(f"{source} has two classes {plain} whose names store their accents in two ways: join them")
+
+
+def written_otherwise(name: str, names: Sequence[str]) -> str:
+    """What to add to "there is no class …": the one of `names` equal but for case, spaces and accents."""
+    for other in names:
+        if _plain(other) == _plain(name):
+            how = "in capitals" if _plain(other, fold=False) != _plain(name, fold=False) else "in its spaces or accents"
+            return f"; {other} differs only {how}: rename one of them"
+    return ""
+
+
+def _plain(name: str, fold: bool = True) -> str:
+    name = unicodedata.normalize("NFC", name.strip())
+    return name.casefold() if fold else name
 
 
 def check_labels(source: str, labels: Labels, names: Sequence[str]) -> None:

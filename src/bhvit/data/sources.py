@@ -13,7 +13,7 @@ from ..errors import UserError, require_extra
 from ..files import check_regular
 from ..text import some
 from .archives import TarStore, ZipStore
-from .classes import Labels, check_labels, check_text, named_classes, numbered
+from .classes import Labels, check_distinct, check_labels, check_text, named_classes, numbered, written_otherwise
 from .folders import FolderStore
 from .index_cache import cache_folder
 from .parquet import ParquetStore, parquet_labels, parquet_schema
@@ -22,7 +22,8 @@ from .stores import ArrayStore, FileStore, Store, is_side_file, reading
 from .webdataset import IMAGES, ShardStore, is_shard
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
-_DATA = (*IMAGES, ".parquet", ".arrow", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+_COMPRESSED = (".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
+_DATA = (*IMAGES, ".parquet", ".arrow", ".tar", ".zip", *_COMPRESSED)
 """Endings of files that hold images: where they cannot be used, that is said."""
 
 
@@ -77,7 +78,8 @@ def find(source: str, split: str, classes_file: Path | None) -> Found:
         return _shards(path, [path], split, classes_file)
     if suffix == ".tar":
         return _without_names(_class_folders(TarStore(path), split), path, classes_file)
-    raise UserError(f"{source} is neither a folder nor a .parquet, .zip or .tar file")
+    unpack = "; unpack it, or make a .zip or .tar of it" if suffix in _COMPRESSED else ""
+    raise UserError(f"{source} is neither a folder nor a .parquet, .zip or .tar file{unpack}")
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
@@ -168,6 +170,10 @@ def _class_folders(store: FileStore, split: str) -> Found:
     if not names:
         raise UserError(f"{store.root.joinpath(*references[0])} holds no class folders")
     check_text(str(store.root), names)
+    check_distinct(str(store.root), names)
+    left_out += [
+        f"{store.root}: the split {kind} is {some(splits[kind])} together" for kind in chosen if len(splits[kind]) > 1
+    ]
     number = {name: label for label, name in enumerate(names)}
     indices, labels = [], []
     for index, path in enumerate(paths):
@@ -176,7 +182,8 @@ def _class_folders(store: FileStore, split: str) -> Found:
                 name = path[len(place)]
                 if name not in number:
                     where = store.root.joinpath(*place, name)
-                    raise UserError(f"{where} is a class that {store.root.joinpath(*references[0])} lacks")
+                    hint = written_otherwise(name, names)
+                    raise UserError(f"{where} is a class that {store.root.joinpath(*references[0])} lacks{hint}")
                 indices.append(index)
                 labels.append(number[name])
     loose = [
