@@ -80,6 +80,7 @@ const KernelTable& kernels_for(const std::string& isa) {
     if (wanted == "auto" || wanted == candidate.table->name) return *candidate.table;
     here += ", " + std::string(candidate.table->name);
   }
+  if (wanted.size() > 40) wanted = wanted.substr(0, 40) + "...";
   throw std::invalid_argument("instruction set '" + wanted + "'" + source +
                               " is not one that this machine can run: auto" + here);
 }

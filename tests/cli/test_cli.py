@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import bhvit as package
 from bhvit.cli import main as cli
@@ -271,3 +272,38 @@ def test_an_empty_argument_is_one_line(words, value, monkeypatch, tmp_path, caps
     assert said.count("\n") == 1
     assert "is a variable of the shell not set?" in said
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["help", "nonsense"], "there is no command 'nonsense'; known: demo"),
+        (["help", "clasify"], "there is no command 'clasify'; did you mean classify?"),
+        (["help", "predict"], "there is no command 'predict'; `bhvit classify` does that"),
+        (["help", "help"], "there is no command 'help'"),
+        (["quantise", "m"], "`bhvit pack` does that"),
+    ],
+)
+def test_commands_that_are_none_are_answered(words, said, capsys):
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_and_version_are_words_too(capsys):
+    assert cli.main(["version"]) == 0
+    assert capsys.readouterr().out.startswith("bhvit ")
+    assert cli.main(["help", "classify", "more"]) == 0
+    assert capsys.readouterr().out.startswith("usage: bhvit classify")
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "1 2", "0 1 2"])
+def test_streams_that_are_closed_are_no_fault(closed, tmp_path):
+    Image.new("RGB", (32, 32), (9, 90, 200)).save(tmp_path / "sky.png")
+    command = [sys.executable, "-m", "bhvit", "classify", str(tmp_path / "sky.png")]
+    closing = " ".join(f"{number}>&-" for number in closed.split())
+    result = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closing}', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    assert bool(result.stdout) == ("1" not in closed)

@@ -23,7 +23,7 @@ _MEANT = {
         "classify": "predict infer inference detect label",
         "eval": "test evaluate val validate score",
         "train": "fit finetune fine-tune",
-        "pack": "convert compile quantize compress",
+        "pack": "convert compile quantize quantise binarize binarise compress",
         "bench": "benchmark profile speed time",
         "verify": "check compare",
         "info": "show summary describe",
@@ -57,8 +57,12 @@ class Parser(argparse.ArgumentParser):
         if first.startswith("-"):
             self._check_options([first])
             return self.parse_args(words)
+        if first == "version":
+            return self.parse_args(["--version"])
         if first == "help":
-            return self.parse_args([*rest[:1], "--help"])
+            if not rest:
+                return self.parse_args(["--help"])
+            first, rest = rest[0], ["--help"]
         if first not in self.commands and _MEANT.get(first) in self.commands:
             raise UserError(f"there is no command {first!r}; `bhvit {_MEANT[first]}` does that {self._help()}")
         if first not in self.commands:

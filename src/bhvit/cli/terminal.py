@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import printable
@@ -38,12 +40,22 @@ def safe_output() -> Iterator[None]:
     Class names and file names come from others: an escape sequence in them must not reach the terminal.
     """
     before = sys.stdout, sys.stderr
-    for stream in before:
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # replaced by another object, or closed
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.stdout = _Escaping(before[0], _PLAIN)
-    sys.stderr = _Escaping(before[1], _PROGRESS)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = before
+    with contextlib.ExitStack() as stack:
+        # A stream that was closed before Python started is None.
+        streams = [
+            stack.enter_context(Path(os.devnull).open("w", encoding="utf-8")) if stream is None else stream
+            for stream in before
+        ]
+        sys.stdout = _Escaping(_replacing(streams[0]), _PLAIN)
+        sys.stderr = _Escaping(_replacing(streams[1]), _PROGRESS)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _replacing(stream: TextIO) -> TextIO:
+    """The stream, set to write escapes for what its encoding lacks."""
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # replaced by another object, or closed
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+    return stream
