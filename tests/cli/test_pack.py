@@ -64,3 +64,22 @@ def test_an_unwritable_folder_is_refused(refused, material, tmp_path):
 
 def test_a_folder_that_is_no_folder_is_refused(refused, material):
     assert "cannot write" in refused("pack", material.checkpoint, "/dev/null/m.bhv")
+
+
+def test_the_checkpoint_itself_is_never_replaced(refused, material, tmp_path, monkeypatch):
+    checkpoint = tmp_path / "m.bhv"
+    shutil.copy(material.checkpoint, checkpoint)
+    (tmp_path / "link.bhv").symlink_to("m.bhv")
+    (tmp_path / "hard.bhv").hardlink_to(checkpoint)
+    before = checkpoint.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for target in ("m.bhv", "./m.bhv", checkpoint, "link.bhv", "hard.bhv"):
+        assert "is the checkpoint itself" in refused("pack", "m.bhv", target, "--force")
+    assert "is the checkpoint itself" in refused("pack", "m.bhv", "--force")
+    assert checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors", "m.PT", "m.pth", "m.json"])
+def test_the_ending_of_another_format_is_refused(refused, material, tmp_path, name):
+    assert "end it in .bhv" in refused("pack", material.checkpoint, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []

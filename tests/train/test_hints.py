@@ -37,6 +37,8 @@ from helpers.without_torch import WITHOUT_TORCH
         ("--set phases.1.weight-decay=1", "no setting 'weight-decay'; did you mean weight_decay?"),
         ("--set phases.1.wd=1", "no setting 'wd'; did you mean weight_decay?"),
         ("--set gpus=2", "no setting 'gpus'; device chooses one (cuda:1)"),
+        ("--set drop_path_rate=0.1", "no setting 'drop_path_rate'; did you mean drop_path?"),
+        ("--set patch_size=2", "no setting 'patch_size'; did you mean patch?"),
         ("--set pretrained=true", "no setting 'pretrained'; init starts from the weights"),
         ("--set num_classes=10", "the classes are those of the data"),
     ],
@@ -58,6 +60,13 @@ def test_every_hint_leads_to_a_setting() -> None:
     [
         ("channels", 1, r"stages\.0\.channels; of images it is in_chans="),
         ("pretrained", True, r'bhvit\.load_checkpoint\("cifar10"\) has trained weights'),
+        ("weights", "DEFAULT", r'bhvit\.load_checkpoint\("cifar10"\) has trained weights'),
+        ("in_channels", 1, "called in_chans in create_model"),
+        ("image_size", 64, "called img_size"),
+        ("n_classes", 3, "called num_classes"),
+        ("drop_path_rate", 0.1, "called drop_path"),
+        ("drop_rate", 0.1, "drop_path in create_model is stochastic depth"),
+        ("patch_size", 4, "called patch"),
     ],
 )
 def test_what_other_libraries_give_a_model_is_answered(name: str, value: Any, said: str) -> None:

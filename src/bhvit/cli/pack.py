@@ -39,17 +39,20 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..cost.counts import bytes_by_kind
-    from ..files import check_absent
+    from ..errors import UserError
     from ..format import file as bhv_file
     from ..models import load_checkpoint
     from ..packing import pack
+    from ..packing.packed import check_target
 
     target = args.model or (
         Path(f"{args.checkpoint.stem}.bhv")  # a bundled model: never into the package itself
         if args.checkpoint.parent == bundled.FOLDER
         else args.checkpoint.with_suffix(".bhv")
     )
-    check_absent(target, args.force)  # before the work, too
+    if target.exists() and args.checkpoint.exists() and target.samefile(args.checkpoint):
+        raise UserError(f"{target} is the checkpoint itself, which --force would replace: name another file")
+    check_target(target, args.force)  # before the work, too
     model = load_checkpoint(args.checkpoint)
     pack(model, target, float_storage=args.float_storage, force=args.force)
     packed = bhv_file.read(target)

@@ -50,6 +50,8 @@ class Metrics:
             raise UserError("there are no images to evaluate")
         if self.logits.shape != (images, classes):
             raise UserError(f"logits must be ({images} images, {classes} classes), not of shape {self.logits.shape}")
+        if self.labels.dtype.kind not in "iu":
+            raise UserError(f"labels must be whole numbers, not {self.labels.dtype}")
         if self.labels.min() < 0 or self.labels.max() >= classes:
             raise UserError(
                 f"labels go from {self.labels.min()} to {self.labels.max()}, classes from 0 to {classes - 1}"

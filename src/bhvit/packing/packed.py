@@ -22,6 +22,9 @@ from ..models import BHViT
 from .lowering import lowered
 from .ops import lower
 
+_OTHER_FORMATS = {".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".tflite", ".json", ".zip"}
+"""Endings that programs go by."""
+
 
 def packed_model(
     model: BHViT,
@@ -78,12 +81,19 @@ def pack(
 ) -> None:
     """Write `model`, in evaluation mode, to a `.bhv` file; the arguments are those of `packed_model`.
 
-    Raises UserError if `path` exists and `force` is not set, or cannot be written.
+    Raises UserError if `path` exists and `force` is not set, has the ending of another format, or cannot be written.
     """
-    check_absent(path, force)
+    check_target(path, force)
     data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, float_storage))
     check_opens(data)
     write_atomically(path, data)
+
+
+def check_target(path: str | Path, force: bool) -> None:
+    """Raises UserError if a packed file cannot be written to `path`, or would be taken for another kind of file."""
+    if Path(path).suffix.lower() in _OTHER_FORMATS:
+        raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
+    check_absent(path, force)
 
 
 def check_opens(data: bytes) -> None:

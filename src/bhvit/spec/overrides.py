@@ -46,6 +46,14 @@ ELSEWHERE: Mapping[str, str] = {
     "num_classes": "not an override: --num-classes, or num_classes= of create_model",
     "img_size": "not an override: --img-size, or img_size= of create_model",
     "channels": "a setting of one stage, stages.0.channels; of images it is in_chans= of create_model",
+    **dict.fromkeys(("in_channels", "input_channels", "num_channels"), "called in_chans in create_model"),
+    **dict.fromkeys(("image_size", "imgsz", "input_size"), "called img_size in create_model"),
+    **dict.fromkeys(("nb_classes", "n_classes", "classes"), "called num_classes in create_model"),
+    **dict.fromkeys(("drop_path_rate", "stochastic_depth"), "called drop_path in create_model"),
+    **dict.fromkeys(("drop_rate", "dropout"), "not known here: drop_path in create_model is stochastic depth"),
+    "global_pool": "an argument of reset_classifier(classes, global_pool)",
+    "patch_size": "called patch in create_model",
+    "weights": 'not an override: bhvit.load_checkpoint("cifar10") has trained weights',
     "pretrained": 'not an override: bhvit.load_checkpoint("cifar10") has trained weights',
 }
 """What people look for among the overrides, and where it is."""
