@@ -106,7 +106,7 @@ def test_torchrun_says_in_its_summary_what_is_wrong(arguments: Arguments, tmp_pa
     line = "batch_size 9 does not divide into 2 processes: give 8"
     own, _, summary = result.stderr.partition("Traceback")
     assert result.returncode != 0
-    assert own.count(f"bhvit: {line}\n") == 1
+    assert 1 <= own.count(f"bhvit: {line}\n") <= 2  # the second one speaks only where torchrun takes long to end it
     assert summary.count("Traceback") == 0  # the one is that of torchrun, which ends so whenever a process fails
     assert "ChildFailedError" in summary
     assert f"traceback : {line}" in summary
