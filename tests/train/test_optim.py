@@ -153,8 +153,10 @@ def test_a_run_with_another_optimizer_resumes_to_the_same_weights(
 def test_betas_and_eps_reach_the_optimizer() -> None:
     optimizer = make_optimizer(network(), OptimizerSettings(opt_betas=(0.8, 0.95), opt_eps=1e-6))
     assert {(group["betas"], group["eps"]) for group in optimizer.param_groups} == {((0.8, 0.95), 1e-6)}
-    with pytest.raises(UserError, match=r"cannot make the optimiser sgd: .*betas"):
+    with pytest.raises(UserError, match="opt_betas has no effect: the optimiser sgd has no betas"):
         check_optimizer(OptimizerSettings(opt="sgd", opt_betas=(0.8, 0.95)), network())
+    with pytest.raises(UserError, match="cannot make the optimiser adamw"):
+        check_optimizer(OptimizerSettings(opt_betas=(0.8,)), network())
 
 
 @pytest.mark.parametrize(

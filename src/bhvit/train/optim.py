@@ -30,10 +30,13 @@ def check_optimizer(settings: OptimizerSettings, model: nn.Module) -> None:
         known = nearest(settings.opt, names) if settings.opt not in list_optimizers() else "; it needs another loop"
         raise UserError(f"there is no optimiser {settings.opt!r} for training{known}")
     try:
-        make_optimizer(model, settings)
-    except (TypeError, ValueError, AssertionError, RuntimeError, ImportError) as error:
+        defaults = make_optimizer(model, settings).defaults
+    except (TypeError, ValueError, IndexError, AssertionError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot make the optimiser {settings.opt}: {reason}") from None
+    for name, given in (("betas", bool(settings.opt_betas)), ("eps", settings.opt_eps is not None)):
+        if given and name not in defaults:
+            raise UserError(f"opt_{name} has no effect: the optimiser {settings.opt} has no {name}")
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
