@@ -34,6 +34,8 @@ PACKAGES = (
     *("libuuid1", "libcrypt1"),
 )
 RUNTIME = ("numpy", "pillow", "safetensors")
+TESTERS = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
+TESTS = "tests/runtime/test_session.py"
 
 TEST = """
 import sys, json, numpy as np, bhvit
@@ -75,7 +77,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def build_here(out: Path) -> Path:
     """Build with this machine's compiler; auditwheel chooses the oldest glibc that suffices."""
     raw = fresh(WORK / "raw")
-    call(sys.executable, "-m", "build", "--wheel", "--outdir", raw, ROOT)
+    environment = {**os.environ, "SKBUILD_BUILD_DIR": str(WORK / "here")}  # not that of an editable installation
+    call(sys.executable, "-m", "build", "--wheel", "--outdir", raw, ROOT, environment=environment)
     (wheel,) = raw.glob("*.whl")
     repaired = fresh(WORK / "repaired")
     # Only the training kernels use OpenMP, and they must use the one that PyTorch brings.
@@ -188,9 +191,14 @@ def run_aarch64(wheel: Path) -> None:
         unpack_python(fresh(root))
     platforms = [f"--platform=manylinux_{glibc}_aarch64" for glibc in ("2_17", "2_27", "2_28")]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
-    call(*command, "--only-binary=:all:", f"--python-version={VERSION}", *platforms, *RUNTIME, wheel)
+    call(*command, "--only-binary=:all:", f"--python-version={VERSION}", *platforms, *RUNTIME, *TESTERS, wheel)
     python = root / "usr" / "bin" / f"python{VERSION}"
-    call("qemu-aarch64", "-L", root, python, "-c", f"import sys; sys.path.insert(0, {str(site)!r})\n{TEST}", where=root)
+    found = f"import sys; sys.path.insert(0, {str(site)!r})\n"
+    call("qemu-aarch64", "-L", root, python, "-c", found + TEST, where=root)
+    # Without what starts Python by its path, which only an AArch64 machine can.
+    options = ["-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-k", "not no_torch", TESTS]
+    tests = f"import pytest; sys.exit(pytest.main({options!r}))\n"
+    call("qemu-aarch64", "-L", root, python, "-c", found + tests, where=ROOT)
 
 
 def unpack_python(root: Path) -> None:

@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json and inputs.live:
             raise UserError("--json prints at the end, and a live source has none: use --out FILE.jsonl")
         session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
+        if session.task != "classify":
+            raise UserError(f"{model} labels pixels: bhvit segment runs it")
         results = None
         if args.out is not None:
             results = stack.enter_context(_open_results(args, session))

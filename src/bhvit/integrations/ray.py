@@ -42,6 +42,8 @@ class Predictor:
     def __init__(self, model: str | Path | bytes, *, top: int = 5, column: str | None = None, threads: int = 1) -> None:
         """`model` is a file that every worker sees, its bytes, or a bundled name; `column` holds the pictures."""
         self._session = Session(model, threads=threads)
+        if self._session.task != "classify":
+            raise UserError(f"{self._session.spec.name} labels pixels, and a Predictor classifies")
         self._top, self._column = top, column
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

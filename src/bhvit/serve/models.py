@@ -125,6 +125,8 @@ class Models:
         stamp = _stamp(path)
         options = self._options
         session = Session(path, threads=options.threads, isa=options.isa, max_memory=options.max_memory)
+        if session.task != "classify":
+            raise UserError(f"{path} labels pixels, and a server classifies: `bhvit segment` runs it")
         model = Model(name, session, self._workers)
         self._models = {**self._models, name: model}  # replaced, never changed: requests read it without a lock
         if stamp is not None:
