@@ -21,7 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from bhvit.image import Preprocess
 from bhvit.models import BHViT, create_model
-from bhvit.spec.model import Mixer, StageSpec
+from bhvit.spec.mixers import Mixer
+from bhvit.spec.model import StageSpec
 from bhvit.train import TrainConfig
 from bhvit.train.augment import Mixing
 from bhvit.train.ema import ModelEma

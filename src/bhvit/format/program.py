@@ -30,7 +30,8 @@ from collections.abc import Mapping, Sequence
 
 from ..errors import UserError
 from ..spec.limits import MAX_OPS
-from ..spec.model import MAX_GRID_FLOATS, MIXER_GROUPS, ModelSpec
+from ..spec.mixers import MIXER_GROUPS, MIXER_RULES
+from ..spec.model import MAX_GRID_FLOATS, ModelSpec
 from .op import Op
 from .ops import OPS
 from .schema import OPTIONS, Dims, require
@@ -141,28 +142,31 @@ def program(spec: ModelSpec) -> list[Op]:
 
 
 def _blocks(spec: ModelSpec, index: int, prefix: str) -> list[Op]:
-    """The ops of the blocks of a stage."""
-    stage, (height, width) = spec.stages[index], spec.grid(index)
-    grid = {"height": height, "width": width, "channels": stage.channels}
-    quantised = _quantised(spec, index)
-    attend = {**quantised, "quantizer": spec.attention if stage.activation_bits == 1 else "decomposition"}
-    border = "zero" if spec.branches == "pool" else "cyclic"
+    """The ops of the blocks of a stage: their schemas name what they take of its sizes and options."""
+    stage, (height, width), (window_h, window_w) = spec.stages[index], spec.grid(index), spec.window(index)
+    sizes = {
+        "height": height,
+        "width": width,
+        "channels": stage.channels,
+        "groups": MIXER_GROUPS,
+        "heads": stage.heads,
+        "window_h": window_h,
+        "window_w": window_w,
+        "key_pool": stage.key_pool,
+        "hidden": stage.hidden,
+    }
+    options = {
+        **_quantised(spec, index),
+        "quantizer": spec.attention if stage.activation_bits == 1 else "decomposition",
+        "border": "zero" if spec.branches == "pool" else "cyclic",
+    }
     ops = []
     for block in range(stage.depth):
-        name = f"{prefix}.{block}.mixer"
-        if stage.mixer == "conv":
-            ops.append(_op("mixer", name, {**grid, "groups": MIXER_GROUPS}, **quantised))
-        elif stage.mixer == "pooling":
-            ops.append(_op("pooling", name, grid, norm=spec.norm))
-        elif stage.mixer == "attention":
-            window_h, window_w = spec.window(index)
-            windows = {"heads": stage.heads, "window_h": window_h, "window_w": window_w}
-            ops.append(_op("attention", name, {**grid, **windows}, **attend))
-        else:
-            keys = {"heads": stage.heads, "key_pool": stage.key_pool}
-            ops.append(_op("pooled_attention", name, {**grid, **keys}, **attend))
-        name = f"{prefix}.{block}.mlp"
-        ops.append(_op("mlp", name, {**grid, "hidden": stage.hidden}, **quantised, border=border))
+        for part, kind in (("mixer", MIXER_RULES[stage.mixer].op), ("mlp", "mlp")):
+            schema = OPS[kind].schema
+            taken = {option: options[option] for option in schema.options}
+            attributes = {attribute: sizes[attribute] for attribute in schema.attributes}
+            ops.append(_op(kind, f"{prefix}.{block}.{part}", attributes, **taken))
     return ops
 
 

@@ -8,7 +8,6 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from ..spec.model import ModelSpec
-from ..spec.registry import MIXERS
 from .fused import layers as fused
 from .layers import (
     LayerScale,
@@ -20,7 +19,7 @@ from .layers import (
     make_activation,
     make_norm,
 )
-from .mixers import ConvMixer, PooledAttention, PoolMixer, WindowAttention
+from .mixers import make_mixer
 from .quant_config import QuantConfig
 from .quantizers import fake_quantize
 
@@ -102,7 +101,7 @@ class Block(nn.Module):
         super().__init__()
         config, channels = QuantConfig.of(spec, stage), spec.stages[stage].channels
         self.mixer_norm = make_norm(config, channels)
-        self.mixer = _make_mixer(spec, stage)
+        self.mixer = make_mixer(spec, stage)
         self.mlp_norm = make_norm(config, channels)
         self.mlp = Mlp(channels, spec.stages[stage].hidden, config)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
@@ -113,21 +112,6 @@ class Block(nn.Module):
         n = self.mlp_norm(x)
         x = x + self.drop_path(self.mlp(n))
         return x if self.shift is None else self.shift(x, n)
-
-
-def _make_mixer(spec: ModelSpec, stage: int) -> nn.Module:
-    if spec.stages[stage].mixer in MIXERS:
-        mixer: nn.Module = MIXERS[spec.stages[stage].mixer](spec, stage)
-        return mixer
-    settings, config = spec.stages[stage], QuantConfig.of(spec, stage)
-    channels, heads = settings.channels, settings.heads
-    if settings.mixer == "conv":
-        return ConvMixer(channels, config)
-    if settings.mixer == "pooling":
-        return PoolMixer(channels, config)
-    if settings.mixer == "attention":
-        return WindowAttention(channels, heads, spec.window(stage), spec.attention, config)
-    return PooledAttention(channels, heads, settings.key_pool, spec.attention, config)
 
 
 class BinaryDownsample(Positioned):

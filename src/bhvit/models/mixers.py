@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..spec.model import DILATIONS, MIXER_GROUPS, AttentionQuantizer
+from ..spec.mixers import MIXER_GROUPS
+from ..spec.model import DILATIONS, AttentionQuantizer, ModelSpec
+from ..spec.registry import MIXERS
 from .attention_quantizers import make_attention_quantizer
 from .fused import attention as fused_attention
 from .fused import grids as fused_grids
@@ -20,7 +22,39 @@ from .quant_config import QuantConfig
 from .quantizers import make_activation_quantizer, quantize_activations
 
 
-class ConvMixer(nn.Module):
+class TokenMixer(nn.Module):
+    """A token mixer of the package: normalised tokens (B, H, W, C) -> the same shape.
+
+    `class PoolMixer(TokenMixer, mixer="pooling")` is what a stage with this mixer has. `spec.mixers` says what it reads
+    of the stage. Mixers of your own are other modules: see `register_mixer`.
+    """
+
+    by_name: ClassVar[dict[str, type[TokenMixer]]] = {}
+    """The classes by the names that a spec gives them."""
+
+    def __init_subclass__(cls, *, mixer: str | None = None) -> None:
+        if mixer is not None:
+            TokenMixer.by_name[mixer] = cls
+
+    @classmethod
+    def of(cls, spec: ModelSpec, stage: int) -> TokenMixer:
+        """Make the mixer of a stage. This one suits classes that take the channels and a `QuantConfig`."""
+        make: Callable[[int, QuantConfig], TokenMixer] = cls
+        return make(spec.stages[stage].channels, QuantConfig.of(spec, stage))
+
+    def stage_fields(self) -> dict[str, Any]:
+        """Fields of a `StageSpec` that describe this mixer, beside its name."""
+        return {}
+
+
+def make_mixer(spec: ModelSpec, stage: int) -> nn.Module:
+    """Make the mixer of a stage: of the package or registered."""
+    name = spec.stages[stage].mixer
+    mixer: nn.Module = MIXERS[name](spec, stage) if name in MIXERS else TokenMixer.by_name[name].of(spec, stage)
+    return mixer
+
+
+class ConvMixer(TokenMixer, mixer="conv"):
     """Multi-scale grouped dilated convolution (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
 
     y_d = RPReLU(binary 3x3 convolution of n + bias, dilation d), d = 1, 3, 5; norm(y_1 + y_3 + y_5).
@@ -50,7 +84,7 @@ class ConvMixer(nn.Module):
         return self.norm(fused.rprelu_sum(ys, [conv.bias for conv in convs], activations))
 
 
-class PoolMixer(nn.Module):
+class PoolMixer(TokenMixer, mixer="pooling"):
     """norm(mean of 3x3 tokens, zeros outside the grid): (B, H, W, C) -> the same.
 
     The plain mixer that ablations compare with (MetaFormer, Yu et al., CVPR 2022): it learns nothing of space.
@@ -157,7 +191,7 @@ class QuantAttention(nn.Module):
         return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(TokenMixer, mixer="attention"):
     """Multi-scale window attention (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
 
     Windows of tokens attend to themselves and to global tokens, one pooled from around each window's
@@ -175,6 +209,14 @@ class WindowAttention(nn.Module):
         self.attention = QuantAttention(channels, heads, quantizer, config)
         self.local_mix = nn.Parameter(torch.full((channels,), 0.5))
         self.output = AttentionOutput(channels, config)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, stage: int) -> TokenMixer:
+        settings, config = spec.stages[stage], QuantConfig.of(spec, stage)
+        return cls(settings.channels, settings.heads, spec.window(stage), spec.attention, config)
+
+    def stage_fields(self) -> dict[str, Any]:
+        return {"heads": self.attention.heads, "window": self.window}
 
     def tokens(self, n: Tensor) -> Tensor:
         """n (B, H, W, C) -> normalised tokens of each window and the global ones, (B, nW, T, C)."""
@@ -214,7 +256,7 @@ class WindowAttention(nn.Module):
         return x.transpose(2, 3).reshape(shape)
 
 
-class PooledAttention(nn.Module):
+class PooledAttention(TokenMixer, mixer="pooled_attention"):
     """Attention over the whole grid to pooled keys and values (BinaryViT, Le and Li, 2023): (B, H, W, C) -> the same.
 
     With pooling, keys and values come from RPReLU(norm(binary linear(p + move)) + p), p the grid's means
@@ -229,6 +271,14 @@ class PooledAttention(nn.Module):
         self.reduction = ResidualUnit(channels, config) if key_pool > 1 else nn.Identity()
         self.attention = QuantAttention(channels, heads, quantizer, config)
         self.output = AttentionOutput(channels, config)
+
+    @classmethod
+    def of(cls, spec: ModelSpec, stage: int) -> TokenMixer:
+        settings, config = spec.stages[stage], QuantConfig.of(spec, stage)
+        return cls(settings.channels, settings.heads, settings.key_pool, spec.attention, config)
+
+    def stage_fields(self) -> dict[str, Any]:
+        return {"heads": self.attention.heads, "key_pool": self.key_pool}
 
     def forward(self, n: Tensor) -> Tensor:
         batch, height, width, channels = n.shape

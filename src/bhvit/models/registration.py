@@ -13,11 +13,11 @@ from typing import TypeVar
 
 from torch import nn
 
+from ..spec.mixers import MIXER_RULES
 from ..spec.model import (
     Activation,
     ActivationQuantizer,
     AttentionQuantizer,
-    Mixer,
     ModelSpec,
     WeightQuantizer,
 )
@@ -40,7 +40,7 @@ def register_mixer(name: str) -> Callable[[MixerMaker], MixerMaker]:
     The mixer maps normalised tokens (B, H, W, C) to the same shape; the block adds the residual.
     Raises UserError if the name is the package's own or no identifier.
     """
-    return MIXERS.register(name, typing.get_args(Mixer))
+    return MIXERS.register(name, tuple(MIXER_RULES))
 
 
 def register_attention_quantizer(name: str) -> Callable[[Maker], Maker]:

@@ -19,9 +19,9 @@ from ..models import BHViT
 from ..models.attention_quantizers import DecomposedAttention, GroupSuperpositionAttention, OneBitAttention
 from ..models.binary import evaluated
 from ..models.layers import QuantConv2d, QuantLinear
-from ..models.mixers import ConvMixer, PooledAttention, PoolMixer, Projection, QuantAttention, WindowAttention
+from ..models.mixers import Projection, QuantAttention, TokenMixer
 from ..models.quantizers import Sign
-from ..spec.model import AttentionQuantizer, Mixer, ModelSpec, StageSpec
+from ..spec.model import AttentionQuantizer, ModelSpec, StageSpec
 from ..spec.registry import ACTIVATIONS, ATTENTION_QUANTIZERS
 from .structure import HOW, check_structure, check_unchanged
 
@@ -29,12 +29,6 @@ M = TypeVar("M", bound=nn.Module)
 Lowering = Callable[[M], nn.Module]
 
 _LOWERINGS: dict[type[nn.Module], Lowering[Any]] = {}
-_MIXERS: dict[type[nn.Module], Mixer] = {
-    ConvMixer: "conv",
-    WindowAttention: "attention",
-    PooledAttention: "pooled_attention",
-    PoolMixer: "pooling",
-}
 _QUANTIZERS: dict[type[nn.Module], AttentionQuantizer] = {
     DecomposedAttention: "decomposition",
     GroupSuperpositionAttention: "gsb",
@@ -167,14 +161,10 @@ def _packed_stage(stage: StageSpec, model: BHViT, index: int) -> StageSpec:
         mixer = model.get_submodule(f"stages.{index}.0.mixer")
     except AttributeError:
         return stage  # `check_structure` names what is there instead
-    kind = _MIXERS.get(type(mixer))
-    if kind is None:
+    names = [name for name, kind in TokenMixer.by_name.items() if kind is type(mixer)]
+    if not names or not isinstance(mixer, TokenMixer):
         raise UserError(f"stages.{index}.0.mixer is of class {type(mixer).__qualname__}, which has no lowering: {HOW}")
-    changes: dict[str, Any] = {"mixer": kind}
-    if isinstance(mixer, WindowAttention | PooledAttention):
-        changes["heads"] = mixer.attention.heads
-    if isinstance(mixer, WindowAttention) and mixer.window != model.spec.window(index):
-        changes["window"] = mixer.window
-    if isinstance(mixer, PooledAttention):
-        changes["key_pool"] = mixer.key_pool
+    changes = {"mixer": names[0], **mixer.stage_fields()}
+    if changes.get("window") == model.spec.window(index):
+        del changes["window"]  # the spec may leave the choice to the grid
     return dataclasses.replace(stage, **changes)

@@ -11,12 +11,11 @@ import math
 import typing
 from typing import Any, Literal
 
-from ..bits import LANES
 from ..errors import UserError
 from .limits import LIMITS, MAX_OPS
-from .registry import MIXERS, REGISTRIES, convert_field
+from .mixers import MIXER_RULES, Mixer, readers
+from .registry import REGISTRIES, convert_field
 
-Mixer = Literal["conv", "attention", "pooled_attention", "pooling"]
 Downsampling = Literal["binary", "float"]
 Norm = Literal["batch", "layer"]
 AttentionQuantizer = Literal["decomposition", "gsb", "one_bit"]
@@ -29,8 +28,6 @@ Task = Literal["classify", "segment"]
 
 DILATIONS = (1, 3, 5)
 """Dilations of the three grouped 3x3 convolutions of the token mixer (BHViT, Gao et al., CVPR 2025)."""
-MIXER_GROUPS = 4
-"""Groups of each of those convolutions."""
 ATTENTION_LEVELS = 3
 """Highest level of the decomposed attention matrix: levels 0..3, two bit planes."""
 NOMINAL_WINDOW = 7
@@ -92,7 +89,7 @@ class StageSpec:
             self.channels % self.expansion == 0,
             f"hidden/channels ({self.expansion}) must divide channels ({self.channels})",
         )
-        _one_of("mixer", self.mixer, typing.get_args(Mixer))
+        _one_of("mixer", self.mixer, tuple(MIXER_RULES))
         _one_of("weight_bits", self.weight_bits, (1, 32))
         _one_of("activation_bits", self.activation_bits, (1, 32))
         _require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
@@ -101,13 +98,14 @@ class StageSpec:
                 len(self.window) == 2 and all(1 <= edge <= LIMITS["window_h"] for edge in self.window),
                 f"window edges must be 1 to {LIMITS['window_h']} tokens, not {self.window}",
             )
-        if self.mixer == "conv":
-            _require(
-                self.channels % (LANES * MIXER_GROUPS) == 0,
-                f"channels of a stage with the conv mixer must be a multiple of {LANES * MIXER_GROUPS}, "
-                f"not {self.channels}",
-            )
-        elif self.mixer != "pooling" and self.mixer not in MIXERS:
+        if (rules := MIXER_RULES.get(self.mixer)) is None:
+            return  # a registered mixer: what makes it says what it needs
+        _require(
+            self.channels % rules.channels_multiple == 0,
+            f"channels of a stage with the {self.mixer} mixer must be a multiple of {rules.channels_multiple}, "
+            f"not {self.channels}",
+        )
+        if "heads" in rules.reads:
             _require(
                 self.heads >= 1 and self.channels % (32 * self.heads) == 0,
                 f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",
@@ -230,12 +228,12 @@ class ModelSpec:
             )
         for index, stage in enumerate(self.stages):
             height, width = self.grid(index)
-            if stage.mixer == "pooled_attention":
+            if stage.mixer in readers("key_pool"):
                 _require(
                     height % stage.key_pool == 0 and width % stage.key_pool == 0,
                     f"key_pool {stage.key_pool} does not divide the {height}x{width} tokens of stage {index}",
                 )
-            if stage.mixer == "attention":
+            if stage.mixer in readers("window"):
                 window = self.window(index)
                 _require(
                     height % window[0] == 0 and width % window[1] == 0,
@@ -254,7 +252,7 @@ class ModelSpec:
             self.num_classes * height * width <= MAX_GRID_FLOATS,
             f"img_size {height}x{width} is too large for logits of {self.num_classes} classes",
         )
-        unit = LANES * MIXER_GROUPS
+        unit = MIXER_RULES["conv"].channels_multiple
         _require(
             unit <= self.decoder_channels <= LIMITS["channels"] and self.decoder_channels % unit == 0,
             f"decoder_channels must be a multiple of {unit}, at most {LIMITS['channels']}, not {self.decoder_channels}",

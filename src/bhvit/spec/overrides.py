@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import UserError
+from .mixers import readers, reads
 from .model import NOMINAL_WINDOW, ModelSpec, StageSpec
-from .registry import MIXERS, convert_field
+from .registry import convert_field
 from .values import nearest
 
 MODEL_OVERRIDES = (
@@ -62,9 +63,6 @@ SHIFTS: Mapping[Any, tuple[int, ...]] = {"none": (), "both": (3, 5), 3: (3,), 5:
 
 _STAGE = tuple(field.name for field in dataclasses.fields(StageSpec))
 _TYPES = typing.get_type_hints(ModelSpec) | typing.get_type_hints(StageSpec)
-_ATTENTION = ("attention", "pooled_attention")
-_USED_BY = {"heads": _ATTENTION, "key_pool": ("pooled_attention",), "window": ("attention",)}
-"""Mixers of the package that read a field; registered ones may read all."""
 MAX_STAGES = 64
 """Stages that have names here; each halves the grid, so that no model has as many."""
 _HEAD = 64
@@ -161,23 +159,18 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
     own = {name.rpartition(".")[2]: v for name, v in values.items() if name.startswith(f"stages.{index}.")}
     mixer = own.get("mixer", values.get("mixer", stage.mixer))
     # What is said of all stages applies to those that use it; of one stage, for that one.
-    shared = {n: values[n] for n in EVERY_STAGE if n in values and _reads(mixer, n)}
+    shared = {n: values[n] for n in EVERY_STAGE if n in values and reads(mixer, n)}
     if mixer != stage.mixer:
         channels = own.get("channels", stage.channels)
         shared.setdefault("window", None)
-        if stage.mixer not in _ATTENTION:
+        if stage.mixer not in readers("heads"):
             shared.setdefault("heads", channels // _HEAD if channels % _HEAD == 0 else 1)
-        if mixer == "pooled_attention":
+        if mixer in readers("key_pool"):
             shared.setdefault("key_pool", _key_pool(*spec.grid(index)))
     try:
         return dataclasses.replace(stage, **(shared | own))
     except UserError as error:
         raise UserError(f"stage {index} of {spec.name}: {error}") from None
-
-
-def _reads(mixer: str, field: str) -> bool:
-    """Whether a mixer reads a field of its stage."""
-    return mixer in MIXERS or mixer in _USED_BY.get(field, (mixer,))
 
 
 def _key_pool(height: int, width: int) -> int:
@@ -194,9 +187,9 @@ def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
     for name in values:
         field = name.rpartition(".")[2]
         stages = [spec.stages[int(name.split(".")[1])]] if "." in name else spec.stages
-        if field in _USED_BY and not any(_reads(stage.mixer, field) for stage in stages):
-            raise UserError(f"{name} has no effect: no such stage has the mixer {' or '.join(_USED_BY[field])}")
-        quantised = any(_reads(stage.mixer, "heads") and stage.activation_bits == 1 for stage in stages)
+        if readers(field) and not any(reads(stage.mixer, field) for stage in stages):
+            raise UserError(f"{name} has no effect: no such stage has the mixer {' or '.join(readers(field))}")
+        quantised = any(reads(stage.mixer, "heads") and stage.activation_bits == 1 for stage in stages)
         if field == "attention" and not quantised:
             raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
         if field.startswith("decoder_") and spec.task != "segment":

@@ -15,7 +15,8 @@ from bhvit.models.fused.grids import add_conv_input, conv, conv_weights
 from bhvit.models.fused.parts import Weight, are_words, signs_of
 from bhvit.models.layers import BatchNorm
 from bhvit.models.quant_config import QuantConfig
-from bhvit.spec.model import DILATIONS, MIXER_GROUPS
+from bhvit.spec.mixers import MIXER_GROUPS
+from bhvit.spec.model import DILATIONS
 
 pytestmark = pytest.mark.skipif(not native.KERNELS, reason="built without the kernels of a training step")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -9,20 +10,6 @@ from ...bits import Floats
 from ...spec.model import ModelSpec
 from ..op_cost import OpCost
 from ..schema import SCHEMAS, OpSchema
-from . import (
-    attention,
-    downsample,
-    downsample_float,
-    head,
-    lateral,
-    mixer,
-    mlp,
-    pooled_attention,
-    pooling,
-    segment,
-    stem,
-    upsample_add,
-)
 
 
 class OpDefinition(NamedTuple):
@@ -38,21 +25,27 @@ class OpDefinition(NamedTuple):
     """The arithmetic in words."""
 
 
-OPS: Mapping[str, OpDefinition] = {
-    kind: OpDefinition(module.SCHEMA, module.reference, module.cost, module.__doc__)
-    for kind, module in {
-        "stem": stem,
-        "mixer": mixer,
-        "pooling": pooling,
-        "mlp": mlp,
-        "attention": attention,
-        "pooled_attention": pooled_attention,
-        "downsample": downsample,
-        "downsample_float": downsample_float,
-        "head": head,
-        "lateral": lateral,
-        "upsample_add": upsample_add,
-        "segment": segment,
-    }.items()
-}
+KINDS = (
+    "stem",
+    "mixer",
+    "pooling",
+    "mlp",
+    "attention",
+    "pooled_attention",
+    "downsample",
+    "downsample_float",
+    "head",
+    "lateral",
+    "upsample_add",
+    "segment",
+)
+"""Every kind of op; each has a file of its name here and in `packing.ops`."""
+
+
+def _definition(kind: str) -> OpDefinition:
+    module = importlib.import_module(f"{__name__}.{kind}")
+    return OpDefinition(module.SCHEMA, module.reference, module.cost, module.__doc__)
+
+
+OPS: Mapping[str, OpDefinition] = {kind: _definition(kind) for kind in KINDS}
 SCHEMAS.update((kind, op.schema) for kind, op in OPS.items())

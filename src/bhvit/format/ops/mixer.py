@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 from ...bits import Floats
-from ...spec.model import DILATIONS, MIXER_GROUPS, ModelSpec
+from ...spec.mixers import MIXER_GROUPS
+from ...spec.model import DILATIONS, ModelSpec
 from ..arithmetic import Tensors, conv, norm, prelu
 from ..op import Op
 from ..op_cost import BIAS, BIAS_BEFORE_SIGN, NORM, RPRELU, OpCost, quantised

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...format.arithmetic import TAPS
-from ...spec.model import DILATIONS, MIXER_GROUPS
+from ...spec.mixers import MIXER_GROUPS
+from ...spec.model import DILATIONS
 from ..quant_config import QuantConfig
 from . import kernels as native
 from .gradients import Gradients, by_name

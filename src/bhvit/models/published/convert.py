@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from ...spec.model import MAX_BLOCKS, AttentionQuantizer, Mixer, ModelSpec, StageSpec
+from ...spec.mixers import Mixer
+from ...spec.model import MAX_BLOCKS, AttentionQuantizer, ModelSpec, StageSpec
 from ..network import BHViT
 from ..registry import list_models, model_spec
 from .files import as_weights, read_state, unwrap

@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ...format.op import Op
+from ...format.ops import KINDS
 from ...models import BHViT
-from . import (
-    attention,
-    downsample,
-    downsample_float,
-    head,
-    lateral,
-    mixer,
-    mlp,
-    pooled_attention,
-    pooling,
-    segment,
-    stem,
-    upsample_add,
-)
 from .parts import Tensors
 
 OPS: Mapping[str, Callable[[Any], Tensors]] = {
-    "stem": stem.lower,
-    "mixer": mixer.lower,
-    "pooling": pooling.lower,
-    "mlp": mlp.lower,
-    "attention": attention.lower,
-    "pooled_attention": pooled_attention.lower,
-    "downsample": downsample.lower,
-    "downsample_float": downsample_float.lower,
-    "head": head.lower,
-    "lateral": lateral.lower,
-    "upsample_add": upsample_add.lower,
-    "segment": segment.lower,
+    kind: importlib.import_module(f"{__name__}.{kind}").lower for kind in KINDS
 }
 """By kind of op, what makes its tensors from its module: of a mixer and an MLP from the block that holds it."""
 
