@@ -107,13 +107,14 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 1}], ids=["parts", "static graph"])
+def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch, changes):
     # Several processes compute layers as they are written, one fuses them: another rounding, which a sign that flips
     # makes larger than what is compared here. tests/models/test_fused.py compares those two, in float64.
     monkeypatch.setattr(fused.native, "KERNELS", {})
     (tmp_path / "program.py").write_text(STATISTICS + program)
-    one = train(config(**OPTIONS, out=str(tmp_path / "one")), quiet=True)
-    ended = two_processes(tmp_path / "program.py", *arguments(**OPTIONS, out=tmp_path / "two"), "--json")
+    one = train(config(**{**OPTIONS, **changes}, out=str(tmp_path / "one")), quiet=True)
+    ended = two_processes(tmp_path / "program.py", *arguments(**{**OPTIONS, **changes}, out=tmp_path / "two"), "--json")
     for (_, error), status in ended:
         assert status == 0, error
     assert json.loads(ended[0][0][0])["validation"]["images"] == 16  # each counted once
@@ -129,7 +130,7 @@ def test_two_processes_compute_what_one_computes(config, arguments, program, tmp
     # What two wrote, one continues.
     saved = safetensors.torch.load_file(tmp_path / "two" / "resume.safetensors")
     assert any(name.startswith("average.") for name in saved)
-    assert train(config(**OPTIONS, out=str(tmp_path / "two")), resume=True, quiet=True).metrics.top1 >= 0
+    assert train(config(**{**OPTIONS, **changes}, out=str(tmp_path / "two")), resume=True, quiet=True).metrics.top1 >= 0
 
 
 @pytest.mark.parametrize(("batch", "parts", "size"), [(8, 1, 1), (8, 1, 2), (16, 2, 2), (12, 1, 3), (6, 1, 2)])

@@ -9,7 +9,8 @@ import torch
 from bhvit.data.dataset import open_dataset
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
-from bhvit.train.augment import moved, normalized, seed_for, turned
+from bhvit.train.augment import Normalizer, draw_moves, draw_turns, moved, seed_for, turned
+from bhvit.train.distributed import BatchShard
 from bhvit.train.loader import Batches
 from helpers.shard_files import png, write_shard
 
@@ -27,15 +28,22 @@ def same(first, second):
     return all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(first, second, strict=True))
 
 
+def shifted(pixels, shift, flip):
+    """Pixels after `moved` with draws of their own."""
+    count, *size, _ = pixels.shape
+    return moved(pixels, torch.arange(count), **draw_moves(shift, flip, size, 1, BatchShard(count)))
+
+
 def test_normalising_is_the_evaluations():
-    np.testing.assert_array_equal(normalized(PIXELS, PREPROCESS).numpy(), PREPROCESS.normalize(PIXELS.numpy()))
+    images = Normalizer(PREPROCESS, CPU)(PIXELS)
+    np.testing.assert_array_equal(images.numpy(), PREPROCESS.normalize(PIXELS.numpy()))
 
 
 def test_moves_stay_within_their_bounds_and_repeat_the_border():
-    assert torch.equal(moved(PIXELS, 0, False, seed=1), PIXELS)
+    assert torch.equal(shifted(PIXELS, 0, False), PIXELS)
     wide = PIXELS.repeat(100, 1, 1, 1)
     seen = set()
-    for before, after in zip(wide, moved(wide, 0.125, False, seed=1)):
+    for before, after in zip(wide, shifted(wide, 0.125, False)):
         found = [
             (dy, dx)
             for dy in (-1, 0, 1)
@@ -49,16 +57,18 @@ def test_moves_stay_within_their_bounds_and_repeat_the_border():
 
 def test_half_of_the_images_are_mirrored():
     wide = PIXELS.repeat(100, 1, 1, 1)
-    flipped = [torch.equal(a, b.flip(1)) for a, b in zip(moved(wide, 0, True, seed=1), wide)]
-    kept = [torch.equal(a, b) for a, b in zip(moved(wide, 0, True, seed=1), wide)]
+    flipped = [torch.equal(a, b.flip(1)) for a, b in zip(shifted(wide, 0, True), wide)]
+    kept = [torch.equal(a, b) for a, b in zip(shifted(wide, 0, True), wide)]
     assert all(a != b for a, b in zip(flipped, kept))
     assert 200 < sum(flipped) < 300
 
 
 def test_turning_by_nothing_changes_nothing(config):
-    settings = config(shift=0.0, flip=False)
-    assert torch.equal(turned(PIXELS, settings, seed=1), PIXELS)
-    assert not torch.equal(turned(PIXELS, config(rotate=20, flip=False), seed=1), PIXELS)
+    def after(**changes):
+        return turned(PIXELS, **draw_turns(config(flip=False, **changes), (8, 8), 1, BatchShard(len(PIXELS))))
+
+    assert torch.equal(after(shift=0.0), PIXELS)
+    assert not torch.equal(after(rotate=20), PIXELS)
 
 
 @pytest.mark.parametrize("changes", [{}, {"augment": "none"}, {"rotate": 10, "zoom": 0.1}])

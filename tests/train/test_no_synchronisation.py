@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -26,8 +27,9 @@ from bhvit.spec.model import StageSpec
 from bhvit.train import TrainConfig
 from bhvit.train.augment import Mixing
 from bhvit.train.ema import ModelEma
-from bhvit.train.loop import _Run
-from bhvit.train.optim import make_optimizer
+from bhvit.train.loader import Batches
+from bhvit.train.optim import hold_rates, make_optimizer, set_learning_rate
+from bhvit.train.step import TrainStep
 from bhvit.train.teacher import Teacher
 
 PREPROCESS = Preprocess(size=(16, 16), channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
@@ -41,7 +43,9 @@ class _Copies(TorchDispatchMode):
         self.calls = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+        # Fused optimisers change tensors in place; PyTorch has no fake form of them for rates in tensors.
+        fused = str(func) in ("aten._fused_adamw_.tensor_lr", "aten._fused_sgd_.tensor_lr")
+        result = None if fused else func(*args, **(kwargs or {}))
         self.calls += 1
         leaves, _ = torch.utils._pytree.tree_flatten((args, kwargs, result))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -66,6 +70,10 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
         yield torch.device("meta")
         return
     monkeypatch.setattr(Tensor, "backward", _zero_gradients)
+    # Autocast is off where PyTorch finds no card.
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    monkeypatch.setattr("bhvit.train.loader._fits", lambda pixels, device: False)
     with FakeTensorMode():
         yield torch.device("cuda")
 
@@ -83,42 +91,84 @@ def _zero_gradients(loss: Tensor) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
-def _train_two_steps(model: BHViT, teacher: BHViT, device: torch.device, **settings: Any) -> int:
-    """Run the loop's own step twice on `device` and return how many operations the second one dispatched.
+class _Images:
+    """As much of a data set as making batches asks for."""
+
+    labels = np.zeros(8, np.int64)
+    blocks, window = None, 1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _inputs(config: TrainConfig, mixing: Mixing | None, device: torch.device) -> tuple[Batches, dict[str, Tensor]]:
+    """Batches whose decoded images lie on `device`, and one of them with all that is drawn for it, there too."""
+    with _disable_current_modes():
+        drawn = Batches(_Images(), PREPROCESS, config, torch.device("cpu"), decoded=torch.zeros(8, 16, 16, 3).byte())  # type: ignore[arg-type]
+        inputs = next(drawn.drawn(0)).inputs
+        if mixing is not None:
+            parts = [mixing.draw(PREPROCESS.size, seed) for seed in range(config.accumulate)]
+            inputs |= {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    pixels = torch.empty(8, 16, 16, 3, dtype=torch.uint8, device=device)
+    batches = Batches(_Images(), PREPROCESS, config, device, decoded=pixels)  # type: ignore[arg-type]
+    return batches, {name: torch.empty(v.shape, dtype=v.dtype, device=device) for name, v in inputs.items()}
+
+
+def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+
+
+def _train_two_steps(model: BHViT, teacher: BHViT, device: torch.device, /, **settings: Any) -> int:
+    """Run what a CUDA graph holds of a step twice on `device` and return how many operations the second one dispatched.
 
     In the first the quantisers take their values; the optimiser makes its state in it.
     """
-    config = TrainConfig(data="digits", model="bhvit_nano", out=os.devnull, epochs=2, **settings)
-
+    outputs = settings.pop("kept_outputs", False)
+    config = TrainConfig.from_dict(
+        {"data": "digits", "model": "bhvit_nano", "out": os.devnull, "epochs": 2, "batch_size": 4, **settings}
+    )
     teaching = Teacher(teacher, PREPROCESS, PREPROCESS)
     with _disable_current_modes():
         ema = ModelEma(model, config) if config.ema else None
     for module in (model.train(), teaching, *([ema.module] if ema else [])):
         module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
-    optimizer = make_optimizer(model, config)
-    if device.type == "meta":  # which the fused optimiser does not know
+    optimizer = make_optimizer(model, config, static=True)
+    if device.type == "meta":  # which the fused optimisers do not know
         for group in optimizer.param_groups:
-            group["fused"] = False
-    phase = SimpleNamespace(
+            group["fused"] = group["capturable"] = False
+    mixing = Mixing(config, config.label_smoothing, 5) if config.mixing else None
+    batches, inputs = _inputs(config, mixing, device)
+    inputs["numbers"] = torch.empty(2, device=device)
+    if outputs:
+        inputs["teacher"] = torch.empty(4, 5, device=device)
+    phase: Any = SimpleNamespace(
         config=config,
+        context=SimpleNamespace(device=device, say=None),
         model=model,
         network=model,
         optimizer=optimizer,
-        mixing=Mixing(config, config.label_smoothing, 5) if config.mixing else None,
+        mixing=mixing,
+        class_weights=torch.empty(5, device=device),
         ema=ema,
-        batches=SimpleNamespace(steps=10),
-        autocast=nullcontext,  # PyTorch turns CUDA's off without a card
+        batches=batches,
+        autocast=lambda: _autocast(config, device),
         sync=lambda last: nullcontext(),
-        teach=lambda images, which: teaching(images) if config.distillation else None,
+        teacher=teaching if config.teacher and not outputs else None,
     )
-    run: Any = SimpleNamespace(phase=phase, context=SimpleNamespace(device=device))
-    images = torch.empty(4, 3, 16, 16, device=device)
-    labels = torch.zeros(4, dtype=torch.int64, device=device)
-    for step in range(2):
+    step = TrainStep(phase, static=True)
+    whole = step._whole
+    if whole:
+        step._rates = hold_rates(optimizer, device)
+        inputs["rates"] = torch.empty_like(step._rates)
+    for _ in range(2):
         with _Copies() as copies:
-            loss, right = _Run._step(run, images, labels, 1e-3, 1, step, torch.arange(4))
-        assert loss.device.type == right.device.type == device.type
+            outcome = step._compute(inputs, None)
+            if not whole:
+                set_learning_rate(optimizer, 1e-3)
+                step._update(0.5)
+        assert outcome.device.type == device.type
     assert all(parameter.grad is not None for parameter in model.parameters())
+    assert whole or device.type == "meta" or config.opt == "lamb"
     return copies.calls
 
 
@@ -126,8 +176,12 @@ OPTIONS: list[dict[str, Any]] = [
     {},
     {"clip_grad": 1.0, "ema": 0.99},
     {"mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1},
-    {"distillation": 0.5, "regularisation": 0.1, "dampening": 0.1},
+    {"teacher": "resnet18", "regularisation": 0.1, "dampening": 0.1, "balance": 0.5},
+    {"teacher": "resnet18", "teacher_outputs": "kept", "kept_outputs": True},
     {"accumulate": 2, "layer_decay": 0.5},
+    {"opt": "sgd", "rotate": 5.0, "zoom": 0.1},
+    {"opt": "lamb", "erase": 0.3, "augment": "none"},
+    {"precision": "bfloat16", "ema": 0.99, "mixup": 0.8, "teacher": "resnet18"},
 ]
 
 
@@ -156,6 +210,8 @@ def models(request: pytest.FixtureRequest) -> tuple[BHViT, BHViT]:
 def test_no_option_of_training_waits_for_the_device(
     options: dict[str, Any], models: tuple[BHViT, BHViT], device: torch.device
 ) -> None:
+    if options.get("precision") == "bfloat16" and device.type == "meta":
+        options = {**options, "precision": "float32"}  # meta tensors know no autocast
     assert _train_two_steps(*models, device, **options) > 100
 
 

@@ -14,7 +14,7 @@ from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint
 from bhvit.train import TrainConfig, train
-from bhvit.train.augment import Mixing, erased
+from bhvit.train.augment import Mixing, draw_boxes, erased, seed_for
 from bhvit.train.context import RunContext
 from bhvit.train.distributed import BatchShard, Processes
 from bhvit.train.ema import ModelEma
@@ -65,9 +65,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config):
     gradients = []
     for parts in (1, 2, 4):
         run = _Run(config(accumulate=parts, **changes), Processes(), resume=False, force=False, quiet=True)
-        batch = next(run.phase.batches.numbered(0))
-        loss, right = run._step(*batch[:2], 1e-3, 0, 0, batch[2])
-        gradients.append([loss, right, *(parameter.grad for parameter in run.phase.model.parameters())])
+        outcome = run._step(next(run.phase.batches.drawn(0)), 0, 0)
+        gradients.append([outcome, *(parameter.grad for parameter in run.phase.model.parameters())])
         addresses = [parameter.grad.data_ptr() for parameter in run.phase.model.parameters()]
         assert len(set(addresses)) == len(addresses)  # what is added or clipped in place is changed once
     for other in gradients[1:]:
@@ -83,7 +82,7 @@ def test_the_average_is_that_of_the_weights_and_its_statistics_are_its_own(confi
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter += 0.1 * torch.randn_like(parameter)
-        average.update(model, step)
+        average.update(model, average.weight(step))
         weight = model.stem.conv.weight.detach().double()
         decay = 0.0 if step == 1 else min(0.6, 1 - step ** (-2 / 3))
         expected = weight.clone() if expected is None else decay * expected + (1 - decay) * weight
@@ -154,7 +153,7 @@ def test_rand_augment_does_not_depend_on_workers(config):
 
 
 def test_erasing_erases_as_often_as_it_says():
-    images = erased(torch.ones(400, 3, 16, 16), 0.25, 7, BatchShard(400))
+    images = erased(torch.ones(400, 3, 16, 16), **draw_boxes(0.25, (3, 16, 16), 7, BatchShard(400)))
     touched = (images == 0).flatten(1).any(dim=1)
     assert 70 < int(touched.sum()) < 130
     share = (images[touched] == 0).double().mean(dim=(1, 2, 3))
@@ -166,13 +165,48 @@ def test_mixed_labels_are_those_of_the_pixels(config):
     images = torch.arange(8.0)[:, None, None, None].expand(8, 3, 8, 8).contiguous()
     labels = torch.tensor([0, 1, 0, 1, 0, 0, 1, 1])
     for settings in (config(mixup=1.0), config(cutmix=1.0)):
-        mixed, targets = Mixing(settings, settings.label_smoothing, 2)(images, labels, 3)
+        mixing = Mixing(settings, settings.label_smoothing, 2)
+        mixed, targets = mixing.apply(images, labels, **mixing.draw((8, 8), 3))
         share = (mixed.mean(dim=(1, 2, 3)) - images.flip(0)[:, 0, 0, 0]) / (images - images.flip(0))[:, 0, 0, 0]
         hot = torch.eye(2)
         expected = share[:, None] * hot[labels] + (1 - share[:, None]) * hot[labels.flip(0)]
         torch.testing.assert_close(targets, expected, rtol=1e-4, atol=1e-5)
-        again, _ = Mixing(settings, settings.label_smoothing, 2)(images, labels, 3)
+        again, _ = mixing.apply(images, labels, **mixing.draw((8, 8), 3))
         assert torch.equal(mixed, again)
+
+
+@pytest.mark.parametrize("changes", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+def test_mixing_is_timms(config, changes):
+    from timm.data import Mixup
+
+    settings = config(**changes, label_smoothing=0.1)
+    mixing = Mixing(settings, settings.label_smoothing, 5)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(8, 3, 10, 14, generator=generator)
+    labels = torch.randint(0, 5, (8,), generator=generator)
+    state = np.random.get_state()  # noqa: NPY002 (the generator that timm draws from)
+    try:
+        for seed in range(50):
+            np.random.seed(seed)  # noqa: NPY002
+            theirs = Mixup(settings.mixup, settings.cutmix, label_smoothing=0.1, num_classes=5)(images.clone(), labels)
+            ours = mixing.apply(images, labels, **mixing.draw((10, 14), seed))
+            assert all(torch.equal(own, other) for own, other in zip(ours, theirs, strict=True))
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+
+
+def test_erasing_is_torchvisions():
+    from torchvision.transforms import RandomErasing
+
+    shard = BatchShard(32)
+    images = torch.randn(32, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    ours = erased(images.clone(), **draw_boxes(0.5, (3, 12, 16), 7, shard))
+    eraser = RandomErasing(0.5, value=0)
+    with torch.random.fork_rng():
+        for row, (image, own) in enumerate(zip(images, ours)):
+            torch.manual_seed(seed_for(7, row))
+            assert torch.equal(eraser(image), own)
+    assert not torch.equal(images, ours)
 
 
 def test_the_published_rule_with_mixing_and_the_published_second_phase(config, model):

@@ -17,9 +17,10 @@ from bhvit.data.masks import IGNORED, open_masked
 from bhvit.image import Preprocess
 from bhvit.models import load_checkpoint, save_checkpoint
 from bhvit.train import TrainConfig, train
+from bhvit.train.augment import Normalizer
 from bhvit.train.distributed import BatchShard
 from bhvit.train.losses import mask_loss
-from bhvit.train.mask_augment import scaled_pairs
+from bhvit.train.mask_augment import draw_pairs, scaled_pairs
 from bhvit.train.settings import AugmentSettings, LossSettings
 from helpers.masked_images import make
 from helpers.runs import assert_same
@@ -150,13 +151,18 @@ def test_masks_move_with_their_images(settings):
     one = torch.from_numpy(np.stack([dataset.pixels(index, preprocess) for index in range(8)]))
     one[..., :3] = one[..., 3:] * 80  # the picture shows its mask
     options = AugmentSettings(augment="scale-crop", zoom=0.9)
-    images, labels = scaled_pairs(one, preprocess, dataclasses.replace(options, flip=True), 3, BatchShard(8))
+
+    def augmented(settings):
+        drawn = draw_pairs(settings, 3, BatchShard(8))
+        return scaled_pairs(one, preprocess, Normalizer(preprocess, torch.device("cpu")), drawn)
+
+    images, labels = augmented(dataclasses.replace(options, flip=True))
     shades = images * torch.tensor(preprocess.std)[:, None, None] + torch.tensor(preprocess.mean)[:, None, None]
     inside = labels != IGNORED
     assert 0.3 < inside.float().mean() < 1
     near = (shades[:, 0] * 255 / 80 - labels).abs() < 0.5  # bilinear and nearest differ at edges alone
     assert near[inside].float().mean() > 0.6
-    same, plain = scaled_pairs(one, preprocess, AugmentSettings(augment="none", flip=False), 3, BatchShard(8))
+    same, plain = augmented(AugmentSettings(augment="none", flip=False))
     torch.testing.assert_close(plain, one[..., 3].long())
     assert same.shape == (8, 3, 6, 8)
 

@@ -51,6 +51,24 @@ def least_over_processes(x: Tensor) -> Tensor:
     return least
 
 
+def gathered(partial: Tensor) -> Tensor:
+    """Every process's statistics (kinds, parts, channels), one after the other along the parts, without gradients."""
+    if processes() == 1:
+        return partial
+    every = [torch.empty_like(partial) for _ in range(processes())]
+    dist.all_gather(every, partial)
+    return torch.cat(every, dim=1)
+
+
+def mean_of_sums(sums: Tensor) -> Tensor:
+    """The mean of every process's `sums`, any shape, without gradients."""
+    if processes() == 1:
+        return sums
+    total = sums.clone()
+    dist.all_reduce(total)
+    return total / processes()
+
+
 def shared_batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
     """What `norm` in training mode gives for tokens (N, C), with the statistics of all processes' tokens.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from ..errors import UserError
 from ..spec import overrides as spec_overrides
@@ -30,6 +30,7 @@ from .settings import (
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Start = Literal["best", "last"]
+Switch: TypeAlias = bool | Literal["auto"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,12 @@ class TrainConfig(
     """Write the log for TensorBoard too, below `out`."""
     wandb: bool = False
     """Send the log to Weights & Biases too; WANDB_PROJECT, WANDB_MODE and the like say where to."""
-    compile: bool = False
-    """Compile the blocks with `torch.compile` before training: minutes of waiting for faster steps. Where it fails a
-    warning says why, and training goes on without."""
+    compile: Switch = "auto"
+    """Compile the blocks with `torch.compile` before training: a minute or more of waiting for faster steps. Where it
+    fails a warning says why, and training goes on without. auto compiles on a GPU if the run is long enough."""
+    graphs: Switch = "auto"
+    """Hold a whole step in a CUDA graph, which costs Python's time once instead of in every step; auto does so on a GPU
+    in one process. On a CPU true computes the same step without a graph."""
     save_minutes: float = 10.0
     """Time between checkpoints within an epoch; every epoch's end has one anyway."""
 
@@ -233,7 +237,18 @@ FIELDS = tuple(
     if field.name not in ("overrides", "phases")
 )
 """Names of the training settings, those without a default first."""
-MACHINE = ("out", "device", "threads", "tensorboard", "wandb", "compile", "workers", "cache_mb", "save_minutes")
+MACHINE = (
+    "out",
+    "device",
+    "threads",
+    "tensorboard",
+    "wandb",
+    "compile",
+    "graphs",
+    "workers",
+    "cache_mb",
+    "save_minutes",
+)
 """Settings that a resumed run may change: where and how it runs, not what it computes."""
 WHOLE_RUN = (
     *MACHINE,

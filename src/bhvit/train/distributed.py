@@ -186,4 +186,11 @@ def wrap_ddp(model: nn.Module, shard: BatchShard, device: torch.device) -> nn.Mo
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it, older only this
         # Batch statistics are shared already, so buffers are equal and need no sending.
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        # Every step has the same graph, but for those that leave out the exchange for parts of a batch.
+        return nn.parallel.DistributedDataParallel(
+            model,
+            device_ids=ids,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            static_graph=shard.micro_batches == 1,
+        )

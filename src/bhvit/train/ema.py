@@ -33,9 +33,25 @@ class ModelEma:
             if isinstance(part, DropPath):
                 part.drop_prob = 0.0
 
-    def update(self, model: BHViT, steps: int) -> None:
-        """After step number `steps`, from 1: the first one copies the weights."""
-        self._ema.update(model, steps)
+    def weight(self, steps: int) -> float:
+        """How far step number `steps`, from 1, moves the average towards the weights: the first one copies them."""
+        return 1.0 - float(self._ema.get_decay(steps))
+
+    @torch.no_grad()
+    def update(self, model: BHViT, weight: float | Tensor) -> None:
+        """Move the average by `weight` of the way to the weights of `model`, and copy its buffers."""
+        average: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(model.parameters())
+        if isinstance(weight, Tensor):  # which the operation below takes as a number alone
+            steps = list(torch._foreach_sub(weights, average))
+            torch._foreach_mul_(steps, weight)
+            torch._foreach_add_(average, steps)
+        else:
+            torch._foreach_lerp_(average, weights, weight)
+        buffers = list(zip(self.module.buffers(), model.buffers()))
+        for kind in {buffer.dtype for buffer, _ in buffers}:  # together they would be copied one by one
+            own, others = zip(*(pair for pair in buffers if pair[0].dtype == kind))
+            torch._foreach_copy_(own, others)
 
     def measure(self, batches: Batches, epoch: int, autocast: Any) -> None:
         """Set the statistics of every batch norm to their mean over the first `ema_batches` batches of an epoch."""

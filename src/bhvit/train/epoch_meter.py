@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from .context import RunContext
 from .run_folder import Progress
+
+T = TypeVar("T")
 
 
 class EpochMeter:
@@ -17,21 +21,42 @@ class EpochMeter:
     def __init__(self, progress: Progress, context: RunContext, batch_size: int, steps: int) -> None:
         """`steps` is the number of them in a whole epoch."""
         self.steps, self.batch_size, self._processes = steps, batch_size, context.processes
-        self._begin = time.perf_counter() - progress.seconds
+        self._made = time.perf_counter()
+        self._begin = self._made - progress.seconds
+        self._waited = 0.0
+        # The mean of losses, the sum of the rest.
+        self._weights = torch.tensor([1 / context.processes.size, 1.0], dtype=torch.float64, device=context.device)
         start = [progress.loss_sum, progress.correct, 0]
         self._sums = torch.tensor(start, dtype=torch.float64, device=context.device)
 
-    def add(self, loss: Tensor, right: Tensor, asked: bool = False) -> None:
-        """Add a step: this process's loss and how many of its images were right, scalars; and whether a signal has
+    def add(self, outcome: Tensor, asked: bool = False) -> None:
+        """Add a step: this process's loss and how many of its images were right, float64 (2,); and whether a signal has
         asked this process to end."""
-        signals = self._sums.new_full((), float(asked))
-        step = torch.stack([loss.double() / self._processes.size, right.double(), signals])
-        self._sums += self._processes.sum(step)
+        signals = self._sums.new_full((1,), float(asked))
+        self._sums += self._processes.sum(torch.cat([outcome * self._weights, signals]))
 
     @property
     def asked_to_end(self) -> bool:
         """Whether a signal has asked one of the processes to end; on a GPU this waits for the steps so far."""
         return bool(self._sums[2] > 0)
+
+    def waiting(self, batches: Iterable[T]) -> Iterator[T]:
+        """`batches`, whose making counts as waiting for data."""
+        remaining = iter(batches)
+        while True:
+            begin = time.perf_counter()
+            try:
+                batch = next(remaining)
+            except StopIteration:
+                return
+            finally:
+                self._waited += time.perf_counter() - begin
+            yield batch
+
+    @property
+    def waited(self) -> float:
+        """The share of the time since this meter was made that went into waiting for data."""
+        return self._waited / max(time.perf_counter() - self._made, 1e-9)
 
     @property
     def finite(self) -> bool:

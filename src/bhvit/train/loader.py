@@ -1,4 +1,4 @@
-"""Batches of training images: kept decoded in memory where they fit, else decoded by worker processes.
+"""Batches of training images: kept decoded on the device or in memory where they fit, else decoded by workers.
 
 Everything random is a function of (seed, epoch, step) or (seed, epoch, image, copy), so that a run resumed
 anywhere sees what an uninterrupted one sees, whatever the number of workers, and several processes
@@ -9,13 +9,14 @@ Shapes: B batch, H×W pixels, C channels. Pixels are uint8 (B, H, W, C) until th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,9 @@ from ..data.metrics import decode
 from ..errors import UserError
 from ..image import Preprocess
 from ..system import allowed_cores
-from .augment import erased, moved, normalized, seed_for, shifted
+from .augment import Normalizer, draw_boxes, draw_moves, draw_turns, erased, moved, seed_for, turned
 from .distributed import BatchShard
-from .mask_augment import scaled_pairs
+from .mask_augment import draw_pairs, scaled_pairs
 from .settings import BatchSettings
 
 SHARED_MEMORY = "/dev/shm"
@@ -39,6 +40,17 @@ PREFETCHED = 3
 """Batches that a worker holds ready or under way."""
 LONGEST_TEMPORARY_FOLDER = 70
 """Bytes of its path: a socket's address has at most 107, and multiprocessing takes some 35 of them."""
+DEVICE_SHARE = 0.25
+"""Decoded images are kept on a GPU where they need no more than this share of its free memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A batch before it is on the device: what `Batches.prepare` makes images of, tensors of fixed shapes by name."""
+
+    inputs: dict[str, Tensor]
+    which: Tensor
+    """Which training images they are, (B,) on the CPU."""
 
 
 class Batches:
@@ -65,19 +77,30 @@ class Batches:
         """Batches an epoch."""
         each = settings.augment == "resized-crop" or settings.rand_augment > 0  # an image at a time, by the workers
         self.pixels = None if each else cached(dataset, preprocess, settings.cache_mb) if decoded is None else decoded
+        """All images decoded, uint8 (N, H, W, C), where they fit: on the device, else on the CPU."""
+        if self.pixels is not None and _fits(self.pixels, device):
+            self.pixels = self.pixels.to(device)
+        self.normalize = Normalizer(preprocess, device)
         self._loader = None if self.pixels is not None else self._workers(dataset)
+
+    @property
+    def place(self) -> str:
+        """Where decoded images are, in words."""
+        if self.pixels is None:
+            return "decoded by workers"
+        return "on the device" if self.pixels.device.type != "cpu" else "in memory"
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of batches `start`, `start + 1`, … below `stop` of an epoch, on the device.
 
         Images float32 (B, C, H, W) and labels (B,), or with masks (B, H, W).
         """
-        for images, labels, _ in self.numbered(epoch, start, stop):
-            yield images, labels
+        for batch in self.drawn(epoch, start, stop):
+            yield self.prepare({name: value.to(self.device) for name, value in batch.inputs.items()})
 
-    def numbered(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """As `epoch`, and which training images they are, (B,) on the CPU."""
-        settings, seed = self.settings, self.settings.seed
+    def drawn(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+        """The same batches before `prepare`, on the CPU: pixels or which they are, and what is drawn at random."""
+        settings, seed, size = self.settings, self.settings.seed, self.preprocess.size
         generator = torch.Generator().manual_seed(seed_for(seed, epoch))
         order = self._order(generator).repeat_interleave(settings.repeats)
         copies = torch.arange(len(order)) % settings.repeats
@@ -85,21 +108,43 @@ class Batches:
         rows = self.shard.rows
         keys = torch.stack([order[:used].view(shape)[start:stop, rows], copies[:used].view(shape)[start:stop, rows]])
         for step, (indices, pixels) in enumerate(zip(keys[0], self._pixels(epoch, keys)), start):
-            pixels = pixels.to(self.device, non_blocking=True)
+            inputs = {**pixels, "labels": self.labels[indices]}
             if self.masked:
-                images, labels = scaled_pairs(
-                    pixels, self.preprocess, settings, seed_for(seed, epoch, step), self.shard
-                )
-                yield images, labels, indices
+                inputs |= draw_pairs(settings, seed_for(seed, epoch, step), self.shard)
+                yield Batch(inputs, indices)
                 continue
-            if settings.augment == "shift":
-                pixels = shifted(pixels, settings, seed_for(seed, epoch, step), self.shard)
-            elif settings.augment == "none" and settings.flip:
-                pixels = moved(pixels, 0, settings.flip, seed_for(seed, epoch, step), self.shard)
-            images = normalized(pixels, self.preprocess)
+            if settings.augment == "shift" and (settings.rotate or settings.zoom):
+                inputs |= draw_turns(settings, size, seed_for(seed, epoch, step), self.shard)
+            elif settings.augment == "shift" or (settings.augment == "none" and settings.flip):
+                shift = settings.shift if settings.augment == "shift" else 0.0
+                inputs |= draw_moves(shift, settings.flip, size, seed_for(seed, epoch, step), self.shard)
             if settings.erase:
-                images = erased(images, settings.erase, seed_for(seed, epoch, step, 3), self.shard)
-            yield images, self.labels[indices].to(self.device, non_blocking=True), indices
+                planes = self.preprocess.channels, *size
+                inputs |= draw_boxes(settings.erase, planes, seed_for(seed, epoch, step, 3), self.shard)
+            yield Batch(inputs, indices)
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """A batch's images float32 (B, C, H, W) and labels (B,), or masks (B, H, W), from its `inputs` on the device.
+
+        It reads no number of them, so that a CUDA graph can hold it.
+        """
+        if "pixels" in inputs:
+            source, which = inputs["pixels"], torch.arange(len(inputs["pixels"]), device=self.device)
+        else:
+            assert self.pixels is not None
+            source, which = self.pixels, inputs["which"]
+        if self.masked:
+            return scaled_pairs(source[which], self.preprocess, self.normalize, inputs)
+        if "rows" in inputs:
+            pixels = moved(source, which, inputs["rows"], inputs["columns"])
+        else:
+            pixels = source if "pixels" in inputs else source[which]
+            if "theta" in inputs:
+                pixels = turned(pixels, inputs["theta"])
+        images = self.normalize(pixels)
+        if "boxes" in inputs:
+            images = erased(images, inputs["boxes"])
+        return images, inputs["labels"]
 
     def _order(self, generator: torch.Generator) -> Tensor:
         """All images in random order. Where the source is read in blocks, these are shuffled, then the images of those
@@ -111,17 +156,20 @@ class Batches:
         place = torch.randperm(int(blocks.max()) + 1, generator=generator)[torch.from_numpy(blocks)]
         return order[torch.argsort(place[order] // self.window, stable=True)]
 
-    def _pixels(self, epoch: int, keys: Tensor) -> Iterator[Tensor]:
+    def _pixels(self, epoch: int, keys: Tensor) -> Iterator[dict[str, Tensor]]:
+        """The "pixels" of each batch, or "which" images they are where `prepare` can reach all of them."""
         if self.pixels is not None:
+            reached = self.pixels.device.type == self.device.type
             for indices in keys[0]:
-                yield self.pixels[indices]
+                yield {"which": indices} if reached else {"pixels": self.pixels[indices]}
             return
         assert self._loader is not None
         self._loader.batch_sampler.batches = [  # type: ignore[union-attr]
             [(epoch, index, copy) for index, copy in zip(indices, copies)]
             for indices, copies in zip(keys[0].tolist(), keys[1].tolist())
         ]
-        yield from self._loader
+        for pixels in self._loader:
+            yield {"pixels": pixels}
 
     def _workers(self, dataset: Dataset) -> DataLoader[Tensor]:
         workers = self.settings.workers if self.settings.workers >= 0 else allowed_cores()
@@ -238,6 +286,14 @@ def cached(dataset: Dataset, preprocess: Preprocess, cache_mb: int) -> Tensor | 
     if len(dataset) * preprocess.size[0] * preprocess.size[1] * preprocess.channels > cache_mb << 20:
         return None
     return torch.from_numpy(decode(dataset, preprocess, range(len(dataset))))
+
+
+def _fits(pixels: Tensor, device: torch.device) -> bool:
+    """Whether decoded images may be kept on a device."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.nbytes <= DEVICE_SHARE * free
 
 
 def _quiet(worker: int) -> None:

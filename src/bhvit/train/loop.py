@@ -26,8 +26,8 @@ from .context import RunContext
 from .distributed import Processes, check_batches, choose_device, process_group, started_processes
 from .epoch_meter import EpochMeter
 from .interrupt import Interruptible
-from .losses import count_right, total_loss
-from .optim import learning_rate, set_learning_rate
+from .loader import Batch
+from .optim import learning_rate
 from .phase import Phase, check_models, check_phases
 from .run_data import open_run_data
 from .run_folder import Progress, RunFolder
@@ -224,11 +224,11 @@ class _Run:
         phase, number = self.phase, self._epochs_done
         meter = EpochMeter(self.progress, self.context, phase.config.batch_size, phase.batches.steps)
         rate = self._train_epoch(number, meter)
-        seconds = meter.seconds
+        seconds, waited = meter.seconds, meter.waited
         if phase.ema is not None:
             phase.ema.measure(phase.batches, number, phase.autocast())
         metrics = self._validate()
-        self._finish_epoch(metrics, self._entry(number, meter, seconds, rate, metrics))
+        self._finish_epoch(metrics, self._entry(number, meter, seconds, waited, rate, metrics))
         return metrics
 
     def _train_epoch(self, number: int, meter: EpochMeter) -> float:
@@ -237,14 +237,14 @@ class _Run:
         saved, rate = time.perf_counter(), 0.0
         self.phase.model.train()
         with self._bar(number) as bar:
-            for step, (images, labels, which) in enumerate(batches.numbered(number, first), first):
+            for step, batch in enumerate(meter.waiting(batches.drawn(number, first)), first):
                 if self._asked_to_end(meter, step):
                     self._save_within(meter, step)
                     self.interruptible.end()
                 done = self.progress.epoch * batches.steps + step
                 rate = learning_rate(config, done, batches.steps)
-                loss, right = self._step(images, labels, rate, seed_for(config.seed, number, step, 2), done, which)
-                meter.add(loss, right, self.interruptible.asked)
+                outcome = self._step(batch, seed_for(config.seed, number, step, 2), done)
+                meter.add(outcome, self.interruptible.asked)
                 if self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0:
                     self._check_finite(meter, number, step)
                     left = config.epochs - self.progress.epoch
@@ -264,43 +264,15 @@ class _Run:
             return self.interruptible.asked
         return (self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0) and meter.asked_to_end
 
-    def _step(
-        self, images: Tensor, labels: Tensor, rate: float, seed: int, done: int, which: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Optimiser step number `done`, from 0, with the training images `which`. This process's loss, and how many
-        images were right; scalars."""
-        phase, config = self.phase, self.phase.config
-        total = config.epochs * phase.batches.steps
-        set_learning_rate(phase.optimizer, rate)
-        phase.optimizer.zero_grad(set_to_none=True)
-        zero = torch.zeros((), device=self.context.device)
-        loss_sum, right = zero.clone(), zero.clone()
-        micro_batches = list(zip(*(values.chunk(config.accumulate) for values in (images, labels, which))))
-        for index, (x, y, numbers) in enumerate(micro_batches):
-            own_seed = seed_for(seed, index) if index else seed
-            torch.manual_seed(own_seed)  # stochastic depth draws from the global generator
-            if phase.mixing is not None:
-                x, y = phase.mixing(x, y, own_seed)
-            with phase.sync(index == len(micro_batches) - 1):
-                with phase.autocast():
-                    teacher_logits = phase.teach(x, numbers)
-                    logits = phase.network(x)
-                    loss = total_loss(config, phase.model, logits, y, teacher_logits, done / total, phase.class_weights)
-                    loss = loss / len(micro_batches)
-                loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.detach()
-            right += count_right(logits.detach(), y)
-        if config.clip_grad:
-            torch.nn.utils.clip_grad_norm_(phase.model.parameters(), config.clip_grad)
-        phase.optimizer.step()
-        if phase.ema is not None:
-            phase.ema.update(phase.model, done + 1)
-        return loss_sum, right
+    def _step(self, batch: Batch, seed: int, done: int) -> Tensor:
+        """Take optimiser step number `done` of the phase, from 0; see `TrainStep`."""
+        return self.phase.step(batch, seed, done)
 
     def _entry(
-        self, number: int, meter: EpochMeter, seconds: float, rate: float, metrics: AnyMetrics
+        self, number: int, meter: EpochMeter, seconds: float, waited: float, rate: float, metrics: AnyMetrics
     ) -> dict[str, Any]:
-        """The line of log.jsonl for epoch `number`, from 0, which took `seconds` to train."""
+        """The line of log.jsonl for epoch `number`, from 0, which took `seconds` to train, a share `waited` of it for
+        data."""
         return {
             "epoch": number + 1,
             **({"phase": self.progress.phase} if self.config.phases else {}),
@@ -310,6 +282,7 @@ class _Run:
             **metrics.to_log(),
             "seconds": round(seconds, 3),
             "images_per_second": round(meter.steps * meter.batch_size / seconds, 1),
+            "waited_for_data": round(waited, 4),
             **self.phase.monitor.measure(),
         }
 
@@ -318,7 +291,7 @@ class _Run:
         progress, model = self.progress, self.phase.result
         # A weight that is not a number hides behind the sign of a binary layer: look at the weights too.
         weights = self.phase.model.parameters()
-        if not all(bool(p.isfinite().all()) for p in weights):
+        if not bool(torch.stack([p.isfinite().all() for p in weights]).all()):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
         improved = metrics.score > progress.best
         self.progress = Progress(
@@ -339,7 +312,8 @@ class _Run:
             tqdm.write(
                 f"epoch {entry['epoch']}/{self._epochs}: loss {entry['train_loss']:.3f}, "
                 f"{_accuracies(entry)}"
-                f"{' (best)' if improved else ''}, {entry['images_per_second']:.0f} images/s",
+                f"{' (best)' if improved else ''}, {entry['images_per_second']:.0f} images/s, "
+                f"{entry['waited_for_data']:.0%} of the time waiting for data",
                 file=sys.stderr,
             )
 

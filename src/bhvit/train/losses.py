@@ -5,8 +5,6 @@ With a teacher l is `label_weight`, by default 1 - d; without one it is 1.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -51,13 +49,13 @@ def total_loss(
     logits: Tensor,
     labels: Tensor,
     teacher_logits: Tensor | None,
-    progress: float = 1.0,
+    dampening: float | Tensor = 0.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch in float32: logits (B, classes); labels (B,), or mixed ones (B, classes). A scalar.
 
     Of masks, logits (B, classes, H, W) and labels (B, H, W), the mean over all pixels with a label, and the terms that
-    overlap whole regions. `progress` is the part of the phase that is over, 0 to 1, which dampening grows with.
+    overlap whole regions. `dampening` is the weight of that term at this step, where the settings have it.
     `class_weights` (classes,) weigh the labels' part of the loss by the class of each image or pixel.
     """
     logits = logits.float()
@@ -74,7 +72,7 @@ def total_loss(
     if settings.regularisation:
         loss = loss + settings.regularisation * regularisation_loss(model)
     if settings.dampening:
-        loss = loss + settings.dampening * (1 - math.cos(math.pi * progress)) / 2 * oscillation_loss(model)
+        loss = loss + dampening * oscillation_loss(model)
     return loss
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -10,48 +11,62 @@ from torch import Tensor
 
 from ..data.masks import IGNORED
 from ..image import Preprocess
-from .augment import normalized
+from .augment import Normalizer
 from .distributed import BatchShard
 from .settings import AugmentSettings
 
 
-def scaled_pairs(
-    pixels: Tensor, preprocess: Preprocess, settings: AugmentSettings, seed: int, shard: BatchShard
-) -> tuple[Tensor, Tensor]:
-    """Pixels with masks as last channel, uint8 (B, H, W, C + 1) -> normalised images (B, C, H, W), labels (B, H, W).
+def draw_pairs(settings: AugmentSettings, seed: int, shard: BatchShard) -> dict[str, Tensor]:
+    """Mirror images, changes of scale and of colours; see `scaled_pairs`.
 
-    With the augmentation "scale-crop" image and mask are scaled together, images bilinearly and masks to the nearest
-    label; outside of the image are its mean colour and no label. Colours change after that.
+    "theta" (B, 2, 3) has the rows of the map from output to input, in units of half an edge, or "mirror" (B,) says
+    which images are mirrored; "colours" (3, B) are the factors of brightness, contrast and saturation.
     """
-    images, labels = normalized(pixels[..., :-1], preprocess), pixels[..., -1].long()
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
         return torch.rand(shard.batch, generator=generator)[shard.rows]
 
-    mirror = draw() < 0.5 if settings.flip else torch.zeros(len(pixels), dtype=torch.bool)
+    drawn: dict[str, Tensor] = {}
+    mirror = draw() < 0.5 if settings.flip else torch.zeros(len(shard.rows), dtype=torch.bool)
     if settings.augment == "scale-crop":
         scale = torch.exp((2 * draw() - 1) * math.log1p(settings.zoom))
         reach = (1 - 1 / scale).abs()
         across, down = (2 * draw() - 1) * reach, (2 * draw() - 1) * reach
         sign = torch.where(mirror, -1.0, 1.0)
         zero = torch.zeros_like(scale)
-        # Rows of the map from output to input, in units of half an edge.
-        theta = torch.stack(
+        drawn["theta"] = torch.stack(
             [torch.stack([sign / scale, zero, across], dim=1), torch.stack([zero, 1 / scale, down], dim=1)], dim=1
-        ).to(images.device)
-        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        )
+    elif settings.flip:
+        drawn["mirror"] = mirror
+    if settings.colour:
+        drawn["colours"] = torch.stack([1 + settings.colour * (2 * draw() - 1) for _ in range(3)])
+    return drawn
+
+
+def scaled_pairs(
+    pixels: Tensor, preprocess: Preprocess, normalize: Normalizer, drawn: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Pixels with masks as last channel, uint8 (B, H, W, C + 1) -> normalised images (B, C, H, W), labels (B, H, W).
+
+    Changed as `draw_pairs` says. Image and mask are scaled together, images bilinearly and masks to the nearest label;
+    outside of the image are its mean colour and no label. Colours change after that.
+    """
+    images, labels = normalize(pixels[..., :-1]), pixels[..., -1].long()
+    if "theta" in drawn:
+        grid = F.affine_grid(drawn["theta"], list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         # One more than the label, so that 0 is outside.
         moved = F.grid_sample((labels + 1)[:, None].float(), grid, mode="nearest", align_corners=False)[:, 0].long()
         labels = torch.where(moved == 0, IGNORED, moved - 1)
-    elif settings.flip:
-        flipped = mirror.to(images.device)[:, None, None]
+    elif "mirror" in drawn:
+        flipped = drawn["mirror"][:, None, None]
         labels = torch.where(flipped, labels.flip(2), labels)
         images = torch.where(flipped[:, None], images.flip(3), images)
-    if settings.colour:
-        strength = [1 + settings.colour * (2 * draw() - 1) for _ in range(3)]
-        images = _recoloured(images, preprocess, *(part.to(images.device)[:, None, None, None] for part in strength))
+    if "colours" in drawn:
+        brightness, contrast, saturation = drawn["colours"][:, :, None, None, None].unbind()
+        images = _recoloured(images, preprocess, brightness, contrast, saturation)
     return images, labels
 
 

@@ -39,11 +39,11 @@ def check_optimizer(settings: OptimizerSettings, model: nn.Module) -> None:
             raise UserError(f"opt_{name} has no effect: the optimiser {settings.opt} has no {name}")
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, static: bool = False) -> torch.optim.Optimizer:
     """timm's optimiser `opt`, with weight decay on matrices and convolutions only, and smaller rates for early blocks
     if asked.
 
-    A group's "lr_scale" is its factor of the learning rate.
+    A group's "lr_scale" is its factor of the learning rate. With `static` it counts in tensors, if it can.
     """
     if settings.layer_decay < 1:
         groups = param_groups_layer_decay(model, settings.weight_decay, layer_decay=settings.layer_decay)
@@ -55,7 +55,10 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
         ]
         groups = [group for group in groups if group["params"]]
     # One fused pass over hundreds of small tensors instead of a dozen passes over each.
-    extra: dict[str, Any] = {"fused": True} if settings.opt in ("adam", "adamw") else {}
+    fused = settings.opt in ("adam", "adamw") or (static and settings.opt in ("sgd", "momentum"))
+    extra: dict[str, Any] = {"fused": True} if fused else {}
+    if static and settings.opt in ("adam", "adamw"):
+        extra["capturable"] = True
     if settings.opt_betas:
         extra["betas"] = settings.opt_betas
     if settings.opt_eps is not None:
@@ -80,9 +83,11 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple
     for index, group in enumerate(optimizer.param_groups):
         groups.append({})
         for key, value in group.items():
+            if key in _SET_AT_START:
+                continue
             if isinstance(value, Tensor):
                 tensors[f"group.{index}:{key}"] = value
-            elif key not in _SET_AT_START and (key not in optimizer.defaults or value != optimizer.defaults[key]):
+            elif key not in optimizer.defaults or value != optimizer.defaults[key]:
                 groups[-1][key] = value
     numbers = {"state": state, "groups": groups} if state or any(groups) else {}
     return tensors, numbers
@@ -110,10 +115,32 @@ def load_optimizer(
     )
 
 
+def rates(optimizer: torch.optim.Optimizer, rate: float) -> list[float]:
+    """The rate of every group of parameters where the learning rate is `rate`."""
+    return [rate * group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every group of parameters its rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
+    for group, own in zip(optimizer.param_groups, rates(optimizer, rate)):
+        group["lr"] = own
+
+
+def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether all that changes from step to step can lie in tensors, `hold_rates` among it."""
+    return type(optimizer) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD) and all(
+        group.get("fused") for group in optimizer.param_groups
+    )
+
+
+def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
+    """Make the rates of all groups one tensor (groups,) on `device`: what is written there is the learning rate."""
+    # Kernels of a GPU read float32, those of a CPU the number that Python has.
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    held = torch.zeros(len(optimizer.param_groups), dtype=dtype, device=device)
+    for group, own in zip(optimizer.param_groups, held.unbind()):
+        group["lr"] = own
+    return held
 
 
 def learning_rate(settings: ScheduleSettings, step: int, steps_per_epoch: int) -> float:

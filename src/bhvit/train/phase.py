@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.masks import MaskedDataset
 from ..errors import UserError
@@ -20,13 +20,16 @@ from .config import TrainConfig
 from .context import RunContext
 from .distributed import BatchShard, Processes, wrap_ddp
 from .ema import ModelEma
+from .execution import Execution, precision
 from .flip_monitor import FlipMonitor
+from .graphs import cuda_graph
 from .loader import Batches, check_fills_batch
 from .losses import check_loss_terms, count_weights
 from .optim import check_optimizer, make_optimizer
 from .run_data import RunData
 from .run_folder import State
 from .settings import ModelSettings, is_outputs_file
+from .step import TrainStep
 from .teacher import Teacher, load_teacher
 from .teacher_outputs import TeacherOutputs, read_outputs
 from .warm_start import check_same_architecture, start_from
@@ -60,10 +63,13 @@ class Phase:
         self.model.to(context.device)
         self.network: nn.Module = wrap_ddp(self.model, shard, context.device)
         """What is called in training: the model, or the model as one of several processes has it."""
-        self.optimizer = make_optimizer(self.model, config)
+        execution = Execution.choose(config, context, len(data.train), data.preprocess.size, self.batches.masked)
+        self.optimizer = make_optimizer(self.model, config, static=execution.static)
         self.ema = ModelEma(self.model, config) if config.ema else None
         self.monitor = FlipMonitor(self.model)
-        if config.compile:
+        self.step = TrainStep(self, static=execution.static, capture=cuda_graph if execution.graphs else None)
+        context.say(execution.describe(config, context, self.batches.place))
+        if execution.compile:
             rows = config.batch_size // config.accumulate // context.processes.size
             compile_blocks(self.model, rows, self.autocast(), context.quiet)
 
@@ -72,13 +78,6 @@ class Phase:
         for note in start_from(self.model, load_checkpoint(str(source)), source):
             self.context.say(note)
         self.monitor.load({})
-
-    def teach(self, images: Tensor, which: Tensor) -> Tensor | None:
-        """The teacher's logits (B, classes) for the training images `which`, as augmented, or as kept."""
-        if self.outputs is not None:
-            return self.outputs[which].to(self.context.device)
-        logits: Tensor | None = self.teacher(images) if self.teacher is not None else None
-        return logits
 
     @property
     def result(self) -> BHViT:
@@ -92,10 +91,9 @@ class Phase:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision of the forward pass."""
-        precision, device = self.config.precision, self.context.device.type
-        if precision == "float32" or (precision == "auto" and device == "cpu"):
+        if precision(self.config, self.context.device) == "float32":
             return nullcontext()
-        return torch.autocast(device, dtype=torch.bfloat16)
+        return torch.autocast(self.context.device.type, dtype=torch.bfloat16)
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
         """Within this, processes exchange gradients only if it is for the last micro-batch of a batch."""
@@ -111,7 +109,7 @@ def check_models(configs: list[TrainConfig]) -> None:
             "a layer_decay below 1, as the recipe finetune has it, is for models that were trained before: "
             "give --init CHECKPOINT (or cifar10), or --set layer_decay=1"
         )
-    if configs[0].compile:
+    if configs[0].compile is True:
         check_torch_compiles()
     before = None
     for index, config in enumerate(configs):

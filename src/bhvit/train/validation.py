@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -20,6 +21,9 @@ from .distributed import Processes
 from .run_data import RunData
 
 EVALUATION_BATCH = 256
+"""Images of a batch on a CPU."""
+EVALUATION_PIXELS, LARGEST_BATCH = 256 * 224 * 224, 4096
+"""Pixels and images of a batch on a GPU, at most: small images in batches of 256 leave it idle."""
 MASKED_BATCH = 8
 """Images at a time of a segmentation, whose logits are as large as many images."""
 
@@ -49,7 +53,7 @@ def validate(
             predict,
             images.validation,
             images.preprocess,
-            batch_size=EVALUATION_BATCH,
+            batch_size=_batch_size(images, device),
             pixels=images.pixels,
             progress=progress,
         )
@@ -100,3 +104,9 @@ def _validate_masks(
         cross_entropy=sum(share[1] for share in shares) / max(1, whole),
         seconds=max(share[3] for share in shares),
     )
+
+
+def _batch_size(images: RunData, device: torch.device) -> int:
+    if device.type != "cuda":
+        return EVALUATION_BATCH
+    return max(1, min(LARGEST_BATCH, EVALUATION_PIXELS // math.prod(images.preprocess.size)))

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ...spec.model import ATTENTION_LEVELS
 from ..attention_quantizers import DecomposedAttention
+from . import gpu
 from . import kernels as native
 from . import layers as fused
 from .gradients import Gradients, by_name
@@ -28,6 +29,8 @@ def applies(quantizer: nn.Module, q: Tensor) -> bool:
 
 def attention(q: Tensor, k: Tensor, v: Tensor, quantizer: Any) -> Tensor:
     """quantizer(softmax(q k^T / sqrt(d))) v for each head: signs (..., T, C) and twice (..., S, C) -> (..., T, C)."""
+    if gpu.is_used(q):
+        return gpu.attention(q, k, v, quantizer)
     contexts: Tensor = _Attention.apply(q, k, v, quantizer.step, quantizer.offset)
     return contexts
 

@@ -16,6 +16,7 @@ from ...format.arithmetic import TAPS
 from ...spec.mixers import MIXER_GROUPS
 from ...spec.model import DILATIONS
 from ..quant_config import QuantConfig
+from . import gpu
 from . import kernels as native
 from .gradients import Gradients, by_name
 from .kernels import per_channel, threads
@@ -24,12 +25,16 @@ from .parts import signs_as_numbers, signs_backward
 
 def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], config: QuantConfig) -> tuple[Tensor, ...]:
     """3x3 convolutions of sign(n + move) (B, H, W, C) in groups, one for each dilation, without bias."""
+    if gpu.is_used(n):
+        return gpu.grouped_convs(n, move, weights)
     convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, move, config, *weights)
     return convs
 
 
 def cross(base: Tensor, n: Tensor, taps: Tensor, shift: Tensor, cyclic: bool) -> Tensor:
     """base + shift + the sum over `taps` (9, C) of the tokens at `ops.TAPS` from each of n (B, H, W, C)."""
+    if gpu.is_used(n):
+        return gpu.cross(base, n, taps, shift, cyclic)
     total: Tensor = _Cross.apply(base, n, taps, shift, cyclic)
     return total
 

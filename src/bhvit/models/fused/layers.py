@@ -1,4 +1,5 @@
-"""Layers of a training step on a CPU, fused: the same mathematics in fewer passes over memory.
+"""Layers of a training step, fused: the same mathematics in fewer passes over memory. What is here is for CPUs, and
+calls `gpu` for tensors on a GPU.
 
 What stands between two matrix products (batch norm, residual, RPReLU, LayerScale, sign) is one native pass forward and
 two backward, and only what enters a product's layer is kept for backward: activations are computed again, signs and
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from ..quant_config import QuantConfig
 from ..quantizers import linear_weight
+from . import gpu
 from . import kernels as native
 from .conditions import applies as applies
 from .gradients import Gradients, by_name
@@ -39,12 +41,16 @@ from .parts import (
 
 def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """`norm(x)` in training."""
+    if gpu.is_used(x):
+        return gpu.batch_norm(norm, x)
     normalised: Tensor = _BatchNorm.apply(x, norm, norm.weight, norm.bias)
     return normalised
 
 
 def binary_weight(latent: Tensor, centred: bool = True) -> Tensor:
     """`quantizers.binarize_weight` of latent weights (O, ...), for layers that ask of it neither more nor less."""
+    if gpu.is_used(latent):
+        return gpu.binary_weight(latent, centred)
     weight: Tensor = _BinaryWeight.apply(latent, centred)
     return weight
 
@@ -56,12 +62,16 @@ def conv_weight(latent: Tensor, config: QuantConfig) -> Tensor:
 
 def signs(x: Tensor, move: Tensor) -> Tensor:
     """sign(x + move): (..., C) -> the same."""
+    if gpu.is_used(x):
+        return gpu.signs(x, move)
     ones: Tensor = _Signs.apply(x, move)
     return ones
 
 
 def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) -> Tensor:
     """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C)."""
+    if gpu.is_used(h):
+        return gpu.unit(h, residual, norm, activation)
     activated: Tensor = _Unit.apply(h, residual, norm, *_learned(norm, activation))
     return activated
 
@@ -76,6 +86,8 @@ def linear_unit(
     config: QuantConfig,
 ) -> Tensor:
     """`unit` of h = sign(x + move), or x + move as `config` has it, times `weight` (O, K) as it is: x (..., K)."""
+    if gpu.is_used(x):
+        return gpu.linear_unit(x, move, weight, residual, norm, activation)
     learned = _learned(norm, activation)
     activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, config, *learned)
     return activated
@@ -83,6 +95,8 @@ def linear_unit(
 
 def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tensor:
     """What `mixers.ResidualUnit` computes of x (..., C), and `scale` of that."""
+    if gpu.is_used(x):
+        return gpu.residual_unit(layer, x, scale)
     config = layer.linear.quant
     learned = _learned(layer.norm, layer.activation, scale)
     (weight,), latent = _weights(config, layer.linear)
@@ -92,6 +106,8 @@ def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tens
 
 def mlp(layer: Any, n: Tensor) -> Tensor:
     """What `network.Mlp` computes of n (..., C); see `fits_mlp`."""
+    if gpu.is_used(n):
+        return gpu.mlp(layer, n)
     config = layer.linear1.quant
     weights, latent = _weights(config, layer.linear1, layer.linear2)
     hidden = _learned(layer.norm1, layer.activation1)
@@ -109,6 +125,8 @@ def fits_mlp(hidden: int, channels: int) -> bool:
 def rprelu_sum(ys: Sequence[Tensor], biases: Sequence[Any], activations: Sequence[Any]) -> Tensor:
     """The sum of activation(y + bias)."""
     inputs = [bias - activation.shift_in for bias, activation in zip(biases, activations, strict=True)]
+    if gpu.is_used(ys[0]):
+        return gpu.rprelu_sum(ys, inputs, activations)
     # Not stack and sum, whose backward gives all of them one memory: see `layers.ShiftBranches`.
     shift = functools.reduce(torch.add, [activation.shift_out for activation in activations])
     total: Tensor = _RPReLUSum.apply(shift, *ys, *inputs, *(activation.slope for activation in activations))

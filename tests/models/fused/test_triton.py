@@ -1,0 +1,90 @@
+"""The Triton kernels of a training step compute what the layers say: in float64, by Triton's interpreter on a CPU."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+if find_spec("triton") is None:
+    pytest.skip("this PyTorch comes without triton", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined, which nothing else does on a CPU
+
+from bhvit.models import BHViT, create_model
+from bhvit.models.fused import conditions, gpu, triton_calls
+from bhvit.models.fused import kernels as native
+from bhvit.models.fused.triton_check import check
+from bhvit.spec.model import Mixer, StageSpec
+from helpers.randomise import randomise
+
+MODELS: list[tuple[Mixer, dict[str, object]]] = [
+    ("conv", {}),
+    ("attention", {"norm": "layer"}),
+    ("attention", {}),
+    ("pooled_attention", {"branches": "pool", "centre_conv_weights": False}),
+]
+
+
+@pytest.fixture
+def triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fused layers take Triton's kernels for tensors on a CPU."""
+    monkeypatch.setattr(conditions, "takes_triton", lambda x: True)
+    monkeypatch.setattr(gpu, "is_used", lambda x: True)
+    monkeypatch.setattr(triton_calls, "PROGRAMS", 2)  # so that each has several blocks of rows
+
+
+def _model(mixer: Mixer, **settings: object) -> BHViT:
+    pooled = {"key_pool": 2} if mixer == "pooled_attention" else {}
+    first = StageSpec(depth=1, channels=64, hidden=128, mixer=mixer, heads=2, **pooled)
+    second = StageSpec(depth=1, channels=128, hidden=128, mixer=mixer, heads=2)
+    torch.manual_seed(0)
+    model = create_model("bhvit_nano", num_classes=5, img_size=16, stages=(first, second), **settings)
+    randomise(model)
+    return model.double().train()
+
+
+def _step(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Logits, gradients and buffers of a step."""
+    model.zero_grad()
+    logits = model(images)
+    (logits * torch.linspace(-1, 1, logits.numel(), dtype=torch.float64).view_as(logits)).sum().backward()
+    found = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    return {"logits": logits.detach(), **found, **dict(model.named_buffers())}
+
+
+@pytest.mark.parametrize(("mixer", "settings"), MODELS, ids=str)
+def test_a_step_computes_what_the_layers_say(
+    mixer: Mixer, settings: dict[str, object], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    images = torch.randn(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(native, "KERNELS", {})
+    expected = _step(_model(mixer, **settings), images)
+    request.getfixturevalue("triton")
+    launched: list[str] = []
+    launch = triton_calls.launch
+    monkeypatch.setattr(
+        triton_calls, "launch", lambda kernel, *given, **named: launched.append(1) or launch(kernel, *given, **named)
+    )
+    found = _step(_model(mixer, **settings), images)
+    assert len(launched) > 20
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        # Gradients of biases before a batch norm are nothing but rounding.
+        scale = value.abs().max().clamp(min=1e-5) if value.is_floating_point() else 1
+        torch.testing.assert_close(
+            found[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_the_check_that_a_run_begins_with_passes(triton: None) -> None:
+    check(torch.device("cpu"))
+
+
+def test_a_kernel_that_answers_wrongly_is_found(triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = triton_calls.cross
+    monkeypatch.setattr(triton_calls, "cross", lambda *operands: right(*operands) * 1.01)
+    with pytest.raises(RuntimeError, match="the kernel cross differs from PyTorch"):
+        check(torch.device("cpu"))

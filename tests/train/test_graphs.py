@@ -1,0 +1,130 @@
+"""A step that a CUDA graph holds computes what a called one computes. Graphs are simulated on a CPU, see `replay`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bhvit.models import load_checkpoint
+from bhvit.models.fused import layers as fused
+from bhvit.train import execution, phase, train
+from bhvit.train.context import RunContext
+from bhvit.train.distributed import Processes
+from bhvit.train.execution import Execution
+from bhvit.train.graphs import StaticStep
+from helpers.replay import record
+
+OPTIONS = [
+    {"ema": 0.9, "clip_grad": 1.0, "layer_decay": 0.9, "regularisation": 0.1, "dampening": 1e-3},
+    {"mixup": 0.2, "cutmix": 1.0, "erase": 0.3, "accumulate": 2, "drop_path": 0.0, "opt": "sgd", "lr": 0.01},
+    {"rotate": 5.0, "opt": "lamb"},
+]
+
+
+@pytest.fixture
+def captured(monkeypatch):
+    """Makes runs with graphs=true capture their steps, and counts how often."""
+    captures = []
+
+    def capture(compute, device):
+        captures.append(device)
+        return record(compute, device)
+
+    def capturing():
+        monkeypatch.setattr(execution, "_graphs", lambda *_: (True, ""))
+        monkeypatch.setattr(phase, "cuda_graph", capture)
+        return captures
+
+    return capturing
+
+
+def weights_of(result):
+    return load_checkpoint(result.last).state_dict()
+
+
+def differing(first, second):
+    return [name for name, tensor in first.items() if not torch.equal(tensor, second[name])]
+
+
+@pytest.mark.parametrize("changes", OPTIONS, ids=lambda changes: "-".join(changes))
+def test_graphs_on_and_off_train_the_same_weights(config, tmp_path, monkeypatch, captured, changes):
+    monkeypatch.setattr(fused.native, "KERNELS", {})  # native code, which is no operation that can be recorded
+    if "layer_decay" in changes:
+        start = train(config(epochs=1, out=str(tmp_path / "start")), quiet=True).last
+        changes = {**changes, "init": str(start)}
+    plain = train(config(**changes, out=str(tmp_path / "plain")), quiet=True)
+    called = train(config(**changes, graphs=True, out=str(tmp_path / "called")), quiet=True)
+    captures = captured()
+    replayed = train(config(**changes, graphs=True, out=str(tmp_path / "replayed")), quiet=True)
+    assert len(captures) == 1
+    assert not differing(weights_of(called), weights_of(replayed))
+    assert [line["train_loss"] for line in called.log] == [line["train_loss"] for line in replayed.log]
+    if "ema" not in changes and changes.get("opt") != "sgd":  # these sum in another order where numbers are tensors
+        assert not differing(weights_of(plain), weights_of(called))
+    assert plain.log[-1]["train_loss"] == pytest.approx(called.log[-1]["train_loss"], rel=1e-3)
+
+
+def test_a_resumed_run_with_graphs_goes_on_exactly(config, tmp_path, monkeypatch, captured, kill):
+    monkeypatch.setattr(fused.native, "KERNELS", {})
+    captured()
+    whole = train(config(graphs=True, out=str(tmp_path / "whole")), quiet=True)
+    cut = config(graphs=True, out=str(tmp_path / "cut"), save_minutes=1e-9)
+    kill(cut, "_step", 9)
+    resumed = train(cut, resume=True, quiet=True)
+    assert not differing(weights_of(whole), weights_of(resumed))
+
+
+def test_a_step_that_cannot_be_captured_is_called_and_said():
+    said = []
+
+    def capture(compute, device):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    step = StaticStep(lambda inputs, seed: inputs["x"] * 2, torch.device("cpu"), capture, said.append)
+    results = [step({"x": torch.tensor([float(k)])}, 0).item() for k in range(6)]
+    assert results == [0, 2, 4, 6, 8, 10]
+    what = "the step cannot be captured as a CUDA graph, training runs without"
+    assert said == [f"warning: {what}: operation not permitted when stream is capturing"]
+
+
+GPU = RunContext(device=torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "context", "compiles", "graphs"),
+    [
+        ({"epochs": 200}, 45_000, GPU, True, True),
+        ({"epochs": 20}, 45_000, GPU, "longer runs", True),
+        ({"epochs": 1}, 50, GPU, "longer runs", "too short"),
+        ({"epochs": 1, "compile": True, "graphs": True}, 50, GPU, True, True),
+        ({"epochs": 200, "compile": False, "graphs": False}, 45_000, GPU, "compile=false", "graphs=false"),
+        ({"accumulate": 2, "drop_path": 0.1}, 45_000, GPU, "longer runs", "drop_path"),
+        ({}, 45_000, RunContext(device=GPU.device, processes=Processes(size=2)), "several", "several processes"),
+        ({"epochs": 200}, 45_000, RunContext(device=torch.device("cpu")), "no GPU", "no GPU"),
+    ],
+)
+def test_compiling_and_graphs_are_chosen_or_a_reason_is_given(
+    config, monkeypatch, changes, images, context, compiles, graphs
+):
+    monkeypatch.setattr(execution, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
+    settings = config(**{"drop_path": 0.0, "epochs": 3, **changes})
+    chosen = Execution.choose(settings, context, images, (32, 32))
+    line = chosen.describe(settings, context, "on the device")
+    for used, reason, expected in (
+        (chosen.compile, chosen.compile_reason, compiles),
+        (chosen.graphs, chosen.graphs_reason, graphs),
+    ):
+        assert used is (expected is True)
+        if not used:
+            assert expected in reason
+            assert reason in line or context.device.type == "cpu"
+
+
+def test_a_run_says_what_it_uses_and_how_long_it_waited_for_data(config, capsys):
+    result = train(config(epochs=1, graphs=True))
+    error = capsys.readouterr().err
+    line = "training on cpu, float32, images in memory, no CUDA graphs (the device is no GPU)"
+    assert line in error.splitlines()
+    assert "of the time waiting for data" in error
+    assert 0 <= result.log[0]["waited_for_data"] < 1
