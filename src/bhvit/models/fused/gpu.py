@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ...spec.model import ATTENTION_LEVELS, DILATIONS, MIXER_GROUPS
+from ...spec.mixers import MIXER_GROUPS
+from ...spec.model import ATTENTION_LEVELS, DILATIONS
 from ..batch_statistics import processes
 from . import triton_calls as calls
 from .triton_calls import Unit
