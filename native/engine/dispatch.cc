@@ -5,7 +5,9 @@
 
 namespace bhvit {
 
+#if !defined(BHVIT_WASM)
 extern const KernelTable kScalarKernels;
+#endif
 #if defined(BHVIT_X86)
 extern const KernelTable kSse2Kernels;
 extern const KernelTable kAvx2Kernels;
@@ -52,7 +54,9 @@ const Candidate kCandidates[] = {
 #elif defined(BHVIT_WASM)
     {&kWasmKernels, [] { return true; }},  // a module with SIMD does not load where there is none
 #endif
+#if !defined(BHVIT_WASM)  // a second engine would be as large as the first
     {&kScalarKernels, [] { return true; }},
+#endif
 };
 
 }  // namespace

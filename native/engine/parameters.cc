@@ -17,6 +17,19 @@ const uint16_t* Parameters::half_precision(const char* name) {
 
 const uint32_t* Parameters::bits(const char* name) { return in_place<uint32_t>(tensor(name)); }
 
+const uint32_t* Parameters::weight_bits(const char* name) {
+  if (!source_.kernels.expand_weights) return bits(name);
+  const Tensor& stored = tensor(name);
+  return expanded(reinterpret_cast<const uint32_t*>(stored.bytes.data()), static_cast<long>(stored.size()));
+}
+
+const uint32_t* Parameters::expanded(const uint32_t* bits, long words) {
+  if (!source_.kernels.expand_weights) return bits;
+  uint32_t* out = take<uint32_t>(words * kWeightWords);
+  source_.kernels.expand_weights(bits, words / kLanes, out);
+  return out;
+}
+
 uint32_t* Parameters::mutable_bits(const char* name) { return copy<uint32_t>(tensor(name)); }
 
 template <class T>
@@ -60,7 +73,7 @@ const float* Parameters::weight_floats(const char* name, long inputs) {
 
 void Parameters::linear(Linear* layers, long count, const LinearNames& names, long inputs, long outputs) {
   const bool layer = layer_norm(op_);
-  const uint32_t* words = binary(op_) ? bits(names.weight) : nullptr;
+  const uint32_t* words = binary(op_) ? weight_bits(names.weight) : nullptr;
   const float* weight = binary(op_) ? nullptr : weight_floats(names.weight, inputs);
   const float* threshold = floats(names.threshold);
   const float* weight_scale = layer ? scale2(names.weight_scale) : nullptr;
@@ -70,7 +83,7 @@ void Parameters::linear(Linear* layers, long count, const LinearNames& names, lo
     layers[i] = {inputs,
                  outputs,
                  threshold + i * inputs,
-                 words ? words + i * outputs * inputs / kWordBits : nullptr,
+                 words ? weight_tile(words, i * outputs, inputs / kWordBits) : nullptr,
                  weight ? weight + i * outputs * inputs : nullptr,
                  signs(op_),
                  weight_scale ? weight_scale + i * outputs : nullptr,

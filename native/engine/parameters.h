@@ -8,6 +8,7 @@
 
 #include "format/memory.h"
 #include "format/reader.h"
+#include "kernels/kernels.h"
 #include "kernels/scratch.h"
 
 namespace bhvit {
@@ -17,6 +18,7 @@ struct ParameterSource {
   const Model& model;
   bool borrowed;  // whether the bytes of the model outlive the program, which may then use them in place
   Arena& arena;
+  const KernelTable& kernels;  // which the parameters are for
 };
 
 inline bool layer_norm(const Op& op) { return op.is("norm", "layer"); }
@@ -46,8 +48,11 @@ class Parameters {
   }
 
   const uint16_t* half_precision(const char* name);  // null if the file has it in another type
-  const uint32_t* bits(const char* name);
+  const uint32_t* bits(const char* name);         // as they are in the file
+  const uint32_t* weight_bits(const char* name);  // as the kernels read them
   uint32_t* mutable_bits(const char* name);
+  // The same of bits in memory: the words themselves, or a copy.
+  const uint32_t* expanded(const uint32_t* bits, long words);
   // Weights [tiles][inputs][16] as floats, whether the file holds bits or floats.
   const float* weight_floats(const char* name, long inputs);
 

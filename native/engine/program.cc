@@ -38,7 +38,7 @@ void Program::load(std::string_view file, bool borrowed) {
   preprocess_ = std::move(model.preprocess);
   if (borrowed) header_ = model.header;
 
-  const ParameterSource source{model, borrowed, arena_};
+  const ParameterSource source{model, borrowed, arena_, *context_.kernels};
   for (const Op& op : ops_) steps_.push_back(make_step(op, source));
   std::vector<bool> in_place;
   for (const auto& step : steps_) in_place.push_back(step->in_place());

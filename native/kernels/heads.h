@@ -17,13 +17,22 @@ struct Heads {
 
 namespace {
 
+// Words of one head's keys and values as tiles.
+BHVIT_INLINE long key_tile_words(const Heads& h) {
+  return kWeightWords * round_up(h.keys, kLanes) * h.depth / kWordBits;
+}
+BHVIT_INLINE long value_tile_words(const Heads& h) { return kWeightWords * h.depth * h.key_words; }
+
 // Of kMaxBlock queries.
 struct QueryScratch {
   uint32_t* bits;      // [word][query], of one head
+  uint32_t* index;     // what `prepared` makes of bits, or of a plane
   int32_t* distances;  // [query][key], or scores and probabilities
   uint32_t* planes;    // [key word][P*query + plane]
   BHVIT_INLINE QueryScratch(Scratch& s, const Heads& h)
       : bits(s.take<uint32_t>(kMaxBlock * h.depth / kWordBits)),
+        index(s.take<uint32_t>(kIndexWords * kMaxBlock *
+                               (h.depth / kWordBits > 3 * h.key_words ? h.depth / kWordBits : 3 * h.key_words))),
         distances(s.take<int32_t>(kMaxBlock * round_up(h.keys, kLanes))),
         planes(s.take<uint32_t>(kMaxBlock * 3 * h.key_words)) {}
 };
@@ -68,9 +77,11 @@ template <class Row>
 BHVIT_INLINE void tile_keys(const Heads& h, const u32_alias* k, const u32_alias* v, long row_words, Row row,
                             u32* key_tiles, u32* value_tiles) {
   const long depth_words = h.depth / kWordBits, keys16 = round_up(h.keys, kLanes);
-  for (long j = 0; j < keys16; j++) {
-    for (long w = 0; w < depth_words; w++) {
-      key_tiles[(j / kLanes * depth_words + w) * kLanes + j % kLanes] = j < h.keys ? k[row(j) * row_words + w] : 0;
+  for (long j = 0; j < keys16; j += kLanes) {
+    for (long w = 0; w < depth_words; w++, key_tiles += kLanes * kWeightWords) {
+      u32 tile[kLanes];
+      for (long l = 0; l < kLanes; l++) tile[l] = j + l < h.keys ? k[row(j + l) * row_words + w] : 0;
+      expand_weights(tile, 1, key_tiles);
     }
   }
   for (long kw = 0; kw < h.key_words; kw++) {
@@ -81,8 +92,9 @@ BHVIT_INLINE void tile_keys(const Heads& h, const u32_alias* k, const u32_alias*
         block[j] = key < h.keys ? v[row(key) * row_words + w] : 0;
       }
       transpose32(block);
-      for (long l = 0; l < kWordBits; l++) {
-        value_tiles[((2 * w + l / kLanes) * h.key_words + kw) * kLanes + l % kLanes] = block[l];
+      for (long half = 0; half < 2; half++) {
+        u32* const tile = value_tiles + ((2 * w + half) * h.key_words + kw) * kLanes * kWeightWords;
+        expand_weights(block + half * kLanes, 1, tile);
       }
     }
   }
@@ -138,6 +150,18 @@ BHVIT_INLINE void softmax_levels(const Heads& h, long head, int32_t* distances, 
   }
 }
 
+#if !defined(BHVIT_OWN_INDEX)
+// acc[t] += set bits of (plane 0 AND weights) + twice those of (plane 1 AND weights); planes are [word][2*token + plane].
+template <int T>
+BHVIT_INLINE void level_count(i32x16 (&acc)[T], const u32* planes, const u32* weight, long words) {
+  i32x16 twos[T];
+  for (int t = 0; t < T; t++) twos[t] = splati(0);
+  and_count<T, 2>(acc, planes, 2 * T, weight, words);
+  and_count<T, 2>(twos, planes + 1, 2 * T, weight, words);
+  for (int t = 0; t < T; t++) acc[t] = acc[t] + (twos[t] << 1);
+}
+#endif
+
 // One head of T queries whose bits lie at query_bits, [word][query]: epilogue(i, y) is given I of the head's channels
 // i to i + 15.
 template <int T, int P, class Epilogue>
@@ -146,10 +170,11 @@ BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, 
   const long depth_words = h.depth / kWordBits, keys16 = round_up(h.keys, kLanes);
   i32x16 least[T];
   for (int t = 0; t < T; t++) least[t] = splati(kNoKey);
+  const u32* const queries = prepared<T>(query_bits, T, depth_words, s.index);
   for (long j = 0; j < keys16; j += kLanes) {
     i32x16 acc[T];
     for (int t = 0; t < T; t++) acc[t] = splati(0);
-    xor_count<T>(acc, query_bits, T, key_tiles + j * depth_words, depth_words);
+    xor_count<T>(acc, queries, T, weight_tile(key_tiles, j, depth_words), depth_words);
     for (int t = 0; t < T; t++) {
       if (j + kLanes > h.keys) {  // absent keys are farther than any other
         const i32x16 present = loadi(kFirstLanes[h.keys - j]);
@@ -162,18 +187,31 @@ BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, 
   for (int t = 0; t < T; t++) least[t] = splati(min_lanes(least[t]));
   int32_t sums[T][P];
   softmax_levels<T, P>(h, head, s.distances, least, s.planes, sums);
+  const u32* planes[P];
+  for (int p = 0; p < P; p++) {
+    // Both planes of the decomposition are counted together.
+    u32* const index = s.index + p * kIndexWords * (T + T % 2) * h.key_words;
+    planes[p] = P == 2 ? prepared_levels<T>(s.planes, h.key_words, s.index)
+                       : prepared_plane<T, P>(s.planes + p, h.key_words, index);
+  }
   for (long i = 0; i < h.depth; i += kLanes) {
-    i32x16 counts[P][T];
-    for (int p = 0; p < P; p++) {
+    const u32* const values = weight_tile(value_tiles, i, h.key_words);
+    constexpr int kCounts = P == 2 ? 1 : P;
+    i32x16 counts[kCounts][T];
+    for (int p = 0; p < kCounts; p++) {
       for (int t = 0; t < T; t++) counts[p][t] = splati(0);
-      and_count<T, P>(counts[p], s.planes + p, P * T, value_tiles + i * h.key_words, h.key_words);
+      if constexpr (P == 2) {
+        level_count<T>(counts[p], planes[p], values, h.key_words);
+      } else {
+        and_count<T, P>(counts[p], planes[p], P * T, values, h.key_words);
+      }
     }
     f32x16 y[T];
     for (int t = 0; t < T; t++) {
       // Of values 2b - 1: twice the levels of set bits less all levels.
       if constexpr (P == 2) {
         const int32_t all = sums[t][0] + 2 * sums[t][1];
-        y[t] = to_float(((counts[0][t] + (counts[1][t] << 1)) << 1) - splati(all));
+        y[t] = to_float((counts[0][t] << 1) - splati(all));
       } else {
         y[t] = to_float((counts[0][t] << 1) - splati(sums[t][0]));
       }

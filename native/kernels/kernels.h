@@ -9,6 +9,9 @@ namespace bhvit {
 struct KernelTable {
   const char* name;
   OpKernels ops;
+  // Weights of so many words a lane, [word][16], in the form that kernels read, kWeightWords times as long; null if they
+  // read them as they are.
+  void (*expand_weights)(const uint32_t* weights, long words, uint32_t* out);
   void (*norm)(const NormArgs&, long begin, long end);
 
   // out[t][o] = set bits of (activations[t] XOR weights of o): integers of a binary linear layer, for

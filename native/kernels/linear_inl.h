@@ -141,13 +141,13 @@ BHVIT_INLINE void norm_products_of(const Linear& l, float* out, Products product
   }
 }
 
-// Products of the signs of T rows, [word][token], with outputs o to o + 15.
+// Products of the signs of T rows, as `prepared` gives them, with outputs o to o + 15.
 template <int T>
-BHVIT_INLINE void multiply_bits(const Linear& l, const u32* bits, long o, f32x16 (&y)[T]) {
+BHVIT_INLINE void multiply_bits(const Linear& l, const u32* rows, long o, f32x16 (&y)[T]) {
   const long words = l.inputs / kWordBits;
   i32x16 acc[T];
   for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-l.inputs / 2));
-  xor_count<T>(acc, bits, T, l.bits + o * words, words);
+  xor_count<T>(acc, rows, T, weight_tile(l.bits, o, words), words);
   for (int t = 0; t < T; t++) y[t] = to_float(acc[t]);
 }
 
@@ -163,7 +163,8 @@ BHVIT_INLINE void pack_rows(const Linear& l, const float* rows, u32* bits) {
 // `linear` of T rows to s.out. Not inlined: all kernels that take any kind of layer share one copy.
 template <int T>
 BHVIT_NOINLINE void linear_of_bits(const Linear& l, const u32* bits, const LinearScratch& s) {
-  norm_products_of<T>(l, s.out, [&](long o, f32x16(&y)[T]) { multiply_bits<T>(l, bits, o, y); });
+  const u32* const rows = prepared<T>(bits, T, l.inputs / kWordBits, s.index);
+  norm_products_of<T>(l, s.out, [&](long o, f32x16(&y)[T]) { multiply_bits<T>(l, rows, o, y); });
 }
 
 template <int T>
@@ -210,10 +211,11 @@ BHVIT_INLINE void linear(const Linear& l, const float* rows, const LinearScratch
 template <int T, class Epilogue>
 BHVIT_INLINE void fused_linear(const Linear& l, const float* rows, const LinearScratch& s, Epilogue epilogue) {
   pack_rows<T>(l, rows, s.bits);
+  const u32* const signs = prepared<T>(s.bits, T, l.inputs / kWordBits, s.index);
   for (long o = 0; o < l.outputs; o += kLanes) {
     const f32x16 scale = loadf(l.scale + o), shift = loadf(l.shift + o);
     f32x16 y[T];
-    multiply_bits<T>(l, s.bits, o, y);
+    multiply_bits<T>(l, signs, o, y);
     for (int t = 0; t < T; t++) y[t] = y[t] * scale + shift;
     epilogue(o, y);
   }

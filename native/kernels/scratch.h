@@ -27,11 +27,26 @@ struct Scratch {
   }
 };
 
+// 32-bit words that kernels keep for a word of weights' bits, and for one of activations' bits besides the bits
+// themselves: kernels that look counts up (lookup_inl.h) expand both.
+#if defined(__wasm_simd128__)
+constexpr long kWeightWords = 2, kIndexWords = 16;
+#else
+constexpr long kWeightWords = 1, kIndexWords = 0;
+#endif
+
+// Where the weights of output o, a multiple of 16, begin, if each output has so many words of bits.
+BHVIT_INLINE const uint32_t* weight_tile(const uint32_t* weights, long o, long words) {
+  return weights + o * words * kWeightWords;
+}
+
 struct LinearScratch {
   uint32_t* bits;            // [word][token]
+  uint32_t* index;           // what `prepared` makes of bits
   float *activations, *out;  // [token][input]; [output/16][token][16]
   BHVIT_INLINE LinearScratch(Scratch& s, long inputs, long outputs)
       : bits(s.take<uint32_t>(kMaxBlock * inputs / kWordBits)),
+        index(s.take<uint32_t>(kIndexWords * kMaxBlock * inputs / kWordBits)),
         activations(s.take<float>(kMaxBlock * inputs)),
         out(s.take<float>(kMaxBlock * outputs)) {}
 };

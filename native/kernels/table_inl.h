@@ -20,8 +20,8 @@ namespace bhvit {
 namespace {
 
 template <class Count>
-BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words, long tiles, int32_t* out,
-                            Count count) {
+BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles,
+                            int32_t* out, Count count) {
   for_few_blocks<kBlock>(0, tokens, [&]<int T>(long first) {
     constexpr long kChunk = 64;
     for (long tile = 0; tile < tiles; tile++) {
@@ -33,7 +33,9 @@ BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words
         for (long w = 0; w < part; w++) {
           for (int t = 0; t < T; t++) bits[w * T + t] = activations[(first + t) * words + start + w];
         }
-        count.template operator()<T>(acc, bits, (tile * words + start) * kLanes, part);
+        u32 expanded[kChunk * kLanes * kWeightWords], index[kChunk * kMaxBlock * kIndexWords + 1];
+        expand_weights(weight + (tile * words + start) * kLanes, part, expanded);
+        count.template operator()<T>(acc, prepared<T>(bits, T, part, index), expanded, part);
       }
       for (int t = 0; t < T; t++) store(out + ((first + t) * tiles + tile) * kLanes, acc[t]);
     }
@@ -41,15 +43,17 @@ BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words
 }
 
 void count_xor(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles, int32_t* out) {
-  count_all(activations, tokens, words, tiles, out, [&]<int T>(i32x16(&acc)[T], const u32* bits, long at, long part) {
-    xor_count<T>(acc, bits, T, weight + at, part);
-  });
+  count_all(activations, tokens, words, weight, tiles, out,
+            []<int T>(i32x16(&acc)[T], const u32* bits, const u32* tile, long part) {
+              xor_count<T>(acc, bits, T, tile, part);
+            });
 }
 
 void count_and(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles, int32_t* out) {
-  count_all(activations, tokens, words, tiles, out, [&]<int T>(i32x16(&acc)[T], const u32* bits, long at, long part) {
-    and_count<T, 1>(acc, bits, T, weight + at, part);
-  });
+  count_all(activations, tokens, words, weight, tiles, out,
+            []<int T>(i32x16(&acc)[T], const u32* bits, const u32* tile, long part) {
+              and_count<T, 1>(acc, bits, T, tile, part);
+            });
 }
 
 long float_peak(long rounds, float* sink) {
@@ -66,9 +70,12 @@ long float_peak(long rounds, float* sink) {
   return rounds * kFloatChains * BHVIT_NATIVE_LANES;
 }
 
+void expand_all(const uint32_t* weights, long words, uint32_t* out) { expand_weights(weights, words, out); }
+
 constexpr KernelTable table(const char* name) {
   return {.name = name,
           .ops = BHVIT_OP_KERNELS,
+          .expand_weights = kWeightWords == 1 ? nullptr : expand_all,
           .norm = norm,
           .count_xor = count_xor,
           .count_and = count_and,

@@ -131,7 +131,11 @@ BHVIT_INLINE NativeI as_int(const NativeF& v) { return (NativeI)v; }
 BHVIT_INLINE NativeF max(const NativeF& a, const NativeF& b) { return a > b ? a : b; }
 BHVIT_INLINE NativeF min(const NativeF& a, const NativeF& b) { return a < b ? a : b; }
 BHVIT_INLINE NativeI min(const NativeI& a, const NativeI& b) { return a < b ? a : b; }
+#if defined(BHVIT_OWN_PRELU)
+BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope);
+#else
 BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope) { return v > 0 ? v : v * slope; }
+#endif
 BHVIT_INLINE NativeF sign_ge(const NativeF& a, const NativeF& b) {
   return a >= b ? splat<NativeF>(1.0f) : splat<NativeF>(-1.0f);
 }
@@ -331,7 +335,22 @@ BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
   }
 }
 
-// Kernels whose shares are all compiled: for those that are tuned.
+// Kernels whose shares are all compiled: for those that are tuned. With BHVIT_LITTLE_CODE, blocks of kBlock tokens, of
+// half of that, and of one; and for other kernels of four and of one.
+#if defined(BHVIT_LITTLE_CODE)
+template <int kBlock, class Fn>
+BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
+  for (; begin + kBlock <= end; begin += kBlock) fn.template operator()<kBlock>(begin);
+  for (; begin + kBlock / 2 <= end; begin += kBlock / 2) fn.template operator()<kBlock / 2>(begin);
+  for (; begin < end; begin++) fn.template operator()<1>(begin);
+}
+
+template <int, class Fn>
+BHVIT_INLINE void for_few_blocks(long begin, long end, Fn fn) {
+  for (; begin + 4 <= end; begin += 4) fn.template operator()<4>(begin);
+  for (; begin < end; begin++) fn.template operator()<1>(begin);
+}
+#else
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
   while (begin < end) {
@@ -353,6 +372,7 @@ BHVIT_INLINE void for_few_blocks(long begin, long end, Fn fn) {
     for (; begin < end; begin++) fn.template operator()<1>(begin);
   }
 }
+#endif
 
 // kFirstLanes[n]: all bits of the first n lanes, none of the others.
 struct LaneMasks {
@@ -365,6 +385,27 @@ struct LaneMasks {
 };
 constexpr LaneMasks kLaneMasks;
 constexpr const int32_t (&kFirstLanes)[17][16] = kLaneMasks.lanes;
+
+#if !defined(BHVIT_OWN_INDEX)
+// What `xor_count` and `and_count` take for the bits of T tokens, [word][token] with rows of `stride` words: the bits, or
+// what an instruction set makes of them in `index`.
+template <int T>
+BHVIT_INLINE const u32* prepared(const u32* bits, long, long, u32*) {
+  return bits;
+}
+template <int T, int step>
+BHVIT_INLINE const u32* prepared_plane(const u32* plane, long, u32*) {
+  return plane;
+}
+template <int T>
+BHVIT_INLINE const u32* prepared_levels(const u32* planes, long, u32*) {
+  return planes;
+}
+// Tiles of weights, [word][16], as kernels read them.
+BHVIT_INLINE void expand_weights(const u32* from, long words, u32* to) {
+  __builtin_memcpy(to, from, static_cast<size_t>(words * kLanes) * sizeof *to);
+}
+#endif
 
 // Kernels take a local copy of their arguments (`a = args`): stores of bits may alias anything whose
 // address others have, and would have the compiler read every argument again after each of them.

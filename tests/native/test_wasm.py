@@ -48,4 +48,4 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     assert refused[1].startswith("3 ")
     assert "cut short" in refused[1]
     assert refused[2].startswith(f"2 cannot read {model}: ")
-    assert refused[3].endswith("not one that this machine can run: auto, wasm, scalar")
+    assert refused[3].endswith("not one that this machine can run: auto, wasm")

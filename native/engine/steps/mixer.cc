@@ -15,7 +15,7 @@ class MixerStep : public Step {
     args_.width = op["width"];
     args_.channels = op["channels"];
     args_.groups = op["groups"];
-    const long inputs = 9 * args_.channels / args_.groups;
+    const long channels = args_.channels, inputs = 9 * channels / args_.groups;
     args_.words = divide_up(inputs, kWordBits);
     args_.plane_stride = args_.width + 2 * kBorder;
     args_.plane_size = (args_.height + 2 * kBorder) * args_.plane_stride;
@@ -38,6 +38,7 @@ class MixerStep : public Step {
     if (binary_) {
       args_.weight = inputs % kWordBits ? clear_tails(p.mutable_bits("weight"), inputs) : p.bits("weight");
       args_.start = make_starts(p);
+      args_.weight = p.expanded(args_.weight, kDilations * channels * args_.words);
     } else {
       args_.weight_float = p.weight_floats("weight", inputs);
     }

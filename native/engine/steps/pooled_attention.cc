@@ -35,8 +35,8 @@ class PooledAttentionStep : public Step {
     if (h.planes) {
       args_.key_signs = memory.shared<uint16_t>(h.keys * channels / kLanes);
       args_.value_signs = memory.shared<uint16_t>(h.keys * channels / kLanes);
-      args_.key_tiles = memory.shared<uint32_t>(keys16 * channels / kWordBits);
-      args_.value_tiles = memory.shared<uint32_t>(channels * h.key_words);
+      args_.key_tiles = memory.shared<uint32_t>(h.heads * key_tile_words(h));
+      args_.value_tiles = memory.shared<uint32_t>(h.heads * value_tile_words(h));
     } else {
       args_.key_values = memory.shared<float>(h.keys * channels);
       args_.value_values = memory.shared<float>(h.keys * channels);

@@ -47,9 +47,12 @@ namespace {
 struct ProjectScratch {
   float* tokens;   // [token][channel]
   uint32_t* bits;  // [projection][word][token]
+  uint32_t* index[kProjections];
   BHVIT_INLINE ProjectScratch(Scratch& s, const AttentionArgs& a)
       : tokens(s.take<float>(kMaxBlock * a.channels)),
-        bits(s.take<uint32_t>(kProjections * kMaxBlock * a.channels / kWordBits)) {}
+        bits(s.take<uint32_t>(kProjections * kMaxBlock * a.channels / kWordBits)) {
+    for (uint32_t*& part : index) part = s.take<uint32_t>(kIndexWords * kMaxBlock * a.channels / kWordBits);
+  }
 };
 
 struct ProjectGeneralScratch {
@@ -66,9 +69,8 @@ struct WindowScratch {
   int32_t* rows;    // [key]
   float* products;  // [query][channel of a head]
   BHVIT_INLINE WindowScratch(Scratch& s, const AttentionArgs& a)
-      : key_tiles(a.heads.planes ? s.take<uint32_t>(round_up(a.heads.keys, kLanes) * a.heads.depth / kWordBits)
-                                 : nullptr),
-        value_tiles(a.heads.planes ? s.take<uint32_t>(a.heads.depth * a.heads.key_words) : nullptr),
+      : key_tiles(a.heads.planes ? s.take<uint32_t>(key_tile_words(a.heads)) : nullptr),
+        value_tiles(a.heads.planes ? s.take<uint32_t>(value_tile_words(a.heads)) : nullptr),
         key_values(a.heads.planes ? nullptr : s.take<float>(round_up(a.heads.keys, kLanes) * a.heads.depth)),
         queries(s, a.heads),
         rows(s.take<int32_t>(a.heads.key_words * kWordBits)),
@@ -138,6 +140,10 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
         }
       }
     }
+    const u32* signs[kProjections];
+    for (long p = 0; p < kProjections; p++) {
+      signs[p] = prepared<T>(bits + p * words * T, T, words, scratch.index[p]);
+    }
     for (long c = 0; c < channels; c += kLanes) {
       f32x16 sum[T];
       for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
@@ -145,7 +151,7 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
         const long at = p * channels + c;
         i32x16 acc[T];
         for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-channels / 2));
-        xor_count<T>(acc, bits + p * words * T, T, a.qkv[p].bits + c * words, words);
+        xor_count<T>(acc, signs[p], T, weight_tile(a.qkv[p].bits, c, words), words);
         const f32x16 scale = loadf(a.qkv[p].scale + c), shift = loadf(a.qkv[p].shift + c);
         const f32x16 slope = loadf(a.qkv_slope + at), threshold = loadf(a.qkv_threshold + at);
         for (int t = 0; t < T; t++) {

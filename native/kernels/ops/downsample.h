@@ -27,8 +27,10 @@ namespace {
 struct DownsampleScratch {
   float* pool;     // [token][channel]
   uint32_t* bits;  // [position and word][token]
+  uint32_t* index;
   BHVIT_INLINE DownsampleScratch(Scratch& s, const DownsampleArgs& a)
-      : pool(s.take<float>(kMaxBlock * a.channels)), bits(s.take<uint32_t>(kMaxBlock * 4 * a.channels / kWordBits)) {}
+      : pool(s.take<float>(kMaxBlock * a.channels)), bits(s.take<uint32_t>(kMaxBlock * 4 * a.channels / kWordBits)),
+        index(s.take<uint32_t>(kIndexWords * kMaxBlock * 4 * a.channels / kWordBits)) {}
 };
 
 struct DownsampleGeneralScratch {
@@ -75,12 +77,13 @@ void downsample(const DownsampleArgs& args, long begin, long end, void* memory) 
         store(pool + t * a.channels + c, ((n[0] + n[1]) + (n[2] + n[3])) * quarter);
       }
     }
+    const u32* const patches = prepared<T>(bits, T, 4 * words, scratch.index);
     for (long o = 0; o < a.out_channels; o += kLanes) {
       const f32x16 scale = loadf(a.conv.scale + o), shift = loadf(a.conv.shift + o), slope = loadf(a.slope + o);
       const f32x16 out_shift = loadf(a.out_shift + o);
       i32x16 acc[T];
       for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-2 * a.channels));
-      xor_count<T>(acc, bits, T, a.conv.bits + o * 4 * words, 4 * words);
+      xor_count<T>(acc, patches, T, weight_tile(a.conv.bits, o, 4 * words), 4 * words);
       for (int t = 0; t < T; t++) {
         const long at = (first + t) * a.out_channels + o;
         const f32x16 residual = loadf(pool + t * a.channels + o % a.channels);

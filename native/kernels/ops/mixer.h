@@ -47,9 +47,11 @@ namespace {
 
 struct MixerScratch {
   uint32_t* words;  // [dilation][group][word][token]
+  uint32_t* index;  // what `prepared` makes of them
   float* sums;      // [token][channel], before layer norm
   BHVIT_INLINE MixerScratch(Scratch& s, const MixerArgs& a)
       : words(a.weight ? s.take<uint32_t>(kDilations * a.groups * a.words * a.row_stride) : nullptr),
+        index(a.weight ? s.take<uint32_t>(kIndexWords * kDilations * a.groups * a.words * a.row_stride) : nullptr),
         sums(a.sum_shift ? s.take<float>(a.width * a.channels) : nullptr) {}
 };
 
@@ -135,6 +137,29 @@ BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
   for (long at = 0; at < a.width * a.channels; at += kLanes) store(x + at, loadf(x + at) + loadf(rows + at));
 }
 
+// What `prepared` makes of each block of tokens of a row's word lists.
+struct TapIndex {
+  const MixerArgs& a;
+  const u32* words;
+  u32* index;
+  BHVIT_INLINE TapIndex(const MixerArgs& args, const u32* lists, u32* memory) : a(args), words(lists), index(memory) {
+    if constexpr (kIndexWords) {
+      for (long list = 0; list < kDilations * a.groups; list++) {
+        for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
+          (void)prepared<T>(words + list * a.words * a.row_stride + first, a.row_stride, a.words, at(list, first));
+        });
+      }
+    }
+  }
+  // Of the block that starts with token `first`, in a list of [dilation][group].
+  BHVIT_INLINE const u32* tokens(long list, long first) const {
+    return kIndexWords ? at(list, first) : words + list * a.words * a.row_stride + first;
+  }
+  BHVIT_INLINE u32* at(long list, long first) const {
+    return index + (list * a.row_stride + first) * a.words * kIndexWords;
+  }
+};
+
 void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
   const MixerArgs a = args;
   const MixerScratch scratch = scratch_of<MixerScratch>(memory, a);
@@ -145,9 +170,10 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
 
   for (long row = begin; row < end; row++) {
     for (long d = 0; d < kDilations; d++) gather_taps(a, row, 2 * d + 1, words + d * dilation_words);
+    const TapIndex index(a, words, scratch.index);
     for (long tile = 0; tile < tiles; tile++) {
       const long c = tile * kLanes;
-      const u32* inputs = words + tile / tiles_of_group * a.words * a.row_stride;
+      const long list = tile / tiles_of_group;
       for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
         f32x16 sum[T];
         for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
@@ -164,8 +190,8 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
               acc[t] = loadi(start + border_class(first + t, a.width, dilation) * a.channels);
             }
           }
-          xor_count<T>(acc, inputs + d * dilation_words + first, a.row_stride,
-                       a.weight + (d * tiles + tile) * a.words * kLanes, a.words);
+          xor_count<T>(acc, index.tokens(d * a.groups + list, first), a.row_stride,
+                       weight_tile(a.weight, (d * tiles + tile) * kLanes, a.words), a.words);
           const long p = d * a.channels + c;
           const f32x16 scale = loadf(a.scale2 + p), shift = loadf(a.shift + p), slope = loadf(a.slope + p);
           for (int t = 0; t < T; t++) {

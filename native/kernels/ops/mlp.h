@@ -35,11 +35,13 @@ struct MlpScratch {
   float* residual;               // [i][period/16][token][16]
   float* mean;                   // [channel/16][token][16]
   uint32_t *bits, *hidden_bits;  // [word][token]
+  uint32_t* index;               // what `prepared` makes of one of them
   BHVIT_INLINE MlpScratch(Scratch& s, const MlpArgs& a)
       : residual(s.take<float>(kMaxBlock * a.hidden / a.channels * a.period)),
         mean(s.take<float>(kMaxBlock * a.channels)),
         bits(s.take<uint32_t>(kMaxBlock * a.channels / kWordBits)),
-        hidden_bits(s.take<uint32_t>(kMaxBlock * a.hidden / kWordBits)) {}
+        hidden_bits(s.take<uint32_t>(kMaxBlock * a.hidden / kWordBits)),
+        index(s.take<uint32_t>(kIndexWords * kMaxBlock * (a.hidden > a.channels ? a.hidden : a.channels) / kWordBits)) {}
 };
 
 struct MlpGeneralScratch {
@@ -165,6 +167,7 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
       }
     }
 
+    const u32* const tokens = prepared<T>(bits, T, words, scratch.index);
     long phase = 0;  // c mod period
     for (long c = 0; c < channels; c += kLanes) {
       f32x16 sum[T];
@@ -173,7 +176,7 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
         const long h = i * channels + c;
         i32x16 acc[T];
         for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-channels / 2));
-        xor_count<T>(acc, bits, T, a.first.bits + h * words, words);
+        xor_count<T>(acc, tokens, T, weight_tile(a.first.bits, h, words), words);
         const f32x16 scale = loadf(a.first.scale + h), shift = loadf(a.first.shift + h), slope = loadf(a.slope1 + h);
         const f32x16 threshold = loadf(a.second.threshold + h);
         const float* rest = residual + (i * a.period + phase) * T;
@@ -192,10 +195,11 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
 
     const float* taps[T][kTaps];
     find_taps<T>(a, first, taps);
+    const u32* const hidden = prepared<T>(hidden_bits, T, hidden_words, scratch.index);
     for (long c = 0; c < channels; c += kLanes) {
       i32x16 acc[T];
       for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-a.hidden / 2));
-      xor_count<T>(acc, hidden_bits, T, a.second.bits + c * hidden_words, hidden_words);
+      xor_count<T>(acc, hidden, T, weight_tile(a.second.bits, c, hidden_words), hidden_words);
       const f32x16 scale = loadf(a.second.scale + c), shift = loadf(a.second.shift + c);
       f32x16 y[T];
       for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;

@@ -127,8 +127,8 @@ void pooled_tiles(const PooledArgs& args, long begin, long end) {
       const u32_alias* k = reinterpret_cast<const u32_alias*>(a.key_signs) + head * depth_words;
       const u32_alias* v = reinterpret_cast<const u32_alias*>(a.value_signs) + head * depth_words;
       tile_keys(
-          h, k, v, a.channels / kWordBits, [](long j) { return j; }, a.key_tiles + head * keys16 * depth_words,
-          a.value_tiles + head * h.depth * h.key_words);
+          h, k, v, a.channels / kWordBits, [](long j) { return j; }, a.key_tiles + head * key_tile_words(h),
+          a.value_tiles + head * value_tile_words(h));
     } else {
       const float* k = a.key_values + head * h.depth;
       tile_key_values(h, [&](long j) { return k + j * a.channels; }, a.key_tiles_float + head * keys16 * h.depth);
@@ -149,7 +149,7 @@ BHVIT_INLINE void pooled_head(const PooledArgs& a, long head, const PooledQuerie
         [&](long j) { return value + j * channels; }, scratch.heads, context, channels);
   }
   const u32* bits = scratch.bits + head * depth_words * T;
-  const u32 *keys = a.key_tiles + head * keys16 * depth_words, *values = a.value_tiles + head * h.depth * h.key_words;
+  const u32 *keys = a.key_tiles + head * key_tile_words(h), *values = a.value_tiles + head * value_tile_words(h);
   switch (h.planes) {
     case 1: return attend_bit_rows<T, 1>(h, head, bits, keys, values, scratch.heads, context, channels);
     case 2: return attend_bit_rows<T, 2>(h, head, bits, keys, values, scratch.heads, context, channels);

@@ -1,0 +1,240 @@
+// Counting bits by look-ups of nibbles, for WebAssembly: its engines on x86-64 take six instructions for a popcount of 16
+// bytes, and no vector there is longer.
+//
+// A nibble of each of two tokens chooses one of 256 tables of 16 bytes. A nibble of the
+// weights of each of 16 outputs chooses an entry of the table, whose halves are the set bits of (token XOR weight) of
+// either token: one shuffle counts 128 bits. Three such bytes add up to at most 12 a half, then the halves are parted.
+//
+// Before including it, after vectors_inl.h, a file defines in the unnamed namespace of bhvit:
+//   Bytes look_up_bytes(Bytes table, Bytes index)   table[index[l]], for indices below 16
+//
+// Weights are expanded to nibbles, [nibble][16] bytes a tile (kWeightWords), and tokens to their tables (kIndexWords):
+// what counts is how many instructions a look-up takes.
+
+#pragma once
+
+#include "kernels/vectors_inl.h"
+
+namespace bhvit {
+namespace {
+
+typedef uint16_t Halves __attribute__((vector_size(16)));
+
+constexpr long kNibbles = 8;           // of a word
+constexpr long kWordsPerByteSum = 6;   // 48 nibbles count at most 192, and three divide them
+constexpr long kWordsPerHalfSum = 2046;  // 65472 bits
+
+// Entries are f(a, w) of the low half of the table's number + 16 * f of the high half; or, in `levels`, bits of the low
+// half count once and those of the high half twice.
+struct CountTables {
+  alignas(16) uint8_t differing[256][16], common[256][16], levels[256][16];
+  constexpr CountTables() : differing(), common(), levels() {
+    constexpr int kSetBits[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
+    for (int a = 0; a < 256; a++) {
+      const int low = a % 16, high = a / 16;
+      for (int w = 0; w < 16; w++) {
+        differing[a][w] = static_cast<uint8_t>(kSetBits[low ^ w] + 16 * kSetBits[high ^ w]);
+        common[a][w] = static_cast<uint8_t>(kSetBits[low & w] + 16 * kSetBits[high & w]);
+        levels[a][w] = static_cast<uint8_t>(kSetBits[low & w] + 2 * kSetBits[high & w]);
+      }
+    }
+  }
+};
+constexpr CountTables kCountTables;
+
+typedef const uint8_t (&CountTables256)[256][16];
+
+constexpr long kPairBytes = kNibbles * 16;  // tables of a word of a pair of tokens
+
+// The tables of nibbles 0 to 7 of two words, `step` bytes apart.
+BHVIT_INLINE void store_tables(CountTables256 tables, u32 low, u32 high, uint8_t* to, long step) {
+  const u32 even = (low & 0x0f0f0f0f) | (high & 0x0f0f0f0f) << 4, odd = (low >> 4 & 0x0f0f0f0f) | (high & 0xf0f0f0f0);
+  for (int n = 0; n < kNibbles; n++, to += step) {
+    store(to, load<Bytes>(tables[(n % 2 ? odd : even) >> n / 2 * 8 & 255]));
+  }
+}
+
+// Tables of T tokens, [nibble][pair of tokens][16].
+template <int T, int step = 1>
+BHVIT_INLINE const u32* prepared_tables(CountTables256 tables, const u32* bits, long stride, long words, u32* index) {
+  constexpr long P = (T + 1) / 2;
+  uint8_t* to = reinterpret_cast<uint8_t*>(index);
+  for (long w = 0; w < words; w++, bits += stride, to += P * kPairBytes) {
+    for (int t = 0; t < T; t += 2) {
+      store_tables(tables, bits[step * t], t + 1 < T ? bits[step * (t + 1)] : 0, to + t / 2 * 16, P * 16);
+    }
+  }
+  return index;
+}
+
+template <int T>
+BHVIT_INLINE const u32* prepared(const u32* bits, long stride, long words, u32* index) {
+  return prepared_tables<T>(kCountTables.differing, bits, stride, words, index);
+}
+
+// The same of a plane, for and_count.
+template <int T, int step>
+BHVIT_INLINE const u32* prepared_plane(const u32* bits, long words, u32* index) {
+  return prepared_tables<T, step>(kCountTables.common, bits, step * T, words, index);
+}
+
+// Of two planes of T tokens, [word][2*token + plane]: what level_count takes, [nibble][token][16].
+template <int T>
+BHVIT_INLINE const u32* prepared_levels(const u32* planes, long words, u32* index) {
+  uint8_t* to = reinterpret_cast<uint8_t*>(index);
+  for (long w = 0; w < words; w++, planes += 2 * T, to += T * kPairBytes) {
+    for (int t = 0; t < T; t++) {
+      store_tables(kCountTables.levels, planes[2 * t], planes[2 * t + 1], to + t * 16, T * 16);
+    }
+  }
+  return index;
+}
+
+BHVIT_INLINE void widen_bytes(const Bytes& v, Halves (&halves)[2]) {
+  halves[0] = __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), Halves);
+  halves[1] = __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), Halves);
+}
+
+BHVIT_INLINE i32x16 widen_halves(const Halves (&halves)[2]) {
+  typedef uint16_t Quarter __attribute__((vector_size(8)));
+  const auto lanes = [](const Halves& v) -> Pair<NativeI> {
+    const Quarter low = __builtin_shufflevector(v, v, 0, 1, 2, 3), high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+    return {__builtin_convertvector(low, NativeI), __builtin_convertvector(high, NativeI)};
+  };
+  return {lanes(halves[0]), lanes(halves[1])};
+}
+
+// Calls fn.operator()<i>() for i below n. Arrays are then indexed by constants from the first, and live in registers.
+template <int n, class Fn>
+BHVIT_INLINE void unrolled(Fn fn) {
+  if constexpr (n > 0) {
+    unrolled<n - 1>(fn);
+    fn.template operator()<n - 1>();
+  }
+}
+#define BHVIT_UNROLLED(i) [&]<int i>() __attribute__((always_inline))
+
+// Adds the sums of at most kWordsPerByteSum words to those of T tokens.
+template <int T>
+BHVIT_INLINE void count_part(Halves (&sums)[T][2], const uint8_t* tables, const u32* weight, long words) {
+  constexpr int P = (T + 1) / 2;
+  const Bytes half = splat<Bytes>(static_cast<uint8_t>(15));
+  Bytes low[P];
+  Halves high[P];  // of two outputs: the high half's sum of the first, and 16 times the low and 256 times the high of the other
+  unrolled<P>(BHVIT_UNROLLED(p) {
+    low[p] = Bytes{};
+    high[p] = Halves{};
+  });
+  const auto part = [&]<int p>(const Bytes& sum) __attribute__((always_inline)) {
+    low[p] = low[p] + (sum & half);
+    high[p] = high[p] + ((Halves)sum >> 4);
+  };
+  const uint8_t* nibbles = reinterpret_cast<const uint8_t*>(weight);
+  long left = words * kNibbles;
+  for (; left >= 3; left -= 3, tables += 3 * P * 16, nibbles += 3 * 16) {
+    const Bytes w0 = load<Bytes>(nibbles), w1 = load<Bytes>(nibbles + 16), w2 = load<Bytes>(nibbles + 32);
+    unrolled<P>(BHVIT_UNROLLED(p) {
+      const uint8_t* table = tables + p * 16;
+      const Bytes first = look_up_bytes(load<Bytes>(table), w0);
+      const Bytes second = look_up_bytes(load<Bytes>(table + P * 16), w1);
+      part.template operator()<p>(first + second + look_up_bytes(load<Bytes>(table + 2 * P * 16), w2));
+    });
+  }
+  for (; left > 0; left--, tables += P * 16, nibbles += 16) {
+    const Bytes weights = load<Bytes>(nibbles);
+    unrolled<P>(BHVIT_UNROLLED(p) {
+      part.template operator()<p>(look_up_bytes(load<Bytes>(tables + p * 16), weights));
+    });
+  }
+  unrolled<P>(BHVIT_UNROLLED(p) {
+    Halves wide[2];
+    widen_bytes(low[p], wide);
+    sums[2 * p][0] = sums[2 * p][0] + wide[0];
+    sums[2 * p][1] = sums[2 * p][1] + wide[1];
+    if constexpr (2 * p + 1 < T) {
+      widen_bytes((Bytes)(high[p] - ((Halves)low[p] >> 8 << 4)), wide);
+      sums[2 * p + 1][0] = sums[2 * p + 1][0] + wide[0];
+      sums[2 * p + 1][1] = sums[2 * p + 1][1] + wide[1];
+    }
+  });
+}
+
+template <int T>
+BHVIT_INLINE void count_pairs(i32x16 (&acc)[T], const u32* index, const u32* weight, long words) {
+  const uint8_t* tables = reinterpret_cast<const uint8_t*>(index);
+  while (words > 0) {
+    const long most = words < kWordsPerHalfSum ? words : kWordsPerHalfSum;
+    Halves sums[T][2] = {};
+    for (long done = 0; done < most;) {
+      const long part = most - done < kWordsPerByteSum ? most - done : kWordsPerByteSum;
+      count_part<T>(sums, tables, weight, part);
+      tables += part * ((T + 1) / 2) * kPairBytes;
+      weight += part * kLanes * kWeightWords;
+      done += part;
+    }
+    unrolled<T>(BHVIT_UNROLLED(t) { acc[t] = acc[t] + widen_halves(sums[t]); });
+    words -= most;
+  }
+}
+
+template <int T>
+BHVIT_INLINE void xor_count(i32x16 (&acc)[T], const u32* index, long, const u32* weight, long words) {
+  count_pairs<T>(acc, index, weight, words);
+}
+
+template <int T, int step>
+BHVIT_INLINE void and_count(i32x16 (&acc)[T], const u32* index, long, const u32* weight, long words) {
+  count_pairs<T>(acc, index, weight, words);
+}
+
+// acc[t] += set bits of (plane 0 AND weights) + twice those of (plane 1 AND weights).
+template <int T>
+BHVIT_INLINE void level_count(i32x16 (&acc)[T], const u32* index, const u32* weight, long words) {
+  constexpr long kPart = 2;  // words: 16 nibbles count at most 192
+  const uint8_t* tables = reinterpret_cast<const uint8_t*>(index);
+  const uint8_t* nibbles = reinterpret_cast<const uint8_t*>(weight);
+  for (; words > 0; words -= kPart) {
+    Bytes sums[T];
+    unrolled<T>(BHVIT_UNROLLED(t) { sums[t] = Bytes{}; });
+    for (long left = (words < kPart ? words : kPart) * kNibbles; left > 0; left -= 2, tables += 2 * T * 16) {
+      const Bytes w0 = load<Bytes>(nibbles), w1 = load<Bytes>(nibbles + 16);
+      nibbles += 2 * 16;
+      unrolled<T>(BHVIT_UNROLLED(t) {
+        const Bytes first = look_up_bytes(load<Bytes>(tables + t * 16), w0);
+        sums[t] = sums[t] + (first + look_up_bytes(load<Bytes>(tables + (T + t) * 16), w1));
+      });
+    }
+    unrolled<T>(BHVIT_UNROLLED(t) {
+      Halves wide[2];
+      widen_bytes(sums[t], wide);
+      acc[t] = acc[t] + widen_halves(wide);
+    });
+  }
+}
+
+// Tiles of `words` words, [word][16], to [nibble][16] bytes.
+BHVIT_NOINLINE void expand_weights(const u32* from, long words, u32* out) {
+  const Bytes half = splat<Bytes>(static_cast<uint8_t>(15));
+  for (long w = 0; w < words; w++, from += kLanes) {
+    Bytes pairs[2][2];  // bytes 2*i and 2*i + 1 of outputs 0 to 7, and of 8 to 15
+    for (int side = 0; side < 2; side++) {
+      const Bytes a = load<Bytes>(from + 8 * side), b = load<Bytes>(from + 8 * side + 4);
+      pairs[0][side] = __builtin_shufflevector(a, b, 0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+      pairs[1][side] = __builtin_shufflevector(a, b, 2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+    }
+    for (int i = 0; i < 2; i++) {
+      const Bytes a = pairs[i][0], b = pairs[i][1];
+      const Bytes bytes[2] = {
+          __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+          __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31)};
+      for (const Bytes& byte : bytes) {
+        store(out, byte & half);
+        store(out + 4, (Bytes)((Halves)byte >> 4) & half);
+        out += 8;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace bhvit
