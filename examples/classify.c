@@ -1,8 +1,6 @@
 /* Names what is in a picture: classify MODEL.bhv PICTURE.ppm
  *
- * The picture is a binary PPM (P6) that has already been resized to what the model wants; others are refused with the
- * size to make. Python's session.preprocess resizes with Pillow's filters, which a program of this length does not have;
- * a picture of the right size gives the same answer, to the bit, as `bhvit classify`. */
+ * The picture is a binary PPM (P6) of any size. The answer is, to the bit, that of `bhvit classify`. */
 
 #include <math.h>
 #include <stdio.h>
@@ -40,13 +38,7 @@ int main(int count, char **words) {
   if (!file) stop(words[2], "cannot read it");
   if (getc(file) != 'P' || getc(file) != '6') stop(words[2], "not a binary PPM (P6)");
   const size_t width = number(file), height = number(file), most = number(file);
-  /* One edge is what the model wants, the other not shorter: then Python would not resize it either. */
-  if (most != 255 || height < info.cover_height || width < info.cover_width ||
-      (height != info.cover_height && width != info.cover_width)) {
-    fprintf(stderr, "classify: %s: resize it to %zu pixels wide and %zu high, 8 bits a channel, or one edge longer\n",
-            words[2], info.cover_width, info.cover_height);
-    return 2;
-  }
+  if (most != 255 || !height || !width) stop(words[2], "not 8 bits a channel");
   getc(file); /* the one white space before the pixels */
   const size_t bytes = height * width * 3;
   unsigned char *pixels = malloc(bytes);
@@ -55,7 +47,7 @@ int main(int count, char **words) {
   if (fread(pixels, 1, bytes, file) != bytes) stop(words[2], "cut short");
   fclose(file);
 
-  if (bhvit_normalize(session, pixels, bytes, height, width, image, info.image_floats) != BHVIT_OK ||
+  if (bhvit_preprocess(session, pixels, bytes, height, width, 3, image, info.image_floats) != BHVIT_OK ||
       bhvit_run(session, 1, image, info.image_floats, logits, info.classes) != BHVIT_OK) {
     stop(words[2], bhvit_error());
   }

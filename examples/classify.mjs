@@ -42,22 +42,19 @@ bhvit._free(file); // the session has copied what it needs
 const session = bhvit.HEAPU32[opened / 4];
 const info = allocate(48); // bhvit_info: twelve fields of 4 bytes
 bhvit._bhvit_get_info(session, info);
-const [channels, , , classes, imageFloats, height, width] = bhvit.HEAPU32.subarray(info / 4, info / 4 + 7);
+const [channels, , , classes, imageFloats] = bhvit.HEAPU32.subarray(info / 4, info / 4 + 5);
 if (channels !== 3) stop(modelPath, "the model does not take colour pictures");
 
 const picture = read(picturePath);
 if (picture.toString("latin1", 0, 2) !== "P6") stop(picturePath, "not a binary PPM (P6)");
 const header = /^P6(?:\s|#.*\n)+(\d+)(?:\s|#.*\n)+(\d+)(?:\s|#.*\n)+255\s/.exec(picture.toString("latin1", 0, 1000));
-const [w, h] = (header ?? [0, 0, 0]).slice(1).map(Number);
-// One edge is what the model wants, the other not shorter: then Python would not resize it either.
-if (h < height || w < width || (h !== height && w !== width)) {
-  stop(picturePath, `resize it to ${width} pixels wide and ${height} high, 8 bits a channel, or one edge longer`);
-}
+if (!header) stop(picturePath, "not 8 bits a channel");
+const [w, h] = header.slice(1).map(Number);
 const pixels = picture.subarray(header[0].length, header[0].length + h * w * 3);
 if (pixels.length !== h * w * 3) stop(picturePath, "cut short");
 
 const bytes = copy(pixels), image = allocate(4 * imageFloats), out = allocate(4 * classes);
-if (bhvit._bhvit_normalize(session, bytes, pixels.length, h, w, image, imageFloats) ||
+if (bhvit._bhvit_preprocess(session, bytes, pixels.length, h, w, 3, image, imageFloats) ||
     bhvit._bhvit_run(session, 1, image, imageFloats, out, classes)) {
   stop(picturePath, error());
 }

@@ -117,6 +117,13 @@ BHVIT_API const char *bhvit_class_name(const bhvit_session *session, size_t inde
 BHVIT_API bhvit_status bhvit_normalize(const bhvit_session *session, const uint8_t *pixels, size_t pixel_bytes,
                                        size_t height, size_t width, float *image, size_t image_floats);
 
+/* From a decoded picture of any size to what bhvit_run takes: bytes (height, width, channels), where `channels` are the
+ * model's, or 4 for red, green, blue, alpha of a model of colours, which ignores alpha. The picture is resized and its
+ * centre normalised as bhvit_info says (of a segmentation, resized whole): the same bits as in Python. */
+BHVIT_API bhvit_status bhvit_preprocess(const bhvit_session *session, const uint8_t *pixels, size_t pixel_bytes,
+                                        size_t height, size_t width, size_t channels, float *image,
+                                        size_t image_floats);
+
 /* What a model does: "classify", or "segment", which labels each pixel. Null, with an error text, for a null session. A
  * picture for a segmentation is resized to height x width whatever its aspect, so that no pixel is left out. */
 BHVIT_API const char *bhvit_task(const bhvit_session *session);

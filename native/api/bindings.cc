@@ -2,7 +2,9 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -14,6 +16,7 @@
 #include "engine/dispatch.h"
 #include "engine/float_environment.h"
 #include "engine/program.h"
+#include "engine/resize.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -64,6 +67,13 @@ using Images = nb::ndarray<const float, nb::ndim<4>, nb::c_contig, nb::device::c
 using Image = nb::ndarray<const float, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Words = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Tiles = nb::ndarray<const uint32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+using Pixels = nb::ndarray<const uint8_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+bhvit::Picture picture_of(const Pixels& pixels) {
+  const auto edge = [&](size_t i) { return static_cast<int64_t>(pixels.shape(i)); };
+  return {pixels.data(), edge(0), edge(1), edge(2), edge(2)};
+}
 
 // A new NumPy array that owns a copy-free block of the values.
 template <class T>
@@ -216,6 +226,16 @@ NB_MODULE(_native, m) {
             return out;
           },
           "image"_a, "repeats"_a = 1)
+      .def(
+          "fit",
+          [](const bhvit::Program& self, const Pixels& pixels) {
+            const bhvit::Preprocess& p = self.preprocess();
+            if (pixels.shape(2) != p.mean.size()) throw std::invalid_argument("pixels have other channels");
+            const bhvit::FloatEnvironment defaults;
+            return to_numpy(bhvit::fit(picture_of(pixels), p),
+                            {static_cast<size_t>(p.height), static_cast<size_t>(p.width), pixels.shape(2)});
+          },
+          "pixels"_a)
       .def_prop_ro("isa", [](const bhvit::Program& self) { return std::string(self.isa()); })
       .def_prop_ro("threads", &bhvit::Program::threads)
       .def_prop_ro("input_shape",
@@ -237,6 +257,16 @@ NB_MODULE(_native, m) {
       .def("__exit__", [](FloatContext& self, nb::args) { self.exit(); });
 
   m.def("available_isas", &bhvit::available_isas);
+  m.def(
+      "resize",
+      [](const Pixels& pixels, std::pair<int64_t, int64_t> size, const std::string& filter,
+         std::array<float, 4> box) {
+        const bhvit::FloatEnvironment defaults;
+        return to_numpy(bhvit::resize(picture_of(pixels), size.first, size.second, filter,
+                                      {box[0], box[1], box[2], box[3]}),
+                        {static_cast<size_t>(size.first), static_cast<size_t>(size.second), pixels.shape(2)});
+      },
+      "pixels"_a, "size"_a, "filter"_a, "box"_a);
   m.def("crc32", [](nb::bytes data) { return bhvit::crc32(std::string_view(data.c_str(), data.size())); });
   m.def(
       "peak_rate",

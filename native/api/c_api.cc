@@ -2,12 +2,14 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <system_error>
 
 #include "api/bhvit.h"
 #include "engine/float_environment.h"
 #include "engine/program.h"
+#include "engine/resize.h"
 
 struct bhvit_session {
   template <class File>
@@ -21,6 +23,8 @@ namespace {
 
 constexpr int kMaxThreads = 256;  // as in src/bhvit/runtime/session.py
 
+constexpr size_t kMaxEdge = 1 << 20;  // pixels; positions beyond 2^24 would not be whole floats
+
 // A fixed block: keeping the text of a failure cannot fail, and nothing runs when a thread ends.
 thread_local char last_error[1024];
 
@@ -33,6 +37,12 @@ bhvit_status fail(bhvit_status status, const char* text) {
   return status;
 }
 
+#if defined(BHVIT_WEB)
+template <class Body>
+bhvit_status guarded(const Body& body) {
+  return body();
+}
+#else
 template <class Body>
 bhvit_status guarded(const Body& body) noexcept {
   try {
@@ -55,11 +65,12 @@ bhvit_status guarded(const Body& body) noexcept {
     return fail(BHVIT_SYSTEM, "an unknown fault");
   }
 }
+#endif
 
 // Checks what every way of opening takes, then calls open(options, mapping), which gives the session.
 template <class Open>
 bhvit_status open_with(const void* source, const char* source_name, const bhvit_options* options,
-                       bhvit_session** session, const Open& open) noexcept {
+                       bhvit_session** session, const Open& open) {
   return guarded([&] {
     if (!session) return fail(BHVIT_ARGUMENT, "session must not be null");
     *session = nullptr;
@@ -119,6 +130,23 @@ bhvit_status check_images(const bhvit_session& session, const float* images, siz
 }
 
 }  // namespace
+
+#if defined(BHVIT_WEB)
+// Nothing is caught in this build: throwing ends in JavaScript, which leaves WebAssembly by an exception of its own.
+extern "C" __attribute__((import_module("env"), import_name("bhvit_throw"), noreturn)) void bhvit_throw(void* error);
+extern "C" void* __cxa_allocate_exception(size_t bytes) noexcept { return std::malloc(bytes); }
+extern "C" void __cxa_throw(void* error, void*, void (*)(void*)) { bhvit_throw(error); }
+
+// The status of an exception that left a call, with its text for bhvit_error.
+extern "C" bhvit_status bhvit_caught(std::exception* error) {
+  const auto is = [&]<class Kind>(Kind*) { return dynamic_cast<Kind*>(error) != nullptr; };
+  if (is(static_cast<bhvit::FormatError*>(nullptr))) return fail(BHVIT_FORMAT, error->what());
+  if (is(static_cast<bhvit::MemoryLimitError*>(nullptr))) return fail(BHVIT_MEMORY, error->what());
+  if (is(static_cast<std::invalid_argument*>(nullptr))) return fail(BHVIT_ARGUMENT, error->what());
+  if (is(static_cast<std::bad_alloc*>(nullptr))) return fail(BHVIT_MEMORY, "not enough memory for this model");
+  return fail(BHVIT_SYSTEM, error->what());
+}
+#endif
 
 const char* bhvit_version(void) { return BHVIT_VERSION; }
 
@@ -212,6 +240,36 @@ const char* bhvit_task(const bhvit_session* session) {
     return nullptr;
   }
   return session->program.segments() ? "segment" : "classify";
+}
+
+bhvit_status bhvit_preprocess(const bhvit_session* session, const uint8_t* pixels, size_t pixel_bytes, size_t height,
+                              size_t width, size_t channels, float* image, size_t image_floats) {
+  return guarded([&] {
+    if (!session) return no_session();
+    const bhvit::Preprocess& p = session->program.preprocess();
+    if (channels != p.mean.size() && !(channels == 4 && p.mean.size() == 3)) {
+      return fail(BHVIT_ARGUMENT, ("a picture of " + std::to_string(channels) + " channels cannot become the model's " +
+                                   std::to_string(p.mean.size()))
+                                      .c_str());
+    }
+    if (height < 1 || width < 1 || height > kMaxEdge || width > kMaxEdge) {
+      return fail(BHVIT_ARGUMENT, ("a picture has 1 to " + std::to_string(kMaxEdge) + " pixels an edge, not " +
+                                   std::to_string(height) + "x" + std::to_string(width) + " (height x width)")
+                                      .c_str());
+    }
+    bhvit_status status = check_size("pixels", pixels, pixel_bytes, product(product(height, width), channels));
+    if (status == BHVIT_OK) status = check_size("image", image, image_floats, image_size(session->program));
+    if (status != BHVIT_OK) return status;
+    const bhvit::FloatEnvironment defaults;
+    const bhvit::Picture picture = {pixels, static_cast<int64_t>(height), static_cast<int64_t>(width),
+                                    static_cast<int64_t>(channels), static_cast<int64_t>(p.mean.size())};
+    const bhvit::Box whole = {0.0f, 0.0f, static_cast<float>(width), static_cast<float>(height)};
+    const std::vector<uint8_t> resized = session->program.segments()
+                                             ? bhvit::resize(picture, p.height, p.width, p.interpolation, whole)
+                                             : bhvit::fit(picture, p);
+    bhvit::normalize(p, resized.data(), p.height, p.width, image);
+    return status;
+  });
 }
 
 bhvit_status bhvit_run(bhvit_session* session, size_t count, const float* images, size_t image_floats, float* logits,

@@ -140,9 +140,7 @@ float largest_input(const Preprocess& p) {
 
 void normalize(const Preprocess& p, const uint8_t* pixels, int64_t height, int64_t width, float* image) {
   const int64_t channels = static_cast<int64_t>(p.mean.size());
-  // Half of an odd difference goes to the even side, as Python rounds.
-  const auto start = [](int64_t spare) { return spare / 2 + (spare % 4 == 3); };
-  const int64_t top = start(height - p.height), left = start(width - p.width);
+  const int64_t top = centre_start(height - p.height), left = centre_start(width - p.width);
   for (int64_t c = 0; c < channels; c++) {
     const double mean = p.mean[static_cast<size_t>(c)], deviation = p.std[static_cast<size_t>(c)];
     const float scale = static_cast<float>(1 / (255 * deviation)), offset = static_cast<float>(-mean / deviation);

@@ -34,6 +34,10 @@ Json parse_part(const std::string& text, const std::string& what, long max_value
 // normalised, from 0 to 255, are beyond it.
 float largest_input(const Preprocess& preprocess);
 
+// Where the centre begins, if so many pixels are not part of it. Half of an odd number goes to the even side, as Python
+// rounds.
+inline int64_t centre_start(int64_t spare) { return spare / 2 + (spare % 4 == 3); }
+
 // Pixels (height, width, channels), not smaller than the result: their centre, normalised, (channels, H, W). The same
 // bits as `Preprocess.normalize`.
 void normalize(const Preprocess& preprocess, const uint8_t* pixels, int64_t height, int64_t width, float* image);

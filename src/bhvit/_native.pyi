@@ -44,6 +44,9 @@ class Program:
     def profile(self, image: npt.NDArray[np.float32], repeats: int = 1) -> list[tuple[str, str, float]]:
         """Of each op: its name, its kind, the median of its nanoseconds over the repeats."""
 
+    def fit(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A picture (height, width, C) resized and cropped as the model's preprocessing says, (H, W, C)."""
+
     @property
     def isa(self) -> str: ...
     @property
@@ -81,6 +84,11 @@ class FloatEnvironment:
 
 def available_isas() -> list[str]:
     """Instruction sets that this machine can run, the fastest first."""
+
+def resize(
+    pixels: npt.NDArray[np.uint8], size: tuple[int, int], filter: str, box: tuple[float, float, float, float]
+) -> npt.NDArray[np.uint8]:
+    """Pillow's resize of (height, width, C), byte for byte; `size` is (H, W), `box` (left, top, right, bottom)."""
 
 def crc32(data: bytes) -> int: ...
 def peak_rate(isa: str = "auto", seconds: float = 0.2) -> float:

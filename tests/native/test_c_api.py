@@ -82,6 +82,7 @@ def library(prefix: Path) -> ctypes.CDLL:
     library.bhvit_get_info.argtypes = (pointer, pointer)
     library.bhvit_class_name.argtypes = (pointer, size)
     library.bhvit_normalize.argtypes = (pointer, pointer, size, size, size, pointer, size)
+    library.bhvit_preprocess.argtypes = (pointer, pointer, size, size, size, size, pointer, size)
     library.bhvit_run.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_segment.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_task.argtypes = (pointer,)
@@ -229,6 +230,13 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
         (ARGUMENT, "pixels must not be null", library.bhvit_normalize, session, None, 288, 8, 12, buffer, 288),
         (ARGUMENT, "pixels must hold", library.bhvit_normalize, session, buffer, 288, most, most, buffer, 288),
         (ARGUMENT, "session must not be null", library.bhvit_normalize, None, buffer, 288, 8, 12, buffer, 288),
+        (ARGUMENT, "a picture of 2 channels", library.bhvit_preprocess, session, buffer, 288, 8, 12, 2, buffer, 288),
+        (ARGUMENT, "1 to 1048576 pixels", library.bhvit_preprocess, session, buffer, 0, 0, 12, 3, buffer, 288),
+        (ARGUMENT, "1 to 1048576 pixels", library.bhvit_preprocess, session, buffer, 0, most, 1, 3, buffer, 288),
+        (ARGUMENT, "pixels must hold 288", library.bhvit_preprocess, session, buffer, 384, 8, 12, 3, buffer, 288),
+        (ARGUMENT, "image must hold 288", library.bhvit_preprocess, session, buffer, 288, 8, 12, 3, buffer, 287),
+        (ARGUMENT, "pixels must not be null", library.bhvit_preprocess, session, None, 288, 8, 12, 3, buffer, 288),
+        (ARGUMENT, "session must not be null", library.bhvit_preprocess, None, buffer, 288, 8, 12, 3, buffer, 288),
     ):
         opened.value = 1
         assert function(*arguments) == status, said
