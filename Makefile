@@ -2,6 +2,7 @@
 # make test   set up, then linters, type checks, the layer check and all tests
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
+# make web   the npm package in web/, checked and tested (needs cmake, Emscripten, Node, npm)
 # make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of fuzzing a reader
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 # make fuzz   damaged and unusual files, each reader for SECONDS (needs clang++ and its libFuzzer)
@@ -22,7 +23,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm check-slow check-cross threads fuzz fuzz-python coverage docs clean
+.PHONY: setup demo test lint example-c example-wasm web check-slow check-cross threads fuzz fuzz-python coverage docs clean
 
 setup: $(VENV)/.installed
 
@@ -97,6 +98,11 @@ example-wasm:
 	mkdir -p build/example-wasm
 	cp examples/classify.mjs build/wasm/prefix/lib/bhvit.js build/wasm/prefix/lib/bhvit.wasm build/example-wasm
 	@echo 'node build/example-wasm/classify.mjs MODEL.bhv PICTURE.ppm'
+
+# The npm package, with which `bhvit web` writes sites and the tests in a browser run.
+web:
+	@command -v emcmake >/dev/null && command -v npm >/dev/null || { echo 'needs Emscripten, Node and npm: apt-get install emscripten nodejs npm'; exit 1; }
+	cd web && npm install --no-audit --no-fund --silent && CMAKE=$(CMAKE) npm run build && npm run lint && npm test
 
 # Valid small files of every op and option; needs the environment of `make setup`.
 CORPUS := build/corpus

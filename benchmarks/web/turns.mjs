@@ -1,0 +1,42 @@
+// Networks in turns, in Node or in a page: one image of 224x224, one thread, after warming up.
+
+/** `read(path)` gives a file's bytes; `entries` are { name, engine, file }. */
+export async function measure({ Bhvit, ort, read, entries, seconds }) {
+  const pixels = { data: new Uint8Array(224 * 224 * 3), width: 224, height: 224 };
+  for (let i = 0, state = 1; i < pixels.data.length; i++) {
+    state = (Math.imul(state, 1103515245) + 12345) >>> 0;
+    pixels.data[i] = state >>> 24;
+  }
+  const floats = Float32Array.from({ length: 3 * 224 * 224 }, (_, i) => (pixels.data[i] - 128) / 64);
+  ort.env.wasm.numThreads = 1;
+  const runs = [];
+  for (const { name, engine, file, wasm } of entries) {
+    const bytes = await read(file);
+    const start = performance.now();
+    let call;
+    if (engine === "bhvit") {
+      const model = await Bhvit.load(bytes, { worker: false, wasm });
+      call = () => model.logits(pixels);
+    } else {
+      const session = await ort.InferenceSession.create(bytes, { executionProviders: ["wasm"] });
+      call = () => session.run({ [session.inputNames[0]]: new ort.Tensor("float32", floats, [1, 3, 224, 224]) });
+    }
+    await call();
+    runs.push({ name, engine, bytes: bytes.length, first: performance.now() - start, times: [], call });
+  }
+  // Engines compile the busiest functions again while they run.
+  for (const run of runs) for (let i = 0; i < 15; i++) await run.call();
+  const end = performance.now() + 1000 * seconds * runs.length;
+  while (performance.now() < end) {
+    for (const run of runs) {
+      const start = performance.now();
+      await run.call();
+      run.times.push(performance.now() - start);
+    }
+  }
+  return runs.map(({ name, engine, bytes, first, times }) => {
+    times.sort((a, b) => a - b);
+    const at = (share) => times[Math.min(times.length - 1, Math.floor(share * times.length))];
+    return { name, engine, bytes, first, p10: at(0.1), median: at(0.5), p90: at(0.9) };
+  });
+}

@@ -1,0 +1,27 @@
+import { BhvitError } from "./errors.js";
+import { engine } from "./module.js";
+import { NativeModel } from "./native.js";
+import type { Answer, Request } from "./protocol.js";
+
+let model: NativeModel | undefined;
+
+function respond(answer: Answer, transfer: Transferable[] = []): void {
+  postMessage(answer, { transfer });
+}
+
+async function handle(request: Request): Promise<void> {
+  if (request.kind === "open") {
+    model = new NativeModel(await engine(request.wasm), request.file);
+    respond({ id: request.id, info: model.info });
+  } else if (model) {
+    const logits = model.run(request.data, request.width, request.height);
+    respond({ id: request.id, logits }, [logits.buffer]);
+  }
+}
+
+addEventListener("message", (event: MessageEvent<Request>) => {
+  handle(event.data).catch((error: unknown) => {
+    const code = error instanceof BhvitError ? error.code : "system";
+    respond({ id: event.data.id, error: { code, message: error instanceof Error ? error.message : String(error) } });
+  });
+});
