@@ -1,0 +1,41 @@
+"""`bhvit web`: a static site that runs models in the browser."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import UserError
+from .console import Subparsers, command
+
+_DESCRIPTION = """\
+Write a static site that classifies pictures in the browser: drop, choose or paste a picture, or use the camera.
+
+It works from any static host (camera and offline use need HTTPS or localhost), makes no request to other hosts, and
+works offline once loaded. Pictures stay on the visitor's device."""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = command(
+        subparsers,
+        "web",
+        "write a static site that runs models in the browser",
+        _DESCRIPTION,
+        "bhvit web cifar10 --out site\nbhvit web photos.bhv cifar10 --out site --force",
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a .bhv file or a bundled model's name")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--force", action="store_true", help="write into a folder that has files already")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..web import write_site
+
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"{args.out} is not a folder")
+    if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
+        raise UserError(f"{args.out} is not empty; --force writes into it")
+    names = write_site(args.models, args.out)
+    print(f"{args.out}: {len(names)} files; try it with `python -m http.server --directory {args.out}`")
+    return 0

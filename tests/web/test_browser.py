@@ -1,0 +1,220 @@
+"""The site in headless Chromium: Python's bits, the page's flows, and what goes wrong."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import http.server
+import importlib.util
+import io
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bhvit import Session
+from bhvit.bundled import FOLDER
+from bhvit.errors import UserError
+from bhvit.web import site, write_site
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MODELS = sorted(FOLDER.glob("*.bhv"))
+
+
+def _why_not() -> str:
+    if CHROMIUM is None:
+        return "needs Chromium"
+    if importlib.util.find_spec("playwright") is None:
+        return "needs Playwright (pip install playwright)"
+    try:
+        site.find_library()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+WHY_NOT = _why_not()
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "all is there")
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a site with all bundled models."""
+    folder = tmp_path_factory.mktemp("site")
+    write_site(MODELS, folder)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
+    frame = bytes(np.random.default_rng(0).integers(0, 256, 64 * 48 * 3 // 2, np.uint8))
+    camera.write_bytes(b"YUV4MPEG2 W64 H48 F10:1 Ip A1:1 C420jpeg\n" + 4 * (b"FRAME\n" + frame))
+    options = (
+        "--no-sandbox --disable-gpu --disable-background-networking --use-fake-ui-for-media-stream "
+        f"--use-fake-device-for-media-stream --use-file-for-fake-video-capture={camera}"
+    )
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=options.split())
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """The page once the model is loaded; it must not have asked any other host."""
+    context = browser.new_context(permissions=["camera"])
+    opened = context.new_page()
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.goto(address)
+    opened.wait_for_function("document.querySelector('#status').textContent === 'Ready'", timeout=60_000)
+    yield opened
+    assert all(url.startswith((address, "blob:", "data:")) for url in asked), asked
+    context.close()
+
+
+_LOGITS = """async ([model, pixels, width, height]) => {
+  const { Bhvit } = await import("./lib/index.js");
+  const data = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0));
+  const opened = await Bhvit.load(model);
+  const logits = await opened.logits({ data, width, height });
+  opened.close();
+  return Array.from(new Uint8Array(logits.buffer));
+}"""
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
+def test_logits_are_the_bits_of_python(page: Any, model: Path) -> None:
+    session = Session(model)
+    rng = np.random.default_rng(0)
+    for height, width in ((32, 32), (48, 64), (200, 31), (224, 224), (300, 450)):
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        sent = base64.b64encode(pixels.tobytes()).decode()
+        found = page.evaluate(_LOGITS, [f"models/{model.name}", sent, width, height])
+        # One native resize makes the pixels of both: Pillow's differ between its versions for very tall pictures.
+        fitted = session.program.fit(pixels)
+        expected = session(session._preprocess.normalize(fitted[None]))[0]
+        np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected)
+
+
+def _picture(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _choose(page: Any, data: bytes, name: str = "picture.png") -> None:
+    page.set_input_files("#files", {"name": name, "mimeType": "image/png", "buffer": data})
+
+
+def _wait(page: Any, selector: str, text: str) -> None:
+    script = "([selector, text]) => document.querySelector(selector).textContent.includes(text)"
+    page.wait_for_function(script, arg=[selector, text], timeout=60_000)
+
+
+def test_a_chosen_picture_is_named_as_in_python(page: Any) -> None:
+    data = _picture(40, 32)
+    _choose(page, data)
+    _wait(page, "#status", "picture.png: ")
+    name, probability = Session(page.evaluate("fetch('models.json').then((r) => r.json())")[0]["name"]).classify(data)[
+        0
+    ]
+    assert page.inner_text("#status") == f"picture.png: {name}"
+    assert page.locator("#classes li").count() == 5
+    assert page.locator("#classes li span").first.inner_text() == f"{100 * probability:.1f} %"
+    assert "ms" in page.inner_text("#time")
+    assert page.locator("#preview").is_visible()
+
+
+def test_a_dropped_and_a_pasted_picture(page: Any) -> None:
+    data = base64.b64encode(_picture(32, 32)).decode()
+    for kind in ("drop", "paste"):
+        page.evaluate(
+            """([kind, data]) => {
+              const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+              const transfer = new DataTransfer();
+              transfer.items.add(new File([bytes], `${kind}.png`, { type: "image/png" }));
+              document.dispatchEvent(kind === "drop"
+                ? new DragEvent("drop", { dataTransfer: transfer, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: transfer }));
+            }""",
+            [kind, data],
+        )
+        _wait(page, "#status", f"{kind}.png: ")
+
+
+def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
+    page.click("#camera")
+    _wait(page, "#time", "frames a second")
+    assert page.locator("#video").is_visible()
+    page.click("#camera")
+    assert page.inner_text("#camera") == "Start the camera"
+    assert page.locator("#video").is_hidden()
+
+
+def test_without_a_camera_the_page_says_so(page: Any) -> None:
+    page.evaluate("navigator.mediaDevices.getUserMedia = async () => { throw new DOMException('', 'NotFoundError'); }")
+    page.click("#camera")
+    _wait(page, "#error", "there is no camera to use")
+
+
+@pytest.mark.parametrize("data", [b"", b"plain text", _picture(32, 32)[:40]], ids=["empty", "text", "cut"])
+def test_what_is_no_picture_is_refused_and_the_next_one_taken(page: Any, data: bytes) -> None:
+    _choose(page, data, "odd.png")
+    _wait(page, "#error", "not a picture that this browser can decode")
+    _choose(page, _picture(32, 32))
+    _wait(page, "#status", "picture.png: ")
+    assert page.locator("#error").is_hidden()
+
+
+@pytest.mark.parametrize("damage", ["cut", "wrong"])
+def test_a_damaged_model_is_one_line_with_a_code(page: Any, damage: str) -> None:
+    script = """async (damage) => {
+      const { Bhvit } = await import("./lib/index.js");
+      const whole = new Uint8Array(await (await fetch("models/cifar10.bhv")).arrayBuffer());
+      const file = damage === "cut" ? whole.subarray(0, whole.length - 1) : new TextEncoder().encode("<html>");
+      return Bhvit.load(file).then(() => "loaded", (error) => [error.name, error.code, error.message]);
+    }"""
+    name, code, message = page.evaluate(script, damage)
+    assert (name, code) == ("BhvitError", "format")
+    assert "\n" not in message
+
+
+def test_a_huge_picture_is_refused(page: Any) -> None:
+    script = """async () => {
+      const { Bhvit } = await import("./lib/index.js");
+      const model = await Bhvit.load("models/cifar10.bhv");
+      const huge = { data: new Uint8Array(10000 * 10000), width: 10000, height: 10000 };
+      return model.logits(huge).then(() => "answered", (error) => error.message);
+    }"""
+    assert "is larger than the" in page.evaluate(script)
+
+
+def test_the_page_works_offline_once_loaded(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto(address)
+    opened.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    context.set_offline(True)
+    opened.reload()
+    opened.wait_for_function("document.querySelector('#status').textContent === 'Ready'", timeout=60_000)
+    context.close()

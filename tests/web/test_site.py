@@ -1,0 +1,90 @@
+"""The static site that `bhvit web` writes, without a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bhvit.bundled import FOLDER
+from bhvit.cli.main import main
+from bhvit.errors import UserError
+from bhvit.web import site
+
+MODEL = FOLDER / "cifar10.bhv"
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files in the place of the built npm package."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for name in ("index.js", "worker.js", "index.d.ts", "bhvit.wasm", "bhvit.relaxed.wasm"):
+        (folder / name).write_text(name)
+    monkeypatch.setattr(site, "_PLACES", (folder,))
+    return folder
+
+
+def test_site_lists_all_its_files(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "site"
+    assert main(["web", "cifar10", "--out", str(out)]) == 0
+    assert "python -m http.server" in capsys.readouterr().out
+    listed = json.loads((out / "files.json").read_text())
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert set(listed) == there | {"./"}
+    assert not any(name.endswith(".d.ts") for name in there)
+    (model,) = json.loads((out / "models.json").read_text())
+    assert (out / model["file"]).read_bytes() == MODEL.read_bytes()
+    assert model["name"] == "cifar10"
+    assert "airplane" in model["classes"]
+
+
+def test_site_asks_nobody_else(tmp_path: Path, library: Path) -> None:
+    """No address of another host, no script or style within the page, and a policy that forbids both."""
+    out = tmp_path / "site"
+    site.write_site([MODEL], out)
+    page = (out / "index.html").read_text()
+    assert "default-src 'none'" in page
+    assert "unsafe-inline" not in page
+    assert "<style" not in page
+    assert " style=" not in page
+    for name in ("index.html", "app.js", "style.css", "sw.js"):
+        text = (out / name).read_text().replace("http://www.w3.org", "")
+        assert "://" not in text, name
+
+
+def test_folder_with_files_is_kept(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "mine.txt").write_text("mine")
+    assert main(["web", "cifar10", "--out", str(tmp_path / "site")]) == 2
+    assert "is not empty; --force writes into it" in capsys.readouterr().err
+    assert main(["web", "cifar10", "--out", str(tmp_path / "site"), "--force"]) == 0
+    assert (tmp_path / "site" / "mine.txt").read_text() == "mine"
+
+
+def test_file_in_the_place_of_the_folder(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site").write_text("mine")
+    assert main(["web", "cifar10", "--out", str(tmp_path / "site")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+
+
+def test_nothing_is_written_for_a_damaged_model(tmp_path: Path, library: Path) -> None:
+    damaged = tmp_path / "damaged.bhv"
+    damaged.write_bytes(MODEL.read_bytes()[:-1])
+    with pytest.raises(UserError, match="cut short"):
+        site.write_site([MODEL, damaged], tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_two_models_of_one_name(tmp_path: Path, library: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "cifar10.bhv").write_bytes(MODEL.read_bytes())
+    with pytest.raises(UserError, match=r"two models are called cifar10\.bhv"):
+        site.write_site([MODEL, tmp_path / "other" / "cifar10.bhv"], tmp_path / "site")
+
+
+def test_engine_that_is_not_built_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "_PLACES", (tmp_path,))
+    with pytest.raises(UserError, match="npm install && npm run build"):
+        site.write_site([MODEL], tmp_path / "site")
