@@ -15,7 +15,7 @@ set_target_properties(bhvit_web_engine PROPERTIES UNITY_BUILD ON UNITY_BUILD_BAT
 target_compile_options(bhvit_web_engine PRIVATE -Os ${BHVIT_WEB_OPTIONS})
 
 # Objects are optimised already; linking with -O2 shortens them further.
-set(BHVIT_WEB_EXPORTS bhvit_version bhvit_error bhvit_open_memory bhvit_close bhvit_get_info bhvit_class_name
+set(BHVIT_WEB_EXPORTS bhvit_version bhvit_error bhvit_open_memory bhvit_close bhvit_get_info bhvit_class_name bhvit_task
   bhvit_preprocess bhvit_normalize bhvit_run bhvit_caught malloc free)
 list(TRANSFORM BHVIT_WEB_EXPORTS PREPEND "_")
 list(JOIN BHVIT_WEB_EXPORTS "," BHVIT_WEB_EXPORTS)

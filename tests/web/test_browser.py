@@ -20,7 +20,10 @@ from PIL import Image
 from bhvit import Session
 from bhvit.bundled import FOLDER
 from bhvit.errors import UserError
+from bhvit.format import file as bhv_file
 from bhvit.web import site, write_site
+from helpers import small_specs
+from helpers.random_model import random_model
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MODELS = sorted(FOLDER.glob("*.bhv"))
@@ -47,11 +50,16 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a site with all bundled models."""
+    """Address of a site with all bundled models, and models of every op and option."""
     folder = tmp_path_factory.mktemp("site")
     write_site(MODELS, folder)
+    for spec in SPECS:
+        bhv_file.write(random_model(spec), folder / f"{spec.name}.bhv")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -92,10 +100,10 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     context.close()
 
 
-_LOGITS = """async ([model, pixels, width, height]) => {
+_LOGITS = """async ([model, pixels, width, height, wasm]) => {
   const { Bhvit } = await import("./lib/index.js");
   const data = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0));
-  const opened = await Bhvit.load(model);
+  const opened = await Bhvit.load(model, wasm ? { wasm: new URL(wasm, location.href) } : {});
   const logits = await opened.logits({ data, width, height });
   opened.close();
   return Array.from(new Uint8Array(logits.buffer));
@@ -114,6 +122,17 @@ def test_logits_are_the_bits_of_python(page: Any, model: Path) -> None:
         fitted = session.program.fit(pixels)
         expected = session(session._preprocess.normalize(fitted[None]))[0]
         np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected)
+
+
+@pytest.mark.parametrize("wasm", ["lib/bhvit.wasm", "lib/bhvit.relaxed.wasm"])
+def test_every_op_and_option_gives_the_bits_of_python(page: Any, wasm: str) -> None:
+    for spec in SPECS:
+        session = Session(bhv_file.to_bytes(random_model(spec)))
+        pixels = np.random.default_rng(0).integers(0, 256, (37, 51, spec.in_chans), np.uint8)
+        sent = base64.b64encode(pixels.tobytes()).decode()
+        found = page.evaluate(_LOGITS, [f"{spec.name}.bhv", sent, 51, 37, wasm])
+        expected = session(session._preprocess.normalize(session.program.fit(pixels)[None]))[0]
+        np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected, spec.name)
 
 
 def _picture(width: int, height: int) -> bytes:

@@ -10,7 +10,10 @@ import pytest
 from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
 from bhvit.errors import UserError
+from bhvit.format import file as bhv_file
 from bhvit.web import site
+from helpers import small_specs
+from helpers.random_model import random_model
 
 MODEL = FOLDER / "cifar10.bhv"
 
@@ -74,6 +77,14 @@ def test_nothing_is_written_for_a_damaged_model(tmp_path: Path, library: Path) -
     damaged.write_bytes(MODEL.read_bytes()[:-1])
     with pytest.raises(UserError, match="cut short"):
         site.write_site([MODEL, damaged], tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+def test_models_that_label_pixels_are_refused(tmp_path: Path, library: Path) -> None:
+    spec = next(spec for spec in small_specs.SPECS if spec.task == "segment")
+    bhv_file.write(random_model(spec), tmp_path / "labels.bhv")
+    with pytest.raises(UserError, match=r"labels\.bhv labels pixels; the page names classes only"):
+        site.write_site([tmp_path / "labels.bhv"], tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 

@@ -13,6 +13,7 @@ interface Exports {
   bhvit_close(session: number): void;
   bhvit_get_info(session: number, info: number): number;
   bhvit_class_name(session: number, index: number): number;
+  bhvit_task(session: number): number;
   bhvit_preprocess(
     session: number, pixels: number, bytes: number, height: number, width: number, channels: number, image: number,
     floats: number,
@@ -57,6 +58,9 @@ export class NativeModel {
       this.#check(() => this.#exports.bhvit_open_memory(pointer, file.length, 1, 0, opened));
     });
     this.#session = this.#words(opened, 1)[0] ?? 0;
+    if (this.#text(this.#exports.bhvit_task(this.#session)) !== "classify") {
+      throw new BhvitError("argument", "the model labels pixels; this package runs classifications");
+    }
     const info = this.#allocate(INFO_BYTES);
     this.#check(() => this.#exports.bhvit_get_info(this.#session, info));
     const [channels = 0, height = 0, width = 0, classes = 0, floats = 0] = this.#words(info, 5);

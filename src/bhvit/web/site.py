@@ -42,6 +42,8 @@ def write_site(models: Sequence[str | Path], folder: Path, library: Path | None 
     for model in models:
         path = bundled.find(model, ".bhv")
         packed = bhv_file.read(path)
+        if packed.spec.task != "classify":
+            raise UserError(f"{path} labels pixels; the page names classes only")
         name = f"models/{path.name}"
         if name in contents:
             raise UserError(f"two models are called {path.name}: rename one")
