@@ -51,7 +51,7 @@ struct MixerScratch {
   float* sums;      // [token][channel], before layer norm
   BHVIT_INLINE MixerScratch(Scratch& s, const MixerArgs& a)
       : words(a.weight ? s.take<uint32_t>(kDilations * a.groups * a.words * a.row_stride) : nullptr),
-        index(a.weight ? s.take<uint32_t>(kIndexWords * kDilations * a.groups * a.words * a.row_stride) : nullptr),
+        index(a.weight ? s.take<uint32_t>(2 * kIndexWords * kDilations * a.groups * a.words * a.row_stride) : nullptr),
         sums(a.sum_shift ? s.take<float>(a.width * a.channels) : nullptr) {}
 };
 
@@ -155,8 +155,9 @@ struct TapIndex {
   BHVIT_INLINE const u32* tokens(long list, long first) const {
     return kIndexWords ? at(list, first) : words + list * a.words * a.row_stride + first;
   }
+  // A block of one token takes as much as one of two.
   BHVIT_INLINE u32* at(long list, long first) const {
-    return index + (list * a.row_stride + first) * a.words * kIndexWords;
+    return index + 2 * (list * a.row_stride + first) * a.words * kIndexWords;
   }
 };
 
