@@ -25,25 +25,24 @@ def _stages(*mixers: str, **settings: Any) -> tuple[StageSpec, ...]:
     return tuple(StageSpec(depth=1, channels=64, hidden=128, mixer=mixer, **settings) for mixer in kinds)
 
 
+# Every mixer, quantiser, norm and number of bits, in as few exports as will do: each takes seconds.
 CASES: dict[str, dict[str, Any]] = {
     "published": {"stages": _stages("conv", "attention")},
-    "float-downsampling": {"stages": _stages("conv", "attention"), "downsample": "float"},
-    "layer-norm": {"stages": _stages("conv", "attention"), "norm": "layer"},
-    "gsb": {"stages": _stages("attention"), "attention": "gsb"},
-    "one-bit": {"stages": _stages("attention"), "attention": "one_bit"},
     "binaryvit": {
-        "stages": _stages("pooled_attention", key_pool=2),
+        "stages": (*_stages("pooled_attention", key_pool=2), *_stages("pooling", "pooled_attention", heads=2)),
         "attention": "one_bit",
         "branches": "pool",
         "stem_activation": "none",
         "centre_conv_weights": False,
+        "norm": "layer",
+        "downsample": "float",
+        "patch": 2,
     },
-    "pooled-unpooled": {"stages": _stages("pooled_attention", heads=2)},
-    "pooling": {"stages": _stages("pooling"), "shifts": "none"},
-    "eight-bit-floats": {"stages": _stages("conv"), "float_bits": 8},
-    "float-weights": {"stages": _stages("conv", weight_bits=32)},
-    "float-activations": {"stages": _stages("attention", activation_bits=32)},
-    "recu": {"stages": _stages("conv"), "recu": True, "stem_kernel": 6},
+    "gsb": {"stages": _stages("attention"), "attention": "gsb", "float_bits": 8, "recu": True, "stem_kernel": 6},
+    "floats": {
+        "stages": (*_stages("conv", weight_bits=32), *_stages("attention", activation_bits=32)),
+        "shifts": "none",
+    },
 }
 
 

@@ -42,7 +42,7 @@ def test_processes_are_started_and_train_together(file: Path, arguments: Argumen
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_ends_all_processes_and_the_run_resumes(
     name: str, file: Path, arguments: Arguments, tmp_path: Path
 ) -> None:
@@ -92,6 +92,7 @@ def test_the_first_failure_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 60
 
 
+@pytest.mark.slow
 def test_torchrun_says_in_its_summary_what_is_wrong(arguments: Arguments, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = ["-m", "bhvit", *arguments(batch_size=9, out=tmp_path / "two")]
