@@ -33,7 +33,7 @@ std::vector<float> values_of(bhvit::Program& program, const std::string& bytes) 
       out.insert(out.end(), step.values.begin(), step.values.end());
     }
   }
-  std::vector<float> logits(count * static_cast<size_t>(program.classes()));
+  std::vector<float> logits(count * static_cast<size_t>(program.logit_floats()));
   program.run(images.data(), static_cast<long>(count), logits.data());
   out.insert(out.end(), logits.begin(), logits.end());
   return out;

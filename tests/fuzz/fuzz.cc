@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "api/bhvit.h"
@@ -99,13 +100,23 @@ std::vector<float> open_and_run(const std::string& file, const Way& way) {
     fault("a session that knows nothing of itself");
   }
   std::vector<float> logits;
-  if (info.image_floats <= kMostFloats) {
+  const bool segments = std::string_view(bhvit_task(session)) == "segment";
+  const size_t pixels = segments ? info.height * info.width : 1;
+  if (info.image_floats <= kMostFloats && info.classes * pixels <= kMostFloats) {
     std::vector<float> images(2 * info.image_floats);
     std::minstd_rand random(static_cast<unsigned>(file.size()));
     for (float& value : images) value = static_cast<float>(random() % 4096) / 1024.0f - 2.0f;
     normalise(session, info, random, images.data() + info.image_floats);
-    logits.resize(2 * info.classes);
+    logits.resize(2 * info.classes * pixels);
     if (bhvit_run(session, 2, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK) fault("no run");
+    std::vector<uint8_t> labels(2 * pixels);
+    const bhvit_status labelled =
+        bhvit_segment(session, 2, images.data(), images.size(), labels.data(), labels.size());
+    if (labelled != (segments ? BHVIT_OK : BHVIT_ARGUMENT)) fault("labels of a classifier, or none");
+    for (const uint8_t label : labels) {
+      if (label >= info.classes) fault("a label that is no class");
+      logits.push_back(label);
+    }
   }
   bhvit_close(session);
   return logits;

@@ -13,7 +13,10 @@ from PIL import Image
 from bhvit import Session
 from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
+from bhvit.format import file as bhv_file
+from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.c_library import CMAKE, ROOT, call
+from helpers.random_model import random_images, random_model
 
 
 def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +34,7 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     best = set()
     for seed in range(4):
         picture = tmp_path / f"{seed}.ppm"
-        pixels = np.random.default_rng(seed).integers(0, 256, (32, 32 + seed, 3)) // (seed + 1)
+        pixels = np.random.default_rng(seed).integers(0, 64, (32, 32 + seed, 3)) + np.roll([192, 96, 0], seed)
         Image.fromarray(pixels.astype(np.uint8)).save(picture)
         assert main(["classify", model, str(picture), "--top", "1", "--json"]) == 0
         answer = json.loads(capsys.readouterr().out)[0]["classes"][0]
@@ -49,3 +52,15 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     assert "cut short" in refused[1]
     assert refused[2].startswith(f"2 cannot read {model}: ")
     assert refused[3].endswith("not one that this machine can run: auto, wasm")
+
+    stages = tuple(StageSpec(depth=1, channels=channels, hidden=128, mixer="conv") for channels in (64, 128))
+    spec = ModelSpec(name="labels", img_size=(16, 40), patch=4, num_classes=5, task="segment", stages=stages)
+    labelling = tmp_path / "labels.bhv"
+    bhv_file.write(random_model(spec), labelling)
+    image = random_images(spec, 1)
+    image.tofile(tmp_path / "image")
+    call("node", folder / "run.mjs", labelling, tmp_path / "image", tmp_path / "logits", str(5 * 16 * 40))
+    logits = Session(labelling)(image)
+    np.testing.assert_array_equal(np.fromfile(tmp_path / "logits", np.float32), logits.ravel())
+    labels = np.fromfile(tmp_path / "logits.labels", np.uint8).reshape(16, 40)
+    np.testing.assert_array_equal(labels, logits[0].argmax(axis=0))
