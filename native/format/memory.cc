@@ -11,6 +11,6 @@ std::string megabytes(uint64_t bytes) { return std::to_string((bytes >> 20) + (b
 
 MemoryLimitError::MemoryLimitError(uint64_t needed, uint64_t allowed)
     : std::runtime_error("needs " + megabytes(needed) + " of memory or more, above the limit of " + megabytes(allowed) +
-                         "; if you trust the file, raise max_memory") {}
+                         "; if you trust the file, raise max_memory (--max-memory)") {}
 
 }  // namespace bhvit

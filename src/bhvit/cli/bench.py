@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..text import count_text, describe, size_text
-from .console import Progress, Subparsers, add_json, checkpoint_file, command, packed_file, positives, print_json, table
+from .console import (
+    Progress,
+    Subparsers,
+    add_json,
+    add_max_memory,
+    checkpoint_file,
+    command,
+    packed_file,
+    positives,
+    print_json,
+    table,
+)
 
 if TYPE_CHECKING:
     from ..timing import Timing
@@ -44,6 +55,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--seconds", type=_seconds, default=2.0, help="time for each combination (default 2)")
     parser.add_argument("--profile", action="store_true", help="time each op (batch 1)")
+    add_max_memory(parser)
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -57,14 +69,15 @@ def run(args: argparse.Namespace) -> int:
 
     file = bhv_file.read(args.model)
     isas = _isas(args.isa)
-    runs = native_runs(args.model, file, isas=isas, threads=args.threads, batches=args.batch)
+    memory = args.max_memory
+    runs = native_runs(args.model, file, isas=isas, threads=args.threads, batches=args.batch, max_memory=memory)
     if args.torch:
         runs += torch_runs(args.torch, args.model, threads=args.threads, batches=args.batch)
     progress = Progress("measuring")
     timings = measure(runs, args.seconds, progress)
     profiles = []
     if args.profile:
-        profiles = [profile_ops(args.model, file, isa, n, args.seconds) for isa in isas for n in args.threads]
+        profiles = [profile_ops(args.model, file, isa, n, args.seconds, memory) for isa in isas for n in args.threads]
     where = environment()
     sizes = {"packed": args.model.stat().st_size}
     if args.torch:

@@ -50,13 +50,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster; default: one on this machine")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
-    parser.add_argument(
-        "--max-memory",
-        type=positive,
-        default=512,
-        metavar="MIB",
-        help="memory that a model may take next to its file (default 512); raise it only for files you trust",
-    )
     add_json(parser)
     parser.set_defaults(run=run)
 
@@ -76,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
         if args.json and inputs.live:
             raise UserError("--json prints at the end, and a live source has none: use --out FILE.jsonl")
-        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
+        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
         if session.task != "classify":
             raise UserError(f"{model} labels pixels: bhvit segment runs it")
         results = None

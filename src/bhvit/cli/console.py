@@ -29,7 +29,7 @@ def command(subparsers: Subparsers, name: str, summary: str, description: str, e
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """--threads and --isa."""
+    """--threads, --isa and --max-memory."""
     parser.add_argument(
         "--threads",
         type=threads,
@@ -38,6 +38,17 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         help="threads of the engine (default 1); auto takes the cores that this process may use",
     )
     parser.add_argument("--isa", default="auto", help="instruction set: auto (default) takes the best there is")
+    add_max_memory(parser)
+
+
+def add_max_memory(parser: argparse.ArgumentParser) -> None:
+    """--max-memory, in bytes once parsed; None where it is not given."""
+    parser.add_argument(
+        "--max-memory",
+        type=mebibytes,
+        metavar="MIB",
+        help="memory that a packed model may take next to its file (default 512); raise it only for files you trust",
+    )
 
 
 def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -> None:
@@ -78,6 +89,14 @@ def positive(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def mebibytes(text: str) -> int:
+    """A number of MiB for argparse, as bytes."""
+    count = positive(text)
+    if count >= 1 << 44:
+        raise argparse.ArgumentTypeError(f"{text!r} is more MiB than there can be")
+    return count << 20
 
 
 def threads(text: str) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from ..data.dataset import SPLITS, Dataset, Warn, open_dataset
 from ..data.metrics import Metrics, evaluate
-from .console import Progress, Subparsers, add_json, command, positive, print_json
+from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
 
 SHOWN_CLASSES = 20
 
@@ -38,6 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
     parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
+    add_max_memory(parser)
     parser.add_argument("--strict", action="store_true", help="refuse damaged images, do not skip them")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     if task_of(args.model) == "segment":
         return _run_masks(args)
-    predict, preprocess, class_names = open_model(args.model, args.threads)
+    predict, preprocess, class_names = open_model(args.model, args.threads, args.max_memory)
 
     def open_split(split: str, warn: Warn | None = None) -> Dataset:
         return open_dataset(
@@ -84,7 +85,7 @@ def _run_masks(args: argparse.Namespace) -> int:
     from ..data.segmentation_metrics import evaluate_masks
     from ..verification.predictors import open_labeller
 
-    label, class_names = open_labeller(args.model, args.threads)
+    label, class_names = open_labeller(args.model, args.threads, args.max_memory)
     dataset = open_masked(
         args.data,
         args.split or "test",

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ..text import size_text
-from .console import Progress, Subparsers, command, packed_file, positive
+from .console import Progress, Subparsers, add_max_memory, command, packed_file, positive
 
 _DESCRIPTION = """\
 Write one self-contained HTML page about a run: training curves, confusion matrix, samples, sizes, speeds,
@@ -37,6 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", help="images (default: those the run was trained on)")
     parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--limit", type=positive, metavar="N", help="measure N images, evenly chosen (default all)")
+    add_max_memory(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,7 +64,15 @@ def run(args: argparse.Namespace) -> int:
             packed = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.bhv"
             pack(load_checkpoint(checkpoint), packed)
         found = measure_run(
-            folder, checkpoint, packed, settings, data=args.data, split=args.split, limit=args.limit, progress=Progress
+            folder,
+            checkpoint,
+            packed,
+            settings,
+            data=args.data,
+            split=args.split,
+            limit=args.limit,
+            max_memory=args.max_memory,
+            progress=Progress,
         )
         write_report(found, out)
     print(f"{out}: {size_text(out.stat().st_size)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_sources, command, positive
+from .console import Progress, Subparsers, add_engine, add_sources, command
 
 if TYPE_CHECKING:
     from ..data.inputs import Picture
@@ -44,13 +44,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--no-overlay", action="store_true", help="write the label maps alone")
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
-    parser.add_argument(
-        "--max-memory",
-        type=positive,
-        default=512,
-        metavar="MIB",
-        help="memory that a model may take next to its file (default 512); raise it only for files you trust",
-    )
     parser.set_defaults(run=run)
 
 
@@ -68,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--resume and --force are about a folder: name it with --out DIR")
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
-        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20)
+        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
         if session.task != "segment":
             raise UserError(f"{model} classifies images: bhvit classify names what is in them")
         results = _Results(args, session)

@@ -38,9 +38,6 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--drain", type=positive, default=20, metavar="S", help="seconds to finish at SIGTERM (default 20)"
     )
-    parser.add_argument(
-        "--max-memory", type=positive, default=512, metavar="MIB", help="memory of a model (default 512)"
-    )
     parser.add_argument("--web", type=Path, metavar="FOLDER", help="a built page for browsers, shown at /")
     parser.set_defaults(run=run)
 
@@ -63,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         host=args.host,
         port=args.port,
         workers=args.workers or max(1, allowed_cores() // args.threads),
-        options=SessionOptions(threads=args.threads, isa=args.isa, max_memory=args.max_memory << 20),
+        options=SessionOptions(threads=args.threads, isa=args.isa, max_memory=args.max_memory),
         limits=Limits(
             queue=args.queue,
             body=args.max_body << 20,

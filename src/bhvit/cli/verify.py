@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
         dataset,
         threads=args.threads,
         isa=args.isa,
+        max_memory=args.max_memory,
         traced=args.trace,
         labelled=not args.unlabelled,
         progress=Progress,
@@ -124,6 +125,7 @@ def _run_masks(args: argparse.Namespace) -> int:
         dataset,
         threads=args.threads,
         isa=args.isa,
+        max_memory=args.max_memory,
         traced=args.trace,
         progress=Progress("comparing"),
     )

@@ -54,6 +54,7 @@ def measure_run(
     split: str = "test",
     limit: int | None = None,
     seconds: float = 1.0,
+    max_memory: int | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Findings:
     """Compare and time a run's checkpoint and packed file on its test images.
@@ -65,10 +66,10 @@ def measure_run(
     dataset = open_dataset(data or settings["data"], split, class_names=file.class_names, **({} if data else own))
     if limit and limit < len(dataset):
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, limit).round().astype(int))
-    comparison = compare(checkpoint, packed, dataset, progress=progress)
+    comparison = compare(checkpoint, packed, dataset, max_memory=max_memory, progress=progress)
     threads = sorted({1, allowed_cores()})
     timings = measure(
-        native_runs(packed, file, isas=["auto"], threads=threads, batches=[1])
+        native_runs(packed, file, isas=["auto"], threads=threads, batches=[1], max_memory=max_memory)
         + torch_runs(checkpoint, packed, threads=threads, batches=[1]),
         seconds,
         progress("measuring speed") if progress else None,

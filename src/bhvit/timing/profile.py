@@ -18,12 +18,14 @@ PROFILE_TURNS = 20
 """Whole calls, then profiled calls, in each turn."""
 
 
-def profile_ops(path: Path, file: PackedModel, isa: str, threads: int, seconds: float) -> dict[str, Any]:
+def profile_ops(
+    path: Path, file: PackedModel, isa: str, threads: int, seconds: float, max_memory: int | None = None
+) -> dict[str, Any]:
     """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
 
     "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
     """
-    session = Session(path, threads=threads, isa=isa)
+    session = Session(path, threads=threads, isa=isa, max_memory=max_memory)
     images = noise(file, 1)
     calls: list[float] = []
     parts: list[list[float]] = []

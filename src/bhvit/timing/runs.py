@@ -20,12 +20,23 @@ def noise(file: PackedModel, batch: int) -> Floats:
     return preprocess.normalize(pixels)
 
 
-def native_runs(path: Path, file: PackedModel, *, isas: list[str], threads: list[int], batches: list[int]) -> list[Run]:
-    """A run of the packed file for every combination. Raises UserError for an unknown instruction set."""
+def native_runs(
+    path: Path,
+    file: PackedModel,
+    *,
+    isas: list[str],
+    threads: list[int],
+    batches: list[int],
+    max_memory: int | None = None,
+) -> list[Run]:
+    """A run of the packed file for every combination, each in a session of `max_memory` bytes.
+
+    Raises UserError for an unknown instruction set and a file that needs more memory.
+    """
     runs = []
     for isa in isas:
         for count in threads:
-            session = Session(path, threads=count, isa=isa)
+            session = Session(path, threads=count, isa=isa, max_memory=max_memory)
             runs += [
                 Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
                 for batch in batches

@@ -121,6 +121,7 @@ def compare(
     *,
     threads: int = 1,
     isa: str = "auto",
+    max_memory: int | None = None,
     traced: int = 4,
     labelled: bool = True,
     progress: Callable[[str], Progress] | None = None,
@@ -129,10 +130,10 @@ def compare(
 
     Without `labelled` only the pictures count: their classes need not be the model's, and the metrics' accuracies mean
     nothing. `progress` makes a progress display for a named part. Raises UserError if the two files do not
-    belong together or an image is damaged.
+    belong together, an image is damaged or the packed file needs more than `max_memory` bytes.
     """
     model, file = open_pair(checkpoint, packed)
-    session = Session(packed, threads=threads, isa=isa)
+    session = Session(packed, threads=threads, isa=isa, max_memory=max_memory)
     show = progress or (lambda what: None)  # type: ignore[return-value]
     pixels = None
     if len(dataset) * int(np.prod(file.spec.img_size)) * file.spec.in_chans <= 1 << 28:

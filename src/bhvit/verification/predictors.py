@@ -47,15 +47,19 @@ def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedMod
     return model, file
 
 
-def open_model(path: str, threads: int | None = None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+def open_model(
+    path: str, threads: int | None = None, max_memory: int | None = None
+) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
     """A checkpoint or packed file as a predictor, with its preprocessing and class names.
 
-    `threads` None uses all cores. Raises UserError if it is neither, or a checkpoint without preprocessing.
+    `threads` None uses all cores; `max_memory` bounds a packed model, in bytes. Raises UserError if it is neither, a
+    checkpoint without preprocessing, or a packed model that needs more memory.
     """
     path = str(bundled.find(path, ".bhv"))
     if path.endswith(".bhv"):
         model = bhv_file.read(path)
-        return Session(path, threads=threads or allowed_cores()), model.preprocess, model.class_names
+        session = Session(path, threads=threads or allowed_cores(), max_memory=max_memory)
+        return session, model.preprocess, model.class_names
     if not path.endswith(".safetensors"):
         raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
     return _open_checkpoint(path, threads)
@@ -86,11 +90,16 @@ def torch_labeller(model: BHViT) -> Labeller:
     return label
 
 
-def open_labeller(path: str, threads: int | None = None) -> tuple[Labeller, tuple[str, ...] | None]:
-    """A checkpoint or packed file of a segmentation as a function of an image, and its class names."""
+def open_labeller(
+    path: str, threads: int | None = None, max_memory: int | None = None
+) -> tuple[Labeller, tuple[str, ...] | None]:
+    """A checkpoint or packed file of a segmentation as a function of an image, and its class names.
+
+    The arguments are those of `open_model`.
+    """
     path = str(bundled.find(path, ".bhv"))
     if path.endswith(".bhv"):
-        session = Session(path, threads=threads or allowed_cores())
+        session = Session(path, threads=threads or allowed_cores(), max_memory=max_memory)
         return session.segment, session.class_names
     import torch
 

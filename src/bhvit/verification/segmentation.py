@@ -44,15 +44,17 @@ def compare_masks(
     *,
     threads: int = 1,
     isa: str = "auto",
+    max_memory: int | None = None,
     traced: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskComparison:
     """Label all images by PyTorch and by the packed file, and follow the first `traced` op by op.
 
-    Masks are compared at the model's size. Raises UserError if the two files do not belong together.
+    Masks are compared at the model's size. Raises UserError if the two files do not belong together, or
+    the packed file needs more than `max_memory` bytes.
     """
     model, file = open_pair(checkpoint, packed)
-    session = Session(packed, threads=threads, isa=isa)
+    session = Session(packed, threads=threads, isa=isa, max_memory=max_memory)
     classes = len(dataset.class_names)
     counts = np.zeros((2, classes, classes), np.int64)
     same = pixels = 0
