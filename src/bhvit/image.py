@@ -44,6 +44,8 @@ MAX_PIXELS = environment_limit("BHVIT_MAX_PIXELS", 89_478_485)
 """Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
 if os.environ.get("BHVIT_MAX_PIXELS"):
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+"""Tags of a TIFF: a tile is decoded as a whole, however little of it the picture shows."""
 MAX_EDGE = 8192
 MAX_CHANNELS = 64
 MIN_CROP = 0.001
@@ -348,6 +350,13 @@ def _check_pixels(image: Image.Image, name: str, limit: int | None) -> None:
         raise UserError(
             f"{name} has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded: "
             f"set BHVIT_MAX_PIXELS={pixels} to allow it"
+        )
+    tags = getattr(image, "tag_v2", None) or {}
+    tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
+    if not all(isinstance(edge, int) for edge in tile) or tile[0] * tile[1] > MAX_PIXELS:
+        raise UserError(
+            f"{name} is a TIFF with tiles of {shown(tile[0])}x{shown(tile[1])} pixels, more than the {MAX_PIXELS} that "
+            "are decoded"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from pathlib import Path
 
@@ -104,9 +105,45 @@ def test_lists_on_standard_input(folder: Path, between: bytes) -> None:
 
 
 def test_a_line_that_is_no_path_is_one_error() -> None:
-    (picture,) = open_inputs("-", stdin=io.BytesIO(b"x" * 100_000 + b"\n"))
-    with pytest.raises(UserError, match="a line has 100000 characters"):
+    picture, good = open_inputs("-", stdin=io.BytesIO(b"x" * 100_000 + b"\ngood.png"))
+    assert good.name == "good.png"
+    with pytest.raises(UserError, match="it has more than 8192 characters"):
         picture.image()
+
+
+class Slow(io.RawIOBase):
+    """A stream that gives its parts one by one, and counts how many were asked for."""
+
+    def __init__(self, *parts: bytes) -> None:
+        self.parts, self.given = list(parts), 0
+
+    def read1(self, size: int) -> bytes:
+        self.given += 1
+        return self.parts.pop(0) if self.parts else b""
+
+
+@pytest.mark.parametrize("between", [b"\n", b"\0"])
+def test_a_list_is_read_as_it_comes(between: bytes) -> None:
+    stream = Slow(b"a.png" + between + b"b.p", b"ng" + between, b"c.png")
+    pictures = iter(open_inputs("-", stdin=stream))  # type: ignore[arg-type]
+    assert (next(pictures).name, stream.given) == ("a.png", 1)
+    assert (next(pictures).name, stream.given) == ("b.png", 2)
+    assert [picture.name for picture in pictures] == ["c.png"]
+
+
+def test_an_endless_line_takes_no_memory() -> None:
+    stream = Slow(*[b"x" * (1 << 16)] * 100, b"x\ngood.png\n")
+    long, good = open_inputs("-", stdin=stream)  # type: ignore[arg-type]
+    assert len(long.name) == 101
+    assert good.name == "good.png"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.parquet", "a.mp4"])
+def test_a_pipe_is_refused_whatever_it_is_called(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="is a pipe, socket or device"):
+        open_inputs(tmp_path / name)
 
 
 def test_pictures_at_addresses() -> None:

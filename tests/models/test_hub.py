@@ -256,3 +256,54 @@ def test_what_the_hub_refuses_is_one_line(fake: Hub) -> None:
     (fake.root / "me/nano" / hf_layout.WEIGHTS).unlink()
     with pytest.raises(UserError, match=r"me/nano has no model\.safetensors"):
         BHViT.from_pretrained("me/nano")
+
+
+def test_names_and_licences_reach_no_card_as_markup(tmp_path: Path) -> None:
+    hostile = ("<script>alert(1)</script>", "a | b", "[x](http://e.org)", "www.e.org", "`c`", "*d*", "e\x1b[31m\n# f")
+    model = create_model("bhvit_nano", num_classes=len(hostile))
+    model.class_names = hostile
+    model.save_pretrained(tmp_path / "mine", license="mit\ntags: [evil]")
+    _, metadata, text = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(metadata)
+    assert fields["license"] == "mit\ntags: [evil]"
+    assert fields["tags"][0] == "image-classification"
+    for markup in ("<script", "a | b", "](http://e", "www.e.org", "`c`", "*d*", "\x1b", "\n# f"):
+        assert markup not in text, markup
+    assert "&lt;script&gt;alert" in text
+
+
+@pytest.mark.parametrize("entry", ["load_checkpoint", "from_pretrained"])
+def test_a_small_file_that_describes_a_huge_network_is_refused_before_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
+) -> None:
+    import safetensors.torch
+
+    from bhvit.format.checkpoint import CheckpointDescription
+    from bhvit.hf_layout import config
+    from bhvit.models import load_checkpoint
+    from bhvit.models.checkpoint import checksum
+    from bhvit.spec.model import ModelSpec, StageSpec
+
+    stages = (StageSpec(depth=3, channels=64, hidden=64, mixer="conv"),)
+    spec = ModelSpec(name="huge", img_size=(8, 8), patch=2, num_classes=2, stages=stages)
+    tensors = {"a": torch.zeros(2)}
+    made: list[bool] = []
+    real = BHViT.__init__
+
+    def counted(self: BHViT, *arguments: Any, **options: Any) -> None:
+        real(self, *arguments, **options)
+        made.append(next(self.parameters()).is_meta)
+
+    monkeypatch.setattr(BHViT, "__init__", counted)
+    if entry == "load_checkpoint":
+        path = tmp_path / "a.safetensors"
+        described = CheckpointDescription(spec=spec, checksum=checksum(tensors))
+        path.write_bytes(safetensors.torch.save(tensors, described.to_metadata()))
+        with pytest.raises(UserError, match=r"tensor a is unknown"):
+            load_checkpoint(path)
+    else:
+        (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+        (tmp_path / "config.json").write_text(json.dumps(config(spec, None)))
+        with pytest.raises(UserError, match=r"tensor a is unknown"):
+            BHViT.from_pretrained(tmp_path)
+    assert made == [True]

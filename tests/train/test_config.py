@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from bhvit.errors import UserError
@@ -78,3 +80,18 @@ def test_settings_from_the_command_line():
     for text, message in [("lr", "key=value"), ("rl=1", "did you mean lr")]:
         with pytest.raises(UserError, match=message):
             parse_setting(text)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "epochs = " + "9" * 5000, "epochs = ", "\x00"])
+def test_a_recipe_that_is_no_toml_is_one_line(tmp_path, text):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"the recipe .*a\.toml is not TOML"):
+        load_recipe(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_recipe_that_is_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(UserError, match="is a pipe, socket or device"):
+        load_recipe(str(tmp_path / "a.toml"))

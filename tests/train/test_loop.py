@@ -139,6 +139,10 @@ def test_other_files_of_outputs_are_refused(config, tmp_path):
     file.write_bytes(b"logits")
     with pytest.raises(UserError, match=r"cannot read .*: not a file of numpy.savez"):
         train(config(epochs=1, teacher=str(file)), quiet=True)
+    np.save(tmp_path / "array.npy", np.zeros((40, 2)))
+    (tmp_path / "array.npy").rename(file)
+    with pytest.raises(UserError, match=r"cannot read .*: not a file of numpy.savez"):
+        train(config(epochs=1, teacher=str(file)), quiet=True)
     with pytest.raises(UserError, match="of images as they are, which mixup changes"):
         config(teacher=str(file), mixup=0.5)
 

@@ -217,3 +217,33 @@ def test_stray_settings_of_a_scheduler_start_no_processes(config, monkeypatch, s
     for name, value in stray.items():
         monkeypatch.setenv(name, value)
     assert len(train(config(epochs=1), quiet=True).log) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "5",
+        '"x"',
+        "null",
+        '{"classes": 5}',
+        '{"classes": [1]}',
+        '{"classes": [], "train": []}',
+        "[" * 100_000,
+        "{",
+    ],
+)
+def test_a_damaged_description_of_the_data_is_one_line(config, halfway, text):
+    (RunFolder(halfway.out).path / "data.json").write_text(text)
+    with pytest.raises(UserError, match=r"data\.json is damaged"):
+        train(halfway, resume=True, quiet=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["data.json", "resume.safetensors", "config.json"])
+def test_a_pipe_in_a_run_folder_is_refused(halfway, name):
+    path = RunFolder(halfway.out).path / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match=r"is a pipe, socket or device|is a pipe, not|no run to resume"):
+        train(halfway, resume=True, quiet=True)

@@ -37,7 +37,9 @@ def is_packed(path: str | Path) -> bool:
     if path.suffix == ".bhv":
         return True
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            return False
         with path.open("rb") as file:
             return file.read(9)[8:] == b"{"  # safetensors: eight bytes of length, then JSON
-    except OSError:
+    except (OSError, ValueError):
         return False

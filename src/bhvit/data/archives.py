@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 import threading
 import zipfile
@@ -16,6 +17,13 @@ from ..errors import UserError
 from ..files import check_regular
 from .stores import FileStore, check_size, read_range, reading, without_side_files
 
+_CHUNK = {zipfile.ZIP_STORED: 1 << 20, zipfile.ZIP_DEFLATED: 1 << 20}
+"""Bytes of a zip member that are asked for at once. Of other methods, zipfile unpacks all that a chunk of packed bytes
+holds, up to 20,000 times as many."""
+_PACKED_CHUNK = 4096
+MAX_HEADER = 1 << 20
+"""Bytes of a tar member's extended header, which is read into memory: a name, times, comments."""
+
 
 class ZipStore(FileStore):
     """Files of a zip archive. A member that is encrypted, damaged or compressed in an unknown way is one bad image.
@@ -27,6 +35,7 @@ class ZipStore(FileStore):
     def __init__(self, path: Path) -> None:
         self._zip: zipfile.ZipFile | None = None
         self._lock = threading.Lock()
+        check_regular(path)
         with reading(path), zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
         self._infos: dict[str, zipfile.ZipInfo] = {}
@@ -57,8 +66,14 @@ class ZipStore(FileStore):
         member = self.members[index]
         with self._lock, reading(self.root / member):
             self._zip = self._zip or zipfile.ZipFile(self.root)
-            check_size(self.root / member, self._infos[member].file_size)
-            return io.BytesIO(self._zip.read(self._infos[member]))
+            info = self._infos[member]
+            check_size(self.root / member, info.file_size)
+            data = io.BytesIO()
+            with self._zip.open(info) as packed:  # at most file_size, whatever else the packed bytes hold
+                while chunk := packed.read(_CHUNK.get(info.compress_type, _PACKED_CHUNK)):
+                    data.write(chunk)
+            data.seek(0)
+            return data
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_lock": None}
@@ -92,13 +107,30 @@ def tar_members(path: Path) -> list[tarfile.TarInfo]:
     check_regular(path)
     with reading(path):
         try:
-            with tarfile.open(path, "r:") as archive:
+            with open_tar(path) as archive:
                 members = archive.getmembers()
                 check_end(path, archive)
                 return members
         except tarfile.ReadError as error:
             reason = f"{path} is not a whole, uncompressed tar archive ({error})"
             raise UserError(f"{reason}; unpack it, or make a zip") from None
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """A member whose extended headers are small: `tarfile` reads them as a whole, at any size that they claim."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        kinds = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if self.type in (*kinds, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) and self.size > MAX_HEADER:
+            path = os.fsdecode(archive.name or "")
+            raise UserError(f"{path} has a member with {self.size} bytes of header, at most {MAX_HEADER} are read")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
+def open_tar(path: Path) -> tarfile.TarFile:
+    """An uncompressed tar archive. Raises tarfile.ReadError, and UserError for members with very large headers."""
+    return tarfile.open(path, "r:", tarinfo=_BoundedInfo)
 
 
 def check_end(path: Path, archive: tarfile.TarFile) -> None:

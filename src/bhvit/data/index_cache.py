@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_atomically
+from ..files import check_regular, write_atomically
 
 Stamp = Mapping[str, list[int]]
 """Path -> time of change in nanoseconds, and size of a file."""
@@ -50,11 +50,15 @@ def stamp_of(path: Path) -> list[int]:
 def recall(what: str) -> Any:
     """The value that was kept as `what`, if all that it was made from is as it was; else None."""
     try:
-        kept = json.loads(_path(what).read_bytes())
+        path = _path(what)
+        check_regular(path)
+        if hasattr(os, "geteuid") and path.stat().st_uid not in (os.geteuid(), 0):
+            return None  # in a folder that others may write to: their lists are not believed
+        kept = json.loads(path.read_bytes())
         if all(stamp_of(Path(path)) == stamp for path, stamp in kept["stamp"].items()):
             return kept["value"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # UserError is a ValueError
     return None
 
 

@@ -120,16 +120,27 @@ class ParquetStore(EncodedStore):
         chunks: list[Any] = []
         size = 0
         limit = max(MAX_GROUP_BYTES, 2 * self.files[number].stat().st_size)
+        self._check_claim(file.metadata.row_group(group), number, group, limit)
         for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=[self.column]):
             column: Any = batch.column(0)
             chunks.append(column.field("bytes") if column.type.num_fields else column)
             size += chunks[-1].nbytes
             if size > limit:
-                raise UserError(
-                    f"{self.files[number]}: the images of row group {group} have more than {limit} bytes: "
-                    "write it with smaller row groups, or set BHVIT_MAX_GROUP_BYTES to allow more"
-                )
+                raise self._too_large(number, group, limit)
         return pyarrow.chunked_array(chunks)
+
+    def _check_claim(self, metadata: Any, number: int, group: int, limit: int) -> None:
+        """Raises UserError if the images are too large by what the file says of them: a page is unpacked as a whole."""
+        columns = [metadata.column(index) for index in range(metadata.num_columns)]
+        own = [column for column in columns if column.path_in_schema.split(".")[0] == self.column]
+        if sum(column.total_uncompressed_size for column in own) > limit:
+            raise self._too_large(number, group, limit)
+
+    def _too_large(self, number: int, group: int, limit: int) -> UserError:
+        return UserError(
+            f"{self.files[number]}: the images of row group {group} have more than {limit} bytes: "
+            "write it with smaller row groups, or set BHVIT_MAX_GROUP_BYTES to allow more"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
@@ -184,6 +195,8 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
         raise UserError(f"{path}: column {label} is {schema.field(label).type}, not whole numbers")
     try:
         names = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+        if not isinstance(names, list):
+            raise TypeError("names are no list")
         return image, label, tuple(str(name) for name in names)
     except (KeyError, ValueError, TypeError, RecursionError):
         return image, label, None
@@ -215,6 +228,11 @@ def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
         file = open_parquet(path)
         if file.metadata.num_rows > 8 * path.stat().st_size:
             raise UserError(f"{path} claims {file.metadata.num_rows} rows, more than its bits: it cannot hold images")
+        if 8 * file.metadata.num_rows > max(MAX_GROUP_BYTES, 2 * path.stat().st_size):
+            raise UserError(
+                f"{path} claims {file.metadata.num_rows} rows, whose labels alone have more than {MAX_GROUP_BYTES} "
+                "bytes: divide it, or set BHVIT_MAX_GROUP_BYTES to allow more"
+            )
         try:
             values: Any = file.read(columns=[column]).column(column)
         except (OSError, ValueError, NotImplementedError) as error:

@@ -21,15 +21,17 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from ..files import check_regular
-from .archives import check_end, sparse
+from .archives import check_end, open_tar, sparse
 from .index_cache import LARGE, Stamp, remembered, stamp_of
-from .stores import EncodedStore, check_size, is_side_file, read_range, reading
+from .stores import EncodedStore, is_side_file, read_range, reading
 
 IMAGES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".heic", ".heif"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff", ".gif", ".tga", ".ico"),
 )
 LABELS = (".cls", ".json")
+MAX_LABEL = 8 << 20
+"""Bytes of a label's file; JSON takes up to twenty times as many in memory."""
 BLOCK = 256
 """Samples that a shuffle keeps near each other, so that a disk reads on."""
 
@@ -75,7 +77,7 @@ def is_shard(path: Path) -> bool:
     endings: dict[str, set[str]] = {}
     with reading(path):
         try:
-            with tarfile.open(path, "r:") as archive:
+            with open_tar(path) as archive:
                 for count, info in enumerate(archive):
                     key, ending = _split(info.name)
                     if _is_side_file(info.name):
@@ -110,7 +112,7 @@ def _samples(path: Path, left_out: list[str]) -> Iterator[tuple[int, int, int]]:
     check_regular(path)
     with reading(path):
         try:
-            with tarfile.open(path, "r:") as archive:
+            with open_tar(path) as archive:
                 for info in archive:
                     archive.members = []  # type: ignore[attr-defined]  # or a large shard's list would fill the memory
                     if info.isdir() or _is_side_file(info.name):
@@ -131,7 +133,8 @@ def _samples(path: Path, left_out: list[str]) -> Iterator[tuple[int, int, int]]:
                             raise UserError(f"{path}: the sample {key} has two images; which one has the label?")
                         image = (info.offset_data, info.size)
                     elif ending in LABELS:
-                        check_size(f"{path}: {info.name}", info.size)
+                        if info.size > MAX_LABEL:
+                            raise UserError(f"{path}: {info.name} has {info.size} bytes, a label at most {MAX_LABEL}")
                         label = _label(path, info.name, ending, archive.extractfile(info).read(), label)  # type: ignore[union-attr]
                 if of_use and image is None:
                     left_out.append(key)
@@ -152,7 +155,10 @@ def _sample(path: Path, key: str, image: tuple[int, int] | None, label: int | No
 def _label(path: Path, name: str, ending: str, data: bytes, other: int | None) -> int | None:
     try:
         if ending == ".cls":
-            label: Any = int(data.decode("utf-8-sig"))
+            text = data.decode("utf-8-sig").strip()
+            if not (text.isascii() and text.removeprefix("-").isdigit()):  # Python also takes 1_0 and other digits
+                raise ValueError("not a whole number")
+            label: Any = int(text)
         else:
             fields = json.loads(data)
             label = fields.get("label", fields.get("cls", other)) if isinstance(fields, dict) else other

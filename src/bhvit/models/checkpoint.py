@@ -16,7 +16,7 @@ from ..errors import UserError
 from ..files import check_regular, write_atomically
 from ..format.checkpoint import FORMAT, CheckpointDescription
 from ..hf_layout import CONFIG, WEIGHTS
-from .base.weights import load_weights, own_tensors, read_weights
+from .base.weights import build_with_weights, own_tensors, read_weights
 from .network import BHViT
 
 
@@ -61,7 +61,6 @@ def load_checkpoint(path: str | Path) -> BHViT:
     described = CheckpointDescription.from_metadata(metadata, path)
     if described.checksum is not None and described.checksum != checksum(tensors):
         raise UserError(f"{path} is damaged: its checksum does not match its weights; copy or train it again")
-    model = BHViT(described.spec)
-    load_weights(model, tensors, path)
+    model = build_with_weights(BHViT, described.spec, tensors, path)
     model.class_names, model.preprocess = described.class_names, described.preprocess
     return model.eval()

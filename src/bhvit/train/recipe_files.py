@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import check_regular
 from ..spec.values import nearest, tomllib
 from .config import flatten, known
 
@@ -36,6 +37,7 @@ def load_recipe(name: str) -> dict[str, Any]:
     if name in recipe_names():
         text = (importlib.resources.files(__package__) / "recipes" / f"{name}.toml").read_text(encoding="utf-8")
     elif name.endswith(".toml"):
+        check_regular(Path(name))
         try:
             text = Path(name).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
@@ -44,9 +46,10 @@ def load_recipe(name: str) -> dict[str, Any]:
         raise UserError(f"there is no recipe {name!r}{nearest(name, recipe_names())}")
     toml = tomllib()
     try:
-        values = flatten(toml.loads(text))
-    except toml.TOMLDecodeError as error:
+        read = toml.loads(text)
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and nested too deeply
         raise UserError(f"the recipe {name} is not TOML: {error}") from None
+    values = flatten(read)
     values.pop("description", None)
     for key in values:
         known(key)

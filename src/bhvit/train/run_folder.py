@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import remove_parts, write_atomically
+from ..files import check_regular, remove_parts, write_atomically
 from ..models import model_spec
 from ..spec.overrides import value_of
 from ..text import some
@@ -114,11 +114,13 @@ class RunFolder:
 
     def check_data(self, found: Mapping[str, Any]) -> None:
         """Raises UserError, saying what changed, if the run that is there learned from other classes or images."""
+        check_regular(self.data)
         try:
             saved = json.loads(self.data.read_text(encoding="utf-8"))
+            _check_identity(saved)
         except FileNotFoundError:  # bhvit 0.1.0 wrote none
             return
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"{self.data} is damaged: {error}") from None
         if saved.get("classes") != found["classes"]:
             raise UserError(
@@ -237,6 +239,7 @@ class RunFolder:
 
     def progress(self) -> Progress:
         """How far the run is; a run killed before the first `save` starts again. Raises UserError as `load` does."""
+        check_regular(self.resume)
         if not self.resume.exists():
             return Progress()
         with self._reading():
@@ -297,11 +300,23 @@ class RunFolder:
 
     def append_log(self, entry: dict[str, Any]) -> None:
         """Add one line and flush it."""
+        check_regular(self.log)
         try:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.log}: {error.strerror}") from None
+
+
+def _check_identity(saved: Any) -> None:
+    """Raises ValueError unless `saved` has the form that `write_data` gives."""
+    if not isinstance(saved, dict):
+        raise ValueError("it is no table")
+    names = saved.get("classes", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its classes are no list of names")
+    if not all(isinstance(saved.get(split, {}), dict) for split in ("train", "validation")):
+        raise ValueError("a split is no table")
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,8 +10,10 @@ import contextlib
 import hashlib
 import json
 import os
+import struct
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +27,16 @@ from tqdm import tqdm
 from ..data.dataset import Dataset
 from ..data.metrics import decode
 from ..errors import UserError
+from ..files import check_regular
 from ..image import Preprocess
 from .config import TrainConfig
 from .context import RunContext
 from .teacher import Teacher
 
+_NOT_AN_ARCHIVE = (
+    *(OSError, ValueError, EOFError, TypeError, AttributeError),  # the last two of an array that is no archive
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),  # encrypted, damaged
+)
 CHUNK = 256
 """Images that the teacher sees at a time."""
 
@@ -68,7 +75,14 @@ def teacher_outputs(
                 path.with_suffix(".part").unlink()
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
     context.processes.wait()
-    return TeacherOutputs(np.load(path, mmap_mode="r"))
+    check_regular(path)
+    try:
+        rows = np.load(path, mmap_mode="r")
+        if rows.dtype != np.float16 or rows.ndim != 2 or len(rows) != len(dataset):
+            raise ValueError("other outputs than it should")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and the outputs are computed again") from None
+    return TeacherOutputs(rows)
 
 
 def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
@@ -78,12 +92,13 @@ def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
     example) are averaged, and `labels` (N,): one row for each image of `dataset`, in its order. Raises UserError if it
     cannot be read or is about other images.
     """
+    check_regular(Path(path))
     try:
         with np.load(path) as file:  # never unpickles
             logits, labels = file["logits"], file["labels"]
     except KeyError as error:
         raise UserError(f"the teacher's outputs {path} lack an array {error}: write them with numpy.savez") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except _NOT_AN_ARCHIVE as error:
         reason = getattr(error, "strerror", None) or "not a file of numpy.savez"
         raise UserError(f"cannot read the teacher's outputs {path}: {reason}") from None
     if logits.dtype.kind != "f" or logits.ndim not in (2, 3) or labels.shape != logits.shape[:1] or not logits.size:

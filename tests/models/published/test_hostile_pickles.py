@@ -154,3 +154,16 @@ def test_pipes_are_refused_at_once(tmp_path: Path) -> None:
             archive.addfile(info)
     with pytest.raises(UserError, match=r"tar format of PyTorch before 0\.1\.10"):
         from_published(tmp_path / "old.pth")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"vit.a": torch.zeros(1 << 20)}, path)
+    with zipfile.ZipFile(path) as stored, zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    assert (tmp_path / "b.pth").stat().st_size < 50_000
+    with pytest.raises(UserError, match=r"b\.pth unpacks to 4\d+ bytes, more than it has"):
+        from_published(tmp_path / "b.pth")
+    with pytest.raises(UserError, match="not published BHViT"):
+        from_published(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -10,6 +11,9 @@ from typing import IO
 from ...image import Needed, load_image
 from ..stores import check_size, reading
 from .picture import Decoded, Failed, Part, Picture
+
+_LONGEST = 8192
+"""Bytes of a path or an address in a list."""
 
 
 class FilePicture(Picture):
@@ -49,12 +53,31 @@ class Listed(Part):
         self._stream, self._make = stream, make
 
     def __iter__(self) -> Iterator[Picture]:
-        for line in self._stream:
-            for entry in line.split(b"\0"):
-                text = os.fsdecode(entry.rstrip(b"\r\n"))
-                if not text.strip():
-                    continue
-                if len(text) > 8192:
-                    yield Failed(text[:100] + "…", f"{text[:100]}… is no path: a line has {len(text)} characters")
-                    continue
-                yield self._make(text)
+        for entry in _entries(self._stream):
+            text = os.fsdecode(entry.rstrip(b"\r"))
+            if not text.strip():
+                continue
+            if len(entry) > _LONGEST:
+                yield Failed(text[:100] + "…", f"{text[:100]}… is no path: it has more than {_LONGEST} characters")
+                continue
+            yield self._make(text)
+
+
+def _entries(stream: IO[bytes]) -> Iterator[bytes]:
+    """What stands between line ends and null characters, as soon as it is there; of what is too long, the begin."""
+    read = getattr(stream, "read1", stream.read)
+    left = b""
+    skipping = False  # the rest of an entry that was too long
+    while chunk := read(1 << 16):
+        *whole, left = re.split(rb"[\0\n]", left + chunk)
+        if skipping and whole:
+            skipping = False
+            del whole[0]
+        yield from whole
+        if skipping:
+            left = b""
+        elif len(left) > _LONGEST:
+            yield left[: _LONGEST + 1]
+            left, skipping = b"", True
+    if left:
+        yield left

@@ -14,6 +14,7 @@ from typing import IO
 
 from ... import bundled
 from ...errors import UserError, shown
+from ...files import check_regular
 from ..folders import FolderStore
 from ..stores import is_side_file
 from . import stored, video, web
@@ -167,6 +168,8 @@ def _folder(path: Path, every: int) -> list[Part]:
 
 def _file(path: Path, every: int) -> Part:
     suffix = path.suffix.lower()
+    if suffix in (*_PACKED, *video.VIDEO_SUFFIXES):
+        check_regular(path)
     if suffix in stored.ARCHIVES:
         return stored.open_archive(path)
     if suffix == ".parquet":

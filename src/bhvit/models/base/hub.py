@@ -22,7 +22,7 @@ from ...files import write_atomically
 from ...image import Preprocess
 from .backbone import Backbone
 from .model_card import model_card
-from .weights import load_weights, own_tensors, read_weights
+from .weights import build_with_weights, own_tensors, read_weights
 
 T = TypeVar("T", bound="HubModel")
 
@@ -104,9 +104,8 @@ class HubModel(Backbone):
         if config is None or weights is None:
             raise UserError(f"{name} has no {hf_layout.WEIGHTS if config else hf_layout.CONFIG}")
         spec, class_names = _read(config, hf_layout.read_config)
-        model = cls(spec)
-        tensors, _ = read_weights(weights)
-        load_weights(model, {key.removeprefix(hf_layout.PREFIX): value for key, value in tensors.items()}, weights)
+        tensors = {key.removeprefix(hf_layout.PREFIX): value for key, value in read_weights(weights)[0].items()}
+        model = build_with_weights(cls, spec, tensors, weights)
         model.class_names = class_names
         preprocessor = find(hf_layout.PREPROCESSOR, optional=True)
         if preprocessor is not None:

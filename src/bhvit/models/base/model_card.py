@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from collections.abc import Sequence
 
 from ...cost.counts import op_costs, total
+from ...errors import printable
 from ...spec.model import ModelSpec
 
 _SHOWN = 20
@@ -30,6 +34,9 @@ _COSTS = """\
 | OPs (binary / 64 + full precision) | {ops:.3g} |
 
 """
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]()#!|~$<>&:@]|(?<=www)\.)")
+"""Characters that mean something in Markdown, in HTML or to the pages that show cards."""
 
 _TEXT = """\
 # {name}
@@ -67,10 +74,11 @@ pipeline("image-{pipeline}", model={repo!r})("picture.jpg")
 def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, license: str | None) -> str:
     """The text of a card, Markdown with YAML before it. `repo` is what its examples load.
 
-    It says nothing that is not known of the model: no accuracy, and a licence only if one is given.
+    It says nothing that is not known of the model: no accuracy, and a licence only if one is given. Names come from
+    others: what is markup in them is escaped.
     """
     return _metadata(license, _WORDS[spec.task]["pipeline"]) + _TEXT.format(
-        name=spec.name,
+        name=_plain(spec.name),
         paper=_PAPERS[spec.branches],
         height=spec.img_size[0],
         width=spec.img_size[1],
@@ -99,12 +107,18 @@ def _metadata(license: str | None, pipeline: str) -> str:
     lines = ["library_name: bhvit", f"pipeline_tag: image-{pipeline}", "tags:"]
     lines += [f"- image-{pipeline}", "- binary-neural-network", "- vision-transformer", "- bhvit"]
     if license:
-        lines.append(f"license: {license}")
+        lines.append(f"license: {license if re.fullmatch('[A-Za-z][A-Za-z0-9.-]*', license) else json.dumps(license)}")
     return "\n".join(["---", *lines, "---", ""])
 
 
 def _classes(count: int, names: Sequence[str] | None) -> str:
     if not names:
         return f"{count} classes"
-    shown = ", ".join(" ".join(name.split()) for name in names[:_SHOWN])
+    shown = ", ".join(map(_plain, names[:_SHOWN]))
     return f"{count} classes ({shown}{', …' if count > _SHOWN else ''})"
+
+
+def _plain(name: str) -> str:
+    """A name as Markdown that shows its letters and nothing else, in one line."""
+    line = printable(" ".join(name.split()))
+    return _MARKUP.sub(lambda found: html.escape(found[1]) if found[1] in "<>&" else f"\\{found[1]}", line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,14 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_format(path: Path) -> None:
-    """Raises UserError for what torch.load would run or never end reading: TorchScript programs, tar archives."""
+    """Raises UserError for what torch.load would run, never end reading or unpack to far more than the file holds."""
     if tarfile.is_tarfile(path):  # torch's first format; a member of it may be a pipe that never ends
         raise UserError(f"{path} is in the tar format of PyTorch before 0.1.10; load it there and save it again")
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+        if size > path.stat().st_size:  # torch stores its records as they are
+            raise UserError(f"{path} unpacks to {size} bytes, more than it has; save it with torch.save as it is")
     try:
         records = torch._C.PyTorchFileReader(str(path)).get_all_records()
     except RuntimeError:  # no archive at all: the older format
