@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
 
 from bhvit.errors import UserError
-from bhvit.files import check_absent, check_regular, remove_parts, write_atomically
+from bhvit.files import STALE_SECONDS, check_absent, check_regular, remove_parts, write_atomically
 
 
 def test_the_umask_decides_about_permissions_and_stays(tmp_path: Path) -> None:
@@ -85,3 +86,17 @@ def test_parts_of_killed_writers_go_and_other_files_stay(tmp_path: Path) -> None
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".hidden", "a", "b.part"]
+
+
+def test_parts_that_killed_processes_left_of_the_same_file_are_removed(tmp_path: Path) -> None:
+    old, young = tmp_path / ".a[1].bhv.0123abcd.part", tmp_path / ".a[1].bhv.4567abcd.part"
+    other = tmp_path / ".a1.bhv.0123abcd.part"
+    for path in (old, young, other):
+        path.write_bytes(b"half")
+    long_ago = time.time() - STALE_SECONDS - 10
+    for path in (old, other):
+        os.utime(path, (long_ago, long_ago))
+    write_atomically(tmp_path / "a[1].bhv", b"x")
+    assert not old.exists()
+    assert young.exists()  # a process may be writing it
+    assert other.exists()  # of another file

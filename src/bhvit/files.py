@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 
 from .errors import UserError
 
 PART = ".part"
 """Ending of a file that is being written; one that is left over belongs to a process that was killed."""
+STALE_SECONDS = 3600.0
+"""A part that nothing has been written to for so long belongs to no live process."""
 _UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EROFS, errno.EACCES}
 """What file systems answer that cannot flush on demand, such as mounted buckets."""
 
@@ -26,6 +30,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     shown, path = Path(path), Path(os.path.realpath(path))
     check_regular(path, shown)
+    _remove_stale_parts(path)
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
     try:
         # Created as any new file is, under the umask: nothing has to change permissions afterwards.
@@ -54,6 +59,15 @@ def remove_parts(folder: Path) -> None:
     for part in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _remove_stale_parts(path: Path) -> None:
+    """Remove what processes that were killed left of earlier versions of this file."""
+    with contextlib.suppress(OSError):
+        for part in path.parent.glob(f".{glob.escape(path.name)}.????????{PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.lstat().st_mtime > STALE_SECONDS:
+                    part.unlink()
 
 
 def check_regular(path: Path, shown: Path | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +62,45 @@ def test_names_that_the_encoding_lacks_are_escaped(material, tmp_path, encoding)
     names = {entry["name"] for entry in json.loads(result.stdout)[0]["classes"]}
     assert names == {"猫", "狗", "😀"}
     assert _bhvit("train", "--help", PYTHONIOENCODING=encoding).returncode == 0
+
+
+_PACKING = """
+import sys, threading
+import bhvit.cli.pack
+from bhvit import files
+def wait(*_):
+    print("ready", flush=True)
+    threading.Event().wait(60)
+files.os.fsync = wait
+bhvit.cli.pack.run = lambda args: files.write_atomically(args.model, b"half")
+from bhvit.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("name", "status", "said"), [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted")])
+def test_a_command_that_is_ended_leaves_no_part(tmp_path, name, status, said):
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + _PACKING
+    command = [sys.executable, "-c", program, "pack", "cifar10", str(tmp_path / "a.bhv")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        assert len(list(tmp_path.glob(".a.bhv.*.part"))) == 1
+        process.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert err.strip() == f"bhvit: {said}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+def test_an_ignored_sigterm_stays_ignored():
+    from bhvit.cli.terminal import ended_by_sigterm
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ended_by_sigterm():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

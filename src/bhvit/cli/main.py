@@ -1,7 +1,7 @@
 """`bhvit`: the command line. Each command is a module of this folder with `add_parser(subparsers)`.
 
 Exit status: 0 success; 1 a check failed (verify, demo); 2 a bad argument or file, with one line on standard
-error; 130 interrupted. Without arguments the help is printed.
+error; 130 interrupted; 143 terminated. Without arguments the help is printed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from ..errors import UserError, one_line, require_extra
 from .arguments import Parser
 from .launch import is_child, report_failure
-from .terminal import safe_output
+from .terminal import Terminated, ended_by_sigterm, safe_output
 
 _SAME = ("demo", "train", "eval", "pack", "classify", "segment", "verify", "info", "bench", "report", "serve", "web")
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
@@ -44,7 +44,12 @@ first steps:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: the process's) and return its exit status."""
     with safe_output():
-        return _main(argv)
+        try:
+            with ended_by_sigterm():
+                return _main(argv)
+        except Terminated:
+            print("\nbhvit: terminated", file=sys.stderr)
+            return 143
 
 
 def _main(argv: Sequence[str] | None) -> int:
@@ -68,6 +73,8 @@ def _main(argv: Sequence[str] | None) -> int:
         # The reader (head, less) has gone: nobody is left to tell. Keep the interpreter's own flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Terminated:
+        raise
     except KeyboardInterrupt:
         print("\nbhvit: interrupted", file=sys.stderr)
         return 130

@@ -1,13 +1,16 @@
-"""Output that a terminal can show, whatever stands in names and whatever the encoding is."""
+"""How commands meet a terminal: output that it can show, whatever stands in names, and SIGTERM."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TextIO
 
 from ..errors import printable
@@ -59,3 +62,35 @@ def _replacing(stream: TextIO) -> TextIO:
     with contextlib.suppress(AttributeError, ValueError, OSError):  # replaced by another object, or closed
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     return stream
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised as Ctrl-C is."""
+
+    number = signal.SIGTERM
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Raise `Terminated` on SIGTERM, so that files that are being written are removed on the way out.
+
+    A handler that is there already stays, and so does an inherited "ignore". A forked child ends as usual.
+    """
+    number = getattr(signal, "SIGTERM", None)
+    main = threading.current_thread() is threading.main_thread()
+    if number is None or not main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        raise Terminated("SIGTERM")
+
+    signal.signal(number, end)
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
