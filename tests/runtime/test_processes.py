@@ -40,15 +40,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def running(session: Session) -> Iterator[None]:
     """A thread that runs the session all the time."""
-    images, stop = random_images(SPEC, 64), threading.Event()
+    images, started, stop = random_images(SPEC, 64), threading.Event(), threading.Event()
 
     def work() -> None:
         while not stop.is_set():
             session(images)
+            started.set()
 
     thread = threading.Thread(target=work)
     thread.start()
-    time.sleep(0.05)
+    assert started.wait(60)
     try:
         yield
     finally:
@@ -97,15 +98,17 @@ def test_a_child_of_a_running_session_is_told(path: Path, threads: int) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_process_ends_while_threads_run(path: Path, threads: int) -> None:
     code = (
-        "import sys, threading, time, numpy, bhvit\n"
+        "import sys, threading, numpy, bhvit\n"
         f"session = bhvit.Session({str(path)!r}, threads={threads})\n"
         "images = numpy.zeros((8, 3, 64, 64), numpy.float32)\n"
+        "started = threading.Semaphore(0)\n"
         "def work():\n"
         "    while True:\n"
         "        session(images)\n"
+        "        started.release()\n"
         "for _ in range(3):\n"
         "    threading.Thread(target=work, daemon=True).start()\n"
-        "time.sleep(0.05)\n"
+        "    started.acquire()\n"
         "sys.exit(7)\n"
     )
     for _ in range(6):
@@ -115,21 +118,26 @@ def test_a_process_ends_while_threads_run(path: Path, threads: int) -> None:
 
 def test_ctrl_c_ends_a_long_batch(path: Path) -> None:
     code = (
-        "import numpy, time, bhvit\n"
+        "import numpy, bhvit\n"
         f"session = bhvit.Session({str(path)!r}, isa='scalar')\n"
         "images = numpy.zeros((20000, 3, 64, 64), numpy.float32)\n"
         "session(images[:1])\n"
-        "print('running', flush=True)\n"
+        "checked = session._checked\n"
+        "def last(images):\n"  # what Python does before native code has the batch
+        "    found = checked(images)\n"
+        "    print('running', flush=True)\n"
+        "    return found\n"
+        "session._checked = last\n"
         "try:\n"
         "    session(images)\n"
         "except KeyboardInterrupt:\n"
+        "    session._checked = checked\n"
         "    session(images[:1])\n"  # it is this thread's turn again
         "    print('interrupted')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"
-        time.sleep(0.2)
         begin = time.perf_counter()
         process.send_signal(signal.SIGINT)
         assert process.stdout.read() == "interrupted\n"
@@ -138,7 +146,8 @@ def test_ctrl_c_ends_a_long_batch(path: Path) -> None:
 
 
 def test_closing_while_another_thread_runs(path: Path) -> None:
-    session, images, failures = Session(path, threads=2), random_images(SPEC, 3), []
+    session, images, failures = Session(path, threads=2), random_images(SPEC, 3), list[str]()
+    started = threading.Semaphore(0)
     expected = session(images).tobytes()
 
     def work() -> None:
@@ -146,6 +155,7 @@ def test_closing_while_another_thread_runs(path: Path) -> None:
             while True:
                 if session(images).tobytes() != expected:
                     failures.append("other logits")
+                started.release()
         except UserError as error:
             if "closed" not in str(error):
                 failures.append(str(error))
@@ -153,7 +163,7 @@ def test_closing_while_another_thread_runs(path: Path) -> None:
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+        assert started.acquire(timeout=60)
     session.close()
     for thread in threads:
         thread.join()
