@@ -26,6 +26,16 @@ static size_t number(FILE *file) {
   return fscanf(file, "%6u", &value) == 1 ? value : 0;
 }
 
+/* A name comes from the model's file: control characters in it must not reach the terminal. */
+static void print_name(const char *name) {
+  for (const unsigned char *c = (const unsigned char *)name; *c; c++) {
+    const int wide = c[0] == 0xc2 && c[1] < 0xa0; /* U+0080 to U+009F */
+    putchar(c[0] < 0x20 || c[0] == 0x7f || wide ? '?' : c[0]);
+    c += wide;
+  }
+  putchar('\n');
+}
+
 int main(int count, char **words) {
   bhvit_session *session;
   bhvit_info info;
@@ -56,7 +66,8 @@ int main(int count, char **words) {
   for (size_t i = 1; i < info.classes; i++)
     if (logits[i] > logits[best]) best = i;
   for (size_t i = 0; i < info.classes; i++) sum += exp((double)logits[i] - logits[best]);
-  printf("%.1f %%  %s\n", 100 / sum, bhvit_class_name(session, best));
+  printf("%.1f %%  ", 100 / sum);
+  print_name(bhvit_class_name(session, best));
   free(pixels), free(image), free(logits);
   bhvit_close(session);
   return 0;

@@ -61,5 +61,7 @@ if (bhvit._bhvit_preprocess(session, bytes, pixels.length, h, w, 3, image, image
 const logits = [...bhvit.HEAPF32.subarray(out / 4, out / 4 + classes)];
 const best = logits.indexOf(Math.max(...logits));
 const sum = logits.reduce((total, logit) => total + Math.exp(logit - logits[best]), 0);
-console.log(`${(100 / sum).toFixed(1)} %  ${bhvit.UTF8ToString(bhvit._bhvit_class_name(session, best))}`);
+// A name comes from the model's file: control characters in it must not reach the terminal.
+const name = bhvit.UTF8ToString(bhvit._bhvit_class_name(session, best)).replace(/\p{Cc}/gu, "?");
+console.log(`${(100 / sum).toFixed(1)} %  ${name}`);
 bhvit._bhvit_close(session);

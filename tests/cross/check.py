@@ -7,7 +7,9 @@
     avx512    both AVX-512 files, each intrinsic replaced by SIMDe's portable function; needs an x86-64 machine
 
 `pip install ziglang` brings the compiler of the first, whose first run takes minutes; Debian's packages are qemu-user,
-libc6-arm64-cross, emscripten and libsimde-dev. Every op and option is run, on the small models of tests/small_specs.py.
+libc6-arm64-cross, emscripten and libsimde-dev. Every op and option is run, on the small models of
+tests/helpers/small_specs.py. Where the processor has rounding modes and flushes subnormal floats, the caller's settings
+must change no bit.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ class Target:
     flags: dict[str, tuple[str, ...]]  # of single source files, by stem; "" stands for all of them
     isas: tuple[str, ...]  # files in native/kernels/, the fastest first
     link: tuple[str, ...] = ()
+    settings: int = 0  # of the floating-point environment that environment.cc tries
 
 
 TARGETS = {
@@ -58,6 +61,7 @@ TARGETS = {
         tools={"qemu-aarch64": "apt-get install qemu-user libc6-arm64-cross"},
         flags={"": ("-DBHVIT_ARM64",)},
         isas=("neon", "scalar"),
+        settings=5,
     ),
     "wasm": Target(
         compiler=("em++", "-fexceptions"),
@@ -79,6 +83,7 @@ TARGETS = {
             "dispatch": ("-D__builtin_cpu_supports(feature)=1",),
         },
         isas=("avx512", "avx512bw", "avx2", "sse2", "scalar"),
+        settings=5,
     ),
 }
 
@@ -97,6 +102,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             compared = sum(check(name, driver, Path(folder), model) for model in models())
             refuses_damage(name, driver, Path(folder))
+            if TARGETS[name].settings:
+                keeps_environment(name, build(name, TARGETS[name], HERE / "environment.cc"), Path(folder))
         isas = ", ".join(TARGETS[name].isas)
         print(f"{name}: {isas} give the reference's bits, {compared} floats of {len(SPECS) + 1} models")
 
@@ -162,6 +169,21 @@ def refuses_damage(name: str, driver: Path, folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 1 or "not a .bhv file" not in done.stderr:
         sys.exit(f"{name}: a damaged file ended with {done.returncode}: {done.stderr[-500:]}")
+
+
+def keeps_environment(name: str, program: Path, folder: Path) -> None:
+    """The caller's rounding and flushing of subnormal floats must change no bit and stay as they were."""
+    model = random_model(SPECS[0])
+    tensors = {
+        key: tensor * np.float32(1e-39) if key in ("head.norm_scale", "head.norm_shift", "head.bias") else tensor
+        for key, tensor in model.tensors.items()
+    }
+    (folder / "model.bhv").write_bytes(bhv_file.to_bytes(dataclasses.replace(model, tensors=tensors)))
+    command = [*TARGETS[name].run, str(program), str(folder / "model.bhv")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or done.stdout.strip() != str(TARGETS[name].settings):
+        sys.exit(f"{name}: the caller's floating-point settings: {done.returncode} {done.stdout} {done.stderr[-500:]}")
+    print(f"{name}: {TARGETS[name].settings} floating-point settings of the caller change no bit")
 
 
 def read_values(path: Path) -> dict[str, npt.NDArray[np.float32]]:
