@@ -3,7 +3,7 @@
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
 # make web   the npm package in web/, checked and tested (needs cmake, Emscripten, Node, npm)
-# make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of fuzzing a reader
+# make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of each fuzzer
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 # make fuzz   damaged and unusual files, each reader for SECONDS (needs clang++ and its libFuzzer)
 # make docs   the documentation, into site/
@@ -116,24 +116,27 @@ threads: $(CORPUS)
 	for model in conv-plain pooled-plain pooling-layer; do TSAN_OPTIONS=die_after_fork=0 build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
 
 # Each target takes SECONDS: opening and running models, the JSON reader, the schema, and Python's readers. Findings go to
-# build/findings; what the fuzzers found to be new stays in build/grown for the next run.
+# build/findings, logs to build/fuzz-logs (`python -m benchmarks.fuzzing.fuzzing build/fuzz-logs` makes a page of them);
+# what the fuzzers found to be new stays in build/grown for the next run.
 FUZZ = -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=build/findings/
+LOGGED = || { tail -n 40 build/fuzz-logs/$(1).log; exit 1; }; tail -n 8 build/fuzz-logs/$(1).log
 fuzz: $(CORPUS)
 	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
 	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
 	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzzers
-	mkdir -p build/grown/models build/grown/json build/grown/schema build/findings
-	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models
-	build/fuzz/bhvit_json $(FUZZ) -max_len=20000 build/grown/json $(CORPUS)/json
-	build/fuzz/bhvit_schema $(FUZZ) -max_len=20000 build/grown/schema $(CORPUS)/schema
+	mkdir -p build/grown/models build/grown/json build/grown/schema build/findings build/fuzz-logs
+	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models >build/fuzz-logs/models.log 2>&1 $(call LOGGED,models)
+	build/fuzz/bhvit_json $(FUZZ) -max_len=20000 build/grown/json $(CORPUS)/json >build/fuzz-logs/json.log 2>&1 $(call LOGGED,json)
+	build/fuzz/bhvit_schema $(FUZZ) -max_len=20000 build/grown/schema $(CORPUS)/schema >build/fuzz-logs/schema.log 2>&1 $(call LOGGED,schema)
 	$(MAKE) fuzz-python
 
 fuzz-python: $(CORPUS)
 	$(BIN)/python -m pip install --quiet atheris
-	mkdir -p build/findings
+	mkdir -p build/findings build/fuzz-logs
 	for reader in $$($(BIN)/python tests/fuzz/readers.py); do \
 	  mkdir -p build/grown/$$reader; \
-	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=1000000 build/grown/$$reader || exit 1; done
+	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=1000000 build/grown/$$reader \
+	    >build/fuzz-logs/$$reader.log 2>&1 $(call LOGGED,$$reader); done
 
 clean:
 	rm -rf $(VENV) build demo site htmlcov .coverage

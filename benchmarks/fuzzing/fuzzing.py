@@ -1,0 +1,60 @@
+"""A page about fuzzing from libFuzzer's logs: what was run, how much of the code it reached, what it found.
+
+`make fuzz SECONDS=N` leaves a log for each target in build/fuzz-logs. A target that is not there was not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from benchmarks.common import add_page, markdown, write_results
+
+PAGE = Path(__file__).with_name("results.md")
+TARGETS = {
+    "models": "opening, normalising and running packed models (C++, every instruction set, 1 to 3 threads)",
+    "json": "the JSON reader alone (C++)",
+    "schema": "programs, specs, names, preprocessing (C++)",
+    "both-readers": "packed models in Python's and the native reader",
+    "pictures": "pictures (Python)",
+    "zip": "zip archives (Python)",
+    "tar": "tar archives (Python)",
+    "parquet": "parquet files (Python)",
+    "checkpoints": "checkpoints and published weights (Python)",
+}
+
+
+def row(log: Path) -> tuple[str, ...]:
+    """Target, executions, seconds, edges, features, corpus and findings of one log."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    done = re.search(r"Done (\d+) runs in (\d+) second", text)
+    states = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
+    edges, features, corpus = states[-1] if states else ("–", "–", "–")
+    found = len(re.findall(r"^SUMMARY: ", text, re.MULTILINE))
+    last = re.findall(r"^#(\d+)", text, re.MULTILINE)
+    runs, seconds = (done[1], done[2]) if done else (last[-1] if last else "0", "–")
+    return TARGETS[log.stem], f"{int(runs):,}", seconds, edges, features, corpus, str(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("logs", type=Path, help="the folder of logs, build/fuzz-logs")
+    parser.add_argument("--note", default="", help="a sentence about the run")
+    add_page(parser, PAGE)
+    args = parser.parse_args()
+    rows = [row(log) for target in TARGETS if (log := args.logs / f"{target}.log").is_file()]
+    executions = sum(int(cells[1].replace(",", "")) for cells in rows)
+    seconds = sum(int(cells[2]) for cells in rows if cells[2].isdigit())
+    findings = sum(int(cells[-1]) for cells in rows)
+    text = (
+        f"{executions:,} executions in {seconds / 60:.0f} minutes of wall time, {findings} findings. {args.note}\n\n"
+        "Edges and features are libFuzzer's: of C++ all that is linked, of Python the functions of bhvit and Pillow. "
+        "Sanitizers of the C++ targets: AddressSanitizer and UndefinedBehaviorSanitizer.\n\n"
+    )
+    header = ("Target", "Executions", "Seconds", "Edges", "Features", "Corpus", "Findings")
+    write_results(args.page, "Fuzzing", text + markdown(header, rows))
+
+
+if __name__ == "__main__":
+    main()
