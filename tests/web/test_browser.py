@@ -58,8 +58,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a site with all bundled models, and models of every op and option."""
     folder = tmp_path_factory.mktemp("site")
     write_site(MODELS, folder)
-    for spec in SPECS:
-        bhv_file.write(random_model(spec), folder / f"{spec.name}.bhv")
+    for i, spec in enumerate(SPECS):
+        bhv_file.write(random_model(spec), folder / f"{i}.bhv")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -126,11 +126,11 @@ def test_logits_are_the_bits_of_python(page: Any, model: Path) -> None:
 
 @pytest.mark.parametrize("wasm", ["lib/bhvit.wasm", "lib/bhvit.relaxed.wasm"])
 def test_every_op_and_option_gives_the_bits_of_python(page: Any, wasm: str) -> None:
-    for spec in SPECS:
+    for i, spec in enumerate(SPECS):
         session = Session(bhv_file.to_bytes(random_model(spec)))
         pixels = np.random.default_rng(0).integers(0, 256, (37, 51, spec.in_chans), np.uint8)
         sent = base64.b64encode(pixels.tobytes()).decode()
-        found = page.evaluate(_LOGITS, [f"{spec.name}.bhv", sent, 51, 37, wasm])
+        found = page.evaluate(_LOGITS, [f"{i}.bhv", sent, 51, 37, wasm])
         expected = session(session._preprocess.normalize(session.program.fit(pixels)[None]))[0]
         np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected, spec.name)
 
