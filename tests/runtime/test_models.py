@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from bhvit import Session, _native
+from bhvit.bits import Floats
 from bhvit.format import file as bhv_file
+from bhvit.format.op import Op
+from bhvit.format.ops import OPS
 from bhvit.models import BHViT, create_model, list_models
 from bhvit.packing import pack, packed_model
 from bhvit.runtime import reference
@@ -23,13 +26,16 @@ def test_every_switch_runs_as_in_torch_on_every_instruction_set(name: str) -> No
     model = randomise(BHViT(VARIANTS[name]), seed=1)
     packed = packed_model(model, float_storage="float32")
     image = torch.randn(1, 3, *model.spec.img_size, generator=torch.Generator().manual_seed(2))
-    exact, x = dict(reference.trace(packed, image[0].numpy())), image
-    for op, got in exact.items():
+
+    def run(op: Op, inputs: list[Floats]) -> Floats:
+        got = OPS[op.kind].reference(op, packed.op_tensors(op), *inputs)
         with torch.inference_mode():
-            want = run_op(model, op, x)[0].numpy()
-        # Both were fed the same x. A sign at rounding distance may fall either way; none did at these seeds.
-        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=op)
-        x = torch.from_numpy(got)[None]
+            want = run_op(model, op.name, *(torch.from_numpy(x)[None] for x in inputs))[0].numpy()
+        # Both were fed the same values. A sign at rounding distance may fall either way; none did at these seeds.
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=op.name)
+        return got
+
+    exact = dict(reference.run_ops(packed, image[0].numpy(), run))
     data = bhv_file.to_bytes(packed)
     for isa in _native.available_isas():
         for threads in (1, 2, 3):
