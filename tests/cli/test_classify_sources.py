@@ -82,8 +82,8 @@ def test_what_does_not_go_together_is_refused(refused, photos, tmp_path, monkeyp
     assert "--resume and --force are about a file" in refused("classify", photos, "--resume")
     assert "give one of them" in refused("classify", photos, "--json", "--out", tmp_path / "a.jsonl")
     assert "must end in .jsonl, .csv or .parquet" in refused("classify", photos, "--out", tmp_path / "a.txt")
-    assert "a source is empty" in refused("classify", "")
-    assert "a source is empty" in refused("classify", "cifar10", "")
+    assert "an argument is empty" in refused("classify", "")
+    assert "an argument is empty" in refused("classify", "cifar10", "")
     assert "0" in refused("classify", photos, "--every", 0)
     with serving() as at:
         assert "a live source has none" in refused("classify", f"{at}/stream", "--json")

@@ -30,7 +30,7 @@ def read_class_names(path: Path, data: bytes | None = None) -> tuple[str, ...]:
         if data is None:
             check_regular(path)
             data = path.read_bytes()
-        lines = data.decode("utf-8-sig").replace("\r\n", "\n").rstrip().split("\n")
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
     except OSError as error:
         raise UserError(f"cannot read the class names in {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
