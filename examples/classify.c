@@ -2,7 +2,6 @@
  *
  * The picture is a binary PPM (P6) of any size. The answer is, to the bit, that of `bhvit classify`. */
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -58,15 +57,14 @@ int main(int count, char **words) {
   fclose(file);
 
   if (bhvit_preprocess(session, pixels, bytes, height, width, 3, image, info.image_floats) != BHVIT_OK ||
-      bhvit_run(session, 1, image, info.image_floats, logits, info.classes) != BHVIT_OK) {
+      bhvit_run(session, 1, image, info.image_floats, logits, info.classes) != BHVIT_OK ||
+      bhvit_probabilities(session, 1, logits, info.classes, logits, info.classes) != BHVIT_OK) {
     stop(words[2], bhvit_error());
   }
   size_t best = 0;
-  double sum = 0;
   for (size_t i = 1; i < info.classes; i++)
     if (logits[i] > logits[best]) best = i;
-  for (size_t i = 0; i < info.classes; i++) sum += exp((double)logits[i] - logits[best]);
-  printf("%.1f %%  ", 100 / sum);
+  printf("%.1f %%  ", 100.0 * logits[best]);
   print_name(bhvit_class_name(session, best));
   free(pixels), free(image), free(logits);
   bhvit_close(session);

@@ -55,13 +55,13 @@ if (pixels.length !== h * w * 3) stop(picturePath, "cut short");
 
 const bytes = copy(pixels), image = allocate(4 * imageFloats), out = allocate(4 * classes);
 if (bhvit._bhvit_preprocess(session, bytes, pixels.length, h, w, 3, image, imageFloats) ||
-    bhvit._bhvit_run(session, 1, image, imageFloats, out, classes)) {
+    bhvit._bhvit_run(session, 1, image, imageFloats, out, classes) ||
+    bhvit._bhvit_probabilities(session, 1, out, classes, out, classes)) {
   stop(picturePath, error());
 }
-const logits = [...bhvit.HEAPF32.subarray(out / 4, out / 4 + classes)];
-const best = logits.indexOf(Math.max(...logits));
-const sum = logits.reduce((total, logit) => total + Math.exp(logit - logits[best]), 0);
+const probabilities = [...bhvit.HEAPF32.subarray(out / 4, out / 4 + classes)];
+const best = probabilities.indexOf(Math.max(...probabilities));
 // A name comes from the model's file: control characters in it must not reach the terminal.
 const name = bhvit.UTF8ToString(bhvit._bhvit_class_name(session, best)).replace(/\p{Cc}/gu, "?");
-console.log(`${(100 / sum).toFixed(1)} %  ${name}`);
+console.log(`${(100 * probabilities[best]).toFixed(1)} %  ${name}`);
 bhvit._bhvit_close(session);

@@ -140,6 +140,18 @@ BHVIT_API bhvit_status bhvit_run(bhvit_session *session, size_t count, const flo
 BHVIT_API bhvit_status bhvit_segment(bhvit_session *session, size_t count, const float *images, size_t image_floats,
                                      uint8_t *labels, size_t label_bytes);
 
+/* Logits (count, classes), as bhvit_run gives them -> probabilities of the same shape: softmax(logits / temperature), the
+ * temperature as the file was calibrated, 1 where it was not. They are Python's to about a unit in the last place.
+ * `probabilities` may be `logits`. */
+BHVIT_API bhvit_status bhvit_probabilities(const bhvit_session *session, size_t count, const float *logits,
+                                           size_t logit_floats, float *probabilities, size_t probability_floats);
+
+/* The same logits -> for each image 1 where it is unlike what the model knows, else 0. `miss_rate`, 0 to 1, is the share
+ * of known images that is accepted to be taken for unknown, such as 0.05. BHVIT_ARGUMENT where the file was not
+ * calibrated. */
+BHVIT_API bhvit_status bhvit_unknown(const bhvit_session *session, double miss_rate, size_t count, const float *logits,
+                                     size_t logit_floats, uint8_t *unknown, size_t unknown_bytes);
+
 #ifdef __cplusplus
 }
 #endif

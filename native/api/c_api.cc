@@ -303,3 +303,41 @@ bhvit_status bhvit_segment(bhvit_session* session, size_t count, const float* im
     return status;
   });
 }
+
+bhvit_status bhvit_probabilities(const bhvit_session* session, size_t count, const float* logits, size_t logit_floats,
+                                 float* probabilities, size_t probability_floats) {
+  return guarded([&] {
+    if (!session) return no_session();
+    const size_t classes = session->program.class_names().size();
+    bhvit_status status = check_size("logits", logits, logit_floats, product(count, classes));
+    if (status == BHVIT_OK) status = check_size("probabilities", probabilities, probability_floats, logit_floats);
+    if (status != BHVIT_OK) return status;
+    const bhvit::FloatEnvironment defaults;
+    for (size_t i = 0; i < logit_floats; i += classes) {
+      bhvit::probabilities(session->program.calibration(), logits + i, classes, probabilities + i);
+    }
+    return BHVIT_OK;
+  });
+}
+
+bhvit_status bhvit_unknown(const bhvit_session* session, double miss_rate, size_t count, const float* logits,
+                           size_t logit_floats, uint8_t* unknown, size_t unknown_bytes) {
+  return guarded([&] {
+    if (!session) return no_session();
+    const bhvit::Calibration& calibration = session->program.calibration();
+    const size_t classes = session->program.class_names().size();
+    if (calibration.quantiles.empty()) {
+      return fail(BHVIT_ARGUMENT, "the model was not calibrated: `bhvit calibrate` sets its threshold");
+    }
+    if (!(miss_rate >= 0 && miss_rate <= 1)) return fail(BHVIT_ARGUMENT, "miss_rate must be from 0 to 1");
+    bhvit_status status = check_size("logits", logits, logit_floats, product(count, classes));
+    if (status == BHVIT_OK) status = check_size("unknown", unknown, unknown_bytes, count);
+    if (status != BHVIT_OK) return status;
+    const bhvit::FloatEnvironment defaults;
+    const double threshold = bhvit::threshold(calibration, miss_rate);
+    for (size_t i = 0; i < count; i++) {
+      unknown[i] = bhvit::score(calibration, logits + i * classes, classes) < threshold;
+    }
+    return BHVIT_OK;
+  });
+}

@@ -36,6 +36,7 @@ void Program::load(std::string_view file, bool borrowed) {
   ops_ = std::move(model.ops);
   class_names_ = std::move(model.class_names);
   preprocess_ = std::move(model.preprocess);
+  calibration_ = std::move(model.calibration);
   if (borrowed) header_ = model.header;
 
   const ParameterSource source{model, borrowed, arena_, *context_.kernels};

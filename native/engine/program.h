@@ -63,6 +63,7 @@ class Program {
   int64_t logit_floats() const;  // of one image
   const std::vector<std::string>& class_names() const { return class_names_; }
   const Preprocess& preprocess() const { return preprocess_; }
+  const Calibration& calibration() const { return calibration_; }
   // Of a program that keeps its file, the bytes before the tensors; otherwise empty.
   std::string_view header() const { return header_; }
   // What another program of the same bytes is made from; null for one that does not keep its file.
@@ -82,6 +83,7 @@ class Program {
   std::string_view header_;
   std::vector<std::string> class_names_;
   Preprocess preprocess_;
+  Calibration calibration_;
   std::vector<Op> ops_;
   Arena arena_;
   GridPlan plan_;

@@ -29,6 +29,17 @@ bool is_size(const Json* value, const Op& stem) {
          is_integer(&value->items[1], stem["width"] * stem["patch"]);
 }
 
+void require_calibration(bool condition, const std::string& what) {
+  require(condition, "the calibration is damaged: " + what);
+}
+
+// The sum of e^((logit - largest) / temperature).
+double odds_sum(const float* logits, size_t classes, double largest, double temperature) {
+  double sum = 0;
+  for (size_t i = 0; i < classes; i++) sum += std::exp((logits[i] - largest) / temperature);
+  return sum;
+}
+
 // Finite numbers, one a channel.
 std::vector<double> read_channels(const Json& fields, const char* key, int64_t channels) {
   const Json* list = fields.find(key);
@@ -128,6 +139,58 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
   preprocess.cover_height = cover(preprocess.height);
   preprocess.cover_width = cover(preprocess.width);
   return preprocess;
+}
+
+Calibration read_calibration(const std::string& text) {
+  constexpr double kLowest = 0.01, kHighest = 100;
+  constexpr size_t kQuantiles = 101;
+  const Json fields = parse_part(text, "the header's calibration");
+  require_calibration(fields.is(Json::Kind::object), "it is not an object");
+  for (const auto& [key, value] : fields.members) {
+    require_calibration(key == "temperature" || key == "score" || key == "quantiles", "unknown setting " + key);
+  }
+  const Json *temperature = fields.find("temperature"), *score = fields.find("score"),
+             *quantiles = fields.find("quantiles");
+  Calibration calibration;
+  require_calibration(temperature && is_number(*temperature) && number(*temperature) >= kLowest &&
+                          number(*temperature) <= kHighest,
+                      "temperature must be from 0.01 to 100");
+  calibration.temperature = number(*temperature);
+  require_calibration(
+      score && score->is(Json::Kind::string) && (score->string == "energy" || score->string == "max_logit"),
+      "score must be one of energy, max_logit");
+  if (score->string == "max_logit") calibration.score = Calibration::Score::max_logit;
+  const std::string rule = "quantiles must be 101 finite numbers that ascend";
+  require_calibration(quantiles && quantiles->is(Json::Kind::array) && quantiles->items.size() == kQuantiles, rule);
+  for (const Json& item : quantiles->items) {
+    require_calibration(is_number(item) && std::abs(number(item)) < kLargest &&
+                            (calibration.quantiles.empty() || calibration.quantiles.back() <= number(item)),
+                        rule);
+    calibration.quantiles.push_back(number(item));
+  }
+  return calibration;
+}
+
+void probabilities(const Calibration& calibration, const float* logits, size_t classes, float* out) {
+  const double largest = *std::max_element(logits, logits + classes);
+  const double sum = odds_sum(logits, classes, largest, calibration.temperature);
+  for (size_t i = 0; i < classes; i++) {
+    out[i] = static_cast<float>(std::exp((logits[i] - largest) / calibration.temperature) / sum);
+  }
+}
+
+double score(const Calibration& calibration, const float* logits, size_t classes) {
+  const double largest = *std::max_element(logits, logits + classes);
+  if (calibration.score == Calibration::Score::max_logit) return largest;
+  return largest + std::log(odds_sum(logits, classes, largest, 1));
+}
+
+double threshold(const Calibration& calibration, double miss_rate) {
+  const size_t last = calibration.quantiles.size() - 1;
+  const double position = miss_rate * static_cast<double>(last);
+  const size_t lower = std::min(static_cast<size_t>(position), last - 1);
+  const double low = calibration.quantiles[lower], high = calibration.quantiles[lower + 1];
+  return low + (high - low) * (position - static_cast<double>(lower));
 }
 
 float largest_input(const Preprocess& p) {

@@ -1,5 +1,5 @@
-// What a file says of its model besides the program: class names and preprocessing. The mirror of the `Preprocess` of
-// src/bhvit/image.py.
+// What a file says of its model besides the program: class names, preprocessing and calibration. The mirror of the
+// `Preprocess` of src/bhvit/image.py and of src/bhvit/calibration.py.
 
 #pragma once
 
@@ -21,14 +21,32 @@ struct Preprocess {
   std::string interpolation = "bicubic";
 };
 
+// How logits become probabilities, and which images a model does not know, as src/bhvit/calibration.py states it.
+struct Calibration {
+  enum class Score { energy, max_logit };
+
+  double temperature = 1;
+  Score score = Score::energy;
+  std::vector<double> quantiles;  // of the scores of validation images, ascending; empty where a file has none
+};
+
 // Each reads the JSON of one key of the metadata, checks it against the program and throws FormatError. Of the spec this
 // is what decides how a model is used; the architecture that it describes too is for training, and Python checks it.
 void check_spec(const std::string& text, const Op& stem, const Op& head);
 std::vector<std::string> read_class_names(const std::string& text, const Op& head);
 Preprocess read_preprocess(const std::string& text, const Op& stem);
+Calibration read_calibration(const std::string& text);
 
 // JSON that is a part of a header; `what` is its name in messages. Throws FormatError.
 Json parse_part(const std::string& text, const std::string& what, long max_values = kMaxJsonValues);
+
+// Logits of one image -> softmax(logits / temperature), in double, rounded at the end. `out` may be `logits`.
+void probabilities(const Calibration& calibration, const float* logits, size_t classes, float* out);
+
+// The score of an image's logits, and the score below which that share (0 to 1) of the validation images lie. The
+// calibration must have quantiles.
+double score(const Calibration& calibration, const float* logits, size_t classes);
+double threshold(const Calibration& calibration, double miss_rate);
 
 // The largest magnitude that an input is taken with: several times what pixels give, and at least 16. Pixels that were not
 // normalised, from 0 to 255, are beyond it.

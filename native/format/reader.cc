@@ -344,6 +344,7 @@ Model read_model(std::string_view file) {
   check_spec(text_of(metadata, "spec"), stem, head);
   model.class_names = read_class_names(text_of(metadata, "class_names"), head);
   model.preprocess = read_preprocess(text_of(metadata, "preprocess"), stem);
+  if (metadata.find("calibration")) model.calibration = read_calibration(text_of(metadata, "calibration"));
   for (const auto& [key, value] : metadata.members) {
     require(value.is(Json::Kind::string), "the header's " + key + " is not text");
   }

@@ -34,6 +34,7 @@ struct Model {
   std::map<std::string, Tensor> tensors;  // by "op name.tensor name"; as their ops need them
   std::vector<std::string> class_names;   // one a class
   Preprocess preprocess;
+  Calibration calibration;
   std::string_view header;  // the file's bytes before the tensors
 };
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from .calibration import Calibration
 from .errors import UserError
 from .image import Preprocess
 from .spec.model import ModelSpec
@@ -32,7 +33,9 @@ def label(index: int) -> str:
     return f"LABEL_{index}"
 
 
-def config(spec: ModelSpec, class_names: Sequence[str] | None) -> dict[str, Any]:
+def config(
+    spec: ModelSpec, class_names: Sequence[str] | None, calibration: Calibration | None = None
+) -> dict[str, Any]:
     """What `config.json` holds; without class names, those that stand for none."""
     names = list(class_names or map(label, range(spec.num_classes)))
     return {
@@ -42,6 +45,7 @@ def config(spec: ModelSpec, class_names: Sequence[str] | None) -> dict[str, Any]
         "id2label": {str(index): name for index, name in enumerate(names)},
         "label2id": {name: index for index, name in enumerate(names)},
         "spec": json.loads(spec.to_json()),
+        **({} if calibration is None else {"calibration": json.loads(calibration.to_json())}),
     }
 
 
@@ -64,6 +68,12 @@ def read_config(fields: Any) -> tuple[ModelSpec, tuple[str, ...] | None]:
     if not len(labels) == len(known) == len(unnamed):
         raise UserError(f"its id2label must name classes 0 to {len(unnamed) - 1}")
     return spec, None if list(known) == unnamed else known
+
+
+def read_calibration(fields: Any) -> Calibration | None:
+    """The calibration of a `config.json`, None if it has none. Raises UserError if it is damaged."""
+    found = fields.get("calibration") if isinstance(fields, dict) else None
+    return None if found is None else Calibration.from_json(json.dumps(found))
 
 
 def preprocessor(preprocess: Preprocess, whole_image: bool = False) -> dict[str, Any]:

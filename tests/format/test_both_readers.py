@@ -81,6 +81,16 @@ def swapped(old: str, new: str, key: str = "program") -> Callable[[str], str]:
     return metadata(key, change)
 
 
+def calibration(**settings: Any) -> Callable[[str], str]:
+    """Adds a calibration, with changes; a setting of None is left out."""
+    whole = {"temperature": 1.5, "score": "energy", "quantiles": list(range(101)), **settings}
+    return entries(
+        lambda h: h["__metadata__"].update(
+            calibration=json.dumps({key: value for key, value in whole.items() if value is not None})
+        )
+    )
+
+
 def deep(count: int) -> str:
     return "[" * count + "]" * count
 
@@ -106,6 +116,8 @@ GOOD: dict[str, Callable[[str], str]] = {
             {key: value for key, value in json.loads(t).items() if key not in ("crop", "interpolation", "channels")}
         ),
     ),
+    "a calibration": calibration(),
+    "a calibration of extremes": calibration(temperature=0.01, score="max_logit", quantiles=[-1e30] * 100 + [1e30]),
     "as much depth as is allowed, in what is not read": lambda header: header,
 }
 
@@ -233,6 +245,29 @@ BAD: dict[str, Callable[[str], Any]] = {
     "metadata that holds a number": entries(lambda h: h["__metadata__"].update(more=1)),
     "metadata that holds null": entries(lambda h: h["__metadata__"].update(more=None)),
     "a version that is a number": entries(lambda h: h["__metadata__"].update(version=1)),
+    "a calibration that is a list": entries(lambda h: h["__metadata__"].update(calibration="[]")),
+    "a calibration that is empty": entries(lambda h: h["__metadata__"].update(calibration="")),
+    "a calibration that is no text": entries(lambda h: h["__metadata__"].update(calibration={})),
+    "a calibration with a repeated key": entries(
+        lambda h: h["__metadata__"].update(calibration='{"temperature": 1, "temperature": 1}')
+    ),
+    "a deep calibration": entries(lambda h: h["__metadata__"].update(calibration=deep(100_000))),
+    "a calibration without a temperature": calibration(temperature=None),
+    "a calibration without a score": calibration(score=None),
+    "a calibration without quantiles": calibration(quantiles=None),
+    "a calibration with more": calibration(more=1),
+    "a temperature of zero": calibration(temperature=0),
+    "a temperature beyond all": calibration(temperature=100.5),
+    "a temperature that is true": calibration(temperature=True),
+    "a temperature that is text": calibration(temperature="1.5"),
+    "an unknown score": calibration(score="entropy"),
+    "a score that is a list": calibration(score=["energy"]),
+    "too few quantiles": calibration(quantiles=list(range(100))),
+    "too many quantiles": calibration(quantiles=list(range(102))),
+    "quantiles that descend": calibration(quantiles=list(range(100, -1, -1))),
+    "quantiles that are text": calibration(quantiles="0" * 101),
+    "quantiles beyond all": calibration(quantiles=[0.0] * 100 + [2.0**100]),
+    "a quantile that is true": calibration(quantiles=[False, *range(1, 101)]),
     "text after the end": lambda h: h + "{}",
     "an end that is missing": lambda h: h[:-1],
 }

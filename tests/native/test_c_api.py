@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import dataclasses
 import json
 import os
 import platform
@@ -20,6 +21,7 @@ import pytest
 from PIL import Image
 
 from bhvit import Session
+from bhvit.calibration import fit
 from bhvit.cli.main import main
 from bhvit.format import file as bhv_file
 from bhvit.image import Preprocess
@@ -86,6 +88,8 @@ def library(prefix: Path) -> ctypes.CDLL:
     library.bhvit_run.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_segment.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_task.argtypes = (pointer,)
+    library.bhvit_probabilities.argtypes = (pointer, size, pointer, size, pointer, size)
+    library.bhvit_unknown.argtypes = (pointer, ctypes.c_double, size, pointer, size, pointer, size)
     return library
 
 
@@ -171,6 +175,34 @@ def test_logits_are_those_of_python(library: ctypes.CDLL, session: ctypes.c_void
     library.bhvit_close(copied)
 
 
+@pytest.mark.parametrize("score", ["energy", "max_logit"])
+def test_probabilities_and_unknown_images_are_those_of_python(library: ctypes.CDLL, tmp_path: Path, score: Any) -> None:
+    rng, path, session = np.random.default_rng(0), tmp_path / "model.bhv", ctypes.c_void_p()
+    logits = rng.normal(0, 3, (200, 4)).astype(np.float32)
+    calibration = fit(logits, rng.integers(0, 4, 200), score)
+    bhv_file.write(dataclasses.replace(random_model(SPEC), calibration=calibration), path)
+    assert library.bhvit_open_file(bytes(path), 1, None, ctypes.byref(session)) == OK
+    found, unknown = np.empty_like(logits), np.empty(200, np.uint8)
+    sizes = (200, address(logits), logits.size)
+    assert library.bhvit_probabilities(session, *sizes, address(found), found.size) == OK
+    expected = Session(path).probabilities(logits)
+    np.testing.assert_allclose(found, expected, rtol=2e-7, atol=1e-30)
+    for miss_rate in (0.0, 0.05, 0.333, 1.0):
+        assert library.bhvit_unknown(session, miss_rate, *sizes, address(unknown), 200) == OK
+        assert unknown.tolist() == Session(path).unknown(logits, miss_rate).tolist()
+    for said, *arguments in (
+        ("miss_rate must be from 0 to 1", -0.1, *sizes, address(unknown), 200),
+        ("miss_rate must be from 0 to 1", float("nan"), *sizes, address(unknown), 200),
+        ("unknown must hold 200 values", 0.1, *sizes, address(unknown), 199),
+        ("logits must hold", 0.1, 201, *sizes[1:], address(unknown), 201),
+    ):
+        assert library.bhvit_unknown(session, *arguments) == ARGUMENT
+        assert said in library.bhvit_error().decode()
+    assert library.bhvit_probabilities(session, *sizes, address(logits), logits.size) == OK  # in place
+    np.testing.assert_array_equal(logits, found)
+    library.bhvit_close(session)
+
+
 def test_a_file_may_be_replaced_while_it_is_open(library: ctypes.CDLL, path: Path, tmp_path: Path) -> None:
     copy, session, images = tmp_path / "model.bhv", ctypes.c_void_p(), random_images(SPEC, 1)
     bhv_file.write(random_model(SPEC), copy)
@@ -229,6 +261,13 @@ def test_wrong_arguments(library: ctypes.CDLL, session: ctypes.c_void_p, path: P
         (ARGUMENT, "image must hold 288", library.bhvit_normalize, session, buffer, 288, 8, 12, buffer, 287),
         (ARGUMENT, "pixels must not be null", library.bhvit_normalize, session, None, 288, 8, 12, buffer, 288),
         (ARGUMENT, "pixels must hold", library.bhvit_normalize, session, buffer, 288, most, most, buffer, 288),
+        (ARGUMENT, "session must not be null", library.bhvit_probabilities, None, 1, buffer, 4, buffer, 4),
+        (ARGUMENT, "logits must hold 4 values", library.bhvit_probabilities, session, 1, buffer, 5, buffer, 4),
+        (ARGUMENT, "logits must not be null", library.bhvit_probabilities, session, 1, None, 4, buffer, 4),
+        (ARGUMENT, "probabilities must hold 4", library.bhvit_probabilities, session, 1, buffer, 4, buffer, 3),
+        (ARGUMENT, "probabilities must not be", library.bhvit_probabilities, session, 1, buffer, 4, None, 4),
+        (ARGUMENT, "session must not be null", library.bhvit_unknown, None, 0.1, 1, buffer, 4, buffer, 1),
+        (ARGUMENT, "was not calibrated", library.bhvit_unknown, session, 0.1, 1, buffer, 4, buffer, 1),
         (ARGUMENT, "session must not be null", library.bhvit_normalize, None, buffer, 288, 8, 12, buffer, 288),
         (ARGUMENT, "a picture of 2 channels", library.bhvit_preprocess, session, buffer, 288, 8, 12, 2, buffer, 288),
         (ARGUMENT, "1 to 1048576 pixels", library.bhvit_preprocess, session, buffer, 0, 0, 12, 3, buffer, 288),

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
+from ..calibration import MISS_RATE
 from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_json, add_sources, command, positive, print_json
+from .console import Progress, Subparsers, add_engine, add_json, add_sources, command, fraction, positive, print_json
 
 if TYPE_CHECKING:
     from ..data.inputs import Inputs
@@ -48,6 +49,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "--engine", choices=("local", "ray"), default="local", help="where to run: here (default), or on a Ray cluster"
     )
     parser.add_argument("--address", metavar="ADDRESS", help="of the Ray cluster; default: one on this machine")
+    parser.add_argument(
+        "--unknown", action="store_true", help="say of each image whether it is unlike those that the model knows"
+    )
+    parser.add_argument(
+        "--miss-rate",
+        type=fraction,
+        default=MISS_RATE,
+        metavar="F",
+        help=f"with --unknown: share of known images that may be taken for unknown, 0 to 1 (default {MISS_RATE})",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first damaged image")
     add_engine(parser)
     add_json(parser)
@@ -65,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--json prints the answers, --out writes them: give one of them")
     if args.address is not None and args.engine != "ray":
         raise UserError("--address is that of a Ray cluster: give --engine ray with it")
+    if args.unknown and args.engine == "ray":
+        raise UserError("--unknown works on this machine only: leave --engine ray out")
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
         if args.json and inputs.live:
@@ -96,7 +109,10 @@ def run(args: argparse.Namespace) -> int:
             workers, address = args.workers, args.address
             engine = Engine(model, top=args.top, workers=workers, threads=args.threads, address=address)
             return answers.take(stack.enter_context(engine).stream(inputs))
-        return answers.take(session.stream(inputs, args.top, workers=args.workers or "auto"))
+        stream = session.stream(
+            inputs, args.top, workers=args.workers or "auto", unknown=args.unknown, miss_rate=args.miss_rate
+        )
+        return answers.take(stream)
 
 
 class _Answers:
@@ -160,7 +176,7 @@ class _Answers:
             if self._introduction:
                 print(self._introduction, file=sys.stderr)
                 self._introduction = None
-            _print(streamed.name, streamed.classes)
+            _print(streamed.name, streamed.classes, streamed.unknown)
         if self._window is not None:
             lines = [f"{100 * probability:5.1f} %  {name}" for name, probability in streamed.classes]
             self._window.show(streamed.picture.image(), lines)
@@ -189,6 +205,8 @@ def as_record(streamed: Streamed) -> dict[str, Any]:
     if streamed.error is not None:
         return {**record, "error": str(streamed.error)}
     classes = [{"name": name, "probability": float(probability)} for name, probability in streamed.classes or ()]
+    if streamed.unknown is not None:
+        record["unknown"] = streamed.unknown
     return {**record, "classes": classes}
 
 
@@ -197,11 +215,15 @@ def _open_results(args: argparse.Namespace, session: Session) -> Results:
 
     classes = min(args.top, len(session.class_names))
     columns: dict[str, type[str] | type[float]] = {"image": str, "seconds": float, "error": str}
+    if args.unknown:
+        columns["unknown"] = str
     for place in range(1, classes + 1):
         columns |= {f"class_{place}": str, f"probability_{place}": float}
 
     def row(record: Mapping[str, Any]) -> Mapping[str, Any]:
         found = {name: record.get(name) for name in ("image", "seconds", "error")}
+        if "unknown" in record:
+            found["unknown"] = "yes" if record["unknown"] else "no"
         for place, answer in enumerate(record.get("classes", ()), 1):
             found |= {f"class_{place}": answer["name"], f"probability_{place}": answer["probability"]}
         return found
@@ -209,6 +231,8 @@ def _open_results(args: argparse.Namespace, session: Session) -> Results:
     table: Columns = columns
     model = hashlib.sha256(session.program.header).hexdigest()
     made_by = {"command": "classify", "model": model, "top": args.top, "every": args.every}
+    if args.unknown:
+        made_by["miss_rate"] = args.miss_rate
     return Results(args.out, table, row, made_by=made_by, resume=args.resume, force=args.force)
 
 
@@ -222,7 +246,7 @@ def split_model(named: Sequence[str]) -> tuple[Path, Sequence[str]]:
     return Path(first), rest
 
 
-def _print(name: str, classes: Sequence[tuple[str, float]]) -> None:
-    print(name)
+def _print(name: str, classes: Sequence[tuple[str, float]], unknown: bool | None) -> None:
+    print(f"{name}{'  unknown: unlike the images that the model knows' if unknown else ''}")
     for label, probability in classes:
         print(f"  {100 * probability:5.1f} %  {label}")

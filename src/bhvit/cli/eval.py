@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from ..calibration import Calibration
 from ..data.dataset import SPLITS, Dataset, Warn, open_dataset
 from ..data.metrics import Metrics, evaluate
 from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
@@ -50,13 +51,13 @@ def run(args: argparse.Namespace) -> int:
 
     if task_of(args.model) == "segment":
         return _run_masks(args)
-    predict, preprocess, class_names = open_model(args.model, args.threads, args.max_memory)
+    model = open_model(args.model, args.threads, args.max_memory)
 
     def open_split(split: str, warn: Warn | None = None) -> Dataset:
         return open_dataset(
             args.data,
             split,
-            class_names=class_names,
+            class_names=model.class_names,
             classes_file=args.classes,
             strict=args.strict,
             test_fraction=args.test_fraction,
@@ -71,11 +72,12 @@ def run(args: argparse.Namespace) -> int:
     for line in lines:
         print(line, file=sys.stderr)
     progress = Progress("evaluating")
-    metrics = evaluate(predict, dataset, preprocess, batch_size=args.batch_size, progress=progress)
+    metrics = evaluate(model.predict, dataset, model.preprocess, batch_size=args.batch_size, progress=progress)
     if args.json:
-        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict()})
+        calibrated = {"calibrated": model.calibration and metrics.calibrated(model.calibration)}
+        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict(), **calibrated})
     else:
-        _print(metrics, dataset.split, asked=args.split)
+        _print(metrics, dataset.split, args.split, model.calibration)
     return 0
 
 
@@ -107,7 +109,7 @@ def _run_masks(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print(metrics: Metrics, split: str, asked: str | None) -> None:
+def _print(metrics: Metrics, split: str, asked: str | None, calibration: Calibration | None) -> None:
     count = len(metrics.labels)
     part = {
         "all": " (all; if the model was trained on them, --split validation takes those it did not see)"
@@ -118,6 +120,12 @@ def _print(metrics: Metrics, split: str, asked: str | None) -> None:
     print(f"{count} images{part}, {len(metrics.class_names)} classes")
     print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
     print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
+    if calibration is not None:
+        found = metrics.calibrated(calibration)
+        print(
+            f"  with temperature {calibration.temperature:g}, as `bhvit classify` applies it: "
+            f"{found['calibration_error']:.2%}, cross entropy {found['cross_entropy']:.4f}"
+        )
     print(f"{1000 * metrics.seconds / count:.2f} ms an image in the model, in batches")
     rows = sorted(zip(metrics.per_class, metrics.class_names, metrics.confusion.sum(axis=1)), key=lambda row: row[0])
     print("class accuracy, lowest first:")

@@ -76,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
         names = subject.described.class_names
         print("  classes: " + ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else ""))
         print(f"  images: {_preprocess_text(subject.described.preprocess)}")
+        calibration = subject.described.calibration
+        print(f"  probabilities: {f'temperature {calibration.temperature:g}' if calibration else 'not calibrated'}")
     rows = [
         ["parameters", count_text(whole.parameters), ""],
         ["  binary (a bit each)", count_text(whole.binary_parameters), size_text(-(-whole.binary_parameters // 8))],
@@ -124,7 +126,7 @@ def _open(args: argparse.Namespace) -> _Subject:
 
         model = BHViT.from_pretrained(folder)
         return _Subject(
-            described=describe_spec(model.spec, model.class_names, model.preprocess),
+            described=describe_spec(model.spec, model.class_names, model.preprocess, model.calibration),
             size=(folder / WEIGHTS).stat().st_size,
         )
     # What is wrong with a packed file its own reader says better.
@@ -132,7 +134,8 @@ def _open(args: argparse.Namespace) -> _Subject:
     if FORMAT in metadata:
         saved = CheckpointDescription.from_metadata(metadata, path)
         return _Subject(
-            described=describe_spec(saved.spec, saved.class_names, saved.preprocess), size=path.stat().st_size
+            described=describe_spec(saved.spec, saved.class_names, saved.preprocess, saved.calibration),
+            size=path.stat().st_size,
         )
     from ..cost.counts import bytes_by_kind
     from ..format import file as bhv_file

@@ -18,7 +18,7 @@ from .arguments import Parser
 from .launch import is_child, report_failure
 from .terminal import Terminated, ended_by_sigterm, safe_output
 
-_SAME = ("demo", "train", "eval", "pack", "classify", "segment", "verify", "info", "bench", "report", "serve", "web")
+_SAME = tuple("demo train eval pack calibrate classify verify info bench report serve segment web".split())
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
 _EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "tqdm"), "train") | {

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..calibration import Calibration, calibration_error, negative_log_likelihood
 from ..errors import UserError
 from ..image import Preprocess
 from .dataset import Dataset
@@ -23,9 +24,6 @@ Predict: TypeAlias = Callable[[Floats], Floats]
 """Normalised images, float32 (B, C, H, W) -> logits, float32 (B, classes)."""
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the images done and the images in all."""
-
-CALIBRATION_BINS = 15
-"""Of `Metrics.calibration_error`, as in its paper's tables."""
 
 
 class NonFiniteLogitsError(UserError):
@@ -111,21 +109,21 @@ class Metrics:
     @property
     def cross_entropy(self) -> float:
         """Mean negative log-likelihood of the right class, in nats."""
-        shifted = self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True)
-        right = np.take_along_axis(shifted, self.labels[:, None], axis=1)[:, 0]
-        return float((np.log(np.exp(shifted).sum(axis=1)) - right).mean())
+        return negative_log_likelihood(self.logits, self.labels)
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error (Guo et al., ICML 2017) of the most likely class, in CALIBRATION_BINS equal bins.
+        """How far probabilities are from frequencies, without a temperature: `calibration.calibration_error`."""
+        return calibration_error(self.logits, self.labels)
 
-        The mean over images of |accuracy - confidence| of their bin: 0 where probabilities are frequencies.
-        """
-        shifted = np.exp(self.logits.astype(np.float64) - self.logits.max(axis=1, keepdims=True))
-        confidence = shifted.max(axis=1) / shifted.sum(axis=1)
-        bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-        gap = np.bincount(bins, (self.predictions == self.labels) - confidence, CALIBRATION_BINS)
-        return float(np.abs(gap).sum() / len(self.labels))
+    def calibrated(self, calibration: Calibration) -> dict[str, float]:
+        """Cross entropy and calibration error of probabilities at a calibration's temperature, for a JSON file."""
+        temperature = calibration.temperature
+        return {
+            "temperature": temperature,
+            "cross_entropy": negative_log_likelihood(self.logits, self.labels, temperature),
+            "calibration_error": calibration_error(self.logits, self.labels, temperature),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers for a JSON file or report; a class without images has the accuracy None."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..calibration import Calibration
 from ..errors import UserError
 from ..files import check_regular
 from ..image import Preprocess
@@ -25,6 +26,7 @@ class CheckpointDescription:
     spec: ModelSpec
     class_names: tuple[str, ...] | None = None
     preprocess: Preprocess | None = None
+    calibration: Calibration | None = None
     checksum: str | None = None
     """Of names and tensors (`models.checkpoint.checksum`); files of bhvit 0.1.0 have none."""
 
@@ -35,6 +37,8 @@ class CheckpointDescription:
             described["class_names"] = json.dumps(self.class_names)
         if self.preprocess is not None:
             described["preprocess"] = self.preprocess.to_json()
+        if self.calibration is not None:
+            described["calibration"] = self.calibration.to_json()
         return {FORMAT: json.dumps(described, sort_keys=True)}
 
     @classmethod
@@ -49,6 +53,7 @@ class CheckpointDescription:
             spec = ModelSpec.from_json(_text(fields, "spec"))
             names = json.loads(_text(fields, "class_names")) if "class_names" in fields else None
             preprocess = Preprocess.from_json(_text(fields, "preprocess")) if "preprocess" in fields else None
+            calibration = Calibration.from_json(_text(fields, "calibration")) if "calibration" in fields else None
             checksum = fields.get("checksum")
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
@@ -57,7 +62,11 @@ class CheckpointDescription:
         if names is not None:
             _check_names(names, spec, path)
         return cls(
-            spec=spec, class_names=None if names is None else tuple(names), preprocess=preprocess, checksum=checksum
+            spec=spec,
+            class_names=None if names is None else tuple(names),
+            preprocess=preprocess,
+            calibration=calibration,
+            checksum=checksum,
         )
 
 

@@ -11,6 +11,10 @@ data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `
     class_names   JSON list, one name a class
     preprocess    `image.Preprocess` as JSON
 
+and may have
+
+    calibration   `calibration.Calibration` as JSON
+
 A file MUST have these keys and exactly the tensors that its ops name; bit tensors are U32, others
 F32, F16 or, with two or more dimensions, I8 with a tensor "NAME.scale" next to it (`float_storage`). All hold finite
 numbers below 2^100, scales positive ones below 2^93; an `exp_table` has no negative entry and a positive
@@ -36,6 +40,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from .. import bundled
+from ..calibration import Calibration
 from ..errors import FormatError, UserError, shown
 from ..files import write_atomically
 from ..image import Preprocess
@@ -74,6 +79,7 @@ class Description:
     spec: ModelSpec
     class_names: tuple[str, ...]
     preprocess: Preprocess
+    calibration: Calibration | None = None
 
     def check(self, image: tuple[int, int, int], classes: int) -> None:
         """Raises FormatError unless a program of images (C, H, W) and that many classes fits."""
@@ -100,12 +106,15 @@ def _is_text(name: str) -> bool:
 
 
 def describe_spec(
-    spec: ModelSpec, class_names: Sequence[str] | None = None, preprocess: Preprocess | None = None
+    spec: ModelSpec,
+    class_names: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    calibration: Calibration | None = None,
 ) -> Description:
     """A description that names the classes by number and takes ImageNet's usual preprocessing where none is given."""
     names = tuple(class_names or map(str, range(spec.num_classes)))
     usual = Preprocess.usual(spec.img_size, spec.in_chans)
-    return Description(spec=spec, class_names=names, preprocess=preprocess or usual)
+    return Description(spec=spec, class_names=names, preprocess=preprocess or usual, calibration=calibration)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,6 +208,7 @@ def header(model: Description, ops: Sequence[Op], layout: Layout) -> tuple[list[
             "program": json.dumps([op.to_json() for op in ops], separators=(",", ":")),
             "class_names": json.dumps(model.class_names),
             "preprocess": model.preprocess.to_json(),
+            **({} if model.calibration is None else {"calibration": model.calibration.to_json()}),
         }
     }
     offset = 0
@@ -278,10 +288,14 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
     # A spec may be written by hand with a size such as "32x32"; that of a file is as `ModelSpec.to_json` writes it.
     if not isinstance(fields, dict) or not isinstance(fields.get("img_size"), list):
         raise FormatError("the header's spec is damaged: its img_size is not a list")
+    calibration = metadata.get("calibration")
+    if calibration is not None:
+        strict_json.loads(calibration, "the header's calibration")
     return {
         "spec": ModelSpec.from_json(metadata["spec"]),
         "class_names": read_names(metadata["class_names"], "the header's class_names"),
         "preprocess": Preprocess.from_json(metadata["preprocess"]),
+        "calibration": None if calibration is None else Calibration.from_json(calibration),
     }
 
 

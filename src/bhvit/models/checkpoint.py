@@ -28,7 +28,11 @@ def save_checkpoint(model: BHViT, path: str | Path) -> None:
     model.require_classifier()
     tensors = own_tensors(model)
     described = CheckpointDescription(
-        spec=model.spec, class_names=model.class_names, preprocess=model.preprocess, checksum=checksum(tensors)
+        spec=model.spec,
+        class_names=model.class_names,
+        preprocess=model.preprocess,
+        calibration=model.calibration,
+        checksum=checksum(tensors),
     )
     write_atomically(path, safetensors.torch.save(tensors, described.to_metadata()))
 
@@ -63,4 +67,5 @@ def load_checkpoint(path: str | Path) -> BHViT:
         raise UserError(f"{path} is damaged: its checksum does not match its weights; copy or train it again")
     model = build_with_weights(BHViT, described.spec, tensors, path)
     model.class_names, model.preprocess = described.class_names, described.preprocess
+    model.calibration = described.calibration
     return model.eval()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from ..calibration import Calibration
 from ..errors import UserError
 from ..image import Preprocess
 from ..spec.model import ModelSpec
@@ -22,7 +23,7 @@ class BHViT(HubModel):
 
     With the task "segment" logits are those of each pixel, (B, classes, H, W).
 
-    `spec` describes it whole. `class_names` and `preprocess` say what its outputs and inputs mean; they
+    `spec` describes it whole. `class_names`, `preprocess` and `calibration` say what its outputs and inputs mean; they
     travel with checkpoints and packed files, and are None until a data set gives them.
     `drop_path` is the rate of stochastic depth at the last block; it rises to that linearly.
     """
@@ -32,6 +33,7 @@ class BHViT(HubModel):
         self.spec = spec
         self.class_names: tuple[str, ...] | None = None
         self.preprocess: Preprocess | None = None
+        self.calibration: Calibration | None = None
         depth = sum(stage.depth for stage in spec.stages)
         # On the CPU whatever the default device: a model may be laid out on "meta" before its weights are read.
         rates: Iterator[float] = iter(torch.linspace(0, drop_path, depth, device="cpu").tolist())

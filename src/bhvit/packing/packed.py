@@ -47,7 +47,9 @@ def packed_model(
     if isinstance(model.head.linear, nn.Identity):
         model.require_classifier()
     model = lowered(model)
-    described = bhv_file.describe_spec(model.spec, class_names or model.class_names, preprocess or model.preprocess)
+    described = bhv_file.describe_spec(
+        model.spec, class_names or model.class_names, preprocess or model.preprocess, model.calibration
+    )
     if len(described.class_names) != model.spec.num_classes:
         given = len(described.class_names)
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")

@@ -18,7 +18,7 @@ from ..models import BHViT
 
 _FREE = {"training", "momentum"}
 """Attributes that evaluation does not read."""
-_ITS_OWN = {nn.BatchNorm1d: {"eps"}, BHViT: {"spec", "class_names", "preprocess"}}
+_ITS_OWN = {nn.BatchNorm1d: {"eps"}, BHViT: {"spec", "class_names", "preprocess", "calibration"}}
 """Attributes that packing takes from the module itself, by class."""
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from .. import bundled
 from .._native import FloatEnvironment, Program, available_isas
 from ..bits import Floats
+from ..calibration import MISS_RATE, Calibration, Doubles, probabilities
 from ..data import inputs as pictures
 from ..data.inputs import Inputs, Picture
 from ..errors import FormatError, UserError, shown
@@ -45,6 +46,8 @@ class Streamed(NamedTuple):
     """Of a video's frame, its time since the beginning."""
     picture: Picture
     """The picture itself; `picture.image()` decodes it again, to show it."""
+    unknown: bool | None = None
+    """Whether it is unlike the images that the model knows; None if that was not asked."""
 
 
 _BLOCK = 64
@@ -97,7 +100,7 @@ class Session:
         saved = source if isinstance(source, bytes) else bundled.find(Path(source), ".bhv").absolute()
         self._saved = (saved, threads, isa, max_memory, map)
         self._spec, self._class_names = described.spec, described.class_names
-        self._preprocess = described.preprocess
+        self._preprocess, self._calibration = described.preprocess, described.calibration
         self._isa, self._threads, self._mapped = program.isa, program.threads, program.mapped
 
     @property
@@ -119,6 +122,11 @@ class Session:
     def preprocessing(self) -> Preprocess:
         """The settings of `preprocess`, which the file holds."""
         return self._preprocess
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The temperature of probabilities and the scores of known images; None where the file has none."""
+        return self._calibration
 
     @property
     def isa(self) -> str:
@@ -196,29 +204,95 @@ class Session:
             return label_maps.resized(found, (height, width))
 
     @overload
-    def classify(self, image: ImageLike, top: int = 5, *, bgr: bool = False) -> Answer: ...
+    def classify(
+        self,
+        image: ImageLike,
+        top: int = 5,
+        *,
+        bgr: bool = False,
+        unknown: bool = False,
+        miss_rate: float = MISS_RATE,
+    ) -> Answer: ...
     @overload
     def classify(
-        self, image: list[ImageLike] | tuple[ImageLike, ...], top: int = 5, *, bgr: bool = False
+        self,
+        image: list[ImageLike] | tuple[ImageLike, ...],
+        top: int = 5,
+        *,
+        bgr: bool = False,
+        unknown: bool = False,
+        miss_rate: float = MISS_RATE,
     ) -> list[Answer]: ...
     def classify(
-        self, image: ImageLike | list[ImageLike] | tuple[ImageLike, ...], top: int = 5, *, bgr: bool = False
+        self,
+        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        top: int = 5,
+        *,
+        bgr: bool = False,
+        unknown: bool = False,
+        miss_rate: float = MISS_RATE,
     ) -> Answer | list[Answer]:
         """Name the `top` likeliest classes of one image with their probabilities, the likeliest first.
 
-        `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers.
+        `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers. Probabilities are
+        calibrated where the file is, see `probabilities`. With `unknown`, the answer is empty for an image that is
+        unlike those the model knows; `miss_rate`, 0 to 1, is the share of known images that may be refused so.
+        Raises UserError with `unknown` where the file is not calibrated.
         """
         _check_top(top)
         if self.task != "classify":
             raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
+        if unknown:
+            self._calibrated().threshold(miss_rate)  # refused for no images, too
         if isinstance(image, list | tuple):
-            return [self.classify(one, top, bgr=bgr) for one in image]
-        logits = self(self.preprocess(image, bgr=bgr))[0].astype(np.float64)
+            return [self.classify(one, top, bgr=bgr, unknown=unknown, miss_rate=miss_rate) for one in image]
+        logits = self(self.preprocess(image, bgr=bgr))
+        if unknown and self.unknown(logits, miss_rate)[0]:
+            return []
+        return self.likeliest(logits, top)[0]
+
+    def likeliest(self, logits: Floats, top: int = 5) -> list[Answer]:
+        """Logits (B, classes) -> of each image the `top` likeliest classes with their probabilities."""
+        _check_top(top)
+        chances = self.probabilities(logits)
+        best = np.argsort(-chances, axis=1, kind="stable")[:, :top]
+        return [
+            [(self._class_names[index], float(row[index])) for index in order]
+            for row, order in zip(chances, best, strict=True)
+        ]
+
+    def probabilities(self, logits: Floats) -> Doubles:
+        """Logits (B, classes) -> probabilities, float64 of the same shape: softmax(logits / temperature).
+
+        The temperature is that of `calibration`, 1 where there is none. Raises UserError for another shape.
+        """
+        self._check_logits(logits)
         with FloatEnvironment():
-            odds = np.exp(logits - logits.max())
-            probabilities = odds / odds.sum()
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        return [(self._class_names[index], float(probabilities[index])) for index in best]
+            return probabilities(logits, self._calibration.temperature if self._calibration else 1.0)
+
+    def unknown(self, logits: Floats, miss_rate: float = MISS_RATE) -> npt.NDArray[np.bool_]:
+        """Logits (B, classes) -> whether each image is unlike those that the model knows, (B,).
+
+        `miss_rate`, 0 to 1, is the share of known images that is accepted to be taken for unknown. Raises UserError
+        for another number or shape, and where the file is not calibrated.
+        """
+        calibration = self._calibrated()
+        self._check_logits(logits)
+        with FloatEnvironment():
+            return calibration.unknown(logits, miss_rate)
+
+    def _calibrated(self) -> Calibration:
+        if self._calibration is None:
+            raise UserError(
+                "the model has no threshold for unknown images: `bhvit calibrate MODEL --data FOLDER` measures one"
+            )
+        return self._calibration
+
+    def _check_logits(self, logits: Any) -> None:
+        classes = len(self._class_names)
+        if not isinstance(logits, np.ndarray) or logits.ndim != 2 or logits.shape[1] != classes:
+            given = f"shape {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
+            raise UserError(f"logits must be an array (B, {classes}), as session(images) gives them, not {given}")
 
     def stream(
         self,
@@ -227,6 +301,8 @@ class Session:
         *,
         workers: int | Literal["auto"] = "auto",
         every: int = 1,
+        unknown: bool = False,
+        miss_rate: float = MISS_RATE,
     ) -> Iterator[Streamed]:
         """Classify the pictures of any sources, one after the other, and yield an answer for each, in their order.
 
@@ -236,6 +312,7 @@ class Session:
         while none is wanted are dropped.
         `workers` pictures are decoded, resized and run at the same time, by copies of this session that share its
         weights; "auto" takes the cores that this process may use, divided by the session's threads.
+        With `unknown`, each answer also says whether the picture is unlike those that the model knows, see `unknown`.
         Raises UserError for a source that does not exist. A picture that cannot be read has its error as its outcome.
         """
         _check_top(top)
@@ -243,19 +320,23 @@ class Session:
             raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         count = worker_count(workers, self._threads)
         inputs = sources if isinstance(sources, Inputs) else pictures.open_inputs(sources, every=every)
-        return self._stream(inputs, top, count)
+        if unknown:
+            self._calibrated().threshold(miss_rate)
+        return self._stream(inputs, top, count, miss_rate if unknown else None)
 
-    def _stream(self, inputs: Inputs, top: int, workers: int) -> Iterator[Streamed]:
-        work: Callable[[Session, Picture], Answer] = lambda session, picture: session._classify(picture, top)  # noqa: E731
+    def _stream(self, inputs: Inputs, top: int, workers: int, miss_rate: float | None) -> Iterator[Streamed]:
+        def work(session: Session, picture: Picture) -> tuple[Answer, bool | None]:
+            logits = session(session.preprocess(picture.image(self.preprocessing.needed)))
+            unknown = None if miss_rate is None else bool(session.unknown(logits, miss_rate)[0])
+            return session.likeliest(logits, top)[0], unknown
+
         with closing(inputs):
             total = inputs.total
             sessions = [self, *(self.copy() for _ in range(min(workers, workers if total is None else total) - 1))]
             outcomes = run_all(inputs, sessions, work, ahead=1 if inputs.live else 2)
             for picture, answer, error in outcomes:
-                yield Streamed(picture.name, answer, error, picture.seconds, picture)
-
-    def _classify(self, picture: Picture, top: int) -> Answer:
-        return self.classify(picture.image(self.preprocessing.needed), top)
+                classes, unknown = answer or (None, None)
+                yield Streamed(picture.name, classes, error, picture.seconds, picture, unknown)
 
     def copy(self) -> Session:
         """Return another session of the same model, which runs side by side with this one; weights are shared.
@@ -358,6 +439,11 @@ def _check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:
         raise UserError(f"max_memory must be a positive number of bytes, or None for 512 MiB, not {shown(max_memory)}")
     if map is not None and not isinstance(map, bool):
         raise UserError(f"map must be True, False or None, not {shown(map)}")
+
+
+def _check_top(top: Any) -> None:
+    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
+        raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
 
 
 def _checked_source(source: Any) -> str | Path | bytes:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..calibration import fit
 from ..data.metrics import Metrics, NonFiniteLogitsError
 from ..data.segmentation_metrics import SegmentationMetrics
 from ..errors import UserError
@@ -300,6 +301,8 @@ class _Run:
             best=max(progress.best, metrics.score),
             stale=0 if improved else progress.stale + 1,
         )
+        if isinstance(metrics, Metrics):
+            model.calibration = fit(metrics.logits, metrics.labels)
         if self.context.processes.first:
             self.folder.append_log(entry)
             save_checkpoint(model, self.folder.last)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from PIL import Image
 
 from .. import bundled
+from ..calibration import Calibration
 from ..data.metrics import Floats, Predict
 from ..data.segmentation_metrics import Labeller, Labels
 from ..errors import UserError
@@ -21,6 +22,15 @@ from ..system import allowed_cores
 
 if TYPE_CHECKING:
     from ..models import BHViT
+
+
+class OpenModel(NamedTuple):
+    """A model as a function of prepared images, and what it says of itself."""
+
+    predict: Predict
+    preprocess: Preprocess
+    class_names: tuple[str, ...] | None
+    calibration: Calibration | None
 
 
 def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
@@ -47,10 +57,8 @@ def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedMod
     return model, file
 
 
-def open_model(
-    path: str, threads: int | None = None, max_memory: int | None = None
-) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
-    """A checkpoint or packed file as a predictor, with its preprocessing and class names.
+def open_model(path: str, threads: int | None = None, max_memory: int | None = None) -> OpenModel:
+    """A checkpoint or packed file as a predictor, with its preprocessing, class names and calibration.
 
     `threads` None uses all cores; `max_memory` bounds a packed model, in bytes. Raises UserError if it is neither, a
     checkpoint without preprocessing, or a packed model that needs more memory.
@@ -59,7 +67,7 @@ def open_model(
     if path.endswith(".bhv"):
         model = bhv_file.read(path)
         session = Session(path, threads=threads or allowed_cores(), max_memory=max_memory)
-        return session, model.preprocess, model.class_names
+        return OpenModel(session, model.preprocess, model.class_names, model.calibration)
     if not path.endswith(".safetensors"):
         raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
     return _open_checkpoint(path, threads)
@@ -113,7 +121,7 @@ def open_labeller(
     return torch_labeller(model), model.class_names
 
 
-def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preprocess, tuple[str, ...] | None]:
+def _open_checkpoint(path: str, threads: int | None) -> OpenModel:
     import torch
 
     from ..models import load_checkpoint
@@ -123,4 +131,4 @@ def _open_checkpoint(path: str, threads: int | None) -> tuple[Predict, Preproces
     model = load_checkpoint(path)
     if model.preprocess is None:
         raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
-    return torch_predict(model), model.preprocess, model.class_names
+    return OpenModel(torch_predict(model), model.preprocess, model.class_names, model.calibration)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...calibration import Calibration
 from ...errors import UserError
 from ...image import Preprocess
 from ...spec.model import ModelSpec
@@ -37,6 +38,7 @@ class Backbone(nn.Module):
     spec: ModelSpec
     class_names: tuple[str, ...] | None
     preprocess: Preprocess | None
+    calibration: Calibration | None
     stem: Stem
     stages: nn.ModuleList
     downsamples: nn.ModuleList
@@ -165,7 +167,7 @@ class Backbone(nn.Module):
         return self.head.linear
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new classifier of `num_classes` classes, their names forgotten; 0 takes it off.
+        """A new classifier of `num_classes` classes, their names and calibration forgotten; 0 takes it off.
 
         global_pool: "avg", "" for tokens as they are, which goes without a classifier, or None for no change.
         Raises UserError for anything else.
@@ -187,7 +189,7 @@ class Backbone(nn.Module):
         if num_classes and not pool:
             raise UserError("a classifier takes pooled features; global_pool='' goes with num_classes=0")
         self.head.pooling = pool
-        self.class_names = None
+        self.class_names = self.calibration = None
         if num_classes:
             self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
             linear = nn.Linear(self.num_features, num_classes)

@@ -49,7 +49,7 @@ class HubModel(Backbone):
         preprocess = self.preprocess or Preprocess.usual(self.spec.img_size, self.spec.in_chans)
         weights = safetensors.torch.save(own_tensors(self), {"format": "pt"})  # transformers refuses others
         write_atomically(folder / hf_layout.WEIGHTS, weights)
-        _write_json(folder / hf_layout.CONFIG, hf_layout.config(self.spec, self.class_names))
+        _write_json(folder / hf_layout.CONFIG, hf_layout.config(self.spec, self.class_names, self.calibration))
         _write_json(folder / hf_layout.PREPROCESSOR, hf_layout.preprocessor(preprocess, self.spec.task == "segment"))
         card = folder / hf_layout.CARD
         if not card.exists():
@@ -106,7 +106,7 @@ class HubModel(Backbone):
         spec, class_names = _read(config, hf_layout.read_config)
         tensors = {key.removeprefix(hf_layout.PREFIX): value for key, value in read_weights(weights)[0].items()}
         model = build_with_weights(cls, spec, tensors, weights)
-        model.class_names = class_names
+        model.class_names, model.calibration = class_names, _read(config, hf_layout.read_calibration)
         preprocessor = find(hf_layout.PREPROCESSOR, optional=True)
         if preprocessor is not None:
             model.preprocess = _read(preprocessor, hf_layout.read_preprocessor)

@@ -1,0 +1,120 @@
+"""`bhvit calibrate`, and `classify --unknown` of what it writes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bhvit import Session, load_checkpoint, pack
+from bhvit.calibration import fit
+from bhvit.format import file as bhv_file
+
+
+@pytest.fixture
+def calibrated(bhvit, material, tmp_path):
+    out = tmp_path / "calibrated.bhv"
+    answer = bhvit("calibrate", material.model, "--data", material.images, "--split", "all", "--out", out)
+    assert (answer.status, answer.err) == (0, "")
+    assert "18 images of the split all" in answer.out
+    return out
+
+
+def test_the_file_is_the_same_but_for_its_calibration(material, calibrated):
+    before, after = bhv_file.read(material.model), bhv_file.read(calibrated)
+    assert before.calibration is None
+    assert after.calibration is not None
+    assert after.tensors.keys() == before.tensors.keys()
+    assert all((after.tensors[name] == tensor).all() for name, tensor in before.tensors.items())
+    picture = next(material.images.rglob("*.png"))
+    plain, session = Session(material.model), Session(calibrated)
+    image = plain.preprocess(picture)
+    assert (session(image) == plain(image)).all()
+    assert session.calibration == after.calibration
+    odds = np.exp(plain(image)[0].astype(np.float64) / after.calibration.temperature)
+    assert session.probabilities(plain(image))[0] == pytest.approx(odds / odds.sum())
+    assert max(p for _, p in session.classify(picture)) == session.probabilities(plain(image)).max()
+
+
+def test_a_file_is_calibrated_in_place(bhvit, material, tmp_path):
+    model = shutil.copy(material.model, tmp_path / "model.bhv")
+    found = json.loads(bhvit("calibrate", model, "--data", material.images, "--json", "--score", "max_logit").out)
+    assert found["model"] == str(model)
+    assert found["split"] == "validation"
+    assert found["after"]["cross_entropy"] <= found["before"]["cross_entropy"]
+    session = Session(model)
+    assert session.calibration is not None
+    assert session.calibration.score == "max_logit"
+    again = json.loads(bhvit("eval", model, "--data", material.images, "--split", "validation", "--json").out)
+    assert again["calibrated"] == found["after"]
+    assert again["cross_entropy"] == found["before"]["cross_entropy"]
+    assert "with temperature" in bhvit("eval", model, "--data", material.images).out
+    assert f"temperature {session.calibration.temperature:g}" in bhvit("info", model).out
+    assert "not calibrated" in bhvit("info", material.model).out
+
+
+def test_a_checkpoint_is_calibrated_and_packs_so(bhvit, material, tmp_path):
+    out = tmp_path / "out.safetensors"
+    assert bhvit("calibrate", material.checkpoint, "--data", material.images, "--out", out).status == 0
+    model = load_checkpoint(out)
+    assert model.calibration is not None
+    pack(model, tmp_path / "packed.bhv")
+    assert bhv_file.read(tmp_path / "packed.bhv").calibration == model.calibration
+    model.save_pretrained(tmp_path / "folder")
+    assert type(model).from_pretrained(tmp_path / "folder").calibration == model.calibration
+    model.reset_classifier(4)
+    assert model.calibration is None
+
+
+def test_unknown_images_are_said(bhvit, material, calibrated):
+    session = Session(calibrated)
+    pictures = sorted(material.images.rglob("*.png"))
+    logits = np.concatenate([session(session.preprocess(picture)) for picture in pictures])
+    expected = session.unknown(logits, 0.3)
+    assert 0 < expected.sum() < len(pictures)
+    answers = json.loads(
+        bhvit("classify", calibrated, material.images, "--json", "--unknown", "--miss-rate", "0.3").out
+    )
+    assert [answer["unknown"] for answer in answers] == expected.tolist()
+    assert all(len(answer["classes"]) == 3 for answer in answers)
+    in_python = session.classify(pictures, unknown=True, miss_rate=0.3)
+    assert [not answer for answer in in_python] == expected.tolist()
+    text = bhvit("classify", calibrated, material.images, "--unknown", "--miss-rate", "1").out
+    assert text.count("unknown: unlike the images that the model knows") == len(pictures) - 1  # the best score is known
+
+
+def test_mistakes_are_one_line(refused, material, calibrated, tmp_path):
+    data = ("--data", material.images)
+    assert "is a bundled model" in refused("calibrate", "cifar10", *data)
+    assert "exists" in refused("calibrate", material.model, *data, "--out", calibrated)
+    assert "must end in .bhv" in refused("calibrate", material.model, *data, "--out", tmp_path / "a.safetensors")
+    assert "absent" in refused("calibrate", "absent.bhv", *data)
+    assert "absent" in refused("calibrate", material.model, "--data", "absent")
+    assert "energy" in refused("calibrate", material.model, *data, "--score", "entropy")
+    picture = next(material.images.rglob("*.png"))
+    assert "bhvit calibrate" in refused("classify", material.model, picture, "--unknown")
+    assert "fraction" in refused("classify", calibrated, picture, "--unknown", "--miss-rate", "5")
+    assert "fraction" in refused("classify", calibrated, picture, "--unknown", "--miss-rate", "five")
+
+
+def test_a_session_refuses_what_means_nothing(material, calibrated):
+    session, plain = Session(calibrated), Session(material.model)
+    logits = np.zeros((2, 3), np.float32)
+    for wrong in (np.zeros(3, np.float32), np.zeros((2, 4), np.float32), [[0.0, 1.0, 2.0]]):
+        for call in (session.probabilities, session.unknown, session.likeliest):
+            with pytest.raises(ValueError, match=r"logits must be an array \(B, 3\)"):
+                call(wrong)
+    with pytest.raises(ValueError, match="a miss rate is"):
+        session.classify([], unknown=True, miss_rate=2)
+    with pytest.raises(ValueError, match="bhvit calibrate"):
+        plain.unknown(logits)
+    assert plain.calibration is None
+    assert (plain.probabilities(logits) == 1 / 3).all()
+
+
+def test_a_calibration_of_the_same_logits_is_the_same(material):
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 3)).astype(np.float32), rng.integers(0, 3, 50)
+    assert fit(logits, labels) == fit(logits.copy(), labels)
