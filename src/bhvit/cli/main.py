@@ -18,13 +18,17 @@ from .arguments import Parser
 from .launch import is_child, report_failure
 from .terminal import Terminated, ended_by_sigterm, safe_output
 
-_SAME = tuple("demo train eval pack calibrate classify verify info bench report serve segment web".split())
+_SAME = tuple(
+    "demo train eval pack calibrate classify segment verify export info bench report serve web".split()
+)
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
 _EXTRAS = dict.fromkeys(("torch", "timm", "torchvision", "sklearn", "tqdm"), "train") | {
     "pyarrow": "parquet",
     "av": "video",
     "ray": "ray",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
 }
 """Optional packages, and the extra of ours that installs each."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from ..errors import UserError
 from .console import (
     Progress,
     Subparsers,
@@ -19,6 +20,7 @@ from .console import (
 )
 
 if TYPE_CHECKING:
+    from ..data.dataset import Dataset
     from ..verification.compare import Comparison
     from ..verification.segmentation import MaskComparison
 
@@ -31,7 +33,10 @@ native and the NumPy reference must be equal bit for bit; PyTorch and native dif
 where a value lies at a threshold, by a flipped sign and what follows from it. Each op is also run by both on
 the same input, and the flipped signs (and levels of attention) are counted.
 The exit status is 1 if agreement is below --threshold ({THRESHOLD} %), native and reference differ, or an op
-differs where no sign at rounding distance flipped."""
+differs where no sign at rounding distance flipped.
+
+With an exported model (.onnx) in the place of the checkpoint, ONNX Runtime is compared with the packed file
+and, with --checkpoint, with PyTorch: agreement, accuracy and the largest difference of a logit."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -40,12 +45,22 @@ def add_parser(subparsers: Subparsers) -> None:
         "verify",
         "compare a packed file with the model it came from",
         _DESCRIPTION,
-        "bhvit verify runs/photos/best.safetensors photos.bhv --data photos",
+        "bhvit verify runs/photos/best.safetensors photos.bhv --data photos\n"
+        "bhvit verify photos.onnx photos.bhv --data photos --checkpoint runs/photos/best.safetensors",
     )
     parser.add_argument(
-        "checkpoint", type=checkpoint_file, help="checkpoint that the file was packed from (.safetensors)"
+        "checkpoint",
+        type=checkpoint_file,
+        help="checkpoint that the file was packed from (.safetensors), or a model that was exported from it (.onnx)",
     )
     parser.add_argument("model", type=packed_file, help="packed model (.bhv)")
+    parser.add_argument(
+        "--checkpoint",
+        dest="third",
+        type=checkpoint_file,
+        metavar="FILE",
+        help="with an exported model: the checkpoint, to compare with PyTorch too",
+    )
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
     parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
@@ -74,10 +89,13 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.dataset import open_dataset
     from ..format import file as bhv_file
-    from ..verification.compare import compare
-    from ..verification.summary import findings
 
+    exported = args.checkpoint.suffix == ".onnx"
+    if args.third is not None and not exported:
+        raise UserError("--checkpoint goes with an exported model (.onnx) as the first file")
     if bhv_file.read(args.model).spec.task == "segment":
+        if exported:
+            raise UserError(f"{args.checkpoint}: exported segmentations are not verified yet, only classifiers")
         return _run_masks(args)
     class_names = None if args.unlabelled else bhv_file.read(args.model).class_names
     dataset = open_dataset(
@@ -85,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.limit and args.limit < len(dataset):
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    if exported:
+        return _verify_export(args, dataset)
+    from ..verification.compare import compare
+    from ..verification.summary import findings
+
     found = compare(
         args.checkpoint,
         args.model,
@@ -147,6 +170,28 @@ def _print(args: argparse.Namespace, found: Comparison | MaskComparison, rows: l
             print(table(lines, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
         wanted = f"{args.threshold} % agreement, native equal to the reference, no difference without a flipped sign"
         print("passed" if passed else f"FAILED (wanted: {wanted})")
+    return 0 if passed else 1
+
+
+def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
+    from ..verification.exported import compare_export
+
+    found = compare_export(
+        args.checkpoint,
+        args.model,
+        dataset,
+        checkpoint=args.third,
+        threads=args.threads,
+        isa=args.isa,
+        labelled=not args.unlabelled,
+        progress=Progress,
+    )
+    passed = found.agreement * 100 >= args.threshold
+    if args.json:
+        print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
+    else:
+        print(table(found.findings(), right=False))
+        print("passed" if passed else f"FAILED (wanted: {args.threshold} % agreement)")
     return 0 if passed else 1
 
 

@@ -441,11 +441,6 @@ def _check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:
         raise UserError(f"map must be True, False or None, not {shown(map)}")
 
 
-def _check_top(top: Any) -> None:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
-
-
 def _checked_source(source: Any) -> str | Path | bytes:
     if isinstance(source, bytearray | memoryview):
         return bytes(source)

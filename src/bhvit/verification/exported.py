@@ -1,0 +1,131 @@
+"""An exported ONNX model next to the packed file it came from, and next to PyTorch: the same images, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.dataset import Dataset
+from ..data.metrics import Floats, Metrics, Predict, Progress, agreement, metrics, predict_all
+from ..errors import UserError, require_extra
+from ..files import check_regular
+from ..format import file as bhv_file
+from ..runtime import Session
+from .predictors import open_pair, torch_predict
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportComparison:
+    """What `compare_export` found."""
+
+    exported: Metrics
+    others: dict[str, Metrics]
+    """By what ran it: "packed file", and "PyTorch" if a checkpoint was given."""
+    labelled: bool
+    """Whether the images' classes are the model's, so that accuracies mean something."""
+
+    @property
+    def agreement(self) -> float:
+        """The smallest fraction of images on which the exported model and another have the same most likely class."""
+        return min(agreement(self.exported, other) for other in self.others.values())
+
+    def findings(self) -> list[tuple[str, str]]:
+        """What was found: names and values as text."""
+        images = len(self.exported.labels)
+        rows = [("images", str(images))]
+        for name, other in self.others.items():
+            same = agreement(self.exported, other)
+            rows.append((f"top-1 agreement with {name}", f"{same:.2%} ({round(same * images)} of {images} images)"))
+            rows.append((f"largest logit difference to {name}", f"{self._difference(other):.3g}"))
+        for name, found in (("ONNX Runtime", self.exported), *self.others.items()):
+            rows.append((f"accuracy of {name}", f"{found.top1:.2%}" if self.labelled else "not measured"))
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON file."""
+        return {
+            "images": len(self.exported.labels),
+            "agreement": self.agreement,
+            "onnx_top1": self.exported.top1 if self.labelled else None,
+            "others": {
+                name: {
+                    "agreement": agreement(self.exported, other),
+                    "max_logit_difference": self._difference(other),
+                    "top1": other.top1 if self.labelled else None,
+                }
+                for name, other in self.others.items()
+            },
+        }
+
+    def _difference(self, other: Metrics) -> float:
+        return float(np.abs(self.exported.logits - other.logits).max())
+
+
+def compare_export(
+    exported: Path,
+    packed: Path,
+    dataset: Dataset,
+    *,
+    checkpoint: Path | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+    labelled: bool = True,
+    progress: Callable[[str], Progress] | None = None,
+) -> ExportComparison:
+    """Run all images through ONNX Runtime, the packed file and, if given, the checkpoint.
+
+    Raises UserError if the files do not belong together or ONNX Runtime cannot run the exported one.
+    """
+    if checkpoint is None:
+        model, file = None, bhv_file.read(packed)
+    else:
+        model, file = open_pair(checkpoint, packed)
+    predict = onnx_predict(exported, file, packed, threads)
+    show = progress or (lambda what: None)  # type: ignore[return-value]
+    labels, names = dataset.labels, dataset.class_names
+    if not labelled:
+        labels, names = np.zeros_like(labels), file.class_names
+
+    def measure(who: str, one: Predict) -> Metrics:
+        logits, seconds = predict_all(one, dataset, file.preprocess, progress=show(who))
+        return metrics(logits, labels, names, seconds=seconds)
+
+    others = {"packed file": measure("packed file", Session(packed, threads=threads, isa=isa))}
+    if model is not None:
+        others["PyTorch"] = measure("PyTorch", torch_predict(model))
+    return ExportComparison(exported=measure("ONNX Runtime", predict), others=others, labelled=labelled)
+
+
+def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: int = 1) -> Predict:
+    """An exported model as a function of normalised images; `file` is what it was exported from.
+
+    Raises UserError if ONNX Runtime cannot read it, or it was exported from a model of another architecture.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise require_extra("onnxruntime", "onnx") from None
+    check_regular(path)
+    if not path.exists():
+        raise UserError(f"there is no file {path}; `bhvit export {packed} {path}` makes it")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    try:
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        spec = session.get_modelmeta().custom_metadata_map.get("spec")
+    except Exception as error:  # the classes of its errors are private, and derive from nothing narrower
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} is no ONNX model that ONNX Runtime can run: {reason}") from None
+    if spec is None or json.loads(spec) != json.loads(file.spec.to_json()):
+        raise UserError(f"{path} was not exported from {packed}, which holds a {file.spec.name} of other settings")
+
+    def predict(images: Floats) -> Floats:
+        logits: Floats = session.run(["logits"], {"images": images})[0]
+        return logits
+
+    return predict
