@@ -7,9 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bhvit import Session, load_checkpoint, pack
-from bhvit.calibration import fit
+from bhvit.calibration import auroc, fit, scores
+from bhvit.data.corruptions import CORRUPTIONS
 from bhvit.format import file as bhv_file
 
 
@@ -97,6 +99,43 @@ def test_mistakes_are_one_line(refused, material, calibrated, tmp_path):
     assert "bhvit calibrate" in refused("classify", material.model, picture, "--unknown")
     assert "fraction" in refused("classify", calibrated, picture, "--unknown", "--miss-rate", "5")
     assert "fraction" in refused("classify", calibrated, picture, "--unknown", "--miss-rate", "five")
+
+
+def test_unknown_data_is_measured(bhvit, refused, material, calibrated, tmp_path):
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    for value in (0, 255):
+        Image.new("RGB", (40, 40), (value, value, value)).save(strange / f"{value}.png")
+    (strange / "bad.png").write_bytes(b"\x89PNG")
+    data = ("--data", material.images, "--split", "all", "--unknown-data", strange)
+    answer = bhvit("eval", calibrated, *data, "--json")
+    assert "skipped" in answer.err
+    found = json.loads(answer.out)["unknown"]
+    session = Session(calibrated)
+    known, unknown = (
+        session(np.concatenate([session.preprocess(path) for path in sorted(folder.rglob("[0-9]*.png"))]))
+        for folder in (material.images, strange)
+    )
+    assert (found["images"], found["score"]) == (2, "energy")
+    assert found["auroc"] == auroc(scores(known, "energy"), scores(unknown, "energy"))
+    assert found["missed"] == session.unknown(known).mean()
+    assert found["found"] == session.unknown(unknown).mean()
+    assert "2 unknown images: AUROC" in bhvit("eval", calibrated, *data).out
+    plain = json.loads(bhvit("eval", material.model, *data, "--json").out)["unknown"]
+    assert plain["auroc"] == found["auroc"]
+    assert "found" not in plain
+    assert "bad.png" in refused("eval", calibrated, *data, "--strict")
+    assert "absent" in refused("eval", calibrated, "--data", material.images, "--unknown-data", "absent")
+
+
+def test_corruptions_are_measured(bhvit, refused, material):
+    data = ("--data", material.images, "--split", "all", "--corruptions", "--limit", 4)
+    found = json.loads(bhvit("eval", material.model, *data, "--json").out)
+    assert found["images"] == found["corruptions"]["images"] == 4
+    assert list(found["corruptions"]["accuracy"]) == list(CORRUPTIONS)
+    assert found["corruptions"]["clean"] == found["top1"]
+    assert "pixelate" in bhvit("eval", material.model, *data).out
+    assert "whole number" in refused("eval", material.model, *data[:-1], 0)
 
 
 def test_a_session_refuses_what_means_nothing(material, calibrated):

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ..calibration import Calibration
+import numpy as np
+import numpy.typing as npt
+
+from ..calibration import MISS_RATE, SCORES, Calibration
 from ..data.dataset import SPLITS, Dataset, Warn, open_dataset
 from ..data.metrics import Metrics, evaluate
-from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
+from ..errors import UserError
+from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json, table
+
+if TYPE_CHECKING:
+    from ..verification.predictors import OpenModel
 
 SHOWN_CLASSES = 20
 
 _EXAMPLE = """\
 bhvit eval model.bhv --data digits
-bhvit eval runs/photos/best.safetensors --data photos --split validation --json"""
+bhvit eval runs/photos/best.safetensors --data photos --split validation --json
+bhvit eval model.bhv --data photos --corruptions --limit 500"""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -38,6 +48,18 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
     parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
+    parser.add_argument("--limit", type=positive, metavar="N", help="evaluate N images, evenly chosen (default all)")
+    parser.add_argument(
+        "--corruptions",
+        action="store_true",
+        help="also measure accuracy under noise, blur, fog, brightness, contrast, JPEG and pixelation, each at five "
+        "strengths: 36 times the work",
+    )
+    parser.add_argument(
+        "--unknown-data",
+        metavar="SOURCE",
+        help="pictures of what the model does not know, as for `bhvit classify`: how well scores tell them apart",
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
     add_max_memory(parser)
     parser.add_argument("--strict", action="store_true", help="refuse damaged images, do not skip them")
@@ -50,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from ..verification.predictors import open_model, task_of
 
     if task_of(args.model) == "segment":
+        if args.corruptions or args.unknown_data is not None or args.limit:
+            raise UserError(f"--corruptions, --unknown-data and --limit are for classifiers; {args.model} labels pixels")
         return _run_masks(args)
     model = open_model(args.model, args.threads, args.max_memory)
 
@@ -71,13 +95,38 @@ def run(args: argparse.Namespace) -> int:
         dataset = open_split("all", lines.append)
     for line in lines:
         print(line, file=sys.stderr)
+    if args.limit and args.limit < len(dataset):
+        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
     progress = Progress("evaluating")
     metrics = evaluate(model.predict, dataset, model.preprocess, batch_size=args.batch_size, progress=progress)
+    unknown = None
+    if args.unknown_data is not None:
+        unknown = _unknown(model, metrics, args.unknown_data, args.limit, args.strict)
+    corrupted = None
+    if args.corruptions:
+        from ..data.corruptions import robustness
+
+        corrupted = robustness(
+            model.predict,
+            dataset,
+            model.preprocess,
+            batch_size=args.batch_size,
+            progress=Progress("evaluating corrupted images"),
+        )
     if args.json:
-        calibrated = {"calibrated": model.calibration and metrics.calibrated(model.calibration)}
-        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict(), **calibrated})
-    else:
-        _print(metrics, dataset.split, args.split, model.calibration)
+        more = {
+            "calibrated": model.calibration and metrics.calibrated(model.calibration),
+            **({} if unknown is None else {"unknown": unknown}),
+            **({} if corrupted is None else {"corruptions": corrupted.to_dict()}),
+        }
+        print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict(), **more})
+        return 0
+    _print(metrics, dataset.split, args.split, model.calibration)
+    if unknown is not None:
+        _print_unknown(unknown)
+    if corrupted is not None:
+        print(f"accuracy on corrupted images, {corrupted.mean:.2%} on average:")
+        print(table(corrupted.rows(), ("corruption", "strength 1", "2", "3", "4", "5", "mean")))
     return 0
 
 
@@ -107,6 +156,60 @@ def _run_masks(args: argparse.Namespace) -> int:
     for value, name in sorted(zip(metrics.per_class, metrics.class_names)):
         print(f"  {'      –' if value != value else f'{value:7.2%}'}  {name}")
     return 0
+
+
+def _unknown(model: OpenModel, known: Metrics, source: str, limit: int | None, strict: bool) -> dict[str, Any]:
+    """How well an image's score tells known from unknown images."""
+    from ..calibration import auroc, scores
+    from ..data.inputs import open_inputs
+
+    calibration = model.calibration
+    score = calibration.score if calibration else SCORES[0]
+    logits: list[npt.NDArray[np.float32]] = []
+    progress = Progress("evaluating unknown images")
+    with open_inputs([source]) as pictures:
+        if pictures.live:
+            raise UserError(f"--unknown-data {source} never ends: name pictures, a folder or an archive")
+        total = pictures.total
+        for picture in pictures:
+            try:
+                image = model.preprocess(picture.image())
+            except UserError as error:
+                if strict:
+                    raise
+                progress.clear()
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            logits.append(model.predict(image))
+            progress(len(logits), total)
+            if limit and len(logits) >= limit:
+                break
+    progress.clear()
+    if not logits:
+        raise UserError(f"--unknown-data {source} holds no pictures")
+    strange = np.concatenate(logits)
+    found = {
+        "data": source,
+        "images": len(strange),
+        "score": score,
+        "auroc": auroc(scores(known.logits, score), scores(strange, score)),
+    }
+    if calibration is not None:
+        found |= {
+            "miss_rate": MISS_RATE,
+            "missed": float(calibration.unknown(known.logits).mean()),
+            "found": float(calibration.unknown(strange).mean()),
+        }
+    return found
+
+
+def _print_unknown(unknown: Mapping[str, Any]) -> None:
+    print(f"{unknown['images']} unknown images: AUROC {unknown['auroc']:.2%} by {unknown['score']} (50 % is guessing)")
+    if "found" in unknown:
+        print(
+            f"  at a miss rate of {unknown['miss_rate']:.0%}, `bhvit classify --unknown` finds {unknown['found']:.2%} "
+            f"of them, and takes {unknown['missed']:.2%} of the known images for unknown"
+        )
 
 
 def _print(metrics: Metrics, split: str, asked: str | None, calibration: Calibration | None) -> None:
