@@ -19,7 +19,9 @@ from .launch import is_child, report_failure
 from .terminal import Terminated, ended_by_sigterm, safe_output
 
 _SAME = tuple(
-    "demo train eval pack calibrate classify segment verify export info bench report serve web".split()
+_SAME = tuple(
+    "demo train eval pack calibrate classify segment explain embed serve verify export info bench report web".split()
+)
 )
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""

@@ -25,6 +25,7 @@ from ..image import ImageLike, Preprocess
 from ..spec.model import ModelSpec, Task
 from ..system import allowed_cores
 from . import label_maps
+from .insight import Insight
 from .pipeline import run_all
 
 MAX_THREADS = 256
@@ -54,7 +55,7 @@ _BLOCK = 64
 """Pictures of a uint8 batch that are preprocessed at once."""
 
 
-class Session:
+class Session(Insight):
     """A packed model: a `.bhv` file, its bytes, or the name of a bundled model such as "cifar10".
 
     `threads` run one image together; 0 or "auto" takes the cores that this process may use (affinity and container
@@ -154,11 +155,8 @@ class Session:
         Raises UserError for anything else: for images that hold NaN or infinity, as a sign has no value for them and
         the answer would look sound and mean nothing, and for floats far beyond what normalised pixels give.
         """
-        if isinstance(images, np.ndarray) and images.dtype == np.uint8:
-            return self._run_pictures(images, bgr)
-        if bgr:
-            raise UserError("bgr is for uint8 images (B, H, W, 3); normalised floats are in the order of the model")
-        return self.program.run(self._checked(images))
+        logits = [self.program.run(block) for block in self._blocks(images, bgr)]
+        return logits[0] if len(logits) == 1 else np.concatenate(logits)
 
     def preprocess(self, image: ImageLike, *, bgr: bool = False) -> Floats:
         """Turn one image into what `__call__` takes, (1, C, H, W).
@@ -380,16 +378,20 @@ class Session:
         state = f"threads={self._threads}, isa={self._isa!r}" if self._program else "closed"
         return f"Session({self._spec.name!r}, {state})"
 
-    def _run_pictures(self, pictures: npt.NDArray[Any], bgr: bool) -> Floats:
-        if pictures.ndim != 4:
-            hint = "add the batch with images[None]" if pictures.ndim == 3 else "B, height, width, channels"
-            raise UserError(f"uint8 images must be (B, H, W, C), not of shape {pictures.shape}; {hint}")
-        pixels = self._spec.img_size if self.task == "segment" else ()
-        logits = np.empty((len(pictures), len(self._class_names), *pixels), np.float32)
-        for start in range(0, len(pictures), _BLOCK):
-            block = [self.preprocess(picture, bgr=bgr) for picture in pictures[start : start + _BLOCK]]
-            logits[start : start + _BLOCK] = self.program.run(np.concatenate(block))
-        return logits
+    def _blocks(self, images: Any, bgr: bool) -> Iterator[npt.NDArray[np.float32]]:
+        """What `__call__` takes as normalised images, (b, C, H, W), one block or more."""
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            if bgr:
+                raise UserError("bgr is for uint8 images (B, H, W, 3); normalised floats are in the order of the model")
+            yield self._checked(images)
+            return
+        if images.ndim != 4:
+            hint = "add the batch with images[None]" if images.ndim == 3 else "B, height, width, channels"
+            raise UserError(f"uint8 images must be (B, H, W, C), not of shape {images.shape}; {hint}")
+        if not len(images):
+            yield np.zeros((0, self._spec.in_chans, *self._spec.img_size), np.float32)
+        for start in range(0, len(images), _BLOCK):
+            yield np.concatenate([self.preprocess(picture, bgr=bgr) for picture in images[start : start + _BLOCK]])
 
     def _checked(self, images: Any) -> npt.NDArray[np.float32]:
         wanted = (self._spec.in_chans, *self._spec.img_size)

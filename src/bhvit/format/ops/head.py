@@ -24,12 +24,16 @@ SCHEMA = OpSchema(
 )
 
 
-def reference(op: Op, t: Tensors, x: Floats) -> Floats:
+def pooled(op: Op, t: Tensors, x: Floats) -> Floats:
+    """f of the arithmetic above: tokens (H, W, C) -> features (C,)."""
     tokens, count = x.reshape(-1, x.shape[-1]), np.float32(x.shape[0] * x.shape[1])
     if op.option("norm") == "layer":
-        features = in_order(norm(op, t, "norm", tokens)) / count
-    else:
-        features = norm(op, t, "norm", in_order(tokens) / count)
+        return in_order(norm(op, t, "norm", tokens)) / count
+    return norm(op, t, "norm", in_order(tokens) / count)
+
+
+def reference(op: Op, t: Tensors, x: Floats) -> Floats:
+    features = pooled(op, t, x)
     return float_linear(features[None], untile(t["weight"], len(t["bias"])), t["bias"])[0]
 
 

@@ -1,0 +1,39 @@
+"""LayerCAM (Jiang et al., TIP 2021): which tokens of a stage a class's score depends on, by its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import UserError
+from .network import BHViT
+
+
+def layercam(model: BHViT, images: Tensor, labels: Tensor, stage: int = -1) -> Tensor:
+    """Maps of what the logits of `labels` (B,) depend on, (B, H, W) of the images' size, each 0 to 1.
+
+    images: normalised, (B, C, H, W). stage: whose last tokens are looked at, from 0, or from the end as -1. The map is
+    the sum over channels of the tokens, each weighted by its own gradient where that is positive; a negative sum is
+    0. Signs pass gradients as in training. The model must be in evaluation mode and is left as it was.
+    Raises UserError for a stage that the model does not have.
+    """
+    stages = len(model.stages)
+    if not -stages <= stage < stages:
+        raise UserError(f"the model has stages 0 to {stages - 1}, not {stage}")
+    seen: list[Tensor] = []
+    keep: Callable[..., None] = lambda module, inputs, output: seen.append(output)  # noqa: E731
+    handle = model.stages[stage].register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = model(images)
+            scores = logits.gather(1, labels[:, None]).sum()
+            (gradient,) = torch.autograd.grad(scores, seen[0])
+    finally:
+        handle.remove()
+    maps = (seen[0].detach() * gradient.clamp(min=0)).sum(dim=3).clamp(min=0)
+    maps = F.interpolate(maps[:, None], size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    result: Tensor = maps / maps.flatten(1).amax(dim=1).clamp(min=1e-30)[:, None, None]
+    return result

@@ -1,0 +1,102 @@
+"""`bhvit explain` and `bhvit embed`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bhvit import Session
+from bhvit.data.embeddings import k_centres
+
+
+def test_each_picture_gets_a_drawing(bhvit, refused, material, tmp_path):
+    pictures = sorted(material.images.rglob("*.png"))[:2]
+    out = tmp_path / "why"
+    answer = bhvit("explain", material.model, *pictures, "--out", out)
+    assert (answer.status, answer.err) == (0, "")
+    files = sorted(out.glob("*.png"))
+    assert [file.name for file in files] == ["0.png", "1.png"]
+    assert f"{files[0]}: {Session(material.model).classify(pictures[0], 1)[0][0]}" in answer.out
+    with Image.open(files[0]) as drawing:
+        assert drawing.size == (512, 256)
+        left, right = np.asarray(drawing)[:, :256], np.asarray(drawing)[:, 256:]
+    assert (left != right).any()
+    assert "exists" in refused("explain", material.model, *pictures, "--out", out)
+    assert bhvit("explain", material.model, *pictures, "--out", out, "--force", "--method", "attention").status == 0
+
+
+def test_gradients_need_the_checkpoint(bhvit, refused, material, tmp_path):
+    picture, out = next(material.images.rglob("*.png")), ("--out", tmp_path / "why")
+    words = ("explain", material.model, picture, *out, "--method", "layercam")
+    assert "go together" in refused(*words)
+    assert "go together" in refused("explain", material.model, picture, *out, "--checkpoint", material.checkpoint)
+    assert bhvit(*words, "--checkpoint", material.checkpoint, "--stage", "1", "--name", "plain").status == 0
+    assert "stages 0 to 2" in refused(*words, "--checkpoint", material.checkpoint, "--stage", "9", "--force")
+
+
+def test_mistakes_of_explain_are_one_line(bhvit, refused, material, tmp_path):
+    picture, out = next(material.images.rglob("*.png")), ("--out", tmp_path / "why")
+    assert "does not know the class 'bird'" in refused("explain", material.model, picture, *out, "--name", "bird")
+    assert "--out" in refused("explain", material.model, picture)
+    assert "is a file" in refused("explain", material.model, picture, "--out", picture)
+    assert "method" in refused("explain", material.model, picture, *out, "--method", "shap")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG")
+    answer = bhvit("explain", material.model, bad, picture, *out)
+    assert answer.status == 2
+    assert "bad.png" in answer.err
+    assert "0.png" in answer.out
+    assert "bad.png" in refused("explain", material.model, bad, *out, "--strict")
+
+
+@pytest.mark.parametrize("ending", ["npy", "parquet"])
+def test_features_are_written(bhvit, refused, material, tmp_path, ending):
+    out = tmp_path / f"features.{ending}"
+    assert bhvit("embed", material.model, material.images, "--out", out).status == 0
+    pictures = sorted(material.images.rglob("*.png"))
+    session = Session(material.model)
+    expected = np.concatenate([session.embed(session.preprocess(picture)) for picture in pictures])
+    if ending == "npy":
+        names, features = out.with_suffix(".txt").read_text().splitlines(), np.load(out)
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(out)
+        names, features = table["image"].to_pylist(), np.array(table["features"].to_pylist(), np.float32)
+    assert names == [str(picture) for picture in pictures]
+    np.testing.assert_array_equal(features, expected)
+    assert "exists" in refused("embed", material.model, material.images, "--out", out)
+
+
+def test_duplicates_and_what_to_label_next(bhvit, refused, material, tmp_path):
+    pictures = sorted(material.images.rglob("*.png"))
+    twin = tmp_path / "twin.png"
+    twin.write_bytes(pictures[3].read_bytes())
+    words = ("embed", material.model, material.images, twin, "--duplicates", "0.9999", "--json")
+    found = json.loads(bhvit(*words).out)
+    assert found["images"] == len(pictures) + 1
+    assert (found["duplicates"][0]["first"], found["duplicates"][0]["second"]) == (str(pictures[3]), str(twin))
+    assert f"{pictures[3]}  {twin}" in bhvit(*words[:-1]).out
+    session = Session(material.model)
+    features = np.concatenate([session.embed(session.preprocess(picture)) for picture in pictures])
+    words = ("embed", material.model, material.images, "--label-next", "3")
+    expected = [str(pictures[index]) for index in k_centres(features, 3)]
+    assert bhvit(*words).out.splitlines() == expected
+    known = pictures[0].parent
+    labelled = json.loads(bhvit(*words, "--labelled", known, "--json").out)["label_next"]
+    assert not set(labelled) & set(map(str, known.iterdir()))
+
+
+def test_mistakes_of_embed_are_one_line(bhvit, refused, material, tmp_path):
+    assert "say what the features are for" in refused("embed", material.model, material.images)
+    assert ".npy or .parquet" in refused("embed", material.model, material.images, "--out", tmp_path / "x.csv")
+    assert "cosine" in refused("embed", material.model, material.images, "--duplicates", "98")
+    assert "goes with --label-next" in refused(
+        "embed", material.model, material.images, "--duplicates", "0.9", "--labelled", material.images
+    )
+    assert "absent" in refused("embed", material.model, "absent", "--duplicates", "0.9")
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"\x89PNG")
+    assert bhvit("embed", material.model, bad, material.images, "--duplicates", "1").status == 2
+    assert "bad.png" in refused("embed", material.model, bad, "--duplicates", "1", "--strict")
