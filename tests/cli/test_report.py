@@ -7,7 +7,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from bhvit.data.metrics import Metrics
+from bhvit.report.gallery import LISTED, MAX_BYTES, choose, gallery, shown_images
 from bhvit.report.svg import Series, confusion_matrix, line_chart
 from bhvit.report.weights import BINS
 
@@ -171,3 +174,53 @@ def test_matrices_of_any_size_can_be_drawn(count):
     confusion = np.random.default_rng(0).integers(0, 5, (count, count))
     confusion[0] = 0  # a class without images
     _Page(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))
+
+
+def test_a_cell_of_the_matrix_chooses_its_images(page_text):
+    page = _Page(page_text)
+    buttons = {a["id"] for tag, a in page.tags if tag == "input" and a["type"] == "radio"}
+    targets = [a["for"] or "" for tag, a in page.tags if tag == "label"]
+    cells = {button for button in buttons if button.startswith("cell-")}
+    assert cells
+    assert set(targets) == buttons - cells | cells
+    items = [(a["class"] or "").split() for tag, a in page.tags if tag == "li" and "cell-" in (a.get("class") or "")]
+    assert {group for groups in items for group in groups if group.startswith("cell-")} == cells
+    for button in buttons:
+        assert f"main:has(#{button}:checked) .gallery li:not(.{button})" in page_text
+        assert any(button in groups for groups in items)
+    assert sum("checked" in a for tag, a in page.tags if tag == "input") == 1
+    assert "Least certain" in page.text
+
+
+def test_a_gallery_stays_within_its_bytes():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (3000, 30)).astype(np.float32)
+    names = tuple(f"class {index}" for index in range(30))
+    found = Metrics(class_names=names, labels=rng.integers(0, 30, 3000), logits=logits, seconds=0)
+    lists, confidence = choose(found)
+    wrong = [index for index, its in lists.items() if "wrong" in its]
+    assert len(wrong) == LISTED
+    assert confidence[wrong].tolist() == sorted(confidence[found.predictions != found.labels])[::-1][:LISTED]
+    unsure = {index for index, its in lists.items() if "unsure" in its}
+    assert unsure == set(np.argsort(confidence)[:LISTED].tolist())
+    cells = {(int(found.labels[index]), int(found.predictions[index])) for index in lists}
+    assert cells == set(zip(found.labels.tolist(), found.predictions.tolist()))
+
+    def noise(index):
+        return Image.fromarray(np.random.default_rng(index).integers(0, 256, (90, 60, 3), np.uint8))
+
+    pictures = shown_images(found, noise, str)
+    assert 100 < len(pictures) < len(lists)
+    assert sum(len(one.source) for one in pictures) <= MAX_BYTES
+    page = gallery(pictures, names)
+    assert len(page) < 1.5 * MAX_BYTES
+    assert 'id="class-' not in page  # too many classes for buttons
+    assert gallery([], names) == ""
+
+
+def test_corrupted_images_are_reported(bhvit, material, tmp_path):
+    out = tmp_path / "page.html"
+    assert bhvit("report", material.run, "--split", "all", "--limit", 2, "--corruptions", "--out", out).status == 0
+    text = out.read_text(encoding="utf-8")
+    assert "Corrupted images" in text
+    assert "<td>pixelate</td>" in text

@@ -38,6 +38,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
     parser.add_argument("--limit", type=positive, metavar="N", help="measure N images, evenly chosen (default all)")
     add_max_memory(parser)
+    parser.add_argument(
+        "--corruptions",
+        action="store_true",
+        help="also measure accuracy on corrupted images: 35 times the work, so combine it with --limit",
+    )
     parser.set_defaults(run=run)
 
 
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
             split=args.split,
             limit=args.limit,
             max_memory=args.max_memory,
+            corruptions=args.corruptions,
             progress=Progress,
         )
         write_report(found, out)

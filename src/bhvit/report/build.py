@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ..calibration import probabilities
 from ..cost.counts import op_costs, total
 from ..files import write_atomically
 from ..system import environment
 from ..text import count_text, describe, size_text
 from ..train.run_folder import RunFolder
 from ..verification.summary import findings
+from .gallery import Shown, shown_images
 from .measure import Findings
 from .page import Page, Sample
 from .weights import weight_findings
@@ -32,6 +34,8 @@ def write_report(found: Findings, out: Path) -> None:
         tiles=_tiles(found),
         log=log,
         chosen=_chosen(log, found.checkpoint),
+        pictures=_pictures(found),
+        robustness=found.robustness,
         weights=weight_findings(found.checkpoint, found.dataset),
         confusion=found.native.confusion,
         class_names=found.file.class_names,
@@ -93,13 +97,17 @@ def _chosen(log: list[dict[str, Any]], checkpoint: Path) -> int | None:
     return int(max(measured, key=lambda entry: entry["val_top1"])["epoch"]) if measured else None
 
 
+def _pictures(found: Findings) -> list[Shown]:
+    calibration, dataset = found.file.calibration, found.dataset
+    temperature = calibration.temperature if calibration else 1.0
+    return shown_images(found.native, dataset.image, lambda index: Path(dataset.name(index)).name, temperature)
+
+
 def _samples(found: Findings) -> tuple[list[Sample], list[Sample]]:
     """Right answers, of each class in turn, and wrong ones, the most confident first."""
-    logits = found.native.logits.astype(np.float64)
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponents / exponents.sum(axis=1, keepdims=True)
+    calibration = found.file.calibration
     answers, labels = found.native.predictions, found.native.labels
-    confidence = probabilities.max(axis=1)
+    confidence = probabilities(found.native.logits, calibration.temperature if calibration else 1.0).max(axis=1)
 
     def sample(index: int) -> Sample:
         return Sample(

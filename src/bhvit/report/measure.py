@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..data.corruptions import Robustness, robustness
 from ..data.dataset import Dataset, open_dataset
 from ..data.metrics import Metrics, Progress
 from ..format import file as bhv_file
 from ..format.file import PackedModel
+from ..runtime import Session
 from ..system import allowed_cores
 from ..timing import Timing, measure
 from ..timing.runs import native_runs, torch_runs
@@ -33,6 +35,7 @@ class Findings:
     """The packed file first, then the checkpoint, in bytes."""
     settings: dict[str, Any]
     data: str
+    robustness: Robustness | None = None
 
     @property
     def native(self) -> Metrics:
@@ -53,11 +56,12 @@ def measure_run(
     data: str | None = None,
     split: str = "test",
     limit: int | None = None,
+    corruptions: bool = False,
     seconds: float = 1.0,
     max_memory: int | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Findings:
-    """Compare and time a run's checkpoint and packed file on its test images.
+    """Compare and time a run's checkpoint and packed file on its test images, with `corruptions` on corrupted ones too.
 
     Raises UserError if files or images are missing, damaged, or do not belong together.
     """
@@ -67,6 +71,10 @@ def measure_run(
     if limit and limit < len(dataset):
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, limit).round().astype(int))
     comparison = compare(checkpoint, packed, dataset, max_memory=max_memory, progress=progress)
+    corrupted = None
+    if corruptions:
+        show = progress("measuring corrupted images") if progress else None
+        corrupted = robustness(Session(packed, max_memory=max_memory), dataset, file.preprocess, progress=show)
     threads = sorted({1, allowed_cores()})
     timings = measure(
         native_runs(packed, file, isas=["auto"], threads=threads, batches=[1], max_memory=max_memory)
@@ -83,5 +91,6 @@ def measure_run(
         timings=tuple(timings),
         settings=settings,
         data=data or settings["data"],
+        robustness=corrupted,
         sizes=(("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
     )

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..data.corruptions import STRENGTHS, Robustness
 from ..text import size_text
 from ..timing import BUSY, Timing, busy
+from .gallery import Shown, cell_id, gallery
 from .svg import Series, bar, confusion_matrix, heat_map, line_chart
 from .weights import WeightFindings
 
@@ -56,6 +58,9 @@ class Page:
     class_names: Sequence[str]
     right: Sequence[Sample]
     wrong: Sequence[Sample]
+    pictures: Sequence[Shown]
+    """The gallery's."""
+    robustness: Robustness | None
     weights: WeightFindings
     sizes: Sequence[tuple[str, int]]
     """What, and its bytes."""
@@ -71,6 +76,7 @@ class Page:
             ("Training", self._training()),
             ("Confusion matrix", self._confusion()),
             ("Samples", self._samples()),
+            ("Corrupted images", self._robustness()),
             ("Size and speed", self._sizes() + self._speeds()),
             ("Agreement of the packed file with PyTorch", _pairs(self.fidelity)),
             ("Model", _pairs(self.model)),
@@ -164,7 +170,9 @@ class Page:
 
     def _confusion(self) -> str:
         confusion = self.confusion
-        matrix = confusion_matrix(confusion, self.class_names)
+        links = {(one.label, one.answer): cell_id(one.label, one.answer) for one in self.pictures}
+        matrix = confusion_matrix(confusion, self.class_names, links)
+        shown = gallery(self.pictures, self.class_names)
         mistakes = confusion - np.diag(confusion.diagonal())
         order = np.argsort(-mistakes, axis=None, kind="stable")[:LISTED_MISTAKES]
         rows = []
@@ -174,8 +182,18 @@ class Page:
                 of = int(confusion[row].sum())
                 rows.append([self.class_names[row], self.class_names[column], f"{number} of {of}"])
         if not rows:
-            return matrix + "<p>No mistakes.</p>"
-        return f'<div class="columns">{matrix}{_table(("true class", "taken for", "images"), rows)}</div>'
+            return f"{matrix}<p>No mistakes.</p>{shown}"
+        return f'<div class="columns">{matrix}{_table(("true class", "taken for", "images"), rows)}</div>{shown}'
+
+    def _robustness(self) -> str:
+        if self.robustness is None:
+            return ""
+        header = ("corruption", *(f"strength {strength}" for strength in STRENGTHS), "mean")
+        note = f"Accuracy on {self.robustness.images} images: {self.robustness.clean:.1%} as they are, "
+        return (
+            f"<p>{note}{self.robustness.mean:.1%} on average over corruptions and strengths.</p>"
+            f"{_table(header, self.robustness.rows())}"
+        )
 
     def _samples(self) -> str:
         parts = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -97,10 +97,15 @@ def line_chart(
     )
 
 
-def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> str:
+def confusion_matrix(
+    confusion: npt.NDArray[np.int64],
+    names: Sequence[str],
+    choices: Mapping[tuple[int, int], str] | None = None,
+) -> str:
     """Draw images by true class (rows) and answer (columns); right answers and mistakes have two colours.
 
-    Cells are shaded by their share of the row. With many classes names and counts are left out.
+    Cells are shaded by their share of the row. With many classes names and counts are left out. A click on a cell of
+    `choices` chooses the radio button of that id.
     """
     count = len(names)
     labelled = count <= LABELLED_CLASSES
@@ -131,6 +136,9 @@ def confusion_matrix(confusion: npt.NDArray[np.int64], names: Sequence[str]) -> 
             strong = " strong" if opacity > 0.6 else ""
             x, y = left + (column + 0.5) * cell - 0.5, top + (row + 0.5) * cell + 4
             parts.append(f'<text class="count{strong}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{number}</text>')
+        if choice := (choices or {}).get((row, column)):
+            label = f'<label for="{choice}" title="{hint}"></label>'
+            parts.append(f"<foreignObject {place}>{label}</foreignObject>")
     if labelled:
         for index, name in enumerate(short):
             middle = index * cell + cell / 2
