@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
 
     if task_of(args.model) == "segment":
         if args.corruptions or args.unknown_data is not None or args.limit:
-            raise UserError(f"--corruptions, --unknown-data and --limit are for classifiers; {args.model} labels pixels")
+            raise UserError(
+                f"--corruptions, --unknown-data and --limit are for classifiers; {args.model} labels pixels"
+            )
         return _run_masks(args)
     model = open_model(args.model, args.threads, args.max_memory)
 

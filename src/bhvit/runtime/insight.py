@@ -23,6 +23,7 @@ from .saliency import METHODS, Method
 
 if TYPE_CHECKING:
     from ..image import ImageLike, Preprocess
+    from ..spec.model import ModelSpec
 
 
 class Explanation(NamedTuple):
@@ -43,6 +44,7 @@ class Insight(abc.ABC):
     _class_names: tuple[str, ...]
     _saved: tuple[Any, ...]
     _preprocess: Preprocess
+    _spec: ModelSpec
     _packed: PackedModel | None = None
 
     @property
@@ -69,6 +71,8 @@ class Insight(abc.ABC):
         """
         model = self._model()
         op = model.ops[-1]
+        if op.kind != "head":
+            raise UserError(f"{model.spec.name} labels pixels: only a model that classifies images has such features")
         tensors = model.op_tensors(op)
         features = []
         for block in self._blocks(images, bgr):
@@ -96,6 +100,8 @@ class Insight(abc.ABC):
         """The same of an image as `preprocess` makes it, (1, C, H, W)."""
         if method not in METHODS:
             raise UserError(f"a method is one of {', '.join(METHODS)}, not {shown(method)}")
+        if self._spec.task != "classify":
+            raise UserError(f"{self._spec.name} labels pixels: session.segment(image) shows what it takes them for")
         label = None if name is None else self.label(name)
         chances = self.probabilities(self(prepared))[0]
         label = int(chances.argmax()) if label is None else label

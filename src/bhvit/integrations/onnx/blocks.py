@@ -1,4 +1,4 @@
-"""Stem, token mixers without attention, MLP, downsampling and head: one function for each op.
+"""Stem, token mixers without attention, MLP, downsampling, decoder and heads: one function for each op.
 
 Each takes the op and x, (B, H, W, C), and returns x after it; `format.ops` states the arithmetic.
 """
@@ -141,3 +141,51 @@ def head(op: Layers, x: str) -> str:
     features = mean if layer else op.norm("norm", mean)
     weight = op.classifier(op.op.attributes["classes"])
     return graph.add("Add", graph.add("MatMul", features, weight), op.stored("bias"))
+
+
+def lateral(op: Layers, x: str) -> str:
+    graph, a = op.graph, op.op.attributes
+    channels, outputs = a["channels"], a["out_channels"]
+    n = op.norm("norm", x)
+    if channels > outputs:
+        groups = channels // outputs
+        residual = graph.add("Mul", graph.in_order(graph.parts(n, [outputs] * groups)), graph.number(1 / groups))
+    else:
+        residual = graph.add("Concat", *[n] * (outputs // channels), axis=-1) if outputs > channels else n
+    y = op.prelu(graph.add("Add", op.linear(n, "{}"), residual), op.stored("slope"))
+    return graph.add("Add", y, op.stored("out_shift"))
+
+
+def upsample_add(op: Layers, x: str, coarse: str) -> str:
+    graph, a = op.graph, op.op.attributes
+    height, width, channels = a["height"] // 2, a["width"] // 2, a["channels"]
+    shape = graph.integers(1, height, 2, width, 2, channels)
+    repeated = graph.add("Expand", graph.reshape(coarse, height, 1, width, 1, channels), shape)
+    return graph.add("Add", x, graph.reshape(repeated, a["height"], a["width"], channels))
+
+
+def segment(op: Layers, x: str) -> str:
+    """(B, H, W, C) -> logits of pixels, (B, classes, H * scale, W * scale)."""
+    graph, a = op.graph, op.op.attributes
+    weight = op.classifier(a["classes"])
+    logits = graph.add("Add", graph.add("MatMul", op.norm("norm", x), weight), op.stored("bias"))
+    planes = graph.channels_first(logits)
+    for axis, edge in ((2, a["height"]), (3, a["width"])):
+        planes = _upsampled(op, planes, edge, axis)
+    return planes
+
+
+def _upsampled(op: Layers, planes: str, edge: int, axis: int) -> str:
+    """Bilinear upsampling along one axis, as `format.ops.segment` states it."""
+    graph, scale = op.graph, op.op.attributes["scale"]
+    position = np.arange(edge * scale)
+    p = 2 * (position % scale) + 1 - scale
+    first = position // scale - (p < 0)
+    weight = (p % (2 * scale)).astype(np.float32) / np.float32(2 * scale)
+    a, b = (
+        graph.add("Gather", planes, graph.integers(*np.clip(first + step, 0, edge - 1).tolist()), axis=axis)
+        for step in (0, 1)
+    )
+    shape = (-1, 1) if axis == 2 else (-1,)
+    scaled = graph.add("Mul", graph.add("Sub", b, a), graph.constant(weight.reshape(shape), "lerp"))
+    return graph.add("Add", a, scaled)

@@ -8,10 +8,22 @@ from typing import get_args
 
 from ...errors import UserError, require_extra
 from ...format.file import PackedModel
+from ...format.program import check_graph
 
 try:
     from .attention import attention, pooled_attention
-    from .blocks import downsample, downsample_float, head, mixer, mlp, pooling, stem
+    from .blocks import (
+        downsample,
+        downsample_float,
+        head,
+        lateral,
+        mixer,
+        mlp,
+        pooling,
+        segment,
+        stem,
+        upsample_add,
+    )
     from .graph import Graph, WeightStorage
     from .layers import Layers
 except ModuleNotFoundError as error:
@@ -21,7 +33,7 @@ except ModuleNotFoundError as error:
 
 WEIGHTS: tuple[str, ...] = get_args(WeightStorage)
 """How binary weights may be stored."""
-EXPORTERS: Mapping[str, Callable[[Layers, str], str]] = {
+EXPORTERS: Mapping[str, Callable[..., str]] = {
     "stem": stem,
     "mixer": mixer,
     "pooling": pooling,
@@ -31,12 +43,17 @@ EXPORTERS: Mapping[str, Callable[[Layers, str], str]] = {
     "downsample": downsample,
     "downsample_float": downsample_float,
     "head": head,
+    "lateral": lateral,
+    "upsample_add": upsample_add,
+    "segment": segment,
 }
-"""By kind of op: the op and the name of x -> the name of x after it."""
+"""By kind of op: the op and the names of the values that it reads -> the name of what it writes."""
 
 
 def to_onnx(model: PackedModel, weights: WeightStorage = "int8") -> bytes:
     """Return a packed model as an ONNX model: normalised images (batch, C, H, W) -> logits (batch, classes).
+
+    A segmentation gives logits of each pixel, (batch, classes, H, W).
 
     Only operators of the standard's operator set 17. Binary weights are stored as int8 with DequantizeLinear, which
     every runtime knows; as bits, eight to a byte, unpacked by operators on constants (ONNX Runtime does so once, when
@@ -45,12 +62,13 @@ def to_onnx(model: PackedModel, weights: WeightStorage = "int8") -> bytes:
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
-    graph, x = Graph(weights), "images"
-    for op in model.ops:
+    graph, values = Graph(weights), []
+    for op, reads in zip(model.ops, check_graph(model.ops), strict=True):
         if op.kind not in EXPORTERS:
             raise UserError(f"op {op.name}: {op.kind} cannot be exported to ONNX yet")
         graph.scope = op.name
-        x = EXPORTERS[op.kind](Layers(graph, op, model), x)
+        inputs = [values[index] for index in reads] or ["images"]
+        values.append(EXPORTERS[op.kind](Layers(graph, op, model), *inputs))
     metadata = {
         "spec": model.spec.to_json(),
         "class_names": json.dumps(model.class_names),
@@ -58,4 +76,5 @@ def to_onnx(model: PackedModel, weights: WeightStorage = "int8") -> bytes:
         **({} if model.calibration is None else {"calibration": model.calibration.to_json()}),
     }
     image = (model.spec.in_chans, *model.spec.img_size)
-    return graph.model(image, x, len(model.class_names), metadata)
+    pixels = model.spec.img_size if model.ops[-1].kind == "segment" else ()
+    return graph.model(image, values[-1], (len(model.class_names), *pixels), metadata)

@@ -105,14 +105,16 @@ class Graph:
         floats = self.add("Cast", self.add("Reshape", flat, self.integers(*weights.shape)), to=TensorProto.FLOAT)
         return self.add("Sub", self.add("Mul", floats, self.number(2)), self.number(1))
 
-    def model(self, image: tuple[int, int, int], output: str, classes: int, metadata: dict[str, str]) -> bytes:
-        """The bytes of the finished model: images (batch, C, H, W) -> logits (batch, classes)."""
+    def model(
+        self, image: tuple[int, int, int], output: str, logits: tuple[int, ...], metadata: dict[str, str]
+    ) -> bytes:
+        """The bytes of the finished model: images (batch, C, H, W) -> logits (batch, …)."""
         self._nodes.append(helper.make_node("Identity", [output], ["logits"], name="logits"))
         graph = helper.make_graph(
             self._nodes,
             "bhvit",
             [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *image])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", *logits])],
             self._initializers,
         )
         model = helper.make_model(
