@@ -102,7 +102,7 @@ def build_parser() -> Parser:
     """Return the parser of all commands; each sets `run`, a function of the parsed arguments."""
     parser = Parser(prog="bhvit", description=_DESCRIPTION, epilog=_EXAMPLE)
     parser.add_argument("--version", action=_Version)
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND ...", required=True)
     for module in COMMANDS.values():
         importlib.import_module(f".{module}", __package__).add_parser(subparsers)
     parser.commands = subparsers.choices

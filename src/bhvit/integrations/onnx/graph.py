@@ -87,12 +87,17 @@ class Graph:
             return [value]
         return self.split("Split", value, self.integers(*sizes), count=len(sizes), axis=axis)
 
-    def signs(self, weights: Floats, name: str) -> str:
-        """Store weights of -1 and +1, of any shape, as the graph stores them; as float32 where they are used."""
+    def signs(self, weights: Floats, name: str, binary_inputs: bool = True) -> str:
+        """Store weights of -1 and +1, of any shape, as the graph stores them; as float32 where they are used.
+
+        With inputs of signs, runtimes may compute the product in eight bits, which is exact; otherwise they must not.
+        """
         if self._weights == "float32":
             return self.constant(weights.astype(np.float32), name)
         if self._weights == "int8":
             whole = self.constant(weights.astype(np.int8), name)
+            if not binary_inputs:
+                return self.add("Cast", whole, to=TensorProto.FLOAT)
             return self.add("DequantizeLinear", whole, self.number(1), self.constant(np.int8(0), "zero"))
         # Eight to a byte, unpacked by operators on constants, which runtimes compute once when they load the graph.
         packed = np.packbits(weights.reshape(-1) > 0, bitorder="little")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+from onnx import TensorProto
 
 from ...bits import Floats
 from ...format.arithmetic import NORM_EPS, numbers, untile
@@ -34,21 +35,22 @@ class Layers(NamedTuple):
         """The position map, (H, W, C), in as few bytes as the file has it."""
         graph, stored = self.graph, self.model.tensors[f"{self.op.name}.position"]
         whole = graph.constant(stored.reshape(height, width, -1), "position")
-        return self._widened(whole, "position", axis=2)
+        return self._widened(whole, "position")
 
     def classifier(self, outputs: int) -> str:
         """The weights of the head, (C, classes), likewise."""
         stored = self.model.tensors[f"{self.op.name}.weight"]
-        return self._widened(self.graph.constant(untile(stored, outputs), "weight"), "weight", axis=1)
+        return self._widened(self.graph.constant(untile(stored, outputs), "weight"), "weight")
 
-    def _widened(self, constant: str, name: str, axis: int) -> str:
+    def _widened(self, constant: str, name: str) -> str:
         stored = self.model.tensors[f"{self.op.name}.{name}"]
         if stored.dtype == np.int8:
             scale = self.model.tensors[scale_key(f"{self.op.name}.{name}")]
             columns = untile(scale, self.op.attributes["classes"]) if scale.ndim == 3 else scale
+            # Not DequantizeLinear: ONNX Runtime then rounds the activations that meet such weights to eight bits, too.
             scales = self.graph.constant(columns.reshape(-1), "scale")
-            return self.graph.add("DequantizeLinear", constant, scales, axis=axis)
-        return constant if stored.dtype == np.float32 else self.graph.add("Cast", constant, to=1)
+            return self.graph.add("Mul", self.graph.add("Cast", constant, to=TensorProto.FLOAT), scales)
+        return constant if stored.dtype == np.float32 else self.graph.add("Cast", constant, to=TensorProto.FLOAT)
 
     def layer_norm(self, v: str, scale: str, shift: str) -> str:
         return self.graph.add("LayerNormalization", v, scale, shift, axis=-1, epsilon=NORM_EPS)
@@ -81,7 +83,7 @@ class Layers(NamedTuple):
         """Weights of any shape: signs, or numbers where weights are full precision."""
         if self.op.option("weights") == "float":
             return self.graph.constant(weights, name)
-        return self.graph.signs(weights, name)
+        return self.graph.signs(weights, name, self.op.option("activations") == "binary")
 
     def linear(
         self, v: str, names: str, part: int | None = None, threshold: Floats | None = None, shift: str = ""
