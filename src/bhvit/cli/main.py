@@ -19,9 +19,7 @@ from .launch import is_child, report_failure
 from .terminal import Terminated, ended_by_sigterm, safe_output
 
 _SAME = tuple(
-_SAME = tuple(
-    "demo train eval pack calibrate classify segment explain embed serve verify export info bench report web".split()
-)
+    "demo train eval pack calibrate classify segment explain embed serve web verify export info bench report".split()
 )
 COMMANDS = {name: name for name in _SAME} | {"import": "import_weights"}
 """Commands and their modules in this folder; `import` cannot name a module."""
