@@ -62,7 +62,8 @@ def to_onnx(model: PackedModel, weights: WeightStorage = "int8") -> bytes:
     """
     if weights not in WEIGHTS:
         raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, not {weights!r}")
-    graph, values = Graph(weights), []
+    graph = Graph(weights)
+    values: list[str] = []
     for op, reads in zip(model.ops, check_graph(model.ops), strict=True):
         if op.kind not in EXPORTERS:
             raise UserError(f"op {op.name}: {op.kind} cannot be exported to ONNX yet")
