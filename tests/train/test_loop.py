@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import bhvit.train.loop as loop
+import bhvit.train.step as step
 from bhvit.cli.main import main
 from bhvit.data import open_dataset
 from bhvit.data.metrics import decode
@@ -215,21 +215,21 @@ def test_a_run_is_replaced_only_when_forced(config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(config, tmp_path, monkeypatch):
-    real = loop.total_loss
+    real = step.total_loss
     calls = []
 
     def sick(*arguments):
         calls.append(1)
         return real(*arguments) * (math.nan if len(calls) == 8 else 1.0)
 
-    monkeypatch.setattr(loop, "total_loss", sick)
+    monkeypatch.setattr(step, "total_loss", sick)
     message = refused(config())
     assert "epoch 2, step 3" in message
     assert "last.safetensors" in message
     kept = load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert all(bool(tensor.isfinite().all()) for tensor in kept.parameters())
     assert len((tmp_path / "run" / "log.jsonl").read_text().splitlines()) == 1
-    monkeypatch.setattr(loop, "total_loss", real)
+    monkeypatch.setattr(step, "total_loss", real)
     assert len(train(config(), resume=True, quiet=True).log) == 3
 
 
