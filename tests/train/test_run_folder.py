@@ -113,6 +113,7 @@ def test_a_signal_saves_and_says_how_to_go_on(arguments, program, tmp_path, name
     # Sends itself the signal in the middle of the second epoch.
     own = (
         "import signal, bhvit.train.loop as loop\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup, under which tests may run, has it ignored
         f"step, calls = loop._Run._step, []\n"
         f"def counted(*a):\n    calls.append(1)\n    if len(calls) == 8: signal.raise_signal({int(number)})\n"
         "    return step(*a)\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 
 import pytest
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 
 if find_spec("triton") is None:
     pytest.skip("this PyTorch comes without triton", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"  # read when kernels are defined, which nothing else does on a CPU
 
 from bhvit.models import BHViT, create_model
 from bhvit.models.fused import conditions, gpu, triton_calls
