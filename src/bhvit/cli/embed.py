@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.duplicates is not None and not -1 <= args.duplicates <= 1:
         raise UserError(f"--duplicates takes a cosine from -1 to 1, such as 0.98, not {args.duplicates:g}")
     _check_out(args)
-    session = Session(model, threads=args.threads, isa=args.isa)
+    session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
     names, features, failed = _features(session, sources, args.strict)
     result: dict[str, Any] = {"model": str(model), "images": len(names), "channels": features.shape[1]}
     if args.out is not None:

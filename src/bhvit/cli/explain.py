@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with open_inputs(list(sources)) as inputs:
         if inputs.live:
             raise UserError("a live source never ends: name pictures, folders or archives")
-        session = Session(model, threads=args.threads, isa=args.isa)
+        session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
         explain = _layercam(session, args) if args.method == "layercam" else _method(session, args)
         failed, drawn = 0, _Names(args.out, args.force)
         progress = Progress("explaining")

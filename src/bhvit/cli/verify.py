@@ -183,6 +183,7 @@ def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
         checkpoint=args.third,
         threads=args.threads,
         isa=args.isa,
+        max_memory=args.max_memory,
         labelled=not args.unlabelled,
         progress=Progress,
     )

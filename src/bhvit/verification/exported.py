@@ -74,6 +74,7 @@ def compare_export(
     checkpoint: Path | None = None,
     threads: int = 1,
     isa: str = "auto",
+    max_memory: int | None = None,
     labelled: bool = True,
     progress: Callable[[str], Progress] | None = None,
 ) -> ExportComparison:
@@ -95,7 +96,8 @@ def compare_export(
         logits, seconds = predict_all(one, dataset, file.preprocess, progress=show(who))
         return metrics(logits, labels, names, seconds=seconds)
 
-    others = {"packed file": measure("packed file", Session(packed, threads=threads, isa=isa))}
+    session = Session(packed, threads=threads, isa=isa, max_memory=max_memory)
+    others = {"packed file": measure("packed file", session)}
     if model is not None:
         others["PyTorch"] = measure("PyTorch", torch_predict(model))
     return ExportComparison(exported=measure("ONNX Runtime", predict), others=others, labelled=labelled)
