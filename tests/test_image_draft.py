@@ -12,8 +12,9 @@ from PIL import Image
 
 from bhvit.data.inputs import open_inputs
 from bhvit.data.metrics import decode
+from bhvit.decode import load_image
 from bhvit.errors import UserError
-from bhvit.image import Preprocess, load_image
+from bhvit.image import Preprocess
 from helpers.images import tar
 
 

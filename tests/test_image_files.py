@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bhvit import image as image_module
+from bhvit import decode
 from bhvit.data.dataset import open_dataset
+from bhvit.decode import load_image
 from bhvit.errors import UserError
-from bhvit.image import Preprocess, load_image
+from bhvit.image import Preprocess
 from helpers.images import png, tar
 
 NATIVE = Preprocess(size=(6, 8), crop=1.0)
@@ -137,7 +138,7 @@ def test_a_page_is_no_picture(tmp_path: Path) -> None:
         load_image(path)
 
 
-@pytest.mark.skipif(image_module.importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif reads it")
+@pytest.mark.skipif(decode.importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif reads it")
 def test_a_heic_file_names_the_package_that_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "photo.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
@@ -155,7 +156,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
         with pytest.raises(UserError, match=r"too many pixels .*BHVIT_MAX_PIXELS allows more"):
             load_image(given)
     small = _saved(Image.new("L", (300, 200)), tmp_path / "small.png")
-    monkeypatch.setattr(image_module, "MAX_PIXELS", 50_000)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 50_000)
     with pytest.raises(UserError, match=r"small\.png has 300x200 pixels.* BHVIT_MAX_PIXELS=60000"):
         load_image(small)
 
@@ -163,7 +164,7 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
 def test_the_limits_are_read_from_the_environment() -> None:
     import subprocess
 
-    code = "from bhvit import image; from bhvit.data import stores; print(image.MAX_PIXELS, stores.MAX_FILE_BYTES)"
+    code = "from bhvit import decode; from bhvit.data import stores; print(decode.MAX_PIXELS, stores.MAX_FILE_BYTES)"
     environment = {**os.environ, "BHVIT_MAX_PIXELS": "7", "BHVIT_MAX_FILE_BYTES": "9"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert result.stdout.split() == ["7", "9"]

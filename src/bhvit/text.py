@@ -37,3 +37,8 @@ def some(names: Sequence[str], limit: int = 5) -> str:
     """The first of `names`, and how many more there are."""
     shown = ", ".join(str(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def without_middle(text: str) -> str:
+    """Return a path for a message; a far too long one loses its middle."""
+    return text if len(text) <= 400 else f"{text[:200]}…{text[-200:]}"

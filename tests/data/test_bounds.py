@@ -20,8 +20,8 @@ from bhvit.data import index_cache, webdataset
 from bhvit.data import parquet as parquet_module
 from bhvit.data.archives import MAX_HEADER, ZipStore
 from bhvit.data.dataset import open_dataset
+from bhvit.decode import load_image
 from bhvit.errors import UserError
-from bhvit.image import load_image
 from helpers.images import class_folders, parquet, png, shard, tar
 
 

@@ -25,7 +25,7 @@ def names(inputs) -> list[str]:
 
 
 def same(found, expected: list[bytes]) -> None:
-    from bhvit.image import load_image
+    from bhvit.decode import load_image
 
     assert len(found) == len(expected)
     for picture, data in zip(found, expected, strict=True):

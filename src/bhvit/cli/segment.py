@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
     from ..runtime.label_maps import check_overlap
+    from ..runtime.opening import worker_count
     from ..runtime.pipeline import run_all
-    from ..runtime.session import worker_count
 
     model, sources = _split_model(args)
     check_overlap(args.overlap)

@@ -26,8 +26,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..decode import Needed
 from ..errors import UserError
-from ..image import Needed, Preprocess
+from ..image import Preprocess
 from ..text import some
 from .classes import Labels, match_classes
 from .integrity import find_damaged

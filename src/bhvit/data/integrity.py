@@ -11,8 +11,8 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from ..decode import load_image
 from ..errors import UserError
-from ..image import load_image
 from ..system import allowed_cores
 from .index_cache import LARGE, keep, recall
 from .stores import Store

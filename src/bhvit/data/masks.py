@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..decode import load_image
 from ..errors import UserError
-from ..image import Preprocess, load_image
+from ..image import Preprocess
 from ..spec.model import MAX_LABELS
 from ..system import allowed_cores
 from ..text import some

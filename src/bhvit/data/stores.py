@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..decode import Needed, load_image
 from ..errors import UserError
-from ..image import Needed, load_image
 from ..system import environment_limit
 from .index_cache import Stamp
 

@@ -22,7 +22,8 @@ from . import saliency
 from .saliency import METHODS, Method
 
 if TYPE_CHECKING:
-    from ..image import ImageLike, Preprocess
+    from ..decode import ImageLike
+    from ..image import Preprocess
     from ..spec.model import ModelSpec
 
 

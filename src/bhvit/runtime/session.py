@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,25 +10,35 @@ from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from .. import bundled
-from .._native import FloatEnvironment, Program, available_isas
+from .._native import FloatEnvironment, Program
 from ..bits import Floats
 from ..calibration import MISS_RATE, Calibration, Doubles, probabilities
 from ..data import inputs as pictures
 from ..data.inputs import Inputs, Picture
-from ..errors import FormatError, UserError, shown
+from ..decode import ImageLike
+from ..errors import FormatError, UserError
 from ..format import file as bhv_file
-from ..image import ImageLike, Preprocess
+from ..image import Preprocess
 from ..spec.model import ModelSpec, Task
 from ..system import allowed_cores
 from . import label_maps
 from .insight import Insight
+from .opening import (
+    MAX_THREADS,
+    Source,
+    check_options,
+    check_top,
+    checked_picture,
+    checked_source,
+    header_of,
+    named,
+    open_program,
+    worker_count,
+)
 from .pipeline import run_all
 
-MAX_THREADS = 256
-Source = str | os.PathLike[str] | bytes
 Answer = list[tuple[str, float]]
 """Classes of one image with their probabilities, the likeliest first."""
 
@@ -88,16 +97,16 @@ class Session(Insight):
         max_memory: int | None = None,
         map: bool | None = None,
     ) -> None:
-        _check_options(threads, isa, max_memory, map)
-        source = _checked_source(source)
+        check_options(threads, isa, max_memory, map)
+        source = checked_source(source)
         count = min(allowed_cores(), MAX_THREADS) if threads in (0, "auto") else int(threads)
-        program = _open_program(source, count, isa, max_memory, map)
+        program = open_program(source, count, isa, max_memory, map)
         self._program: Program | None = program
         try:
-            described = bhv_file.describe(program.header or _header(source))
+            described = bhv_file.describe(program.header or header_of(source))
             described.check(program.input_shape, program.classes)
         except UserError as error:
-            raise FormatError(f"{_named(source)}{error}") from error
+            raise FormatError(f"{named(source)}{error}") from error
         saved = source if isinstance(source, bytes) else bundled.find(Path(source), ".bhv").absolute()
         self._saved = (saved, threads, isa, max_memory, map)
         self._spec, self._class_names = described.spec, described.class_names
@@ -164,7 +173,7 @@ class Session(Insight):
         `image` is a path, the bytes of an image file, a PIL image, or a uint8 array (H, W[, C]) in the order RGB or
         RGBA; with `bgr`, an array in the order BGR or BGRA, as OpenCV reads pictures.
         """
-        given = _checked_picture(image)
+        given = checked_picture(image)
         with FloatEnvironment():
             if self.task == "segment":
                 return self._preprocess.normalize(self._preprocess.whole(given, bgr=bgr)[None])
@@ -185,7 +194,7 @@ class Session(Insight):
         share = label_maps.check_overlap(overlap)
         preprocess = self._preprocess
         with FloatEnvironment():
-            pixels = preprocess.decoded(_checked_picture(image), bgr=bgr)
+            pixels = preprocess.decoded(checked_picture(image), bgr=bgr)
             if not windows:
                 found = self.program.segment(preprocess.normalize(preprocess.resized(pixels, preprocess.size)[None]))[0]
                 return label_maps.resized(found, pixels.shape[:2])
@@ -237,7 +246,7 @@ class Session(Insight):
         unlike those the model knows; `miss_rate`, 0 to 1, is the share of known images that may be refused so.
         Raises UserError with `unknown` where the file is not calibrated.
         """
-        _check_top(top)
+        check_top(top)
         if self.task != "classify":
             raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         if unknown:
@@ -251,7 +260,7 @@ class Session(Insight):
 
     def likeliest(self, logits: Floats, top: int = 5) -> list[Answer]:
         """Logits (B, classes) -> of each image the `top` likeliest classes with their probabilities."""
-        _check_top(top)
+        check_top(top)
         chances = self.probabilities(logits)
         best = np.argsort(-chances, axis=1, kind="stable")[:, :top]
         return [
@@ -313,7 +322,7 @@ class Session(Insight):
         With `unknown`, each answer also says whether the picture is unlike those that the model knows, see `unknown`.
         Raises UserError for a source that does not exist. A picture that cannot be read has its error as its outcome.
         """
-        _check_top(top)
+        check_top(top)
         if self.task != "classify":
             raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         count = worker_count(workers, self._threads)
@@ -345,7 +354,7 @@ class Session(Insight):
         another.__dict__.update(self.__dict__)
         saved, _, isa, max_memory, _ = self._saved
         if isinstance(saved, bytes):
-            another._program = _open_program(saved, self._threads, isa, max_memory, None)
+            another._program = open_program(saved, self._threads, isa, max_memory, None)
         else:
             another._program = self.program.copy(self._threads, max_memory)
         return another
@@ -417,80 +426,5 @@ class Session(Insight):
         return np.ascontiguousarray(images)
 
 
-def worker_count(workers: Any, threads: int) -> int:
-    """Return how many sessions of so many threads run side by side. Raises UserError for an impossible number."""
-    if workers == "auto":
-        return max(1, allowed_cores() // threads)
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_THREADS:
-        raise UserError(f"workers must be a whole number from 1 to {MAX_THREADS}, or 'auto', not {shown(workers)}")
-    return workers
-
-
-def _check_top(top: Any) -> None:
-    if isinstance(top, bool) or not isinstance(top, int) or top < 1:
-        raise UserError(f"top must be a whole number of at least 1, not {shown(top)}")
-
-
-def _check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:
-    whole = isinstance(threads, int) and not isinstance(threads, bool) and 0 <= threads <= MAX_THREADS
-    if not whole and not (isinstance(threads, str) and threads == "auto"):
-        raise UserError(f"threads must be a whole number from 1 to {MAX_THREADS}, or 0 or 'auto', not {shown(threads)}")
-    if not isinstance(isa, str):
-        raise UserError(f"isa must be auto or one of {', '.join(available_isas())}, not {shown(isa)}")
-    if max_memory is not None and not (type(max_memory) is int and 1 <= max_memory < 1 << 64):
-        raise UserError(f"max_memory must be a positive number of bytes, or None for 512 MiB, not {shown(max_memory)}")
-    if map is not None and not isinstance(map, bool):
-        raise UserError(f"map must be True, False or None, not {shown(map)}")
-
-
-def _checked_source(source: Any) -> str | Path | bytes:
-    if isinstance(source, bytearray | memoryview):
-        return bytes(source)
-    if not isinstance(source, str | os.PathLike | bytes) or (not isinstance(source, bytes) and not os.fspath(source)):
-        raise UserError(f"a model is a path, the bytes of a file or the name of a bundled one, not {shown(source)}")
-    return Path(source) if isinstance(source, os.PathLike) else source
-
-
-def _open_program(
-    source: str | Path | bytes, threads: int, isa: str, max_memory: int | None, map: bool | None
-) -> Program:
-    """The native program of a file, which is wholly checked. Raises UserError."""
-    try:
-        if isinstance(source, bytes):
-            return Program(source, threads, isa, max_memory)
-        return Program.open(os.fsencode(bundled.find(source, ".bhv")), threads, isa, max_memory, map)
-    except OSError as error:
-        hint = bundled.hint(source) if not isinstance(source, bytes) and len(str(source)) < 256 else ""
-        raise UserError(f"cannot read {_named(source)}{error.strerror}{hint}") from error
-    except FormatError as error:
-        raise FormatError(f"{_named(source)}{error}") from error
-    except UserError as error:
-        raise UserError(f"{_named(source)}{error}") from error
-    except (ValueError, RuntimeError) as error:  # an instruction set or threads that are not to be had
-        raise UserError(str(error)) from error
-
-
-def _named(source: str | Path | bytes) -> str:
-    """How messages about a model begin."""
-    if isinstance(source, bytes):
-        return "the model's bytes: "
-    text = str(bundled.find(source, ".bhv")) if len(str(source)) < 256 else str(source)
-    return f"{text if len(text) <= 400 else text[:200] + '…' + text[-200:]}: "
-
-
-def _header(source: Any) -> bytes:
-    """The bytes of a file before its tensors, which native code has checked."""
-    return bytes(source[: 8 + int.from_bytes(source[:8], "little")])
-
-
 def _reopen(source: Source, threads: Any, isa: str, max_memory: int | None, map: bool | None) -> Session:
     return Session(source, threads, isa, max_memory=max_memory, map=map)
-
-
-def _checked_picture(image: Any) -> ImageLike:
-    if isinstance(image, bytearray | memoryview):
-        return bytes(image)
-    if not isinstance(image, str | os.PathLike | bytes | Image.Image | np.ndarray):
-        kinds = "a path, the bytes of an image file, a PIL image or a uint8 array (H, W, C)"
-        raise UserError(f"an image is {kinds}, not {shown(image)}")
-    return Path(image) if isinstance(image, os.PathLike) else image

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..bits import Floats
-from ..image import load_image
+from ..decode import load_image
 from ..runtime import Session
 from .limits import Limits, RequestError
 from .models import Model

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from ...image import Needed, load_image
+from ...decode import Needed, load_image
 from ..stores import check_size, reading
 from .picture import Decoded, Failed, Part, Picture
 

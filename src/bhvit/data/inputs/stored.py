@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ...decode import Needed
 from ...errors import UserError
-from ...image import Needed
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore

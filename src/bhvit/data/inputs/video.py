@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ...decode import Needed
 from ...errors import UserError, require_extra
-from ...image import Needed
 from .picture import Decoded, Failed, Part, Picture, Still
 from .web import shown_address
 

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+from ...decode import Needed, load_image
 from ...errors import UserError
-from ...image import Needed, load_image
 from ..stores import MAX_FILE_BYTES
 from .picture import Decoded, Picture
 
