@@ -19,7 +19,7 @@ RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     wheel="$(ls /wheels/bhvit-*.whl)" \
     && python -m pip install --no-cache-dir --no-compile "bhvit[serve] @ file://${wheel}" \
     && python -m pip uninstall --yes pip \
-    && rm -rf /usr/local/lib/python3.12/ensurepip /root/.cache \
+    && rm -rf /usr/local/lib/python3.12/ensurepip \
     && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin bhvit \
     && install -d -o root -g root -m 0755 /models \
     && cp /usr/local/lib/python3.12/site-packages/bhvit/bundled/cifar10.bhv /models/cifar10.bhv

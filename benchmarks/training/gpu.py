@@ -13,7 +13,7 @@ step is forward, cross entropy, backward and AdamW, bfloat16 by autocast on a GP
 - compiled graphs: the same as a CUDA graph;
 - train: `bhvit train`'s own step with augmentation and batches, fused, as a CUDA graph.
 
-Writes `gpu.md` beside this file, with a profile of one way by kind of kernel.
+Writes `gpu.md` next to this file, with a profile of one way by kind of kernel.
 """
 
 from __future__ import annotations

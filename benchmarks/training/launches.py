@@ -4,7 +4,7 @@
 
 Every operation of PyTorch that computes counts as a launch, every call of a Triton kernel, too; views do not. What is
 kept for backward is the memory of all tensors that autograd saves, less the parameters. Nothing here is a time. Writes
-`launches.md` beside this file.
+`launches.md` next to this file.
 """
 
 from __future__ import annotations

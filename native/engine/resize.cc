@@ -77,7 +77,7 @@ struct Weights {
     }
   }
 
-  // Position i of the result, from values `step` bytes apart, of which the first is that of position `start`.
+  // Position i of the result, from values `step` bytes apart that begin with position `start`.
   uint8_t at(int64_t i, const uint8_t* source, int64_t step, int64_t start = 0) const {
     const Range range = ranges[static_cast<size_t>(i)];
     const int32_t* weight = values.data() + i * most;

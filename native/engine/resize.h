@@ -10,7 +10,7 @@
 
 namespace bhvit {
 
-// 8-bit pixels (height, width, stride), of which the first `channels` of each `stride` bytes count.
+// 8-bit pixels (height, width, stride): the first `channels` of each `stride` bytes count.
 struct Picture {
   const uint8_t* pixels;
   int64_t height, width, stride, channels;

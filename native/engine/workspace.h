@@ -33,7 +33,7 @@ class Workspace {
            static_cast<uint64_t>(threads) * Arena::block_bytes(scratch_bytes_, 1);
   }
 
-  // Goes on to op number `index`, of which the calls below speak.
+  // Goes on to op number `index`, which the calls below refer to.
   void start_step(size_t index) {
     place_ = &plan_.places[index];
     shared_used_ = 0;

@@ -137,7 +137,7 @@ class Preprocess:
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
 
     def needed_of(self, box: tuple[int, int, int, int]) -> Needed:
-        """As `needed`, for a picture of which `stretched` takes the part in `box`."""
+        """As `needed`, where `stretched` takes the part in `box` of the picture."""
         left, top, right, bottom = box
         scale_w, scale_h = (self.draft * self.size[1] / (right - left), self.draft * self.size[0] / (bottom - top))
         return lambda width, height: (math.ceil(scale_w * width), math.ceil(scale_h * height))
@@ -177,7 +177,7 @@ class Preprocess:
         return planes
 
     def _covering(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height that a picture is resized to, of which the centre is kept.
+        """Width and height that a picture is resized to before its centre is cropped.
 
         Whole numbers throughout: floor(size / crop), as timm does, then the edge that just covers.
         """

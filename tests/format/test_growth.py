@@ -34,7 +34,7 @@ def murmur(data: bytes) -> int:
 
 
 def colliding_keys(count: int) -> list[str]:
-    """Keys of two blocks, the second of which takes the state of that hash to zero, whatever the first is."""
+    """Keys of two blocks; the second takes the state of that hash to zero, whatever the first is."""
     mul, inverse = np.uint64(MUL), np.uint64(INVERSE)
     seed, found = np.uint64(0xC70F6907 ^ (16 * MUL & MASK)), list[str]()
     digits = np.arange(16, dtype=np.uint64) + np.uint64(0x61)

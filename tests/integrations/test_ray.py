@@ -1,4 +1,4 @@
-"""A real Ray of two workers on this machine, one of which is killed while it works."""
+"""A real Ray cluster of two workers on this machine; one is killed during the run."""
 
 from __future__ import annotations
 

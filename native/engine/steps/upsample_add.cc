@@ -1,4 +1,4 @@
-// The sum of a grid and a coarser one, each token of which stands for four.
+// The sum of a grid and a coarser one that is upsampled by 2 (nearest).
 
 #include "engine/step.h"
 

@@ -3,7 +3,7 @@
 The corruptions are those that ImageNet-C and CIFAR-10-C made usual (Hendrycks and Dietterich, ICLR 2019), at their
 strengths for small images (an edge below `LARGE` pixels) and for large ones, written again on NumPy and Pillow; fog is
 noise of several octaves instead of their diamond-square algorithm. They change the pixels that a model would see, after
-resizing and cropping, and are the same for the same image, corruption and strength whatever is measured beside them.
+resizing and cropping, and are the same for the same image, corruption and strength whatever else is measured.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class TokenMixer(nn.Module):
         return make(spec.stages[stage].channels, QuantConfig.of(spec, stage))
 
     def stage_fields(self) -> dict[str, Any]:
-        """Fields of a `StageSpec` that describe this mixer, beside its name."""
+        """Fields of a `StageSpec` that describe this mixer, in addition to its name."""
         return {}
 
 

@@ -60,7 +60,7 @@ def checked_source(source: Any) -> str | Path | bytes:
 def open_program(
     source: str | Path | bytes, threads: int, isa: str, max_memory: int | None, map: bool | None
 ) -> Program:
-    """Open the native program of a file, all of which native code checks.
+    """Open the native program of a file; native code checks all of it.
 
     Raises UserError if it cannot be read, takes more than `max_memory` bytes, or there is no such instruction set, and
     FormatError (a UserError) if it is damaged.

@@ -19,7 +19,7 @@ AHEAD = 2
 
 
 class Outcome(NamedTuple, Generic[Answer]):
-    """What became of a picture: an answer or, of one that cannot be read, an error."""
+    """The result for a picture: an answer, or an error where it cannot be read."""
 
     picture: Picture
     answer: Answer | None

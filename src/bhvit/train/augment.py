@@ -1,8 +1,10 @@
 """Augmentation of whole batches: random numbers are drawn on the CPU, and applied wherever the images are.
 
-What is drawn is a function of a seed and of an image's place in the batch of all processes, of which one process holds
-its `BatchShard`: a few small tensors of fixed shapes, by name. What applies them reads no number of them, so that a
-CUDA graph repeats it with others. Shapes: B batch, H×W pixels, C channels; pixels are uint8 (B, H, W, C).
+Random draws are a function of a seed and of an image's place in the batch of all processes; a process holds its
+`BatchShard` of that. Draws are a few small tensors of fixed shapes, by name. Code that applies them never reads their
+values on the host, so a CUDA graph can replay it with new draws.
+
+Shapes: B batch, H×W pixels, C channels; pixels are uint8 (B, H, W, C).
 """
 
 from __future__ import annotations

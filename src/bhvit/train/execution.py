@@ -84,7 +84,7 @@ def _graphs(config: TrainConfig, context: RunContext, images: int, masked: bool)
     if context.processes.size > 1:
         return False, "several processes exchange statistics within a step"
     if config.accumulate > 1 and config.drop_path:
-        return False, "each part of an accumulated batch draws its drop_path anew"
+        return False, "each part of an accumulated batch draws its own drop_path"
     if config.graphs == "auto" and config.epochs * (images // config.batch_size) < GRAPH_STEPS:
         return False, "the run is too short"
     return True, ""

@@ -160,7 +160,7 @@ def _open(source: str, options: Mapping[str, str] | None = None) -> tuple[Any, A
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What PyAV raises: FFmpeg's errors, some of which are also Python's."""
+    """What PyAV raises: FFmpeg's errors; some are Python's, too."""
     import av
 
     return (av.FFmpegError, OSError, ValueError)

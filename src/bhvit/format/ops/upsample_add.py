@@ -1,4 +1,4 @@
-"""The sum of a grid and a coarser one, each token of which stands for four.
+"""The sum of a grid and a coarser one that is upsampled by 2 (nearest).
 
 x[i, j] = x[i, j] + coarse[i div 2, j div 2]; `reads` names x, then coarse.
 """

@@ -25,7 +25,7 @@ from .triton_calls import Unit
 
 
 def is_used(x: Tensor) -> bool:
-    """Whether the functions here compute for x, of which `conditions.applies` was asked."""
+    """Whether the functions here compute for x, for which `conditions.applies` is true."""
     return x.is_cuda
 
 

@@ -1,8 +1,8 @@
 """Triton kernels of a training step on a GPU, between two matrix products: one pass over memory each.
 
-Tokens are rows (rows, channels), contiguous. Numbers are computed in ACC: float32, or float64 for tensors of it. Sums
-over rows are made by as many programs as `triton_calls.PROGRAMS`, each of which stores its own, so that they do not
-depend on the order in which programs end.
+Tokens are rows (rows, channels), contiguous. Arithmetic is in ACC: float32, or float64 for float64 tensors.
+`triton_calls.PROGRAMS` programs sum over rows and each stores its own partial sum, so results do not depend on the
+order in which programs end.
 """
 
 from __future__ import annotations
