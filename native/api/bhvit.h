@@ -146,8 +146,8 @@ BHVIT_API bhvit_status bhvit_segment(bhvit_session *session, size_t count, const
 BHVIT_API bhvit_status bhvit_probabilities(const bhvit_session *session, size_t count, const float *logits,
                                            size_t logit_floats, float *probabilities, size_t probability_floats);
 
-/* The same logits -> for each image 1 where it is unlike what the model knows, else 0. `miss_rate`, 0 to 1, is the share
- * of known images that is accepted to be taken for unknown, such as 0.05. BHVIT_ARGUMENT where the file was not
+/* The same logits -> for each image 1 where it is unlike what the model knows, else 0. `miss_rate`, 0 to 1, is the
+ * accepted share of known images that are reported as unknown, such as 0.05. BHVIT_ARGUMENT where the file was not
  * calibrated. */
 BHVIT_API bhvit_status bhvit_unknown(const bhvit_session *session, double miss_rate, size_t count, const float *logits,
                                      size_t logit_floats, uint8_t *unknown, size_t unknown_bytes);

@@ -177,5 +177,5 @@ def test_a_device_that_cannot_be_had_is_refused_with_the_reason(monkeypatch):
         raise RuntimeError("out of memory\nand more")
 
     monkeypatch.setattr(torch, "empty", full)
-    with pytest.raises(UserError, match=r"no device 'cpu' can be had \(out of memory and more\); there is cpu$"):
+    with pytest.raises(UserError, match=r"cannot use device 'cpu' \(out of memory and more\); available: cpu$"):
         choose_device("cpu", Processes())

@@ -111,7 +111,7 @@ def choose_device(name: str, processes: Processes) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, of a device absent or full
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"no device {name!r} can be had ({reason}); there is {', '.join(available)}") from error
+        raise UserError(f"cannot use device {name!r} ({reason}); available: {', '.join(available)}") from error
     return device
 
 
