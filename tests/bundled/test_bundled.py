@@ -65,6 +65,36 @@ def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.Mon
         bhvit.Session("cifar10")
 
 
+def test_a_downloaded_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    downloaded = tmp_path / "models"
+    downloaded.mkdir()
+    monkeypatch.setenv("BHVIT_MODELS", str(downloaded))
+    monkeypatch.chdir(tmp_path)
+    before = list_bundled()
+    assert find("large", ".bhv") == Path("large")
+    for suffix in (".bhv", ".safetensors"):
+        (downloaded / f"large{suffix}").write_bytes(find("cifar10", suffix).read_bytes())
+        (downloaded / f"cifar10{suffix}").write_bytes(b"not the one that ships with the package")
+    assert list_bundled() == sorted([*before, "large"])
+    assert find("cifar10", ".bhv") == FOLDER / "cifar10.bhv"
+    assert bhvit.Session("large").class_names == NAMES
+    assert main(["pack", "large"]) == 0
+    assert (tmp_path / "large.bhv").is_file()  # here, not next to what was downloaded
+    assert sorted(path.name for path in downloaded.iterdir()) == sorted(
+        f"{name}{suffix}" for name in ("cifar10", "large") for suffix in (".bhv", ".safetensors")
+    )
+
+
+def test_nothing_is_downloaded_for_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("BHVIT_MODELS", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert find("cifar10", ".bhv") == FOLDER / "cifar10.bhv"
+    assert find("other", ".bhv") == Path("other")
+
+
 def test_a_few_megabytes_are_added_to_the_package() -> None:
     assert (FOLDER / "cifar10.bhv").stat().st_size < 1e6
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6e6

@@ -53,6 +53,20 @@ def refused(*args, **options):
     return str(caught.value)
 
 
+def test_a_file_of_class_names_comes_before_the_names_in_parquet_files(tmp_path):
+    folder = tmp_path / "things"
+    folder.mkdir()
+    write_parquet(folder / "train.parquet", [0, 1, 0, 1], names=["n01", "n02"])
+    assert open_dataset(folder, "all").class_names == ("n01", "n02")
+    (folder / "classes.txt").write_text("0\tn01\tcat\n1\tn02\tdog\n")
+    assert open_dataset(folder, "all").class_names == ("cat", "dog")
+    other = tmp_path / "other.txt"
+    other.write_text("Katze\nHund\n")
+    assert open_dataset(folder, "all", classes_file=other).class_names == ("Katze", "Hund")
+    (folder / "classes.txt").write_text("cat\n")
+    assert "1" in refused(folder, "all")
+
+
 def test_digits_are_split_by_class_and_always_the_same():
     pytest.importorskip("sklearn")
     train, test = open_dataset("digits"), open_dataset("digits", "test")

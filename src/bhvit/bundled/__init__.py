@@ -1,10 +1,12 @@
-"""Trained models that ship with the package, found by name wherever a model file is expected.
+"""Trained models found by name wherever a model file is expected.
 
-Each is a packed file, a checkpoint with float16 latent weights to start training from, and a model card.
+Some ship with the package; others, too large for it, are looked for in a folder of downloaded models. Each is a packed
+file, and may have a checkpoint with float16 latent weights to start training from, and a model card.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -12,20 +14,47 @@ DEFAULT = "cifar10"
 """The model used where none is named."""
 
 
+def downloads() -> Path | None:
+    """The folder of downloaded models: `BHVIT_MODELS`, else .local/share/bhvit/models at home; None without a home."""
+    if given := os.environ.get("BHVIT_MODELS"):
+        return Path(given)
+    try:
+        return Path.home() / ".local" / "share" / "bhvit" / "models"
+    except RuntimeError:
+        return None
+
+
 def list_bundled() -> list[str]:
-    """Return the names of the bundled models, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.bhv"))
+    """Return the names of the models that ship with the package and of those downloaded, sorted."""
+    return sorted({path.stem for folder in _folders() for path in folder.glob("*.bhv")})
 
 
 def find(path: str | Path, suffix: str) -> Path:
-    """Return `path`, or the bundled model's file with `suffix` if nothing is at `path` and it is a bundled name."""
+    """Return `path`, or a named model's file with `suffix` if nothing is at `path` and there is one of that name.
+
+    Models that ship with the package come first.
+    """
     path = Path(path)
-    named = FOLDER / f"{path}{suffix}"
-    return named if len(path.parts) == 1 and not path.exists() and named.is_file() else path
+    if len(path.parts) == 1 and not path.exists():
+        for folder in _folders():
+            named = folder / f"{path}{suffix}"
+            if named.is_file():
+                return named
+    return path
+
+
+def found_by_name(path: Path) -> bool:
+    """Whether `path`, from `find`, is a file of a named model, so that nothing else is written next to it."""
+    return path.parent in _folders()
+
+
+def _folders() -> list[Path]:
+    folder = downloads()
+    return [FOLDER] if folder is None else [FOLDER, folder]
 
 
 def hint(path: str | Path) -> str:
-    """Hint listing the bundled models when `path` looks like a model name; empty otherwise."""
+    """Hint listing the named models when `path` looks like a model name; empty otherwise."""
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
     return f"; bundled models: {', '.join(list_bundled())}" if meant else ""

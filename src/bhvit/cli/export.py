@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     model: Path = args.model
     if model.suffix == ".safetensors":
         raise UserError(f"{model} is a checkpoint: `bhvit pack` it first, then export the packed file")
-    in_package = model.parent == bundled.FOLDER
-    out = args.out or (Path(f"{model.stem}.onnx") if in_package else model.with_suffix(".onnx"))
+    named = bundled.found_by_name(model)
+    out = args.out or (Path(f"{model.stem}.onnx") if named else model.with_suffix(".onnx"))
     check_absent(out, args.force)
     data = to_onnx(bhv_file.read(model), args.weights)
     write_atomically(out, data)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     target = args.model or (
         Path(f"{args.checkpoint.stem}.bhv")  # a bundled model: never into the package itself
-        if args.checkpoint.parent == bundled.FOLDER
+        if bundled.found_by_name(args.checkpoint)
         else args.checkpoint.with_suffix(".bhv")
     )
     if target.exists() and args.checkpoint.exists() and target.samefile(args.checkpoint):

@@ -274,8 +274,7 @@ def _parquet(source: Path, files: list[Path], split: str, classes_file: Path | N
         if parquet_schema(file) != (image, label, names):
             raise UserError(f"{file} has other columns or class names than {used[0]}")
     labels = parquet_labels(used, label)
-    if classes_file is not None or names is None:
-        names = named_classes(source, classes_file)
+    names = named_classes(source, classes_file) or names
 
     def reference() -> Labels:
         return labels if found.reference == used else parquet_labels(found.reference, label)
