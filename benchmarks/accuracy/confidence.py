@@ -3,7 +3,8 @@
     python -m benchmarks.accuracy.confidence --data ../shared/data/cifar10 --unknown ../shared/data/tiny-imagenet
 
 Run it after `package`. The temperature and the scores come from the validation images, which are held out of the
-training images; the card's figures from the test images, and from images of other things.
+training images; the card's figures from the test images, and from images of other things. Where there are no test
+images, every second validation image is fitted to and the others are measured with.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from benchmarks.common import markdown
 import bhvit
 from bhvit.bundled import DEFAULT, FOLDER
 from bhvit.calibration import MISS_RATE, SCORES, Calibration, auroc, fit, scores
-from bhvit.data.dataset import open_dataset
+from bhvit.data.dataset import Dataset, open_dataset
 from bhvit.data.metrics import evaluate, predict_all
 from bhvit.files import write_atomically
 from bhvit.format import file as bhv_file
@@ -36,16 +37,19 @@ def main() -> None:
     parser.add_argument("--model", default=DEFAULT, help="a bundled name")
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("--unknown", default="../shared/data/tiny-imagenet", help="images of other things")
+    parser.add_argument("--unknown-split", default="validation")
+    parser.add_argument("--unknown-name", default="Tiny-ImageNet", help="what the card calls these images")
     args = parser.parse_args()
     checkpoint, packed = FOLDER / f"{args.model}.safetensors", FOLDER / f"{args.model}.bhv"
     session, preprocess = bhvit.Session(packed), bhv_file.read(packed).preprocess
     names = session.class_names
-    validation = evaluate(session, open_dataset(args.data, "validation", class_names=names), preprocess)
+    fitted, measured, images = _images(args.data, names)
+    validation = evaluate(session, fitted, preprocess)
     calibration = fit(validation.logits, validation.labels)
     _write(checkpoint, packed, calibration)
 
-    test = evaluate(session, open_dataset(args.data, "test", class_names=names), preprocess)
-    strange, _ = predict_all(session, open_dataset(args.unknown, "validation"), preprocess)
+    test = evaluate(session, measured, preprocess)
+    strange, _ = predict_all(session, open_dataset(args.unknown, args.unknown_split), preprocess)
     after = test.calibrated(calibration)
     rows = [
         ["Calibration error, 15 bins", f"{test.calibration_error:.2%}", f"{after['calibration_error']:.2%}"],
@@ -59,15 +63,15 @@ def main() -> None:
     ]
     section = f"""{HEADING}
 
-Temperature {calibration.temperature:g}, fitted to the {len(validation.labels):,} validation images; \
-`bhvit classify` applies it. On the test images:
+Temperature {calibration.temperature:g}, fitted to {len(validation.labels):,} validation images; \
+`bhvit classify` applies it. On {images}:
 
 {markdown(["", "As they are", "With the temperature"], rows)}
 
-`bhvit classify --unknown` tells the test images from {len(strange):,} images of Tiny-ImageNet with an AUROC of \
-{areas} (50 % is guessing; some of those images show things that the model knows):
+`bhvit classify --unknown` tells these from {len(strange):,} images of {args.unknown_name} with an AUROC of \
+{areas} (50 % is guessing; some of those images may show things that the model knows):
 
-{markdown(["Miss rate asked for", "Test images taken for unknown", "Tiny-ImageNet found"], found)}
+{markdown(["Miss rate asked for", "Known images taken for unknown", f"{args.unknown_name} found"], found)}
 
 """
     card = FOLDER / f"{args.model}.md"
@@ -84,6 +88,18 @@ Temperature {calibration.temperature:g}, fitted to the {len(validation.labels):,
     )
     card.write_text(text)
     print(section)
+
+
+def _images(data: str, names: tuple[str, ...]) -> tuple[Dataset, Dataset, str]:
+    """Images to fit to, images to measure with, and what those are; without a test split, halves of the validation."""
+    validation, test = (open_dataset(data, split, class_names=names) for split in ("validation", "test"))
+    if test.split == "test":
+        return validation, test, "the test images"
+    return (
+        validation.subset(range(0, len(validation), 2)),
+        validation.subset(range(1, len(validation), 2)),
+        "the others",
+    )
 
 
 def _write(checkpoint: Path, packed: Path, calibration: Calibration) -> None:
