@@ -21,7 +21,9 @@ from .console import (
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
+    from ..data.masks import MaskedDataset
     from ..verification.compare import Comparison
+    from ..verification.exported import ExportComparison, MaskExportComparison
     from ..verification.segmentation import MaskComparison
 
 THRESHOLD = 99.5
@@ -36,7 +38,8 @@ The exit status is 1 if agreement is below --threshold ({THRESHOLD} %), native a
 differs where no sign at rounding distance flipped.
 
 With an exported model (.onnx) in the place of the checkpoint, ONNX Runtime is compared with the packed file
-and, with --checkpoint, with PyTorch: agreement, accuracy and the largest difference of a logit."""
+and, with --checkpoint, with PyTorch: agreement, accuracy and the largest difference of a logit; of a
+segmentation agreement of pixels and mIoU."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -94,9 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.third is not None and not exported:
         raise UserError("--checkpoint goes with an exported model (.onnx) as the first file")
     if bhv_file.read(args.model).spec.task == "segment":
-        if exported:
-            raise UserError(f"{args.checkpoint}: exported segmentations are not verified yet, only classifiers")
-        return _run_masks(args)
+        return _run_masks(args, exported)
     class_names = None if args.unlabelled else bhv_file.read(args.model).class_names
     dataset = open_dataset(
         args.data, args.split, class_names=class_names, classes_file=args.classes, strict=args.strict
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     return _print(args, found, findings(found))
 
 
-def _run_masks(args: argparse.Namespace) -> int:
+def _run_masks(args: argparse.Namespace, exported: bool) -> int:
     import numpy as np
 
     from ..data.masks import open_masked
@@ -142,6 +143,8 @@ def _run_masks(args: argparse.Namespace) -> int:
     )
     if args.limit and args.limit < len(dataset):
         dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    if exported:
+        return _verify_mask_export(args, dataset)
     found = compare_masks(
         args.checkpoint,
         args.model,
@@ -187,6 +190,26 @@ def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
         labelled=not args.unlabelled,
         progress=Progress,
     )
+    return _print_export(args, found)
+
+
+def _verify_mask_export(args: argparse.Namespace, dataset: MaskedDataset) -> int:
+    from ..verification.exported import compare_mask_export
+
+    found = compare_mask_export(
+        args.checkpoint,
+        args.model,
+        dataset,
+        checkpoint=args.third,
+        threads=args.threads,
+        isa=args.isa,
+        max_memory=args.max_memory,
+        progress=Progress("comparing"),
+    )
+    return _print_export(args, found)
+
+
+def _print_export(args: argparse.Namespace, found: ExportComparison | MaskExportComparison) -> int:
     passed = found.agreement * 100 >= args.threshold
     if args.json:
         print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})

@@ -6,17 +6,22 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..data.dataset import Dataset
+from ..data.masks import MaskedDataset
 from ..data.metrics import Floats, Metrics, Predict, Progress, agreement, metrics, predict_all
+from ..data.segmentation_metrics import Labels, SegmentationMetrics, confusion
 from ..errors import UserError, require_extra
 from ..files import check_regular
 from ..format import file as bhv_file
 from ..runtime import Session
 from .predictors import open_pair, torch_predict
+
+if TYPE_CHECKING:
+    from ..models import BHViT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,41 @@ class ExportComparison:
         return float(np.abs(self.exported.logits - other.logits).max())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskExportComparison:
+    """What `compare_mask_export` found. Pixels are counted at the model's size."""
+
+    metrics: dict[str, SegmentationMetrics]
+    """By what labelled the images: "ONNX Runtime", "packed file", and "PyTorch" if a checkpoint was given."""
+    agreements: dict[str, float]
+    """Of each of the others, the fraction of all pixels to which ONNX Runtime gives the same class."""
+
+    @property
+    def agreement(self) -> float:
+        """The smallest of `agreements`."""
+        return min(self.agreements.values())
+
+    def findings(self) -> list[tuple[str, str]]:
+        """What was found: names and values as text."""
+        images = self.metrics["ONNX Runtime"].images
+        rows = [
+            (f"pixel agreement with {name}", f"{same:.3%} of the pixels of {images} images")
+            for name, same in self.agreements.items()
+        ]
+        return rows + [(f"mIoU of {name}", f"{found.miou:.2%}") for name, found in self.metrics.items()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers for a JSON file."""
+        return {
+            "images": self.metrics["ONNX Runtime"].images,
+            "agreement": self.agreement,
+            "onnx_miou": self.metrics["ONNX Runtime"].miou,
+            "others": {
+                name: {"agreement": same, "miou": self.metrics[name].miou} for name, same in self.agreements.items()
+            },
+        }
+
+
 def compare_export(
     exported: Path,
     packed: Path,
@@ -82,10 +122,7 @@ def compare_export(
 
     Raises UserError if the files do not belong together or ONNX Runtime cannot run the exported one.
     """
-    if checkpoint is None:
-        model, file = None, bhv_file.read(packed)
-    else:
-        model, file = open_pair(checkpoint, packed)
+    model, file = _opened(checkpoint, packed)
     predict = onnx_predict(exported, file, packed, threads)
     show = progress or (lambda what: None)  # type: ignore[return-value]
     labels, names = dataset.labels, dataset.class_names
@@ -101,6 +138,58 @@ def compare_export(
     if model is not None:
         others["PyTorch"] = measure("PyTorch", torch_predict(model))
     return ExportComparison(exported=measure("ONNX Runtime", predict), others=others, labelled=labelled)
+
+
+def compare_mask_export(
+    exported: Path,
+    packed: Path,
+    dataset: MaskedDataset,
+    *,
+    checkpoint: Path | None = None,
+    threads: int = 1,
+    isa: str = "auto",
+    max_memory: int | None = None,
+    progress: Progress | None = None,
+) -> MaskExportComparison:
+    """Label all images by ONNX Runtime, the packed file and, if given, the checkpoint.
+
+    Raises UserError as `compare_export` does.
+    """
+    model, file = _opened(checkpoint, packed)
+    session = Session(packed, threads=threads, isa=isa, max_memory=max_memory)
+    labellers = {"ONNX Runtime": _labels(onnx_predict(exported, file, packed, threads))}
+    labellers["packed file"] = lambda images: session.program.segment(images)[0]
+    if model is not None:
+        labellers["PyTorch"] = _labels(torch_predict(model))
+    classes = len(dataset.class_names)
+    counts = {name: np.zeros((classes, classes), np.int64) for name in labellers}
+    same, pixels = dict.fromkeys(labellers, 0), 0
+    for index in range(len(dataset)):
+        both = dataset.pixels(index, file.preprocess)
+        images, mask = file.preprocess.normalize(both[None, :, :, :-1]), both[:, :, -1]
+        labels = {name: label(images) for name, label in labellers.items()}
+        pixels += mask.size
+        for name, found in labels.items():
+            counts[name] += confusion(mask, found, classes)
+            same[name] += int((found == labels["ONNX Runtime"]).sum())
+        if progress is not None:
+            progress(index + 1, len(dataset))
+    return MaskExportComparison(
+        metrics={
+            name: SegmentationMetrics(class_names=dataset.class_names, confusion=count, images=len(dataset))
+            for name, count in counts.items()
+        },
+        agreements={name: count / pixels for name, count in same.items() if name != "ONNX Runtime"},
+    )
+
+
+def _opened(checkpoint: Path | None, packed: Path) -> tuple[BHViT | None, bhv_file.PackedModel]:
+    return (None, bhv_file.read(packed)) if checkpoint is None else open_pair(checkpoint, packed)
+
+
+def _labels(predict: Predict) -> Callable[[Floats], Labels]:
+    """Logits of pixels as labels of the first image, the first of equal classes."""
+    return lambda images: np.asarray(predict(images)[0].argmax(axis=0).astype(np.uint8))
 
 
 def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: int = 1) -> Predict:
