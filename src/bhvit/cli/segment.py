@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..data.inputs import Picture
     from ..runtime import Session
     from ..runtime.label_maps import Labels
+    from ..runtime.session import Streamed
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -52,8 +53,6 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
     from ..runtime.label_maps import check_overlap
-    from ..runtime.opening import worker_count
-    from ..runtime.pipeline import run_all
 
     model, sources = _split_model(args)
     check_overlap(args.overlap)
@@ -72,17 +71,13 @@ def run(args: argparse.Namespace) -> int:
         for note in inputs.notes:
             print(note, file=sys.stderr)
 
-        def work(one: Session, picture: Picture) -> Labels:
-            return one.segment(picture.image(), windows=args.windows, overlap=args.overlap)
-
-        count = worker_count(args.workers or "auto", session.threads)
+        inputs.choose(results.wants)
         total = inputs.total
-        sessions = [session, *(session.copy() for _ in range(min(count, count if total is None else total) - 1))]
-        wanted = (picture for picture in inputs if results.wants(picture.name))
+        stream = session.stream(inputs, workers=args.workers or "auto", windows=args.windows, overlap=args.overlap)
         begin = time.perf_counter()
         try:
-            for picture, labels, error in run_all(wanted, sessions, work, ahead=1 if inputs.live else 2):
-                results.take(picture, labels, error, total)
+            for streamed in stream:
+                results.take(streamed, total)
                 if results.window is not None and not results.window.open:
                     break
         except KeyboardInterrupt:
@@ -124,10 +119,11 @@ class _Results:
         self._places.append(place)
         return True
 
-    def take(self, picture: Picture, labels: Labels | None, error: UserError | None, total: int | None) -> None:
+    def take(self, streamed: Streamed, total: int | None) -> None:
         """Write one answer."""
         from ..runtime.overlays import legend, overlay
 
+        picture, labels, error = streamed.picture, streamed.labels, streamed.error
         self._count += 1
         place = self._places.pop(0)
         if error is not None or labels is None:

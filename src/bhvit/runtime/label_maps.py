@@ -12,6 +12,8 @@ from ..bits import Floats
 from ..errors import UserError, shown
 
 Labels = npt.NDArray[np.uint8]
+OVERLAP = 0.25
+"""Share of a window that the next one covers, unless told otherwise."""
 MAX_WINDOW_FLOATS = 1 << 28
 """Logits of a whole picture that windows are added up in: classes * height * width, 1 GiB."""
 

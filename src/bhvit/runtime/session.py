@@ -49,7 +49,7 @@ class Streamed(NamedTuple):
     name: str
     """The picture's path or address, or what stands for it: "clip.mp4 frame 12"."""
     classes: Answer | None
-    """The likeliest classes with their probabilities; None if the picture cannot be read."""
+    """The likeliest classes with their probabilities; None if the picture cannot be read, and of a segmentation."""
     error: UserError | None
     """Why it cannot be read."""
     seconds: float | None
@@ -58,6 +58,8 @@ class Streamed(NamedTuple):
     """The picture itself; `picture.image()` decodes it again, to show it."""
     unknown: bool | None = None
     """Whether it is unlike the images that the model knows; None if that was not asked."""
+    labels: label_maps.Labels | None = None
+    """Of a segmentation, the class of each pixel, uint8 (height, width); None if the picture cannot be read."""
 
 
 _BLOCK = 64
@@ -180,7 +182,7 @@ class Session(Insight):
             return self._preprocess(given, bgr=bgr)
 
     def segment(
-        self, image: ImageLike, *, windows: bool = False, overlap: float = 0.25, bgr: bool = False
+        self, image: ImageLike, *, windows: bool = False, overlap: float = label_maps.OVERLAP, bgr: bool = False
     ) -> label_maps.Labels:
         """Label each pixel of an image: uint8 (height, width) of its own size, numbers of `class_names`.
 
@@ -310,8 +312,10 @@ class Session(Insight):
         every: int = 1,
         unknown: bool = False,
         miss_rate: float = MISS_RATE,
+        windows: bool = False,
+        overlap: float = label_maps.OVERLAP,
     ) -> Iterator[Streamed]:
-        """Classify the pictures of any sources, one after the other, and yield an answer for each, in their order.
+        """Answer the pictures of any sources, one after the other, in their order: classes, or labels of pixels.
 
         A source is an image file, a folder, a pattern (photos/**/*.jpg), a .zip, .tar or .parquet file, a video file,
         the number of a camera, or an http, https or rtsp address; videos need PyAV (extra `video`). Of videos, every
@@ -319,31 +323,39 @@ class Session(Insight):
         while none is wanted are dropped.
         `workers` pictures are decoded, resized and run at the same time, by copies of this session that share its
         weights; "auto" takes the cores that this process may use, divided by the session's threads.
-        With `unknown`, each answer also says whether the picture is unlike those that the model knows, see `unknown`.
-        Raises UserError for a source that does not exist. A picture that cannot be read has its error as its outcome.
+        `top`, `unknown` and `miss_rate` are those of `classify`, `windows` and `overlap` those of `segment`.
+        Raises UserError for a source that does not exist, and for an option of the other task. A picture that cannot
+        be read has its error as its outcome.
         """
         check_top(top)
-        if self.task != "classify":
-            raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
+        label_maps.check_overlap(overlap)
+        if self.task == "segment" and unknown:
+            raise UserError(f"{self._spec.name} labels pixels: unknown is for a model that classifies images")
+        if self.task != "segment" and windows:
+            raise UserError(f"{self._spec.name} classifies images: windows are for a model that labels pixels")
         count = worker_count(workers, self._threads)
-        inputs = sources if isinstance(sources, Inputs) else pictures.open_inputs(sources, every=every)
         if unknown:
             self._calibrated().threshold(miss_rate)
-        return self._stream(inputs, top, count, miss_rate if unknown else None)
 
-    def _stream(self, inputs: Inputs, top: int, workers: int, miss_rate: float | None) -> Iterator[Streamed]:
-        def work(session: Session, picture: Picture) -> tuple[Answer, bool | None]:
+        def classified(session: Session, picture: Picture) -> dict[str, Any]:
             logits = session(session.preprocess(picture.image(self.preprocessing.needed)))
-            unknown = None if miss_rate is None else bool(session.unknown(logits, miss_rate)[0])
-            return session.likeliest(logits, top)[0], unknown
+            unlike = bool(session.unknown(logits, miss_rate)[0]) if unknown else None
+            return {"classes": session.likeliest(logits, top)[0], "unknown": unlike}
 
+        def segmented(session: Session, picture: Picture) -> dict[str, Any]:
+            return {"labels": session.segment(picture.image(), windows=windows, overlap=overlap)}
+
+        inputs = sources if isinstance(sources, Inputs) else pictures.open_inputs(sources, every=every)
+        return self._stream(inputs, segmented if self.task == "segment" else classified, count)
+
+    def _stream(
+        self, inputs: Inputs, work: Callable[[Session, Picture], dict[str, Any]], workers: int
+    ) -> Iterator[Streamed]:
         with closing(inputs):
             total = inputs.total
             sessions = [self, *(self.copy() for _ in range(min(workers, workers if total is None else total) - 1))]
-            outcomes = run_all(inputs, sessions, work, ahead=1 if inputs.live else 2)
-            for picture, answer, error in outcomes:
-                classes, unknown = answer or (None, None)
-                yield Streamed(picture.name, classes, error, picture.seconds, picture, unknown)
+            for picture, answer, error in run_all(inputs, sessions, work, ahead=1 if inputs.live else 2):
+                yield Streamed(picture.name, None, error, picture.seconds, picture)._replace(**answer or {})
 
     def copy(self) -> Session:
         """Return another session of the same model, which runs side by side with this one; weights are shared.

@@ -8,7 +8,7 @@ import os
 import sys
 import urllib.parse
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -33,6 +33,7 @@ class Inputs:
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
         self._skipped: Counter[str] = Counter()
+        self._wanted: Callable[[str], bool] = lambda name: True
 
     @property
     def total(self) -> int | None:
@@ -59,13 +60,17 @@ class Inputs:
         """Leave out so many of the next pictures of each name: those that an earlier run has answered."""
         self._skipped = Counter(names)
 
+    def choose(self, wanted: Callable[[str], bool]) -> None:
+        """Leave out the pictures whose names `wanted` refuses. It is asked once for each picture, in their order."""
+        self._wanted = wanted
+
     def __iter__(self) -> Iterator[Picture]:
         left = Counter(self._skipped)
         for part in self._parts:
             for picture in part:
                 if left[picture.name] > 0:
                     left[picture.name] -= 1
-                else:
+                elif self._wanted(picture.name):
                     yield picture
 
     def __enter__(self) -> Inputs:
