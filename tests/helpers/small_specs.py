@@ -168,3 +168,13 @@ SPECS = [
         name="pooling", img_size=(10, 2), patch=2, num_classes=7, norm="layer", stages=(_stage("pooling", 96, 1),)
     ),
 ]
+
+LABELS = ModelSpec(
+    name="labels",
+    img_size=(8, 12),
+    patch=4,
+    num_classes=3,
+    task="segment",
+    stages=(StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),),
+)
+"""A segmentation of pictures, of which services and commands are tested."""

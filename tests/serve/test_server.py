@@ -27,6 +27,7 @@ from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.images import png
 from helpers.random_model import random_model
 from helpers.serving import Server, running
+from helpers.small_specs import LABELS
 
 MODEL = bundled.find("cifar10", ".bhv")
 
@@ -322,16 +323,13 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "install bhvit with the extra 'serve'" in capsys.readouterr().err
 
 
-def test_a_segmentation_is_not_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
-    spec = ModelSpec(name="labels", img_size=(8, 12), patch=4, num_classes=3, task="segment", stages=(stage,))
-    bhv_file.write(random_model(spec), tmp_path / "labels.bhv")
-    for words in (["serve", tmp_path / "labels.bhv"], ["classify", tmp_path / "labels.bhv", tmp_path]):
-        (tmp_path / "a.png").write_bytes(png(1))
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr().err
-        assert "labels pixels" in said, said
-        assert said.count("\n") == 1
+def test_labelled_pixels_are_no_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bhv_file.write(random_model(LABELS), tmp_path / "labels.bhv")
+    (tmp_path / "a.png").write_bytes(png(1))
+    assert main(["classify", str(tmp_path / "labels.bhv"), str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "labels pixels" in said, said
+    assert said.count("\n") == 1
     from bhvit.errors import UserError
     from bhvit.integrations.ray import Predictor
 

@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from .. import __version__
 from ..errors import UserError, one_line
+from ..spec.model import Task
 from . import inference, tensors
 from .body import Bodies, files_of_form
 from .limits import Limits, RequestError, busy
@@ -64,6 +65,7 @@ class Service:
                 )
             ),
             self._route("POST", "/classify", self._classify),
+            self._route("POST", "/segment", self._segment),
             self._route("GET", "/metrics", self._metrics),
             self._route("GET", "/openapi.json", self._openapi),
             self._route("GET", "/docs", self._docs),
@@ -116,16 +118,28 @@ class Service:
 
         return Route(path, endpoint, methods=[method])
 
-    def _model(self, request: Request, name: str | None = None) -> Model:
-        version = request.path_params.get("version", "1")
-        name = request.path_params.get("model", name)
-        found = self.models.default if name is None else self.models.all.get(name)
-        if name is None and found is None:
-            raise RequestError(400, f"name the model: ?model= one of {', '.join(sorted(self.models.all))}")
-        if found is None:
-            raise RequestError(404, f"there is no model {name}; known: {', '.join(sorted(self.models.all))}")
+    def _model(self, request: Request) -> Model:
+        """The model that a path names."""
+        name, version = request.path_params["model"], request.path_params.get("version", "1")
+        found = self._named(name)
         if version != "1":
             raise RequestError(404, f"the model {name} has the version 1 only")
+        return found
+
+    def _named(self, name: str) -> Model:
+        if (found := self.models.all.get(name)) is None:
+            raise RequestError(404, f"there is no model {name}; known: {', '.join(sorted(self.models.all))}")
+        return found
+
+    def _able(self, request: Request, task: Task) -> Model:
+        """The model that a query names, or the only one of a task."""
+        name = request.query_params.get("model")
+        found = self.models.default(task) if name is None else self._named(name)
+        if found is None:
+            raise RequestError(400, f"name the model: ?model= one of {', '.join(sorted(self.models.all))}")
+        if found.session.task != task:
+            does = "classifies images: POST /classify" if task == "segment" else "labels pixels: POST /segment"
+            raise RequestError(400, f"the model {found.name} {does}")
         return found
 
     async def _live(self, request: Request) -> Response:
@@ -167,7 +181,7 @@ class Service:
         return Response(body, headers=headers)
 
     async def _classify(self, request: Request) -> Response:
-        model = self._model(request, request.query_params.get("model"))
+        model = self._able(request, "classify")
         top = request.query_params.get("top", "5")
         if not (top.isascii() and top.isdigit() and int(top[:9]) > 0):
             raise RequestError(400, f"top must be a whole number of at least 1, not {top[:20]!r}")
@@ -180,6 +194,23 @@ class Service:
             work = lambda: inference.classify(model, files, int(top[:9]), self.limits)  # noqa: E731
             answers = await self._timed(model, work, len(files), begin)
         return JSONResponse({"model": model.name, "images": answers} if form else {"model": model.name, **answers[0]})
+
+    async def _segment(self, request: Request) -> Response:
+        model, query = self._able(request, "segment"), request.query_params
+        form, windows = query.get("format", inference.SEGMENT_FORMATS[0]), query.get("windows", "0")
+        if form not in inference.SEGMENT_FORMATS:
+            raise RequestError(400, f"format must be one of {', '.join(inference.SEGMENT_FORMATS)}, not {form[:20]!r}")
+        if windows not in ("0", "1"):
+            raise RequestError(400, f"windows must be 0 or 1, not {windows[:20]!r}")
+        sent_as_form = request.headers.get("content-type", "").startswith("multipart/form-data")
+        begin = time.monotonic()
+        async with self._bodies.reading(request, self.limits.seconds) as body:
+            files = await files_of_form(body, request, self.limits) if sent_as_form else [body]
+            if len(files) != 1 or not files[0]:
+                raise RequestError(400, "send the bytes of one image file")
+            work = lambda: inference.segment(model, files[0], form, windows == "1", self.limits)  # noqa: E731
+            content, kind = await self._timed(model, work, 1, begin)
+        return JSONResponse({"model": model.name, **content}) if kind is None else Response(content, media_type=kind)
 
     async def _run(self, request: Request, model: Model, work: Callable[[bytes], Any]) -> Any:
         begin = time.monotonic()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,16 @@ from PIL import Image
 from ..bits import Floats
 from ..decode import load_image
 from ..runtime import Session
+from ..runtime.overlays import index_image, overlay
+from ..spec.model import ModelSpec, Task
 from .limits import Limits, RequestError
 from .models import Model
 from .tensors import Input, Output, read_input, read_outputs, split_body, write_response
 
 INPUT = "images"
-OUTPUTS = ("logits", "probabilities")
+OUTPUTS: Mapping[Task, tuple[str, str]] = {"classify": ("logits", "probabilities"), "segment": ("labels", "logits")}
+"""Of each task; the first is what a request gets that asks for none."""
+SEGMENT_FORMATS = ("labels", "overlay", "json")
 
 
 def metadata(model: Model) -> dict[str, Any]:
@@ -28,7 +33,10 @@ def metadata(model: Model) -> dict[str, Any]:
         "versions": ["1"],
         "platform": "bhvit",
         "inputs": [{"name": INPUT, "datatype": "FP32", "shape": [-1, spec.in_chans, *spec.img_size]}],
-        "outputs": [{"name": name, "datatype": "FP32", "shape": [-1, spec.num_classes]} for name in OUTPUTS],
+        "outputs": [
+            {"name": name, "datatype": "UINT8" if name == "labels" else "FP32", "shape": [-1, *_shape(spec, name)]}
+            for name in OUTPUTS[spec.task]
+        ],
         "parameters": {
             "class_names": list(model.session.class_names),
             "other_inputs": "UINT8 (B, height, width, channels): pictures; BYTES (B): image files",
@@ -45,8 +53,18 @@ def configuration(model: Model, batch: int) -> dict[str, Any]:
         "backend": "bhvit",
         "max_batch_size": batch,
         "input": [{"name": INPUT, "data_type": "TYPE_FP32", "dims": [spec.in_chans, *spec.img_size]}],
-        "output": [{"name": name, "data_type": "TYPE_FP32", "dims": [spec.num_classes]} for name in OUTPUTS],
+        "output": [
+            {"name": name, "data_type": "TYPE_UINT8" if name == "labels" else "TYPE_FP32", "dims": _shape(spec, name)}
+            for name in OUTPUTS[spec.task]
+        ],
     }
+
+
+def _shape(spec: ModelSpec, output: str) -> list[int]:
+    """Of an image's output."""
+    if spec.task == "classify":
+        return [spec.num_classes]
+    return [*spec.img_size] if output == "labels" else [spec.num_classes, *spec.img_size]
 
 
 def classify(model: Model, files: Sequence[bytes], top: int, limits: Limits) -> list[dict[str, Any]]:
@@ -61,15 +79,47 @@ def classify(model: Model, files: Sequence[bytes], top: int, limits: Limits) -> 
     return answers
 
 
+def segment(
+    model: Model, file: bytes, form: str, windows: bool, limits: Limits
+) -> tuple[bytes | dict[str, Any], str | None]:
+    """Label the pixels of an image file: the answer's content, and its media type if that is an image.
+
+    `form` is one of `SEGMENT_FORMATS`: a PNG whose pixels are classes, a JPEG of the picture under their colours, or
+    the share of each class. Raises UserError for an image that cannot be read.
+    """
+    with model.borrowed() as session:
+        picture = load_image(file, "the image", max_pixels=limits.pixels)
+        labels = session.segment(picture, windows=windows)
+        names = session.class_names
+    model.count(1)
+    if form == "json":
+        shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
+        classes = [{"name": name, "share": float(share)} for name, share in zip(names, shares, strict=True)]
+        return {"height": labels.shape[0], "width": labels.shape[1], "classes": classes}, None
+    data = io.BytesIO()
+    if form == "overlay":
+        overlay(picture, labels, len(names)).save(data, "JPEG", quality=90)
+        return data.getvalue(), "image/jpeg"
+    index_image(labels, len(names)).save(data, "PNG")
+    return data.getvalue(), "image/png"
+
+
 def infer(model: Model, body: bytes, header_length: str | None, limits: Limits) -> tuple[bytes, dict[str, str]]:
     """Answer an inference request: the body of the response and its headers. Raises RequestError or UserError."""
     fields, binary = split_body(body, header_length)
     given = read_input(fields, binary, INPUT, limits)
-    asked = read_outputs(fields, OUTPUTS)
+    task = model.session.task
+    asked = read_outputs(fields, OUTPUTS[task])
+    if task == "segment" and any(output.classes for output in asked):
+        raise RequestError(400, f"{model.name} labels pixels: classification is of models that classify images")
     with model.borrowed() as session:
-        logits = _logits(session, given, limits)
-    model.count(len(logits))
-    answers = {"logits": logits, "probabilities": _probabilities(logits)}
+        images = _prepared(session, given, limits)
+        if task == "segment":
+            answers = _label_answers(session, images, {output.name for output in asked}, limits)
+        else:
+            logits = session(images)
+            answers = {"logits": logits, "probabilities": _probabilities(logits)}
+    model.count(len(images))
     outputs = [
         (output, _named(answers[output.name], output, session.class_names) if output.classes else answers[output.name])
         for output in asked
@@ -80,19 +130,42 @@ def infer(model: Model, body: bytes, header_length: str | None, limits: Limits) 
     return write_response(named, outputs)
 
 
-def _logits(session: Session, given: Input, limits: Limits) -> Floats:
+def _prepared(session: Session, given: Input, limits: Limits) -> Floats | npt.NDArray[np.uint8]:
+    """What a session takes."""
     if given.files is not None:
         images = [
             session.preprocess(_picture(session, file, f"image {number}", limits))
             for number, file in enumerate(given.files, 1)
         ]
-        return session(np.concatenate(images)) if images else np.zeros((0, session.spec.num_classes), np.float32)
+        empty = np.zeros((0, session.spec.in_chans, *session.spec.img_size), np.float32)
+        return np.concatenate(images) if images else empty
     assert given.array is not None
     if given.array.dtype == np.uint8 and given.array.ndim == 4:
         pixels = given.array.shape[1] * given.array.shape[2]
         if pixels > limits.pixels:
             raise RequestError(400, f"a picture has {pixels} pixels, at most {limits.pixels} are taken")
-    return session(given.array)
+    return given.array
+
+
+def _label_answers(
+    session: Session, images: Floats | npt.NDArray[np.uint8], asked: set[str], limits: Limits
+) -> dict[str, npt.NDArray[Any]]:
+    """Labels of pixels, and logits only if they are asked for: they may be gigabytes."""
+    spec = session.spec
+    size = 4 * len(images) * spec.num_classes * spec.img_size[0] * spec.img_size[1]
+    if "logits" in asked and size > limits.answer:
+        raise RequestError(
+            400, f"logits of these images have {size} bytes, at most {limits.answer} are sent: ask for labels"
+        )
+    labels, logits = [], []
+    blocks = [images[start : start + 1] for start in range(len(images))] or [images]
+    for block in blocks:  # one at a time, for the memory of their logits
+        found = session(block)
+        labels.append(found.argmax(axis=1).astype(np.uint8))
+        if "logits" in asked:
+            logits.append(found)
+    answers: dict[str, npt.NDArray[Any]] = {"labels": np.concatenate(labels)}
+    return {**answers, "logits": np.concatenate(logits)} if logits else answers
 
 
 def _picture(session: Session, file: bytes, name: str, limits: Limits) -> Image.Image:

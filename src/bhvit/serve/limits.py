@@ -15,6 +15,8 @@ class Limits:
     """Bytes of the body of a request, also after decompression."""
     bodies: int = 256 << 20
     """Bytes of the bodies of all requests at the same time."""
+    answer: int = 64 << 20
+    """Bytes of the logits of an answer: a segmentation has them for each pixel."""
     pixels: int = 50_000_000
     """Pixels of a picture."""
     batch: int = 64

@@ -13,6 +13,7 @@ from pathlib import Path
 from .. import bundled
 from ..errors import UserError
 from ..runtime import Session
+from ..spec.model import Task
 
 Stamp = tuple[int, int, int]
 """What of a file changes when it is replaced: time of change in nanoseconds, size, inode."""
@@ -88,11 +89,11 @@ class Models:
         """The models that are ready, by name."""
         return self._models
 
-    @property
-    def default(self) -> Model | None:
-        """The model that is meant where none is named: the only one."""
-        models = self._models
-        return next(iter(models.values())) if len(models) == 1 else None
+    def default(self, task: Task) -> Model | None:
+        """The model that is meant where none is named: the only one, or the only one of its task."""
+        models = list(self._models.values())
+        able = models if len(models) == 1 else [model for model in models if model.session.task == task]
+        return able[0] if len(able) == 1 else None
 
     def refresh(self) -> None:
         """Open what is new or replaced, and give up what is gone.
@@ -125,8 +126,6 @@ class Models:
         stamp = _stamp(path)
         options = self._options
         session = Session(path, threads=options.threads, isa=options.isa, max_memory=options.max_memory)
-        if session.task != "classify":
-            raise UserError(f"{path} labels pixels, and a server classifies: `bhvit segment` runs it")
         model = Model(name, session, self._workers)
         self._models = {**self._models, name: model}  # replaced, never changed: requests read it without a lock
         if stamp is not None:

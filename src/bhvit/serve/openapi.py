@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
+from .inference import SEGMENT_FORMATS
 from .limits import Limits
 
 _ERRORS = {
@@ -51,6 +52,25 @@ def document(models: Sequence[str], limits: Limits) -> dict[str, Any]:
                 parameters=[
                     {"name": "model", "in": "query", "schema": {"type": "string", "enum": list(models)}},
                     {"name": "top", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": 5}},
+                ],
+                requestBody={"required": True, "content": {"image/*": picture, "multipart/form-data": form}},
+            )
+        },
+        "/segment": {
+            "post": operation(
+                "Label the pixels of a picture: a PNG of classes, the picture under their colours, or their shares",
+                {
+                    "content": {
+                        "image/png": picture,
+                        "image/jpeg": picture,
+                        "application/json": {"schema": {"$ref": "#/components/schemas/Shares"}},
+                    }
+                },
+                failures,
+                parameters=[
+                    {"name": "model", "in": "query", "schema": {"type": "string", "enum": list(models)}},
+                    {"name": "format", "in": "query", "schema": {"enum": list(SEGMENT_FORMATS), "default": "labels"}},
+                    {"name": "windows", "in": "query", "schema": {"enum": ["0", "1"], "default": "0"}},
                 ],
                 requestBody={"required": True, "content": {"image/*": picture, "multipart/form-data": form}},
             )
@@ -104,6 +124,23 @@ def document(models: Sequence[str], limits: Limits) -> dict[str, Any]:
                                 "type": "object",
                                 "required": ["name", "probability"],
                                 "properties": {"name": {"type": "string"}, "probability": {"type": "number"}},
+                            },
+                        },
+                    },
+                },
+                "Shares": {
+                    "type": "object",
+                    "required": ["model", "height", "width", "classes"],
+                    "properties": {
+                        "model": {"type": "string"},
+                        "height": {"type": "integer"},
+                        "width": {"type": "integer"},
+                        "classes": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["name", "share"],
+                                "properties": {"name": {"type": "string"}, "share": {"type": "number"}},
                             },
                         },
                     },

@@ -162,14 +162,14 @@ def write_response(
         strings = array.dtype == object
         tensor: dict[str, Any] = {
             "name": output.name,
-            "datatype": "BYTES" if strings else "FP32",
+            "datatype": "BYTES" if strings else "UINT8" if array.dtype == np.uint8 else "FP32",
             "shape": list(array.shape),
         }
         if output.binary:
             data = (
                 b"".join(struct.pack("<I", len(text)) + text for text in array.ravel())
                 if strings
-                else array.astype("<f4").tobytes()
+                else array.astype(array.dtype.newbyteorder("<")).tobytes()
             )
             tensor["parameters"] = {"binary_data_size": len(data)}
             chunks.append(data)
