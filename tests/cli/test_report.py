@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -13,36 +12,7 @@ from bhvit.data.metrics import Metrics
 from bhvit.report.gallery import LISTED, MAX_BYTES, choose, gallery, shown_images
 from bhvit.report.svg import Series, confusion_matrix, line_chart
 from bhvit.report.weights import BINS
-
-_VOID = {"meta", "img", "line", "polyline", "circle", "rect"}
-
-
-class _Page(HTMLParser):
-    """Checks nesting, and collects tags with their attributes and the text."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in _VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
+from helpers.html_page import HtmlPage
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +25,7 @@ def page_text(material, tmp_path_factory) -> str:
 
 
 def test_the_page_parses_and_says_what_it_must(page_text):
-    page = _Page(page_text)
+    page = HtmlPage(page_text)
     for text in (
         "Accuracy (top-1)",
         "Loss",
@@ -81,7 +51,7 @@ def test_the_page_parses_and_says_what_it_must(page_text):
 
 
 def test_the_page_asks_nothing_of_anyone(page_text):
-    page = _Page(page_text)
+    page = HtmlPage(page_text)
     without_pictures = re.sub(r"data:image/[a-z]+;base64,[A-Za-z0-9+/=]+", "", page_text)
     assert not re.search(r"https?:|//[a-z]", without_pictures)
     assert not re.search(r"@import|url\(", page_text)
@@ -95,11 +65,11 @@ def test_the_page_asks_nothing_of_anyone(page_text):
 def test_hostile_names_are_text(page_text, material):
     assert "<script" not in page_text
     assert "&lt;script&gt;" in page_text
-    assert any("cat & 'dog'" in (attributes.get("alt") or "") for _, attributes in _Page(page_text).tags)
+    assert any("cat & 'dog'" in (attributes.get("alt") or "") for _, attributes in HtmlPage(page_text).tags)
 
 
 def test_pictures_and_charts_can_be_read_aloud(page_text):
-    page = _Page(page_text)
+    page = HtmlPage(page_text)
     pictures = [attributes for tag, attributes in page.tags if tag == "img"]
     assert pictures
     assert all("classified as" in (attributes["alt"] or "") for attributes in pictures)
@@ -164,7 +134,7 @@ def test_what_cannot_be_reported_is_refused(refused, material, tmp_path):
 @pytest.mark.parametrize("values", [[], [float("nan")], [1.0], [2.0, 2.0], [1e-9, 1e9], [0.0, -3.0], list(range(500))])
 def test_lines_of_any_values_can_be_drawn(values):
     chart = line_chart("<t>", [Series("<s>", 1, range(len(values)), values)], "x", lambda y: f"{y:.3g}")
-    _Page(chart)
+    HtmlPage(chart)
     assert "nan" not in chart
     assert "<t>" not in chart
 
@@ -173,11 +143,11 @@ def test_lines_of_any_values_can_be_drawn(values):
 def test_matrices_of_any_size_can_be_drawn(count):
     confusion = np.random.default_rng(0).integers(0, 5, (count, count))
     confusion[0] = 0  # a class without images
-    _Page(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))
+    HtmlPage(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))
 
 
 def test_a_cell_of_the_matrix_chooses_its_images(page_text):
-    page = _Page(page_text)
+    page = HtmlPage(page_text)
     buttons = {a["id"] for tag, a in page.tags if tag == "input" and a["type"] == "radio"}
     targets = [a["for"] or "" for tag, a in page.tags if tag == "label"]
     cells = {button for button in buttons if button.startswith("cell-")}

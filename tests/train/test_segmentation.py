@@ -97,8 +97,6 @@ def test_packed_it_labels_as_the_model_does(settings, run, tmp_path, capsys):
     assert main(["segment", str(packed), str(picture), "--windows"]) == 0
     assert main(["classify", str(packed), str(picture)]) == 2
     assert "labels pixels" in capsys.readouterr().err
-    assert main(["report", str(run), "--out", str(tmp_path / "report.html")]) == 2
-    assert "is a segmentation" in capsys.readouterr().err
 
 
 def test_a_classifier_gets_a_decoder(settings, tmp_path):

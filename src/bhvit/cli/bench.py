@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _DESCRIPTION = """\
 Measure a packed model on this machine. Every combination of --threads, --batch and --isa runs in turns of
 a twentieth of a second with all others, after a warm-up; the median, 10th and 90th percentile of all calls
-are shown, in milliseconds an image. The images are noise, already prepared: what is timed is the model.
+are shown, in milliseconds an image. The images are noise, already prepared: what is timed is the model, of
+a segmentation until each pixel has its label.
 With --torch the checkpoint runs in PyTorch (float32, eager, inference mode) in the same turns, on the same
 images with the same number of threads.
 With --profile each op is timed: its share of the whole call, the binary and full-precision

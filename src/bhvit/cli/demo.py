@@ -87,12 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
     _step(3, "Verifying every held-out image, and measuring")
     from ..report.build import write_report
-    from ..report.measure import measure_run
+    from ..report.measure import Findings, measure_run
     from ..timing import BUSY, busy
     from ..verification.summary import findings
     from .bench import comparisons, timing_table
 
     found = measure_run(out, checkpoint, packed, RunFolder(out).settings(), progress=Progress)
+    assert isinstance(found, Findings)
     print(table(findings(found.comparison), right=False))
     print("  milliseconds an image:")
     print(timing_table(list(found.timings)))

@@ -12,8 +12,9 @@ from .console import Progress, Subparsers, add_max_memory, command, packed_file,
 
 _DESCRIPTION = """\
 Write one self-contained HTML page about a run: training curves, confusion matrix, samples, sizes, speeds,
-and how well the packed file agrees with PyTorch. Everything but the curves is measured when the page is
-made, on the test images (where the data has none, the validation images, by which `best` was chosen)."""
+and how well the packed file agrees with PyTorch; of a segmentation each class, overlays and the worst images.
+Everything but the curves is measured when the page is made, on the test images (where the data has none, the
+validation images, by which `best` was chosen)."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -47,7 +48,6 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..errors import UserError
     from ..files import check_absent
     from ..report.build import write_report
     from ..report.measure import measure_run
@@ -56,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
     folder = args.folder
     out = args.out or folder / "report.html"
     settings = RunFolder(folder).settings()
-    if settings.get("task") == "segment":
-        raise UserError(f"{folder} is a segmentation, and reports are of classifiers: use bhvit eval and segment")
     check_absent(out, args.force)
     checkpoint = folder / f"{args.checkpoint}.safetensors"
     with ExitStack() as stack:

@@ -11,7 +11,10 @@ import numpy as np
 
 from ..data.corruptions import Robustness, robustness
 from ..data.dataset import Dataset, open_dataset
+from ..data.masks import MaskedDataset, open_masked
 from ..data.metrics import Metrics, Progress
+from ..data.segmentation_metrics import SegmentationMetrics, evaluate_masks
+from ..errors import UserError
 from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..runtime import Session
@@ -19,32 +22,50 @@ from ..system import allowed_cores
 from ..timing import Timing, measure
 from ..timing.runs import native_runs, torch_runs
 from ..verification.compare import Comparison, compare
+from ..verification.segmentation import MaskComparison, compare_masks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Findings:
-    """What a page reports of a run."""
+class RunFindings:
+    """What a page reports of any run."""
 
     folder: Path
     checkpoint: Path
     file: PackedModel
     dataset: Dataset
-    comparison: Comparison
     timings: tuple[Timing, ...]
     sizes: tuple[tuple[str, int], ...]
     """The packed file first, then the checkpoint, in bytes."""
     settings: dict[str, Any]
     data: str
+
+    def median(self, name: str, threads: int) -> float | None:
+        """Median milliseconds an image at batch 1 of "bhvit" or "PyTorch"."""
+        times = [t.median for t in self.timings if (t.name, t.threads, t.batch) == (name, threads, 1)]
+        return times[0] if times else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings(RunFindings):
+    """What a page reports of a classifier."""
+
+    comparison: Comparison
     robustness: Robustness | None = None
 
     @property
     def native(self) -> Metrics:
         return self.comparison.native
 
-    def median(self, name: str, threads: int) -> float | None:
-        """Median milliseconds an image at batch 1 of "bhvit" or "PyTorch"."""
-        times = [t.median for t in self.timings if (t.name, t.threads, t.batch) == (name, threads, 1)]
-        return times[0] if times else None
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MaskFindings(RunFindings):
+    """What a page reports of a segmentation."""
+
+    dataset: MaskedDataset
+    comparison: MaskComparison
+    metrics: SegmentationMetrics
+    """Of the packed file's labels at each image's own size."""
+    session: Session
 
 
 def measure_run(
@@ -60,37 +81,59 @@ def measure_run(
     seconds: float = 1.0,
     max_memory: int | None = None,
     progress: Callable[[str], Progress] | None = None,
-) -> Findings:
+) -> Findings | MaskFindings:
     """Compare and time a run's checkpoint and packed file on its test images, with `corruptions` on corrupted ones too.
 
-    Raises UserError if files or images are missing, damaged, or do not belong together.
+    Raises UserError if files or images are missing, damaged, or do not belong together, and for corruptions of a
+    segmentation's images.
     """
     file = bhv_file.read(packed)
-    own = {"classes_file": settings.get("classes"), "test_fraction": settings.get("test_fraction", 0.2)}
-    dataset = open_dataset(data or settings["data"], split, class_names=file.class_names, **({} if data else own))
-    if limit and limit < len(dataset):
-        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, limit).round().astype(int))
-    comparison = compare(checkpoint, packed, dataset, max_memory=max_memory, progress=progress)
-    corrupted = None
-    if corruptions:
-        show = progress("measuring corrupted images") if progress else None
-        corrupted = robustness(Session(packed, max_memory=max_memory), dataset, file.preprocess, progress=show)
+    masked = file.spec.task == "segment"
+    if masked and corruptions:
+        raise UserError(f"{folder} is a segmentation: accuracy on corrupted images is measured of classifiers")
+    opened = _open(file, settings, data, split)
+    if limit and limit < len(opened):
+        opened = opened.subset(np.linspace(0, len(opened) - 1, limit).round().astype(int))
+    show = progress or (lambda what: None)  # type: ignore[return-value]
+    results: dict[str, Any] = {}
+    session = Session(packed, max_memory=max_memory)
+    if isinstance(opened, MaskedDataset):
+        results["session"] = session
+        results["comparison"] = compare_masks(
+            checkpoint, packed, opened, max_memory=max_memory, progress=show("comparing")
+        )
+        results["metrics"] = evaluate_masks(session.segment, opened, show("evaluating"))
+    else:
+        results["comparison"] = compare(checkpoint, packed, opened, max_memory=max_memory, progress=progress)
+        if corruptions:
+            shown = show("measuring corrupted images")
+            results["robustness"] = robustness(session, opened, file.preprocess, progress=shown)
     threads = sorted({1, allowed_cores()})
     timings = measure(
         native_runs(packed, file, isas=["auto"], threads=threads, batches=[1], max_memory=max_memory)
         + torch_runs(checkpoint, packed, threads=threads, batches=[1]),
         seconds,
-        progress("measuring speed") if progress else None,
+        show("measuring speed"),
     )
-    return Findings(
+    kind = MaskFindings if masked else Findings
+    return kind(
         folder=folder,
         checkpoint=checkpoint,
         file=file,
-        dataset=dataset,
-        comparison=comparison,
+        dataset=opened,
         timings=tuple(timings),
         settings=settings,
         data=data or settings["data"],
-        robustness=corrupted,
         sizes=(("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
+        **results,
     )
+
+
+def _open(file: PackedModel, settings: dict[str, Any], data: str | None, split: str) -> Dataset:
+    source = data or settings["data"]
+    own = {} if data else {"classes_file": settings.get("classes")}
+    if file.spec.task == "segment":
+        own = {} if data else {**own, "ignore": settings.get("ignore"), "test_fraction": settings.get("test_fraction")}
+        return open_masked(source, split, class_names=file.class_names, **own)
+    own = {} if data else {**own, "test_fraction": settings.get("test_fraction", 0.2)}
+    return open_dataset(source, split, class_names=file.class_names, **own)

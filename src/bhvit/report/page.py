@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
 
-from ..data.corruptions import STRENGTHS, Robustness
 from ..text import size_text
 from ..timing import BUSY, Timing, busy
-from .gallery import Shown, cell_id, gallery
-from .svg import Series, bar, confusion_matrix, heat_map, line_chart
+from .elements import pairs, table
+from .svg import Series, bar, heat_map, line_chart
 from .weights import WeightFindings
 
-THUMBNAIL = 96
-"""Longer edge of a sample's picture in pixels."""
-LISTED_MISTAKES = 10
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-    """An image and what the packed file said of it."""
-
-    name: str
-    image: Image.Image
-    label: str
-    answer: str
-    probability: float
-    """Of the answer, 0 to 1."""
-
-    @property
-    def right(self) -> bool:
-        return self.label == self.answer
+Section = tuple[str, str]
+"""A heading, and what is below it as HTML; none if that is empty."""
+Curves = tuple[str, Sequence[tuple[str, int, str]]]
+"""A chart's title, and its lines: name, number of the colour, key in the log."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +34,10 @@ class Page:
     """Lines of log.jsonl."""
     chosen: int | None
     """The epoch whose model the page is about, None if unknown."""
-    confusion: npt.NDArray[np.int64]
-    class_names: Sequence[str]
-    right: Sequence[Sample]
-    wrong: Sequence[Sample]
-    pictures: Sequence[Shown]
-    """The gallery's."""
-    robustness: Robustness | None
+    curves: Sequence[Curves]
+    """Of what the log has, before those of the loss."""
+    results: Sequence[Section]
+    """What was found on the images."""
     weights: WeightFindings
     sizes: Sequence[tuple[str, int]]
     """What, and its bytes."""
@@ -74,13 +51,11 @@ class Page:
         """The page as text."""
         sections = [
             ("Training", self._training()),
-            ("Confusion matrix", self._confusion()),
-            ("Samples", self._samples()),
-            ("Corrupted images", self._robustness()),
+            *self.results,
             ("Size and speed", self._sizes() + self._speeds()),
-            ("Agreement of the packed file with PyTorch", _pairs(self.fidelity)),
-            ("Model", _pairs(self.model)),
-            ("Environment and settings", _pairs(list(self.environment.items())) + self._settings()),
+            ("Agreement of the packed file with PyTorch", pairs(self.fidelity)),
+            ("Model", pairs(self.model)),
+            ("Environment and settings", pairs(list(self.environment.items())) + self._settings()),
             ("Binary weights and attention", self._inside()),
         ]
         body = "".join(
@@ -108,12 +83,18 @@ class Page:
             entries = [entry for entry in self.log if isinstance(entry.get(key), int | float)]
             return Series(name, colour, [e["epoch"] for e in entries], [e[key] for e in entries])
 
-        accuracy = [series("training", 1, "train_top1"), series("validation", 2, "val_top1")]
         loss = [series("training", 1, "train_loss"), series("validation", 2, "val_loss")]
         mark = None if self.chosen is None else (self.chosen, f"this model: epoch {self.chosen}")
         charts = [
-            line_chart(
-                "Accuracy (top-1)", accuracy, "epoch", lambda y: f"{y:.4g}" if y > 1 else f"{100 * y:.3g} %", mark
+            *(
+                line_chart(
+                    title,
+                    [series(*line) for line in lines],
+                    "epoch",
+                    lambda y: f"{y:.4g}" if y > 1 else f"{100 * y:.3g} %",
+                    mark if index == 0 else mark and (mark[0], ""),
+                )
+                for index, (title, lines) in enumerate(self.curves)
             ),
             line_chart("Loss (cross entropy, nats)", loss, "epoch", lambda y: f"{y:.3g}", mark and (mark[0], "")),
             line_chart("Learning rate", [series("learning rate", 3, "lr")], "epoch", lambda y: f"{y:.2g}"),
@@ -166,44 +147,7 @@ class Page:
         if not self.weights.levels:
             return ""
         rows = [[name, *(f"{share:.2%}" for share in shares)] for name, shares in self.weights.levels.items()]
-        return "<h3>Levels that attention uses</h3>" + _table(("block", *map(str, range(len(rows[0]) - 1))), rows)
-
-    def _confusion(self) -> str:
-        confusion = self.confusion
-        links = {(one.label, one.answer): cell_id(one.label, one.answer) for one in self.pictures}
-        matrix = confusion_matrix(confusion, self.class_names, links)
-        shown = gallery(self.pictures, self.class_names)
-        mistakes = confusion - np.diag(confusion.diagonal())
-        order = np.argsort(-mistakes, axis=None, kind="stable")[:LISTED_MISTAKES]
-        rows = []
-        for row, column in zip(*np.unravel_index(order, mistakes.shape)):
-            if mistakes[row, column]:
-                number = int(mistakes[row, column])
-                of = int(confusion[row].sum())
-                rows.append([self.class_names[row], self.class_names[column], f"{number} of {of}"])
-        if not rows:
-            return f"{matrix}<p>No mistakes.</p>{shown}"
-        return f'<div class="columns">{matrix}{_table(("true class", "taken for", "images"), rows)}</div>{shown}'
-
-    def _robustness(self) -> str:
-        if self.robustness is None:
-            return ""
-        header = ("corruption", *(f"strength {strength}" for strength in STRENGTHS), "mean")
-        note = f"Accuracy on {self.robustness.images} images: {self.robustness.clean:.1%} as they are, "
-        return (
-            f"<p>{note}{self.robustness.mean:.1%} on average over corruptions and strengths.</p>"
-            f"{_table(header, self.robustness.rows())}"
-        )
-
-    def _samples(self) -> str:
-        parts = []
-        for heading, samples in (("Right", self.right), ("Most confidently wrong", self.wrong)):
-            if samples:
-                shown = "".join(_sample(sample) for sample in samples)
-                parts.append(f'<h3>{heading}</h3><ul class="samples">{shown}</ul>')
-        if self.right and not self.wrong:
-            parts.append("<p>No image was classified wrongly.</p>")
-        return "".join(parts)
+        return "<h3>Levels that attention uses</h3>" + table(("block", *map(str, range(len(rows[0]) - 1))), rows)
 
     def _sizes(self) -> str:
         if not self.sizes:
@@ -249,46 +193,7 @@ class Page:
         if not self.settings:
             return ""
         rows = [[name, _setting(value)] for name, value in self.settings.items()]
-        return f"<details><summary>All settings of the run</summary>{_table(('setting', 'value'), rows)}</details>"
-
-
-def _sample(sample: Sample) -> str:
-    verdict = "right" if sample.right else "wrong"
-    alt = f"{sample.name}: a {sample.label}, classified as {sample.answer} with {sample.probability:.0%}"
-    said = f"{escape(sample.answer)} <small>{sample.probability:.1%}</small>"
-    truth = "" if sample.right else f"<span>actually {escape(sample.label)}</span>"
-    return (
-        f'<li class="{verdict}"><img src="{_picture(sample.image)}" alt="{escape(alt)}" width="{THUMBNAIL}">'
-        f"<span>{said}</span>{truth}</li>"
-    )
-
-
-def _picture(image: Image.Image) -> str:
-    """A thumbnail as a data URL: small images enlarged without smoothing, large ones shrunk."""
-    image = image.convert("L" if image.mode in ("1", "L") else "RGB")
-    if max(image.size) < THUMBNAIL:
-        factor = THUMBNAIL // max(image.size) or 1
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-        kind, options = "png", {"optimize": 1}
-    else:
-        image.thumbnail((THUMBNAIL, THUMBNAIL))
-        kind, options = "jpeg", {"quality": 80}
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _pairs(rows: Sequence[tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    body = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in rows)
-    return f'<div class="scroll" tabindex="0"><table class="pairs">{body}</table></div>'
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        return f"<details><summary>All settings of the run</summary>{table(('setting', 'value'), rows)}</details>"
 
 
 def _factor(ratio: float, what: str) -> str:

@@ -101,11 +101,14 @@ def confusion_matrix(
     confusion: npt.NDArray[np.int64],
     names: Sequence[str],
     choices: Mapping[tuple[int, int], str] | None = None,
+    *,
+    noun: str = "images",
+    text: Callable[[int, float], str] = lambda number, share: str(number),
 ) -> str:
     """Draw images by true class (rows) and answer (columns); right answers and mistakes have two colours.
 
-    Cells are shaded by their share of the row. With many classes names and counts are left out. A click on a cell of
-    `choices` chooses the radio button of that id.
+    Cells are shaded by their share of the row; `text` writes number and share into a cell. With many classes names and
+    texts are left out. A click on a cell of `choices` chooses the radio button of that id. `noun` is what is counted.
     """
     count = len(names)
     labelled = count <= LABELLED_CLASSES
@@ -135,7 +138,8 @@ def confusion_matrix(
         if labelled:
             strong = " strong" if opacity > 0.6 else ""
             x, y = left + (column + 0.5) * cell - 0.5, top + (row + 0.5) * cell + 4
-            parts.append(f'<text class="count{strong}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{number}</text>')
+            parts.append(f'<text class="count{strong}" x="{x:.1f}" y="{y:.1f}" text-anchor="middle">')
+            parts.append(f"{escape(text(number, share))}</text>")
         if choice := (choices or {}).get((row, column)):
             label = f'<label for="{choice}" title="{hint}"></label>'
             parts.append(f"<foreignObject {place}>{label}</foreignObject>")
@@ -155,7 +159,8 @@ def confusion_matrix(
         f'<text class="axis" transform="translate(12 {side:.1f}) rotate(-90)" text-anchor="middle">true class</text>'
     )
     right = int(confusion.diagonal().sum())
-    label = escape(f"Confusion matrix: {right} of {int(confusion.sum())} images right; the table below lists mistakes")
+    listed = "; the table below lists mistakes" if noun == "images" else ""
+    label = escape(f"Confusion matrix: {right} of {int(confusion.sum())} {noun} right{listed}")
     return (
         f'<div class="scroll" tabindex="0"><svg class="matrix" style="width:{width:.0f}px" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{label}">{"".join(parts)}</svg></div>'

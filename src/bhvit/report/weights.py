@@ -62,6 +62,7 @@ def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
     ]
     if hooks and model.preprocess is not None:
         pixels = decode(dataset, model.preprocess, range(min(IMAGES, len(dataset))))
+        pixels = pixels[..., : model.preprocess.channels]  # without masks
         with torch.no_grad():
             model(torch.from_numpy(model.preprocess.normalize(pixels)))
     return WeightFindings(

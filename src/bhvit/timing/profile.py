@@ -12,7 +12,7 @@ from .. import _native
 from ..cost.counts import op_costs
 from ..format.file import PackedModel
 from ..runtime import Session
-from .runs import noise
+from .runs import labeller, noise
 
 PROFILE_TURNS = 20
 """Whole calls, then profiled calls, in each turn."""
@@ -26,15 +26,15 @@ def profile_ops(
     "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
     """
     session = Session(path, threads=threads, isa=isa, max_memory=max_memory)
-    images = noise(file, 1)
+    images, call = noise(file, 1), labeller(session)
     calls: list[float] = []
     parts: list[list[float]] = []
-    session(images)
+    call(images)
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(calls) < PROFILE_TURNS:
         for _ in range(PROFILE_TURNS):  # in turns, so that the parts and the whole see the same machine
             begin = time.perf_counter()
-            session(images)
+            call(images)
             calls.append((time.perf_counter() - begin) * 1e6)
         timed = session.program.profile(images[0], PROFILE_TURNS)
         parts.append([nanoseconds / 1000 for _, _, nanoseconds in timed])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,21 @@ def native_runs(
         for count in threads:
             session = Session(path, threads=count, isa=isa, max_memory=max_memory)
             runs += [
-                Run(name="bhvit", isa=session.isa, threads=count, batch=batch, call=_bind(session, noise(file, batch)))
+                Run(
+                    name="bhvit",
+                    isa=session.isa,
+                    threads=count,
+                    batch=batch,
+                    call=_bind(labeller(session), noise(file, batch)),
+                )
                 for batch in batches
             ]
     return runs
+
+
+def labeller(session: Session) -> Callable[[Floats], Any]:
+    """What is timed of a session: logits of classes, or labels of pixels."""
+    return session.program.segment if session.task == "segment" else session
 
 
 def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: list[int]) -> list[Run]:
@@ -51,6 +63,11 @@ def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: l
     from ..verification.predictors import open_pair, torch_predict
 
     model, file = open_pair(checkpoint, packed)
+    logits = torch_predict(model)
+
+    def predict(images: Floats) -> Any:
+        return logits(images).argmax(axis=1) if file.spec.task == "segment" else logits(images)
+
     before = torch.get_num_threads()
     return [
         Run(
@@ -58,7 +75,7 @@ def torch_runs(checkpoint: Path, packed: Path, *, threads: list[int], batches: l
             isa="float32",
             threads=count,
             batch=batch,
-            call=_bind(torch_predict(model), noise(file, batch)),
+            call=_bind(predict, noise(file, batch)),
             prepare=lambda count=count: torch.set_num_threads(count),  # type: ignore[misc]
             restore=lambda: torch.set_num_threads(before),
         )
