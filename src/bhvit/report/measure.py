@@ -115,25 +115,29 @@ def measure_run(
         seconds,
         show("measuring speed"),
     )
-    kind = MaskFindings if masked else Findings
-    return kind(
-        folder=folder,
-        checkpoint=checkpoint,
-        file=file,
-        dataset=opened,
-        timings=tuple(timings),
-        settings=settings,
-        data=data or settings["data"],
-        sizes=(("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
+    found: dict[str, Any] = {
+        "folder": folder,
+        "checkpoint": checkpoint,
+        "file": file,
+        "dataset": opened,
+        "timings": tuple(timings),
+        "settings": settings,
+        "data": data or settings["data"],
+        "sizes": (("packed file (.bhv)", packed.stat().st_size), ("PyTorch checkpoint", checkpoint.stat().st_size)),
         **results,
-    )
+    }
+    return MaskFindings(**found) if masked else Findings(**found)
 
 
 def _open(file: PackedModel, settings: dict[str, Any], data: str | None, split: str) -> Dataset:
-    source = data or settings["data"]
-    own = {} if data else {"classes_file": settings.get("classes")}
-    if file.spec.task == "segment":
-        own = {} if data else {**own, "ignore": settings.get("ignore"), "test_fraction": settings.get("test_fraction")}
-        return open_masked(source, split, class_names=file.class_names, **own)
-    own = {} if data else {**own, "test_fraction": settings.get("test_fraction", 0.2)}
-    return open_dataset(source, split, class_names=file.class_names, **own)
+    names, source = file.class_names, data or settings["data"]
+    masked = file.spec.task == "segment"
+    own: dict[str, Any] = {}
+    if not data:
+        own["classes_file"] = settings.get("classes")
+        own["test_fraction"] = settings.get("test_fraction", None if masked else 0.2)
+    if not masked:
+        return open_dataset(source, split, class_names=names, **own)
+    if not data:
+        own["ignore"] = settings.get("ignore")
+    return open_masked(source, split, class_names=names, **own)
