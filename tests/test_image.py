@@ -127,6 +127,9 @@ def test_json_round_trip_and_damage():
     [
         {"size": (0, 4)},
         {"size": (4,)},
+        {"size": 224},
+        {"size": None},
+        {"mean": 0.5},
         {"channels": 1},
         {"std": (0, 1, 1)},
         {"mean": (float("nan"), 0, 0)},

@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .errors import UserError, shown
+from .errors import UserError, require, shown
+from .spec.values import is_finite
 
 Score = Literal["energy", "max_logit"]
 SCORES: tuple[Score, ...] = ("energy", "max_logit")
@@ -50,19 +51,19 @@ class Calibration:
     """The scores of the validation images at 0, 1, ..., 100 %, ascending."""
 
     def __post_init__(self) -> None:
-        _require(
-            _is_number(self.temperature) and LOWEST <= self.temperature <= HIGHEST,
+        require(
+            is_finite(self.temperature) and LOWEST <= self.temperature <= HIGHEST,
             f"temperature must be from {LOWEST} to {HIGHEST:g}, not {shown(self.temperature)}",
         )
-        _require(
+        require(
             isinstance(self.score, str) and self.score in SCORES,
             f"score must be one of {', '.join(SCORES)}, not {shown(self.score)}",
         )
         values = self.quantiles
-        _require(
+        require(
             isinstance(values, tuple)
             and len(values) == QUANTILES
-            and all(_is_number(value) and abs(value) < LARGEST_SCORE for value in values)
+            and all(is_finite(value) and abs(value) < LARGEST_SCORE for value in values)
             and all(low <= high for low, high in zip(values, values[1:])),
             f"quantiles must be {QUANTILES} finite numbers that ascend, not {shown(values)}",
         )
@@ -76,7 +77,7 @@ class Calibration:
         """Settings from `to_json`. Raises UserError saying what is missing, unknown or impossible."""
         try:
             fields: dict[str, Any] = json.loads(text)
-            _require(isinstance(fields["quantiles"], list), "quantiles must be a list")
+            require(isinstance(fields["quantiles"], list), "quantiles must be a list")
             return cls(**{**fields, "quantiles": tuple(fields["quantiles"])})
         except UserError as error:
             raise UserError(f"the calibration is damaged: {error}") from error
@@ -88,7 +89,7 @@ class Calibration:
 
         Raises UserError for another number.
         """
-        if not _is_number(miss_rate) or not 0 <= miss_rate <= 1:
+        if not is_finite(miss_rate) or not 0 <= miss_rate <= 1:
             raise UserError(f"a miss rate is a fraction from 0 to 1, such as 0.05, not {shown(miss_rate)}")
         position = miss_rate * (QUANTILES - 1)
         lower = min(math.floor(position), QUANTILES - 2)
@@ -196,16 +197,3 @@ def _minimum(function: Any, low: float, high: float) -> float:
             b = low + ratio * (high - low)
             at_b = function(b)
     return (low + high) / 2
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number that a float holds, and no truth value."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

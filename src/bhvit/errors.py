@@ -49,6 +49,12 @@ class UserError(ValueError):
         super().__init__(one_line(str(message)))
 
 
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with `message` unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
 class FormatError(UserError):
     """A `.bhv` file that is truncated, damaged, of another version, or not a model."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import numbers
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from .decode import ImageLike, Needed, convert, open_planes
-from .errors import UserError, shown
+from .errors import UserError, require, shown
+from .spec.values import is_finite
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -61,38 +61,41 @@ class Preprocess:
     that they are resized to, as Pillow's `draft` does: 1 is fastest, 2 hardly changes pixels. 0 decodes all pixels."""
 
     def __post_init__(self) -> None:
-        _require(
+        for name in ("size", "mean", "std"):
+            value = getattr(self, name)
+            require(hasattr(value, "__len__"), f"{name} must be a tuple, not {shown(value)}")
+        require(
             len(self.size) == 2 and all(type(edge) is int and 1 <= edge <= MAX_EDGE for edge in self.size),
-            f"size must be two numbers of pixels from 1 to {MAX_EDGE}, not {self.size!r}",
+            f"size must be two numbers of pixels from 1 to {MAX_EDGE}, not {shown(self.size)}",
         )
-        _require(
+        require(
             type(self.channels) is int and 1 <= self.channels <= MAX_CHANNELS,
             f"channels must be 1 to {MAX_CHANNELS}, not {self.channels!r}",
         )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            _require(
-                len(values) == self.channels and all(_is_number(value) for value in values),
+            require(
+                len(values) == self.channels and all(is_finite(value) for value in values),
                 f"{name} must be {self.channels} finite numbers, one a channel, not {shown(values)}",
             )
-        _require(
+        require(
             all(1 / _LARGEST <= value <= _LARGEST for value in self.std),
             f"std must be positive, from 2^-100 to 2^100, not {shown(self.std)}",
         )
-        _require(
+        require(
             all(abs(mean) / std <= _LARGEST for mean, std in zip(self.mean, self.std)),
             f"mean must be at most 2^100 times std, not {shown(self.mean)}",
         )
-        _require(
-            _is_number(self.crop) and MIN_CROP <= self.crop <= 1,
+        require(
+            is_finite(self.crop) and MIN_CROP <= self.crop <= 1,
             f"crop must be from {MIN_CROP} to 1, not {shown(self.crop)}",
         )
-        _require(
+        require(
             isinstance(self.interpolation, str) and self.interpolation in _RESAMPLING,
             f"interpolation must be one of {', '.join(_RESAMPLING)}, not {self.interpolation!r}",
         )
-        _require(
-            _is_number(self.draft) and (self.draft == 0 or 1 <= self.draft <= MAX_DRAFT),
+        require(
+            is_finite(self.draft) and (self.draft == 0 or 1 <= self.draft <= MAX_DRAFT),
             f"draft must be 0 or from 1 to {MAX_DRAFT}, not {shown(self.draft)}",
         )
 
@@ -218,16 +221,3 @@ class Preprocess:
             raise UserError(f"the preprocessing description is damaged: {error}") from error
         except (TypeError, KeyError, ValueError, AttributeError, RecursionError) as error:
             raise UserError(f"the preprocessing description is damaged: {error!r}") from error
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number, and no truth value, which is one to Python."""
-    try:
-        return type(value) is not bool and isinstance(value, numbers.Real) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
-        return False
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)

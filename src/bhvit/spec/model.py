@@ -11,7 +11,7 @@ import math
 import typing
 from typing import Any, Literal
 
-from ..errors import UserError
+from ..errors import UserError, require
 from .limits import LIMITS, MAX_OPS
 from .mixers import MIXER_RULES, Mixer, readers
 from .registry import REGISTRIES, convert_field
@@ -72,41 +72,41 @@ class StageSpec:
     """1, or 32 for full-precision activations, likewise; the attention matrix is then not quantised."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.depth <= MAX_BLOCKS, f"depth must be 1 to {MAX_BLOCKS}, not {self.depth}")
+        require(1 <= self.depth <= MAX_BLOCKS, f"depth must be 1 to {MAX_BLOCKS}, not {self.depth}")
         for name in ("channels", "hidden", "heads", "key_pool"):
-            _require(
+            require(
                 getattr(self, name) <= LIMITS[name], f"{name} must be at most {LIMITS[name]}, not {getattr(self, name)}"
             )
-        _require(
+        require(
             self.channels >= 32 and self.channels % 32 == 0,
             f"channels must be a positive multiple of 32, not {self.channels}",
         )
-        _require(
+        require(
             self.hidden >= self.channels and self.hidden % self.channels == 0,
             f"hidden must be a multiple of channels ({self.channels}), not {self.hidden}",
         )
-        _require(
+        require(
             self.channels % self.expansion == 0,
             f"hidden/channels ({self.expansion}) must divide channels ({self.channels})",
         )
         _one_of("mixer", self.mixer, tuple(MIXER_RULES))
         _one_of("weight_bits", self.weight_bits, (1, 32))
         _one_of("activation_bits", self.activation_bits, (1, 32))
-        _require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
+        require(self.key_pool >= 1, f"key_pool must be at least 1, not {self.key_pool}")
         if self.window is not None:
-            _require(
+            require(
                 len(self.window) == 2 and all(1 <= edge <= LIMITS["window_h"] for edge in self.window),
                 f"window edges must be 1 to {LIMITS['window_h']} tokens, not {self.window}",
             )
         if (rules := MIXER_RULES.get(self.mixer)) is None:
             return  # a registered mixer: what makes it says what it needs
-        _require(
+        require(
             self.channels % rules.channels_multiple == 0,
             f"channels of a stage with the {self.mixer} mixer must be a multiple of {rules.channels_multiple}, "
             f"not {self.channels}",
         )
         if "heads" in rules.reads:
-            _require(
+            require(
                 self.heads >= 1 and self.channels % (32 * self.heads) == 0,
                 f"channels per head must be a multiple of 32: {self.channels} channels, {self.heads} heads",
             )
@@ -176,16 +176,16 @@ class ModelSpec:
     """Channels between the two layers of those blocks' MLPs."""
 
     def __post_init__(self) -> None:
-        _require(len(self.stages) >= 1, "a model needs at least one stage")
-        _require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
+        require(len(self.stages) >= 1, "a model needs at least one stage")
+        require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
         blocks = sum(stage.depth for stage in self.stages)
-        _require(blocks <= MAX_BLOCKS, f"a model has at most {MAX_BLOCKS} blocks, not {blocks}")
-        _require(
+        require(blocks <= MAX_BLOCKS, f"a model has at most {MAX_BLOCKS} blocks, not {blocks}")
+        require(
             1 <= self.num_classes <= LIMITS["classes"],
             f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
         )
-        _require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
-        _require(
+        require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
+        require(
             self.patch <= self.kernel <= LIMITS["kernel"] and (self.kernel - self.patch) % 2 == 0,
             f"stem_kernel must be patch ({self.patch}) plus an even number, at most {LIMITS['kernel']}, "
             f"not {self.kernel}",
@@ -202,7 +202,7 @@ class ModelSpec:
             ("task", Task),
         ):
             _one_of(name, getattr(self, name), typing.get_args(kind))
-        _require(
+        require(
             set(self.shifts) <= {3, 5} and len(set(self.shifts)) == len(self.shifts),
             f"shifts may hold 3 and 5, once each, not {self.shifts}",
         )
@@ -216,26 +216,26 @@ class ModelSpec:
                 )
         for index, stage in enumerate(self.stages):
             height, width = self.grid(index)
-            _require(
+            require(
                 height * width * stage.channels <= MAX_GRID_FLOATS and max(height, width) <= 2048,
                 f"img_size {self.img_size[0]}x{self.img_size[1]} is too large for {self.name}: stage {index} would "
                 f"have {height}x{width} tokens; smaller images or a larger patch have fewer",
             )
         for before, after in zip(self.stages, self.stages[1:]):
-            _require(
+            require(
                 after.channels % before.channels == 0,
                 f"channels of a stage must be a multiple of the stage before: {before.channels}, {after.channels}",
             )
         for index, stage in enumerate(self.stages):
             height, width = self.grid(index)
             if stage.mixer in readers("key_pool"):
-                _require(
+                require(
                     height % stage.key_pool == 0 and width % stage.key_pool == 0,
                     f"key_pool {stage.key_pool} does not divide the {height}x{width} tokens of stage {index}",
                 )
             if stage.mixer in readers("window"):
                 window = self.window(index)
-                _require(
+                require(
                     height % window[0] == 0 and width % window[1] == 0,
                     f"window {window[0]}x{window[1]} does not divide the {height}x{width} tokens of stage {index}",
                 )
@@ -245,25 +245,25 @@ class ModelSpec:
 
     def _check_decoder(self) -> None:
         height, width = self.img_size
-        _require(
+        require(
             self.num_classes <= MAX_LABELS, f"a segmentation has at most {MAX_LABELS} classes, not {self.num_classes}"
         )
-        _require(
+        require(
             self.num_classes * height * width <= MAX_GRID_FLOATS,
             f"img_size {height}x{width} is too large for logits of {self.num_classes} classes",
         )
         unit = MIXER_RULES["conv"].channels_multiple
-        _require(
+        require(
             unit <= self.decoder_channels <= LIMITS["channels"] and self.decoder_channels % unit == 0,
             f"decoder_channels must be a multiple of {unit}, at most {LIMITS['channels']}, not {self.decoder_channels}",
         )
         for index, stage in enumerate(self.stages):
-            _require(
+            require(
                 stage.channels % self.decoder_channels == 0 or self.decoder_channels % stage.channels == 0,
                 f"decoder_channels ({self.decoder_channels}) must be a multiple or a divisor of the {stage.channels} "
                 f"channels of stage {index}",
             )
-        _require(
+        require(
             0 <= self.decoder_blocks <= MAX_DECODER_BLOCKS,
             f"decoder_blocks must be 0 to {MAX_DECODER_BLOCKS}, not {self.decoder_blocks}",
         )
@@ -375,9 +375,4 @@ def _one_of(name: str, value: object, options: tuple[object, ...]) -> None:
     registry = REGISTRIES.get(name)
     registered = registry is not None and value in registry
     hint = f"; {registry.hint}" if registry is not None else ""
-    _require(value in options or registered, f"{name} must be {' or '.join(map(str, options))}, not {value!r}{hint}")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise UserError(message)
+    require(value in options or registered, f"{name} must be {' or '.join(map(str, options))}, not {value!r}{hint}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
+import numbers
 import sys
 import types
 import typing
@@ -91,6 +93,14 @@ def tomllib() -> Any:
         return importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     except ModuleNotFoundError:
         raise require_extra("tomli", "train") from None
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number, finite as a float, and neither True nor False."""
+    try:
+        return type(value) is not bool and isinstance(value, numbers.Real) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def _is_int(value: Any) -> bool:
