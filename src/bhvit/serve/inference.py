@@ -118,7 +118,7 @@ def infer(model: Model, body: bytes, header_length: str | None, limits: Limits) 
             answers = _label_answers(session, images, {output.name for output in asked}, limits)
         else:
             logits = session(images)
-            answers = {"logits": logits, "probabilities": _probabilities(logits)}
+            answers = {"logits": logits, "probabilities": session.probabilities(logits).astype(np.float32)}
     model.count(len(images))
     outputs = [
         (output, _named(answers[output.name], output, session.class_names) if output.classes else answers[output.name])
@@ -170,12 +170,6 @@ def _label_answers(
 
 def _picture(session: Session, file: bytes, name: str, limits: Limits) -> Image.Image:
     return load_image(file, name, max_pixels=limits.pixels, needed=session.preprocessing.needed)
-
-
-def _probabilities(logits: Floats) -> Floats:
-    wide = logits.astype(np.float64)
-    odds = np.exp(wide - wide.max(axis=1, keepdims=True, initial=-np.inf))
-    return np.asarray((odds / odds.sum(axis=1, keepdims=True)).astype(np.float32))
 
 
 def _named(values: Floats, output: Output, names: Sequence[str]) -> npt.NDArray[Any]:
