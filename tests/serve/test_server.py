@@ -22,7 +22,9 @@ from bhvit import Session, bundled
 from bhvit.cli.main import main
 from bhvit.format import file as bhv_file
 from bhvit.serve.limits import Limits, RequestError
+from bhvit.serve.log import Log
 from bhvit.serve.pool import Pool
+from bhvit.serve.server import _watch
 from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.images import png
 from helpers.random_model import random_model
@@ -90,10 +92,12 @@ def picture(width: int, height: int) -> bytes:
         ("", gzip.compress(bytes(2 << 20)), {"content-encoding": "gzip"}, 413, "more than the 1048576 bytes"),
         ("", gzip.compress(png(1))[:-9], {"content-encoding": "gzip"}, 400, "gzip is cut short"),
         ("", b"no gzip", {"content-encoding": "gzip"}, 400, "the body is no gzip"),
+        ("", gzip.compress(png(1)) + gzip.compress(b"more"), {"content-encoding": "gzip"}, 400, "after the end of its"),
         ("", png(1), {"content-encoding": "br"}, 415, "gzip or deflate"),
         ("", b"--x\r\n\r\n", {"content-type": "multipart/form-data"}, 400, "the form cannot be read"),
         ("", b"--x\r\nbroken", {"content-type": "multipart/form-data; boundary=x"}, 400, "the form"),
         ("", b"--x--\r\n", {"content-type": "multipart/form-data; boundary=x"}, 400, "the form has no file"),
+        ("", b"--x--\r\n", {"content-type": "Multipart/Form-Data; boundary=x"}, 400, "the form has no file"),
     ],
 )
 def test_wrong_pictures(
@@ -115,6 +119,7 @@ def test_unknown_paths(server: Server, path: str) -> None:
     answer = httpx.get(server.url + path)
     assert answer.status_code in (404, 405)
     assert answer.json()["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 def test_cut_and_malformed_requests_leave_the_server_well(server: Server, session: Session) -> None:
@@ -132,7 +137,6 @@ def test_a_file_is_never_on_the_disk(monkeypatch: pytest.MonkeyPatch, session: S
     from starlette.testclient import TestClient
 
     from bhvit.serve.app import Service
-    from bhvit.serve.log import Log
     from bhvit.serve.models import Models, SessionOptions
 
     def refused(*_: object, **__: object) -> None:
@@ -184,6 +188,12 @@ def test_a_late_answer_is_504_and_its_place_is_free_afterwards() -> None:
     asyncio.run(late())
 
 
+def trickle(connection: socket.socket, data: bytes) -> None:
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(0.2)
+
+
 def test_slow_requests_end_in_time() -> None:
     with running("cifar10", "--timeout", 1) as server:
         head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
@@ -191,8 +201,29 @@ def test_slow_requests_end_in_time() -> None:
             with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
                 connection.sendall(sent)
                 begin = time.monotonic()
-                assert answered in connection.recv(1000)[:20]
+                assert answered in connection.makefile("rb").read()[:20]  # to its end: it is closed
                 assert time.monotonic() - begin < 5
+        with socket.create_connection(("127.0.0.1", server.port), 10) as connection:  # a byte now and then
+            begin = time.monotonic()
+            with pytest.raises(OSError):  # noqa: PT011 (reset, or a broken pipe)
+                trickle(connection, head[:40])
+            assert 1 < time.monotonic() - begin < 5
+
+
+def test_the_watch_over_models_outlives_a_fault() -> None:
+    class Broken:
+        looks = 0
+
+        def refresh(self) -> None:
+            self.looks += 1
+            if self.looks == 2:
+                stop.set()
+            raise MemoryError("no room")
+
+    models, stop, stream = Broken(), threading.Event(), io.StringIO()
+    _watch(models, 0, stop, Log(stream))  # type: ignore[arg-type]
+    assert models.looks == 2
+    assert stream.getvalue().count('"level": "error", "event": "models not looked for", "reason": "MemoryError') == 2
 
 
 def tiny(seed: int) -> bytes:

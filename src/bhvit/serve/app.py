@@ -89,6 +89,8 @@ class Service:
                 response = _error(error.status, error.message)
                 if error.retry_after is not None:
                     response.headers["retry-after"] = str(error.retry_after)
+                if error.status == 408:  # the rest of the body may still come
+                    response.headers["connection"] = "close"
                 fields["reason"] = error.message
             except UserError as error:
                 response = _error(400, str(error))
@@ -185,7 +187,7 @@ class Service:
         top = request.query_params.get("top", "5")
         if not (top.isascii() and top.isdigit() and int(top[:9]) > 0):
             raise RequestError(400, f"top must be a whole number of at least 1, not {top[:20]!r}")
-        form = request.headers.get("content-type", "").startswith("multipart/form-data")
+        form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
         begin = time.monotonic()
         async with self._bodies.reading(request, self.limits.seconds) as body:
             files = await files_of_form(body, request, self.limits) if form else [body]
@@ -249,5 +251,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path} is nothing that this server answers; /docs lists what it does"
     response = _error(error.status_code, message)
-    response.headers.update(error.headers or {})
+    response.headers.update({**_HEADERS, **(error.headers or {})})
     return response

@@ -76,7 +76,7 @@ async def _timeout(seconds: float) -> AsyncIterator[None]:
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    encoding = encoding.strip().lower()
+    encoding = encoding.strip().lower().removeprefix("x-")
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "deflate"):
@@ -90,6 +90,8 @@ def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
         raise RequestError(413, f"the body has more than the {limit} bytes that are taken")
     if not unpacker.eof:
         raise RequestError(400, f"the body's {encoding} is cut short")
+    if unpacker.unused_data:
+        raise RequestError(400, f"the body goes on after the end of its {encoding}: compress it as a whole")
     return data
 
 

@@ -60,7 +60,7 @@ def serve(
         limit_concurrency=2 * service.limits.connections,
     )
     stop = threading.Event()
-    watch = threading.Thread(target=_watch, args=(models, look_every, stop), name="bhvit-watch", daemon=True)
+    watch = threading.Thread(target=_watch, args=(models, look_every, stop, log), name="bhvit-watch", daemon=True)
     watch.start()
     address = listening.getsockname()
     log("listening", host=address[0], port=address[1], workers=workers, models=sorted(models.all))
@@ -96,25 +96,37 @@ class _Server(uvicorn.Server):
 
 
 def _protocol(seconds: float) -> type[H11Protocol]:
-    """HTTP/1.1 that closes a connection whose request does not begin, or whose headers do not end, in time."""
+    """HTTP/1.1 that closes a connection whose request does not begin, or whose headers do not end, in time.
+
+    Bytes that trickle in do not extend the time, nor do those of a body whose request has been refused.
+    """
 
     class Protocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._deadline = self.loop.call_later(seconds, self._close_if_idle)
+            self._watch()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            if self._deadline is not None:
-                self._deadline.cancel()
-            self._deadline = None if self._runs() else self.loop.call_later(seconds, self._close_if_idle)
+            self._watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            self._forget()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            """Start the deadline, unless it has begun or a request is being answered."""
+            if self._runs():
+                self._forget()
+            elif self._deadline is None and not self.transport.is_closing():
+                self._deadline = self.loop.call_later(seconds, self._close_if_idle)
+
+        def _forget(self) -> None:
             if self._deadline is not None:
                 self._deadline.cancel()
-            super().connection_lost(exc)
+                self._deadline = None
 
         def _runs(self) -> bool:
             return self.cycle is not None and not self.cycle.response_complete
@@ -145,6 +157,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _watch(models: Models, seconds: float, stop: threading.Event) -> None:
+def _watch(models: Models, seconds: float, stop: threading.Event, log: Log) -> None:
     while not stop.wait(seconds):
-        models.refresh()
+        try:
+            models.refresh()
+        except Exception as error:  # such as no memory for a new model: those that are there go on
+            log("models not looked for", level="error", reason=f"{type(error).__name__}: {error}")
