@@ -162,10 +162,38 @@ def test_our_own_faults_are_not_hidden(bhvit, monkeypatch):
         bhvit("info", "x")
 
 
-def test_a_reader_that_goes_away_is_no_traceback(material):
-    command = f"'{sys.executable}' -m bhvit.cli.main classify '{material.model}' '{material.images}' | head -n 1"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=120)
-    assert result.stderr == ""
+@pytest.mark.parametrize(
+    ("words", "unbuffered", "status", "said"),
+    [
+        (["--help"], "", 141, ""),
+        (["--help"], "1", 141, ""),
+        (["classify", "{model}", "{images}"], "", 141, ""),
+        (["classify", "{model}", "absent.png"], "", 2, "bhvit: there is no image or folder absent.png\n"),
+    ],
+)
+def test_a_reader_that_goes_away_is_no_traceback(material, words, unbuffered, status, said):
+    reading, writing = os.pipe()
+    os.close(reading)
+    filled = [word.format(**material._asdict()) for word in words]
+    assert run_with(writing, unbuffered, *filled) == (status, said)
+    os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full is a file of Linux")
+def test_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        said = "bhvit: cannot write standard output: No space left on device\n"
+        assert run_with(full.fileno(), "", "--help") == (2, said)
+        assert run_with(full.fileno(), "1", "--help") == (2, "bhvit: No space left on device\n")
+
+
+def run_with(stdout: int, unbuffered: str, *words: str) -> tuple[int, str]:
+    """Run the command line with this standard output: exit status and standard error."""
+    command, environment = [sys.executable, "-m", "bhvit", *words], {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    result = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, timeout=120, env=environment
+    )
+    return result.returncode, result.stderr
 
 
 _WAITING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,6 +111,10 @@ class Parser(argparse.ArgumentParser):
         for theirs, ours in _PLAINER.items():
             message = message.replace(theirs, ours)
         raise UserError(f"{message} {self._help()}")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # Versions of argparse hide an error of writing, so that --help would end well without a reader.
+        (file or sys.stderr).write(message)
 
     def _help(self) -> str:
         return f"(`{self.prog} --help` explains more)"

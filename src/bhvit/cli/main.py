@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..errors import UserError, one_line, require_extra
 from .arguments import Parser
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with safe_output():
         try:
             with ended_by_sigterm():
-                return _main(argv)
+                return _flush(_main(argv))
         except Terminated:
             print("\nbhvit: terminated", file=sys.stderr)
             return 143
@@ -62,7 +63,6 @@ def _main(argv: Sequence[str] | None) -> int:
         args = build_parser().parse(words or ["--help"])
         args.words = words
         status: int = args.run(args)
-        sys.stdout.flush()
         return status
     except SystemExit as error:  # argparse: --help and --version
         return error.code if isinstance(error.code, int) else 2
@@ -73,9 +73,7 @@ def _main(argv: Sequence[str] | None) -> int:
         if package not in _EXTRAS:
             raise
         return _fail(str(require_extra(package, _EXTRAS[package])))
-    except BrokenPipeError:
-        # The reader (head, less) has gone: nobody is left to tell. Keep the interpreter's own flush quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader (head, less) has gone: nobody is left to tell
         return 141
     except Terminated:
         raise
@@ -90,6 +88,21 @@ def _main(argv: Sequence[str] | None) -> int:
         return _fail(" ".join(filter(None, (error.filename and f"{error.filename}:", error.strerror))))
     except MemoryError as error:
         return _fail(f"not enough memory{f': {error}' if str(error) else ''}; smaller batches or images need less")
+
+
+def _flush(status: int) -> int:
+    """Flush standard output and return the exit status, which is another one if that fails."""
+    try:
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        status = status or 141
+    except OSError as error:
+        status = _fail(f"cannot write standard output: {error.strerror}")
+    # What is still buffered would fail again, with a message of the interpreter's, when the process ends.
+    with Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+    return status
 
 
 OTHERS_WAIT = 10.0
