@@ -39,10 +39,11 @@ def demo_pretrained(data: str) -> int:
     progress.clear()
     print(f"\n[1/4] {len(dataset)} test images of {data}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}")
 
-    images = np.concatenate([session.preprocess(dataset.image(index)) for index in range(REFERENCE_IMAGES)])
+    checked = min(REFERENCE_IMAGES, len(dataset))
+    images = np.concatenate([session.preprocess(dataset.image(index)) for index in range(checked)])
     same = bool(np.array_equal(session(images), reference.run(file, images)))
     print(
-        f"[2/4] native engine and NumPy reference on {REFERENCE_IMAGES} of them: "
+        f"[2/4] native engine and NumPy reference on {checked} of them: "
         f"{'the same bits' if same else 'DIFFERENT LOGITS, a fault'}"
     )
 
