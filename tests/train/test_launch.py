@@ -92,6 +92,18 @@ def test_the_first_failure_ends_the_others(tmp_path: Path) -> None:
     assert time.monotonic() - begin < 60
 
 
+def test_a_process_that_crashes_ends_the_others_at_once(tmp_path: Path) -> None:
+    crashing = tmp_path / "crashing.py"
+    crashing.write_text(
+        "import os, signal, threading\nif os.environ['RANK'] == '1':\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "threading.Event().wait(300)\n",
+        encoding="utf-8",
+    )
+    begin = time.monotonic()
+    assert launch.launch(2, [], [sys.executable, str(crashing)]) == 128 + signal.SIGKILL
+    assert time.monotonic() - begin < launch.SECONDS_TO_END / 2
+
+
 @pytest.mark.slow
 def test_torchrun_says_in_its_summary_what_is_wrong(arguments: Arguments, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -87,13 +87,18 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
         time.sleep(_POLL)
     if not failed:
         return 0
-    interrupted = failed[0] >= 128 or failed[0] < 0  # all of them got the signal, and save or have saved
-    if not interrupted:
+    # After a signal that was passed on, all of them save or have saved; of a crash the others know nothing.
+    if _signal_of(failed[0]) not in _FORWARDED:
         _send(children, signal.SIGTERM)
     end = time.monotonic() + SECONDS_TO_END
     while any(child.poll() is None for child in children) and time.monotonic() < end:
         time.sleep(_POLL)
     return failed[0] if failed[0] > 0 else 128 - failed[0]
+
+
+def _signal_of(status: int) -> int:
+    """The signal that ended a process, by the status of `Popen` or of a shell; 0 for none."""
+    return -status if status < 0 else max(0, status - 128)
 
 
 def _send(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
