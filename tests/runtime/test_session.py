@@ -14,7 +14,8 @@ from PIL import Image
 
 from bhvit import FormatError, Session, UserError
 from bhvit.format import file as bhv_file
-from bhvit.runtime import reference
+from bhvit.image import Preprocess
+from bhvit.runtime import label_maps, reference
 from bhvit.spec.model import ModelSpec, StageSpec
 from bhvit.system import allowed_cores
 from helpers.random_model import random_images, random_model
@@ -202,6 +203,17 @@ def test_reading_and_mapping(path: Path, tmp_path: Path) -> None:
     expected = mapped(images)
     copy.write_bytes(b"")  # in place: fatal for a mapped file, of no matter for one that was read
     np.testing.assert_array_equal(read(images), expected)
+
+
+def test_a_long_thin_picture_is_refused_before_it_is_enlarged(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+    spec = ModelSpec(name="labels", img_size=(8, 12), patch=4, num_classes=3, task="segment", stages=(stage,))
+    session = Session(bhv_file.to_bytes(random_model(spec)))
+    monkeypatch.setattr(label_maps, "MAX_WINDOW_FLOATS", 3 * 8 * 96)
+    assert session.segment(np.zeros((1, 12, 3), np.uint8), windows=True).shape == (1, 12)
+    monkeypatch.setattr(Preprocess, "resized", None)
+    with pytest.raises(UserError, match="a picture of 104x8 pixels and 3 classes is too large for windows"):
+        session.segment(np.zeros((1, 13, 3), np.uint8), windows=True)
 
 
 def test_closing(path: Path) -> None:

@@ -46,6 +46,16 @@ def windows(size: tuple[int, int], window: tuple[int, int], overlap: float) -> I
             yield top, left
 
 
+def check_size(size: tuple[int, int], classes: int) -> None:
+    """Raises UserError for a picture of `size` (height, width) whose logits windows cannot add up."""
+    height, width = size
+    if classes * height * width > MAX_WINDOW_FLOATS:
+        raise UserError(
+            f"a picture of {width}x{height} pixels and {classes} classes is too large for windows: resize it, or leave "
+            "windows out"
+        )
+
+
 def covered(
     pixels: Labels, window: tuple[int, int], overlap: float, classes: int, run: Callable[[Labels], Floats]
 ) -> Labels:
@@ -55,11 +65,7 @@ def covered(
     windows. Raises UserError for a picture that is too large.
     """
     height, width = pixels.shape[:2]
-    if classes * height * width > MAX_WINDOW_FLOATS:
-        raise UserError(
-            f"a picture of {width}x{height} pixels and {classes} classes is too large for windows: resize it, or leave "
-            "windows out"
-        )
+    check_size((height, width), classes)
     total = np.zeros((classes, height, width), np.float32)
     for top, left in windows((height, width), window, overlap):
         bottom, right = top + window[0], left + window[1]
