@@ -190,6 +190,8 @@ def test_the_image_processor_is_the_preprocessing(picture: Image.Image, tmp_path
         processor(picture, do_resize=False)
     with pytest.raises(UserError, match="must be uint8"):
         processor(array.astype(np.float32))
+    with pytest.raises(UserError, match="no images"):
+        processor([])
     with pytest.raises(UserError, match="std must be positive"):
         BHViTImageProcessor(image_std=[0, 1, 1])
 
@@ -305,6 +307,8 @@ def test_a_segmentation_goes_through_a_folder_and_the_pipeline(tmp_path):
     model.save_pretrained(tmp_path)
     assert "image-segmentation" in (tmp_path / "README.md").read_text()
     again = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="labels pixels: AutoModelForSemanticSegmentation loads it"):
+        AutoModelForImageClassification.from_pretrained(tmp_path)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3)).astype(np.uint8))
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     inputs = processor(picture, return_tensors="pt")

@@ -40,15 +40,17 @@ class BHViTImageProcessor(BaseImageProcessor):
         return read_preprocessor({"image_processor_type": PROCESSOR, **own, **changes})
 
     def preprocess(self, images: Any, return_tensors: Any = None, **changes: Any) -> BatchFeature:
-        """pixel_values of an image or a list of them: PIL images, paths, or uint8 arrays or tensors, channels
-        first or last; an array of four axes is a batch.
+        """Compute the pixel_values (B, C, H, W) of an image or of a list of images.
 
+        images: PIL images, paths, or uint8 arrays or tensors, channels first or last; an array of four axes is a batch.
         return_tensors: "pt", "np", or None for NumPy. changes: settings for this call alone.
-        Raises UserError for what is not an image.
+        Raises UserError for what is not an image, and for no images.
         """
         preprocess = self.settings(**changes)
         batch = images if isinstance(images, list | tuple) or getattr(images, "ndim", 0) == 4 else [images]
-        pixels = [self._prepared(preprocess, self._upright(image)) for image in batch]
+        if not len(batch):
+            raise UserError("there are no images to process")
+        pixels = [self._prepared(preprocess, self._channels_last(image)) for image in batch]
         return BatchFeature(data={"pixel_values": np.concatenate(pixels)}, tensor_type=return_tensors)
 
     def _prepared(self, preprocess: Preprocess, image: Any) -> npt.NDArray[np.float32]:
@@ -74,7 +76,7 @@ class BHViTImageProcessor(BaseImageProcessor):
         found = (np.array(resized(one, size), np.int64) for one, size in zip(maps, sizes))
         return [torch.from_numpy(one) for one in found]
 
-    def _upright(self, image: Any) -> Any:
+    def _channels_last(self, image: Any) -> Any:
         """The image, an array or tensor with its channels last."""
         if not hasattr(image, "ndim"):
             return image

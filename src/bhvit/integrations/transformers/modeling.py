@@ -34,7 +34,10 @@ class BHViTForImageClassification(PreTrainedModel):
     def __init__(self, config: BHViTConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
-        self.bhvit = BHViT(config.model_spec(), drop_path=config.drop_path)
+        spec = config.model_spec()
+        if spec.task != "classify":
+            raise UserError(f"{spec.name} labels pixels: AutoModelForSemanticSegmentation loads it")
+        self.bhvit = BHViT(spec, drop_path=config.drop_path)
         self.bhvit.class_names = config.class_names()
         self.post_init()
 
