@@ -97,6 +97,16 @@ def test_a_predictor_for_ray_data(tmp_path: Path, cluster: None) -> None:
     assert "absent.png" in by_path["absent.png"]["error"]
 
 
+def test_a_worker_opens_its_session_with_the_options_of_the_command() -> None:
+    from bhvit import bundled
+    from bhvit.integrations.ray import _Worker
+
+    data = bundled.find("cifar10", ".bhv").read_bytes()
+    assert _Worker(data, 1, 1, "scalar", None)._session.isa == "scalar"
+    with pytest.raises(UserError, match="max_memory"):
+        _Worker(data, 1, 1, "auto", 1)
+
+
 def test_a_predictor_takes_every_kind_of_column() -> None:
     from bhvit.integrations.ray import Predictor
 
@@ -110,5 +120,7 @@ def test_a_predictor_takes_every_kind_of_column() -> None:
     ):
         found = predictor(batch)
         assert (found["class"][0], found["probability"][0]) == expected
+    empty = predictor({"path": np.array([], np.str_)})
+    assert {empty[name].dtype.kind for name in ("class", "error")} == {"U"}  # as those of other batches
     with pytest.raises(UserError, match="no column image, bytes, path with pictures; it has x"):
         predictor({"x": [1]})

@@ -106,8 +106,15 @@ def run(args: argparse.Namespace) -> int:
         if args.engine == "ray":
             from ..integrations.ray import Engine
 
-            workers, address = args.workers, args.address
-            engine = Engine(model, top=args.top, workers=workers, threads=args.threads, address=address)
+            engine = Engine(
+                model,
+                top=args.top,
+                workers=args.workers,
+                threads=args.threads,
+                address=args.address,
+                isa=args.isa,
+                max_memory=args.max_memory,
+            )
             return answers.take(stack.enter_context(engine).stream(inputs))
         stream = session.stream(
             inputs, args.top, workers=args.workers or "auto", unknown=args.unknown, miss_rate=args.miss_rate

@@ -56,11 +56,11 @@ class Predictor:
         values = [[value for _, value in answer] for answer, _ in found]
         return {
             **batch,
-            "class": np.array([row[0] if row else "" for row in names]),
+            "class": np.array([row[0] if row else "" for row in names], np.str_),
             "probability": np.array([row[0] if row else float("nan") for row in values], np.float64),
             "classes": names,
             "probabilities": values,
-            "error": np.array([error for _, error in found]),
+            "error": np.array([error for _, error in found], np.str_),
         }
 
     def _answer(self, value: Any) -> tuple[Answer, str]:
@@ -76,11 +76,20 @@ class Engine:
     """Workers of a cluster that classify pictures, in order."""
 
     def __init__(
-        self, model: str | Path, *, top: int, workers: int | None, threads: int = 1, address: str | None = None
+        self,
+        model: str | Path,
+        *,
+        top: int,
+        workers: int | None,
+        threads: int = 1,
+        address: str | None = None,
+        isa: str = "auto",
+        max_memory: int | None = None,
     ) -> None:
-        """Connects to the cluster at `address`, or starts one on this machine. Raises UserError.
+        """Connect to the cluster at `address`, or start one on this machine. Raises UserError.
 
-        `workers` defaults to the cluster's cores by `threads`.
+        `workers` defaults to the cluster's cores by `threads`; `threads`, `isa` and `max_memory` are those of each
+        worker's `Session`.
         """
         ray = _ray()
         data = bundled.find(model, ".bhv").read_bytes()
@@ -94,7 +103,7 @@ class Engine:
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         worker = ray.remote(num_cpus=threads, max_restarts=-1, max_task_retries=-1)(_Worker)
         shared = ray.put(data)  # once a node
-        self.workers = [worker.remote(shared, top, threads) for _ in range(count)]
+        self.workers = [worker.remote(shared, top, threads, isa, max_memory) for _ in range(count)]
 
     def stream(self, inputs: Inputs) -> Iterator[Streamed]:
         """As `Session.stream`. Files are read by the workers: their paths must mean the same on every machine."""
@@ -132,8 +141,8 @@ class Engine:
 class _Worker:
     """A session in a process of the cluster."""
 
-    def __init__(self, model: bytes, top: int, threads: int) -> None:
-        self._session, self._top = Session(model, threads=threads), top
+    def __init__(self, model: bytes, top: int, threads: int, isa: str, max_memory: int | None) -> None:
+        self._session, self._top = Session(model, threads=threads, isa=isa, max_memory=max_memory), top
 
     def classify(self, pictures: Iterable[Picture]) -> list[tuple[Answer | None, str | None]]:
         outcomes = self._session.stream(_Given(pictures), self._top, workers=1)
