@@ -1,4 +1,4 @@
-"""What every benchmark shares: the table it leaves, with the command and the machine that made it."""
+"""Shared by all benchmarks: writing results with their command and machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What each part and each way of training is worth on CIFAR-10, at an equal budget: one thing changed a row.
+"""Measure each part and each way of training on CIFAR-10, at an equal budget.
+
+Each row changes one thing.
 
     python -m benchmarks.accuracy.ablations --data ../shared/data/cifar10 --out runs/ablations --epochs 2 --seeds 0 1
     python -m benchmarks.accuracy.ablations --out runs/ablations --table
@@ -28,7 +30,10 @@ BASE = "BHViT nano as it is"
 
 
 def _halves(first: Settings) -> Callable[[int], Settings]:
-    """Half of the epochs with other settings, the other half as usual from where those end, at half the peak rate."""
+    """Train half of the epochs with other settings, and the rest as usual.
+
+    The second half starts where the first ends, at half the peak rate.
+    """
 
     def phases(epochs: int) -> Settings:
         return {

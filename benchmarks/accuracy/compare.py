@@ -86,14 +86,14 @@ def _ours(config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
 
 
 def packed_top1(model: BHViT, folder: Path, data: str) -> tuple[bhvit.Session, float]:
-    """Pack a model into a folder as PACKED; the file's session, and its accuracy on the test images, 0 to 1."""
+    """Pack a model into a folder as PACKED; return its session and top-1 accuracy."""
     bhvit.pack(model, folder / PACKED, force=True)
     session = bhvit.Session(folder / PACKED)
-    return session, evaluate(session, open_dataset(data, "test"), session._preprocess).top1
+    return session, evaluate(session, open_dataset(data, "test"), session.preprocessing).top1
 
 
 def _timm(name: str, config: TrainConfig, folder: Path) -> list[dict[str, Any]]:
-    """Train a model of timm with our batches, optimiser and schedule; export it, in float32 and in int8."""
+    """Train a model of timm as ours are trained; export float32 and int8."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(seed_for(config.seed))

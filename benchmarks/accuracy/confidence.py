@@ -1,4 +1,4 @@
-"""Calibrate a bundled model, its checkpoint and its packed file, and write what was found into its card.
+"""Calibrate a bundled model, its checkpoint and packed file; update its card.
 
     python -m benchmarks.accuracy.confidence --data ../shared/data/cifar10 --unknown ../shared/data/tiny-imagenet
 

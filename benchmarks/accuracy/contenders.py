@@ -1,4 +1,4 @@
-"""The networks that `compare` trains: by name, how to make each, and which of them are ours."""
+"""The networks that `compare` trains, and how to make each."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Fine-tuning the packaged checkpoint on a folder of new images, beside training from scratch at the same budget.
+"""Compare fine-tuning the bundled checkpoint with training from scratch, on a folder of new images.
 
     python -m benchmarks.accuracy.finetune --data ../shared/data/tiny-imagenet --out runs/finetune
 
-The folder is made of ten of Tiny-ImageNet's classes, none of them one of CIFAR-10's: 200 training images and 50
-test images each. Writes `finetune.md`.
+Both have the same budget. The folder is made of ten of Tiny-ImageNet's classes, none of them one of CIFAR-10's: 200
+training images and 50 test images each. Writes `finetune.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bhvit.train import TrainConfig, load_recipe, train
 CLASSES = tuple(range(0, 200, 20))
 EPOCHS = 10
 STARTS = {
-    "from the packaged `cifar10`, recipe `finetune`": ("finetune", {"init": "cifar10"}),
+    "from the bundled `cifar10`, recipe `finetune`": ("finetune", {"init": "cifar10"}),
     "from scratch, the same but for `lr=2e-3`, `layer_decay=1`": ("finetune", {"layer_decay": 1.0, "lr": 2e-3}),
     "from scratch, recipe `small`": ("small", {}),
 }

@@ -1,5 +1,6 @@
-"""What storing position maps and the classifier in fewer bits costs: a trained model packed in each way, and trained
-on for one epoch with and without rounding them to 8 bits.
+"""Measure what fewer bits for position maps and the classifier cost.
+
+A trained model is packed in each way, and trained on for one epoch with and without rounding them to 8 bits.
 
     python -m benchmarks.accuracy.float_storage --data ../shared/data/cifar10 --out runs/float_storage
 """
@@ -23,7 +24,7 @@ from bhvit.train import TrainConfig, train
 KINDS = tuple(reversed(get_args(FloatStorage)))
 """float32 first: the others are compared with it."""
 ROUNDED = "one more epoch with `float_bits=8`"
-MODELS: dict[str, dict[str, Any]] = {"as packaged": {}, "one more epoch": {}, ROUNDED: {"float_bits": 8}}
+MODELS: dict[str, dict[str, Any]] = {"as bundled": {}, "one more epoch": {}, ROUNDED: {"float_bits": 8}}
 
 
 def main() -> None:
@@ -81,7 +82,9 @@ def _packed(name: str, model: BHViT, kinds: tuple[FloatStorage, ...], args: argp
         path = args.out / "model.bhv"
         bhvit.pack(model, path, float_storage=kind, force=True)
         session = bhvit.Session(path)
-        found = evaluate(session, open_dataset(args.data, "test", class_names=session.class_names), session._preprocess)
+        found = evaluate(
+            session, open_dataset(args.data, "test", class_names=session.class_names), session.preprocessing
+        )
         exact = exact or found
         rows.append(
             [name, kind, f"{path.stat().st_size / 1e6:.3f}", f"{found.top1:.2%}", f"{agreement(found, exact):.2%}"]

@@ -1,4 +1,4 @@
-"""Make a bundled model from finished runs: its file, its checkpoint, and a card with what was measured.
+"""Make a bundled model from finished runs: file, checkpoint and card.
 
     python -m benchmarks.accuracy.package --model cifar10 --runs runs/third runs/fourth --data ../shared/data/cifar10
 
@@ -50,7 +50,7 @@ SHOWN = 10
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT, help="its name, with a description in bundled.toml")
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the last one is packaged")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="the last one is bundled")
     parser.add_argument("--data", default="../shared/data/cifar10", help="folder of parquet files")
     parser.add_argument("--classes", type=Path, help="file of class names, where the runs knew others")
     args = parser.parse_args()

@@ -1,4 +1,6 @@
-"""Train a full-precision teacher for small images on a CPU, and keep what it says of every training image.
+"""Train a full-precision teacher on a CPU, and keep its outputs.
+
+It is for small images; the outputs are those for every training image.
 
     python -m benchmarks.accuracy.teacher --data ../shared/data/cifar10 --out runs/teacher
 
@@ -34,7 +36,7 @@ PATCH = 2
 
 
 class Whitening(nn.Conv2d):
-    """Projects patches on the principal components of the training images' patches, both signs, at unit variance."""
+    """Project patches on their principal components, both signs, at unit variance."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, 2 * channels * PATCH**2, PATCH)
@@ -100,7 +102,10 @@ def normalised(pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def moved(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (B, H, W, C) moved by up to MOVE pixels, the border reflected, and mirrored where asked."""
+    """Move images (B, H, W, C) by up to MOVE pixels, and mirror some.
+
+    The border is reflected.
+    """
     count, height, width, _ = pixels.shape
 
     def places(edge: int) -> Tensor:
@@ -113,13 +118,19 @@ def moved(pixels: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tenso
 
 
 def learning_rate(done: float) -> float:
-    """The share of the peak after a share `done` of all steps: up to it in the first fifth, then down."""
+    """Return the share of the peak rate after a share `done` of all steps.
+
+    It rises in the first fifth, then falls.
+    """
     return 0.2 + 0.8 * done / 0.2 if done < 0.2 else 1 - 0.95 * (done - 0.2) / 0.8
 
 
 @torch.no_grad()
 def logits_of(model: Teacher, pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """Images (N, H, W, C) -> logits of each and of its mirror image, (N, 2, classes)."""
+    """Compute the logits of images (N, H, W, C) and of their mirror images.
+
+    They are (N, 2, classes).
+    """
     model.eval()
     parts = []
     for part in pixels.split(500):
@@ -163,7 +174,10 @@ def train_epoch(
 
 
 def make_optimizer(model: Teacher, args: argparse.Namespace) -> torch.optim.SGD:
-    """SGD whose rates are for a loss summed over a batch; biases of norms learn 64 times as fast."""
+    """SGD whose rates are for a loss summed over a batch.
+
+    Biases of norms learn 64 times as fast.
+    """
     scale = 1024 * (1 + 1 / (1 - args.momentum))
     biases = [p for p in model.parameters() if p.requires_grad and p.ndim == 1]
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo.demo --out demo
 
-Runs `bhvit demo` and writes `results.md` beside this file from the numbers that the demo leaves.
+Runs `bhvit demo` and writes `results.md` next to this file from the numbers that the demo leaves.
 """
 
 from __future__ import annotations

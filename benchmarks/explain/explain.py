@@ -1,4 +1,4 @@
-"""Which explanation is the most faithful: deletion and insertion scores of the bundled model on test images.
+"""Compare explanations by deletion and insertion scores, on the bundled model.
 
     python -m benchmarks.explain.explain --data ../shared/data/cifar10 --images 200
 

@@ -1,4 +1,6 @@
-"""Do packed files answer as PyTorch on real images, with the recorded cases' weights and all floats in float32?
+"""Compare packed files' answers with PyTorch's on real images.
+
+The weights are those of the recorded cases, and all floats are stored as float32.
 
     python -m benchmarks.fidelity.agreement --data ../shared/data/tiny-imagenet --images 1000
 

@@ -1,4 +1,6 @@
-"""How far our models are from the published code, in float64: recorded cases, and the code itself.
+"""Compare our models with the published code in float64.
+
+Of the published code there are recorded cases, and the code itself.
 
     python -m benchmarks.fidelity.fidelity --published ../BHViT --published-binaryvit ../BinaryViT
 

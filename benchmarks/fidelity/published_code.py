@@ -1,4 +1,4 @@
-"""The published BHViT and BinaryViT code, run from checkouts of their repositories as it stands there.
+"""Run the published BHViT and BinaryViT code from checkouts of their repositories.
 
 They ask of `transformers` a configuration object and three result classes, which stand-ins here are enough
 for, so that neither that package nor its version matters.
@@ -45,7 +45,7 @@ _OFF = dict.fromkeys(
 def build(checkout: Path, name: str, **switches: Any) -> nn.Module:
     """The published model `name` with the launch script's `switches`, those not given being off.
 
-    Beside those: `classes`, `weight_bits` and `input_bits`.
+    Further `switches` are `classes`, `weight_bits` and `input_bits`.
     """
     kind, path = MODELS[name]
     config = json.loads((checkout / path).read_text())

@@ -1,4 +1,6 @@
-"""A page about fuzzing from libFuzzer's logs: what was run, how much of the code it reached, what it found.
+"""Write a page about fuzzing from libFuzzer's logs.
+
+It says what was run, how much of the code was reached, and what was found.
 
 `make fuzz SECONDS=N` leaves a log for each target in build/fuzz-logs. A target that is not there was not run.
 """

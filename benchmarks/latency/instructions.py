@@ -1,11 +1,13 @@
-"""Executed instructions an image: AArch64 and WebAssembly, which are not at hand, and x86-64 for comparison.
+"""Count executed instructions an image on AArch64, WebAssembly and x86-64.
+
+The first two are emulated; x86-64 is there for comparison.
 
     python -m benchmarks.latency.instructions
 
 Needs an x86-64 machine, what `make check-cross` needs, cmake, and `pip install wasmtime`. A plugin of QEMU's user
 emulation counts, for WebAssembly wasmtime's fuel; an image is the difference between running two and three. The logits
 of what was counted must be those of this machine's `Session`, by ==. The first run compiles for about ten minutes.
-Writes `instructions.md` beside this file.
+Writes `instructions.md` next to this file.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ def main() -> None:
     zig = f"zig {_first_line(*check.ZIG[:3], 'version')}, {_first_line(*check.ZIG[:4], '--version')}"
     text = f"""Instructions that a program executes for an image, batch 1, one thread: random weights with \
 non-degenerate norm statistics, 1000 classes at 224×224 (nano: 32×32). They say nothing of how long each takes, of how \
-many a processor executes at once, or of memory. x86-64 stands beside because its milliseconds are known: \
+many a processor executes at once, or of memory. x86-64 is there for comparison, because its milliseconds are known: \
 [results.md](results.md).
 
 * AArch64 and x86-64: every instruction of the emulated processor, libc's included. \

@@ -1,10 +1,12 @@
-"""Milliseconds an image of the published sizes and variants at 224x224, 1000 classes, against the machine's own limit.
+"""Time the published sizes and variants, and compare with the machine's limit.
+
+Milliseconds an image at 224x224, 1000 classes.
 
     python -m benchmarks.latency.latency
 
 Random weights with random, non-degenerate norm statistics. All executions of a model are timed in turns in one run.
 The limit is the time that loops on registers alone, measured in the same run, need for as many multiply-accumulates.
-Writes `results.md` beside this file.
+Writes `results.md` next to this file.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""bhvit beside networks that one would take instead, at 224x224, 1000 classes, batch 1, in one run.
+"""Time bhvit and other networks at 224x224, 1000 classes, batch 1, in one run.
 
     python -m benchmarks.latency.peers
 
 timm's models with random weights and random, non-degenerate norm statistics, exported to ONNX; int8 is ONNX Runtime's
 static quantisation (a scale a channel of weights, calibrated on noise), which OpenVINO runs, too. Accuracies are those
-that the networks' authors publish for ImageNet. Needs onnx, onnxscript, onnxruntime and openvino beside the
-development environment. With `--larq PYTHON`, which has Larq Compute Engine (`quicknet.py` says how), also
+that the networks' authors publish for ImageNet. Needs onnx, onnxscript, onnxruntime and openvino in addition
+to the development environment. With `--larq PYTHON`, which has Larq Compute Engine (`quicknet.py` says how), also
 QuickNet, in a process of its own that is told over a pipe when to run. Writes `peers.md`.
 """
 
@@ -84,7 +84,7 @@ def main() -> None:
 {openvino.__version__.split("-")[0]}; "default" is the precision that OpenVINO chooses by itself.
 
 {markdown(header, rows)}"""
-    write_results(args.page, "bhvit beside other networks", text)
+    write_results(args.page, "bhvit compared with other networks", text)
 
 
 Execution = tuple[tuple[str, str, str], Callable[[Any], Any], int]

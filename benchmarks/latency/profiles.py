@@ -1,8 +1,8 @@
-"""Where the time of an image goes: every op of the published sizes, as `bhvit bench --profile` shows them.
+"""Time every op of the published sizes, as `bhvit bench --profile` does.
 
     python -m benchmarks.latency.profiles
 
-Random weights with random, non-degenerate norm statistics, 224x224, 1000 classes. Writes `profiles.md` beside this
+Random weights with random, non-degenerate norm statistics, 224x224, 1000 classes. Writes `profiles.md` next to this
 file.
 """
 

@@ -1,4 +1,6 @@
-"""QuickNet in Larq Compute Engine, for `peers.py`: runs in an environment of its own, which this makes.
+"""Run QuickNet in Larq Compute Engine, for `peers.py`.
+
+It runs in an environment of its own, which this makes.
 
     python3.10 -m venv LARQ
     LARQ/bin/pip install tensorflow-cpu==2.15.1 'numpy<2' 'typeguard==2.13.3' terminaltables click

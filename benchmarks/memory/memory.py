@@ -1,10 +1,12 @@
-"""Milliseconds to open a model and the memory that a running session takes, at 224x224, 1000 classes, batch 1.
+"""Measure the time to open a model and the memory of a running session.
+
+At 224x224, 1000 classes, batch 1.
 
     python -m benchmarks.memory.memory
 
 Every number comes from fresh processes, which import NumPy and bhvit (not PyTorch), note what they hold, open, run
 and note it again. Cold: the file's pages are dropped from the system's cache before opening (posix_fadvise), so
-that the disk is read. Random weights. Writes `results.md` beside this file.
+that the disk is read. Random weights. Writes `results.md` next to this file.
 
 Resident memory is counted in three parts, as Linux does (/proc/self/status): RssAnon, which is the process's own;
 the mapped weights (RssFile), clean pages that the system may drop, and that all processes with the same file open
@@ -48,12 +50,12 @@ def main() -> None:
                 rows.append(_row(name, path, threads))
     header = (
         "Model | File | Threads | Open, warm | p10 | p90 | Open, cold | Own memory | Mapped | Peak, beyond Python | "
-        "of which one run | Python itself"
+        "Peak of one run | Python itself"
     ).split(" | ")
     text = f"""Milliseconds and MiB, medians over {ROUNDS} processes. "Own memory" is what RssAnon grew by from before \
 opening to after three runs, "Mapped" what RssFile grew by (the weights, and pages of NumPy's and the engine's code \
 touched for the first time), "Peak, beyond Python" what the peak of resident memory grew by, both kinds together; \
-"of which one run" is the part of the peak that came after opening. "Python itself" was resident before: the \
+"Peak of one run" is the part of the peak that came after opening. "Python itself" was resident before: the \
 interpreter, NumPy, Pillow and bhvit.
 
 {markdown(header, rows)}"""

@@ -1,4 +1,4 @@
-"""Natural images end to end: train on CIFAR-10, pack, and measure both models on the 10,000 test images.
+"""Train on CIFAR-10, pack, and measure both models on the test images.
 
     python -m benchmarks.natural.cifar10 --data ../shared/data/cifar10 --out runs/cifar10 --epochs 8
 

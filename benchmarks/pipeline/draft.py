@@ -1,4 +1,6 @@
-"""What decoding JPEG files at a fraction of their size does to accuracy, on photographs of one's own classes.
+"""Measure the accuracy of JPEG files decoded at a fraction of their size.
+
+The images are photographs of one's own classes.
 
     python -m benchmarks.pipeline.draft --data PHOTOS
 

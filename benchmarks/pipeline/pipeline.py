@@ -1,4 +1,6 @@
-"""Images a second from JPEG files to answers, and the milliseconds to prepare one, by size and cores.
+"""Measure images a second from JPEG files to answers, by size and cores.
+
+Also the milliseconds to prepare one.
 
     python -m benchmarks.pipeline.pipeline
 

@@ -1,4 +1,6 @@
-"""`bhvit serve` under load on loopback: requests a second, times, twice its capacity, bad requests, memory.
+"""Measure `bhvit serve` under load on loopback.
+
+Requests a second, times, twice its capacity, bad requests, memory.
 
     python -m benchmarks.serve.serve --minutes 10
 

@@ -1,4 +1,4 @@
-"""A service-like loop for a long time: memory and descriptors stay flat, and every answer is right.
+"""Run a service-like loop for a long time; check answers, memory and descriptors.
 
 Four threads open and close sessions of a file that is replaced all the time, classify pictures as paths, bytes and
 arrays, run batches, overwrite files in place while sessions have them open, and meet damaged models and pictures. Every

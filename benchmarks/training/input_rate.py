@@ -1,4 +1,6 @@
-"""Photographs a second that training's input makes of JPEG files: decoded, cropped at random, resized, mirrored.
+"""Measure how many photographs a second training's input prepares.
+
+They are JPEG files: decoded, cropped at random, resized, mirrored.
 
     python -m benchmarks.training.input_rate
 
@@ -35,7 +37,7 @@ ASKED = 2000
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG file (quality 90) of about `BYTES`: smooth colours, and noise as strong as that needs."""
+    """Make a JPEG file (quality 90) of about `BYTES`: smooth colours and noise."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     smooth = np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC), np.float32)

@@ -1,4 +1,6 @@
-"""Kernels that a training step launches on a GPU, and bytes it keeps for backward, counted without a GPU.
+"""Count the kernels that a training step launches, without a GPU.
+
+Also the bytes that it keeps for backward.
 
     python -m benchmarks.training.launches
 
@@ -44,7 +46,7 @@ class Launches(TorchDispatchMode):
 
 @contextmanager
 def counting_triton(seen: list[str]) -> Iterator[None]:
-    """Within it layers call Triton kernels that compute nothing but are counted in `seen`, by name, on any device."""
+    """Count Triton kernels in `seen`, by name, on any device, instead of running them."""
 
     def launch(kernel: Any, *_: object, **__: object) -> None:
         seen.append(kernel)
@@ -67,7 +69,7 @@ def counting_triton(seen: list[str]) -> Iterator[None]:
 
 
 def count(model: nn.Module, images: Tensor, *, triton: bool) -> dict[str, int]:
-    """Launches of forward and backward of a model in training, those of Triton kernels among them, and bytes kept."""
+    """Count launches of a training step, Triton's among them, and bytes kept."""
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 

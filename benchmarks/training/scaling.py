@@ -1,4 +1,4 @@
-"""What a training step costs as images and batches grow: images a second and peak memory.
+"""Measure a training step's speed and memory as images and batches grow.
 
     python -m benchmarks.training.scaling --model bhvit_tiny --threads 2
 

@@ -1,4 +1,6 @@
-"""The published way of computing a training step, on our models' weights: each operation a pass of its own.
+"""The published way of computing a training step, on our models' weights.
+
+Each operation is a pass of its own.
 
 A stand-in for the published code where that is not at hand, from the written description of what it computes: tokens
 are (B, N, C) for linear layers and are copied to (B, C, H, W) for whatever looks at neighbours; norms see
@@ -48,7 +50,10 @@ class _Levels(torch.autograd.Function):
 
 
 def binary(weight: Tensor) -> Tensor:
-    """Mean |w| of each output channel times the sign of its centred weights, straight through in [-1, 1]."""
+    """Binarise weights: mean |w| of each output channel times centred signs.
+
+    Gradients are straight through in [-1, 1].
+    """
     axes = tuple(range(1, weight.ndim))
     scale = weight.abs().mean(dim=axes, keepdim=True).detach()
     centred = weight - weight.mean(dim=axes, keepdim=True)
@@ -224,7 +229,10 @@ def downsample(module: BinaryDownsample, grid: Tensor) -> Tensor:
 
 
 class PublishedWay(nn.Module):
-    """A binary BHViT's training forward pass on images (B, 3, H, W), the published way. Weights are the model's own."""
+    """A binary BHViT's training forward pass, computed the published way.
+
+    Images are (B, 3, H, W), weights the model's own.
+    """
 
     def __init__(self, model: BHViT) -> None:
         super().__init__()

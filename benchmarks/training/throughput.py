@@ -1,13 +1,15 @@
-"""A training step compared with the published way of computing it: images a second and peak memory, float32, CPU.
+"""Compare a training step with the published way of computing it, on a CPU.
+
+Measured are images a second and peak memory, in float32.
 
     python -m benchmarks.training.throughput [--published DIR]
 
 The published way is `stand_in.py`, and the published code itself where DIR, a checkout of its repository, is given. All
 hold the same weights, take the same batch, and give the same loss and gradient in float64, or nothing is measured. A
-step is forward, cross entropy and backward. Each way has a process of its own, as in real training, since a way that
-shares one finds memory as another left it; steps are taken in turns, so that whatever else the machine does falls on
-all alike. Peak memory is that of its process, less what it held before its first step. With `--keep-memory` malloc (of
-glibc) returns none to the system between steps, for all of them: that serves most who allocates most. Writes
+step is forward, cross entropy and backward. Each way has a process of its own, as in real training, since the heap's
+state depends on earlier allocations; steps are taken in turns, so that other load on the machine affects all alike.
+Peak memory is that of its process, less what it held before its first step. With `--keep-memory`, glibc's malloc
+returns none to the system between steps, for all of them: the way that allocates most gains most. Writes
 `throughput.md` next to this file.
 """
 
@@ -46,7 +48,10 @@ KEEP = "glibc.malloc.mmap_threshold=1073741824:glibc.malloc.trim_threshold=42949
 
 
 def executions(checkout: Path | None, name: str) -> dict[str, nn.Module]:
-    """Our model, the stand-in, and the published one if there is a checkout, with the same weights in training mode."""
+    """Make our model, the stand-in and, given a checkout, the published one.
+
+    They have the same weights and are in training mode.
+    """
     torch.manual_seed(0)
     if checkout is None:
         ours = create_model(name)
@@ -71,8 +76,11 @@ def batch(size: int) -> tuple[Tensor, Tensor]:
     return torch.randn(size, 3, 224, 224, generator=generator), torch.arange(size)
 
 
-def refuse_other_mathematics(models: dict[str, nn.Module]) -> None:
-    """Stop unless both give the same loss and total gradient in float64, where no sign lies at rounding distance."""
+def check_same_mathematics(models: dict[str, nn.Module]) -> None:
+    """Stop unless all give the same loss and gradient norm in float64.
+
+    No sign lies at rounding distance there.
+    """
     images, labels = batch(2)
     seen = []
     for model in models.values():
@@ -110,9 +118,11 @@ def _timed_step() -> tuple[float, float]:
 def measure(
     checkout: Path | None, name: str, size: int, threads: int, steps: int, least: float
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each step, in turns, and peak memory, MiB, after one step of each that sets quantisers from data.
+    """Time each step, in turns, in seconds, and peak memory in MiB.
 
-    As many turns as `steps`, or as `least` seconds have room for, whichever are more.
+    The first step of each sets quantisers from data and is left out.
+
+    As many turns as `steps`, or as `least` seconds allow, whichever are more.
     """
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -150,7 +160,7 @@ def main() -> None:
     args = parser.parse_args()
 
     for name in dict.fromkeys(case.split(":")[0] for case in (*args.cases, *args.keep_memory)):
-        refuse_other_mathematics(executions(args.published, name))
+        check_same_mathematics(executions(args.published, name))
     rows = []
     for case, keep in [*((case, False) for case in args.cases), *((case, True) for case in args.keep_memory)]:
         name, size = case.split(":")[0], int(case.split(":")[1])

@@ -1,4 +1,6 @@
-"""bhvit and ONNX Runtime Web in Node and in headless Chromium: one thread, 224x224, in turns.
+"""Time bhvit and ONNX Runtime Web in Node and in headless Chromium.
+
+One thread, 224x224, in turns.
 
     python -m benchmarks.web.web --ort NODE_MODULES/onnxruntime-web/dist
 
@@ -56,7 +58,7 @@ image. Times of bhvit include resizing and normalising.
 
 {tables[1]}
 
-What a page loads besides the model:
+What a page loads in addition to the model:
 
 {sizes}"""
     write_results(args.page, "bhvit and ONNX Runtime Web", text)
