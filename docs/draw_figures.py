@@ -19,7 +19,7 @@ PLACES = ((9, 4, "start"), (0, -9, "middle"), (0, 19, "middle"), (-9, 4, "end"),
 
 
 class Drawing:
-    """SVG elements on a white card, so that the figure reads on light and dark pages."""
+    """SVG elements on a white card, readable on light and dark pages."""
 
     def __init__(self, width: int, height: int, title: str) -> None:
         self.width, self.height, self.title = width, height, title

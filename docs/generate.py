@@ -32,6 +32,8 @@ MODULES = (
     "verification",
     "timing",
     "report",
+    "serve",
+    "web",
     "integrations",
 )
 """Packages whose modules have a reference page."""
@@ -110,7 +112,7 @@ def benchmark_nav() -> list[dict[str, list[str]]]:
 
 
 def copied(source: str, uri: str) -> str:
-    """Return the text of a file of the repository with its links made to fit the page `uri`."""
+    """Return the text of a file, with links made to fit the page `uri`."""
     text = (ROOT / source).read_text(encoding="utf-8")
     folder = Path(source).parent
 
@@ -128,7 +130,7 @@ def copied(source: str, uri: str) -> str:
 
 
 def _page_of(path: str) -> str | None:
-    """Return the page or file of the site that shows a file of the repository, if one does."""
+    """Return the page of the site that shows a file, if one does."""
     known = {
         "DESIGN.md": "explanation/architecture.md",
         "CONTRIBUTING.md": "project/contributing.md",

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "src" / "bhvit"
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring of each field of a dataclass and those it extends, on one line."""
+    """Return the docstring of each field of a dataclass and its bases, one line each."""
     docs: dict[str, str] = {}
     for base in cls.__bases__:
         if dataclasses.is_dataclass(base):

@@ -26,7 +26,7 @@ def test_importing_bhvit_loads_neither_torch_nor_the_native_code() -> None:
 
 
 def test_public_names_are_all_there_and_stay_what_they_are() -> None:
-    """No room has the name of a public function: importing the room would put it in the function's place."""
+    """No subpackage has the name of a public function: importing it would replace the function."""
     code = "import bhvit, bhvit.packing\nfor _ in range(2):\n    assert all(map(callable, map({get}, names))), names"
     get = "lambda name: getattr(bhvit, name)"
     _python("import bhvit; names = [name for name in bhvit.__all__ if name[0] != '_']\n" + code.format(get=get))
