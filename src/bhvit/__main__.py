@@ -1,4 +1,7 @@
-"""`bhvit` and `python -m bhvit`: the command line; Ctrl-C ends it with status 130 even while it is imported."""
+"""The command line: `bhvit` and `python -m bhvit`.
+
+Ctrl-C ends it with status 130, even while it is being imported.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bit contract: what a sign is, where its bit lies, and the NumPy oracle for both.
+"""The bit contract: what a sign is, where its bit lies, and the NumPy oracle.
 
 * +1 is bit 1 and -1 is bit 0; sign(0) = +1.
 * Channel c of a token is bit c % 32 of 32-bit word c // 32. On a little-endian machine the same
@@ -28,12 +28,12 @@ LANES = 16
 
 
 def words_for(bits: int) -> int:
-    """Words that hold `bits` bits."""
+    """Return how many words hold `bits` bits."""
     return -(-bits // WORD)
 
 
 def pack_bits(positive: npt.NDArray[np.bool_]) -> Words:
-    """(..., K) truth values -> (..., words_for(K)) words; K may be any length."""
+    """Pack truth values (..., K) into words (..., words_for(K)); K may be any length."""
     length = positive.shape[-1]
     tail = words_for(length) * WORD - length
     padded = np.pad(positive, [(0, 0)] * (positive.ndim - 1) + [(0, tail)])
@@ -41,18 +41,18 @@ def pack_bits(positive: npt.NDArray[np.bool_]) -> Words:
 
 
 def pack_signs(values: npt.NDArray[np.floating]) -> Words:
-    """(..., K) numbers -> (..., words_for(K)) words of their signs, sign(0) = +1."""
+    """Pack the signs of floats (..., K) into words (..., words_for(K)); sign(0) = +1."""
     return pack_bits(values >= 0)
 
 
 def unpack_signs(words: Words, length: int) -> npt.NDArray[np.int32]:
-    """(..., W) words -> (..., length) signs, each -1 or +1."""
+    """Unpack words (..., W) into signs (..., length), each -1 or +1."""
     bits = np.unpackbits(np.ascontiguousarray(words).view(np.uint8), axis=-1, bitorder="little")
     return bits[..., :length].astype(np.int32) * 2 - 1
 
 
 def tile_weights(signs: npt.NDArray[np.floating]) -> Words:
-    """(O, K) weights -> (ceil(O/16), words_for(K), 16) words of their signs."""
+    """Tile the signs of weights (O, K) as words (ceil(O/16), words_for(K), 16)."""
     outputs = signs.shape[0]
     rows = pack_signs(signs)
     rows = np.pad(rows, [(0, -outputs % LANES), (0, 0)])
@@ -60,18 +60,18 @@ def tile_weights(signs: npt.NDArray[np.floating]) -> Words:
 
 
 def untile_weights(tiles: Words, outputs: int) -> Words:
-    """The inverse of `tile_weights`: (tiles, W, 16) words -> (outputs, W) words."""
+    """Undo `tile_weights`: words (tiles, W, 16) become words (outputs, W)."""
     return np.ascontiguousarray(tiles.transpose(0, 2, 1)).reshape(-1, tiles.shape[1])[:outputs]
 
 
 def tile_floats(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """(O, K) full-precision weights -> (ceil(O/16), K, 16), the layout of float layers."""
+    """Tile full-precision weights (O, K) as (ceil(O/16), K, 16), for float layers."""
     rows = np.pad(weights, [(0, -weights.shape[0] % LANES), (0, 0)])
     return np.ascontiguousarray(rows.reshape(-1, LANES, rows.shape[1]).transpose(0, 2, 1))
 
 
 def popcount(words: Words) -> npt.NDArray[np.int32]:
-    """Set bits of each word."""
+    """Count the set bits of each word."""
     count = words - ((words >> 1) & np.uint32(0x55555555))
     count = (count & np.uint32(0x33333333)) + ((count >> 2) & np.uint32(0x33333333))
     count = (count + (count >> 4)) & np.uint32(0x0F0F0F0F)
@@ -79,7 +79,7 @@ def popcount(words: Words) -> npt.NDArray[np.int32]:
 
 
 def binary_dot(activations: Words, weights: Words, length: int) -> npt.NDArray[np.int32]:
-    """(T, W) and (O, W) words -> (T, O) dot products of `length` signs each."""
+    """Compute dot products (T, O) of `length` signs in words (T, W), (O, W)."""
     differing = np.zeros((activations.shape[0], weights.shape[0]), np.int32)
     for word in range(activations.shape[1]):
         differing += popcount(activations[:, None, word] ^ weights[None, :, word])

@@ -27,7 +27,7 @@ QUANTILES = 101
 """Thresholds that are stored: of miss rates of 0, 1, ..., 100 %."""
 LARGEST_SCORE = 2.0**100
 MISS_RATE = 0.05
-"""Share of known images that may be taken for unknown, where nothing else is said."""
+"""Share of known images that may be taken for unknown, by default."""
 _MOST_LOGITS = 1 << 22
 """Logits that a temperature is fitted to; of more images, evenly spaced ones are taken."""
 BINS = 15
@@ -74,7 +74,10 @@ class Calibration:
 
     @classmethod
     def from_json(cls, text: str) -> Calibration:
-        """Settings from `to_json`. Raises UserError saying what is missing, unknown or impossible."""
+        """Read settings from `to_json`.
+
+        Raises UserError saying what is missing, unknown or impossible.
+        """
         try:
             fields: dict[str, Any] = json.loads(text)
             require(isinstance(fields["quantiles"], list), "quantiles must be a list")
@@ -85,9 +88,9 @@ class Calibration:
             raise UserError(f"the calibration is damaged: {error!r}") from error
 
     def threshold(self, miss_rate: float = MISS_RATE) -> float:
-        """The score below which `miss_rate` (0 to 1) of the validation images lie, between quantiles by a line.
+        """Return the score below which `miss_rate` (0 to 1) of the validation images lie.
 
-        Raises UserError for another number.
+        Between two quantiles it is interpolated linearly. Raises UserError for another number.
         """
         if not is_finite(miss_rate) or not 0 <= miss_rate <= 1:
             raise UserError(f"a miss rate is a fraction from 0 to 1, such as 0.05, not {shown(miss_rate)}")
@@ -119,10 +122,10 @@ def negative_log_likelihood(logits: Array, labels: npt.NDArray[np.int64], temper
 
 
 def calibration_error(logits: Array, labels: npt.NDArray[np.int64], temperature: float = 1.0) -> float:
-    """Expected calibration error (Guo et al., ICML 2017) of the most likely class, in BINS equal bins.
+    """Compute the expected calibration error of the most likely class, 0 to 1.
 
-    The mean over images of |accuracy - confidence| of their bin: 0 where probabilities are frequencies. Logits
-    (N, classes), labels (N,).
+    Guo et al., ICML 2017, in BINS equal bins: the mean over images of |accuracy - confidence| of their bin, 0 where
+    probabilities are frequencies. Logits (N, classes), labels (N,).
     """
     confidence = probabilities(logits, temperature).max(axis=1)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -170,7 +173,10 @@ def fit(logits: Array, labels: npt.NDArray[np.int64], score: Score = "energy") -
 
 
 def auroc(known: Doubles, unknown: Doubles) -> float:
-    """The chance that a known image has a higher score than an unknown one, ties counted half: 0.5 is guessing."""
+    """Compute the area under the ROC curve of known (N,) against unknown (M,) scores.
+
+    It is the chance that a known image has a higher score than an unknown one, ties counted half: 0.5 is guessing.
+    """
     ordered = np.sort(unknown)
     below = np.searchsorted(ordered, known, "left").astype(np.int64).sum()
     tied = np.searchsorted(ordered, known, "right").astype(np.int64).sum() - below

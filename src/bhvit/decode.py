@@ -1,4 +1,7 @@
-"""Decode pictures: files, bytes, PIL images and arrays become PIL images of eight bits a channel, upright."""
+"""Decode pictures to upright PIL images of eight bits a channel.
+
+They come as files, bytes, PIL images or arrays.
+"""
 
 from __future__ import annotations
 
@@ -108,10 +111,11 @@ def load_image(
 def open_planes(
     image: ImageLike, channels: int, *, bgr: bool = False, needed: Needed | None = None
 ) -> list[Image.Image]:
-    """Return an image as one PIL image in mode L or RGB, or as one a channel if it has other channels.
+    """Return an image as one PIL image, or as one for each channel.
 
-    `image` is what `Preprocess` takes; with `bgr`, an array whose colours are in the order BGR or BGRA. Files are
-    decoded by `load_image`. Raises UserError for what is no image, and for arrays that do not fit the channels.
+    One and three channels are one image, in mode L or RGB. `image` is what `Preprocess` takes;
+    with `bgr`, an array whose colours are in the order BGR or BGRA. Files are decoded by `load_image`. Raises UserError
+    for what is no image, and for arrays that do not fit the channels.
     """
     if bgr:
         image = _swapped(image)
@@ -163,7 +167,10 @@ def _formats() -> tuple[str, ...]:
 
 
 def _unread_format(source: str | Path | IO[bytes]) -> str:
-    """What to say of a file that no decoder takes: the package that reads it, or which formats are read."""
+    """Return what a message says of a file that no decoder takes.
+
+    That is the package that reads it, or which formats are read.
+    """
     try:
         if isinstance(source, str | Path):
             with Path(source).open("rb") as file:
@@ -207,7 +214,10 @@ def _quiet_pillow() -> Iterator[None]:
 
 
 def _decoded(image: Image.Image, name: str = "the image") -> Image.Image:
-    """The image upright, in eight bits a channel. Raises UserError if it is closed, cut short, or without a scale."""
+    """Return the image upright, in eight bits a channel.
+
+    Raises UserError if it is closed, cut short, or without a scale.
+    """
     try:
         upright = _upright(image)
     except _DECODER_ERRORS as error:

@@ -18,7 +18,7 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 def printable(text: str) -> str:
-    """Return `text` with what a terminal would obey or cannot show as escapes, such as \\u001b."""
+    r"""Return `text` with control and unprintable characters as escapes, such as \u001b."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
@@ -30,7 +30,10 @@ def one_line(message: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value for a message: in full where it is short, otherwise its begin and end, or its size."""
+    """Return a short representation of a value for a message.
+
+    Long values are cut in the middle; bytes are their number.
+    """
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{len(value)} bytes"
     brief = reprlib.Repr()
@@ -39,7 +42,7 @@ def shown(value: Any) -> str:
 
 
 class UserError(ValueError):
-    """A bad argument, file or setting; the message is one line that names it and how to fix it.
+    """A bad argument, file or setting, as one line that says how to fix it.
 
     The message may quote names and values from files: it is cut to `LONGEST` characters, and control characters
     in it are escaped.

@@ -55,7 +55,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed processes left of files they were writing; the caller holds the folder for itself."""
+    """Remove the partial files that killed processes left in a folder.
+
+    The caller must hold the folder for itself.
+    """
     for part in folder.glob(f".*{PART}"):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -71,7 +74,7 @@ def _remove_stale_parts(path: Path) -> None:
 
 
 def check_regular(path: Path, shown: Path | None = None) -> None:
-    """Raises UserError if something is at `path` that is no regular file: a folder, pipe, socket or device.
+    """Raise UserError if `path` is a folder, pipe, socket or device.
 
     Reading or replacing one would wait for ever, never end, or destroy it.
     """
@@ -87,7 +90,10 @@ def check_regular(path: Path, shown: Path | None = None) -> None:
 
 
 def check_absent(path: str | Path, force: bool) -> None:
-    """Raises UserError if a file may not be written to `path`: it exists and `force` is not set, or has no folder."""
+    """Raise UserError if a file may not be written to `path`.
+
+    It may not if it exists and `force` is not set, or if its folder does not exist.
+    """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"cannot write {path}: it is a folder")

@@ -1,7 +1,7 @@
-"""The files of a model's folder in the Hugging Face convention, and what stands in them.
+"""The files of a model's folder in the Hugging Face convention.
 
 `config.json` holds the spec and the class names, `preprocessor_config.json` the preprocessing, both under the names
-that transformers gives such things; `model.safetensors` the weights; `README.md` the model card.
+that transformers gives such things; `model.safetensors` holds the weights, `README.md` the model card.
 """
 
 from __future__ import annotations
@@ -71,13 +71,19 @@ def read_config(fields: Any) -> tuple[ModelSpec, tuple[str, ...] | None]:
 
 
 def read_calibration(fields: Any) -> Calibration | None:
-    """The calibration of a `config.json`, None if it has none. Raises UserError if it is damaged."""
+    """Read the calibration of a `config.json`; None if it has none.
+
+    Raises UserError if it is damaged.
+    """
     found = fields.get("calibration") if isinstance(fields, dict) else None
     return None if found is None else Calibration.from_json(json.dumps(found))
 
 
 def preprocessor(preprocess: Preprocess, whole_image: bool = False) -> dict[str, Any]:
-    """What `preprocessor_config.json` holds; `whole_image` says that nothing is cropped, as for a segmentation."""
+    """Return the contents of `preprocessor_config.json`.
+
+    `whole_image` says that nothing is cropped, as for a segmentation.
+    """
     return {
         **({"whole_image": True} if whole_image else {}),
         "image_processor_type": PROCESSOR,
@@ -92,7 +98,10 @@ def preprocessor(preprocess: Preprocess, whole_image: bool = False) -> dict[str,
 
 
 def read_preprocessor(fields: Any) -> Preprocess:
-    """The preprocessing of a `preprocessor_config.json`. Raises UserError if it is damaged or not one of ours."""
+    """Read the preprocessing of a `preprocessor_config.json`.
+
+    Raises UserError if it is damaged or of another kind of processor.
+    """
     if not isinstance(fields, dict) or fields.get("image_processor_type") != PROCESSOR:
         kind = fields.get("image_processor_type") if isinstance(fields, dict) else None
         raise UserError(f"it describes an image processor of type {kind!r}, not {PROCESSOR!r}")

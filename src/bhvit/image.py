@@ -109,7 +109,10 @@ class Preprocess:
         interpolation: Interpolation = "bicubic",
         draft: float = 0.0,
     ) -> Preprocess:
-        """ImageNet's mean and standard deviation for RGB, 0.5 and 0.25 for any other number of channels."""
+        """Settings with the usual mean and standard deviation.
+
+        Those are ImageNet's for RGB, and 0.5 and 0.25 for any other number of channels.
+        """
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.25,) * channels)
         return cls(
             size=size, channels=channels, mean=mean, std=std, crop=crop, interpolation=interpolation, draft=draft
@@ -117,7 +120,7 @@ class Preprocess:
 
     @property
     def needed(self) -> Needed | None:
-        """What `load_image` may leave out of a JPEG file; None: nothing."""
+        """What `load_image` must keep of a JPEG file; None: everything."""
         return self._least if self.draft else None
 
     def _least(self, width: int, height: int) -> tuple[int, int]:
@@ -134,7 +137,7 @@ class Preprocess:
         return self.normalize(self.pixels(image, bgr=bgr)[None])
 
     def pixels(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
-        """The resized and cropped image before normalisation, uint8 (H, W, C); of colours, in the order RGB."""
+        """Resize and crop an image, without normalising it: uint8 (H, W, C), colours as RGB."""
         planes = open_planes(image, self.channels, bgr=bgr, needed=self.needed)
         resized = [np.asarray(self._resize(plane)) for plane in planes]
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in resized], axis=2))
@@ -146,7 +149,10 @@ class Preprocess:
         return lambda width, height: (math.ceil(scale_w * width), math.ceil(scale_h * height))
 
     def whole(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
-        """All of an image, resized to `size` whatever its aspect: uint8 (H, W, C). What a segmentation takes."""
+        """Resize all of an image to `size`, whatever its aspect: uint8 (H, W, C).
+
+        Segmentations take images so.
+        """
         return self.resized(self.decoded(image, bgr=bgr), self.size)
 
     def decoded(self, image: ImageLike, *, bgr: bool = False) -> npt.NDArray[np.uint8]:
@@ -155,7 +161,7 @@ class Preprocess:
         return np.concatenate([np.atleast_3d(np.asarray(plane)) for plane in planes], axis=2)
 
     def resized(self, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
-        """Pixels (height, width, C) resized to another size (H, W) whatever their aspect: uint8 (H, W, C)."""
+        """Resize pixels (height, width, C) to `size` (H, W), whatever their aspect: uint8."""
         if pixels.shape[:2] == size:
             return np.ascontiguousarray(pixels)
         planes = [pixels] if pixels.shape[2] == 3 else list(np.moveaxis(pixels, -1, 0))
@@ -164,14 +170,20 @@ class Preprocess:
         return np.ascontiguousarray(np.concatenate([np.atleast_3d(part) for part in parts], axis=2))
 
     def stretched(self, image: Image.Image, box: tuple[int, int, int, int]) -> npt.NDArray[np.uint8]:
-        """The part of an image in `box` (left, top, right, bottom), resized to `size` whatever its
-        aspect: uint8 (H, W, C). Training's random resized crop."""
+        """Cut out a part of an image and resize it to `size`: uint8.
+
+        The part is `box` (left, top, right, bottom), of any aspect; the result is (H, W, C). This is training's
+        random resized crop.
+        """
         part = convert(image.crop(box), self.channels)
         resized = np.array(part.resize(self.size[::-1], _RESAMPLING[self.interpolation]))
         return resized.reshape(*self.size, self.channels)
 
     def normalize(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(x / 255 - mean) / std: uint8 (B, H, W, C) to float32 (B, C, H, W), C-contiguous."""
+        """Normalise pixels: uint8 (B, H, W, C) to float32 (B, C, H, W), C-contiguous.
+
+        That is (x / 255 - mean) / std.
+        """
         scale = np.array([1 / (255 * std) for std in self.std], dtype=np.float32)
         offset = np.array([-mean / std for mean, std in zip(self.mean, self.std)], dtype=np.float32)
         planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)).astype(np.float32)
@@ -211,7 +223,10 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, text: str) -> Preprocess:
-        """Settings from `to_json`. Raises UserError saying what is missing, unknown or impossible."""
+        """Read settings from `to_json`.
+
+        Raises UserError saying what is missing, unknown or impossible.
+        """
         try:
             fields: dict[str, Any] = json.loads(text)
             for key in ("size", "mean", "std"):

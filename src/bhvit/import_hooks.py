@@ -38,7 +38,7 @@ def install() -> None:
 
 
 class _Finder:
-    """Finds what the finders behind it find, and sees to it that our module follows theirs."""
+    """A finder that makes our module follow those that other finders find."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -27,9 +27,10 @@ def processor() -> str:
 
 
 def allowed_cores() -> int:
-    """Return how many cores this process may use: its affinity mask, capped by the container's CPU quota.
+    """Return how many cores this process may use.
 
-    The host's own count, `os.cpu_count()`, is larger inside containers and under `taskset`.
+    That is its affinity mask, capped by the container's CPU quota. The host's own count, `os.cpu_count()`, is larger
+    inside containers and under `taskset`.
     """
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
@@ -37,7 +38,7 @@ def allowed_cores() -> int:
 
 
 def environment_limit(name: str, default: int) -> int:
-    """Return the limit that an environment variable sets, or `default` if it is unset or empty.
+    """Return the limit in an environment variable, or `default` if it is not set.
 
     Raises UserError unless it is a whole number from 1 on.
     """

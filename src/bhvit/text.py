@@ -15,7 +15,7 @@ def size_text(count: int) -> str:
 
 
 def count_text(count: float) -> str:
-    """A count for people: 512, 10.1 M, 4.06 G."""
+    """Write a count for people: 512, 10.10 M, 4.06 G."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= limit:
             return f"{count / limit:.2f} {unit}"

@@ -25,14 +25,15 @@ def downloads() -> Path | None:
 
 
 def list_bundled() -> list[str]:
-    """Return the names of the models that ship with the package and of those downloaded, sorted."""
+    """Return the names of bundled and downloaded models, sorted."""
     return sorted({path.stem for folder in _folders() for path in folder.glob("*.bhv")})
 
 
 def find(path: str | Path, suffix: str) -> Path:
-    """Return `path`, or a named model's file with `suffix` if nothing is at `path` and there is one of that name.
+    """Return `path`, or the file of the model that it names.
 
-    Models that ship with the package come first.
+    That is the named model's file with `suffix`, if nothing is at `path` and there is such a model. Models that ship
+    with the package come first.
     """
     path = Path(path)
     if len(path.parts) == 1 and not path.exists():
@@ -44,7 +45,7 @@ def find(path: str | Path, suffix: str) -> Path:
 
 
 def found_by_name(path: Path) -> bool:
-    """Whether `path`, from `find`, is a file of a named model, so that nothing else is written next to it."""
+    """Whether `path`, from `find`, is a named model's file: nothing is written next to it."""
     return path.parent in _folders()
 
 
@@ -61,7 +62,7 @@ def hint(path: str | Path) -> str:
 
 
 def is_packed(path: str | Path) -> bool:
-    """Whether `path` is a packed model: by suffix, by bundled name, or by how the file begins."""
+    """Whether `path` is a packed model, by suffix, name or first bytes."""
     path = find(path, ".bhv")
     if path.suffix == ".bhv":
         return True

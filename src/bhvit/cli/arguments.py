@@ -1,4 +1,4 @@
-"""Parsing of the command line; a wrong argument is a `UserError` that points to the right --help."""
+"""Parse the command line; errors are `UserError`s that point to the right --help."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MEANT = {
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of one command, or of all of them, which holds the others in `commands`.
+    """The parser of one command, or of `bhvit` with all in `commands`.
 
     Options are not abbreviated: what a part of a name means would change with the next option that begins so.
     """

@@ -37,6 +37,7 @@ them), and of its limit: the time that loops on registers alone need for as many
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "bench",
@@ -62,6 +63,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Time the model and print; 0. Raises UserError."""
     from ..format import file as bhv_file
     from ..system import environment
     from ..timing import BUSY, busy, measure
@@ -116,7 +118,7 @@ def timing_table(timings: list[Timing]) -> str:
 
 
 def comparisons(timings: list[Timing]) -> list[str]:
-    """How many times faster than PyTorch each native run is at the same threads and batch."""
+    """How many times faster each native run is than PyTorch's at equal settings."""
     by_torch = {(t.threads, t.batch): t.median for t in timings if t.name == "PyTorch"}
     return [
         f"{t.isa}, {t.threads} thread{'s' * (t.threads > 1)}, batch {t.batch}: "
@@ -140,6 +142,7 @@ def _isas(text: str) -> list[str]:
 
 
 def profile_text(profile: dict[str, Any]) -> str:
+    """Write the profile of a model as a table, an op a line."""
     peaks = profile["peak_binary_macs_per_second"], profile["peak_float_macs_per_second"]
     whole, threads = profile["microseconds"], profile["threads"]
     rows = []

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "classify",
@@ -66,6 +67,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Classify and print; 0, or 2 if a picture could not be read. Raises UserError."""
     from ..data.inputs import open_inputs
     from ..runtime import Session
 
@@ -244,7 +246,10 @@ def _open_results(args: argparse.Namespace, session: Session) -> Results:
 
 
 def split_model(named: Sequence[str]) -> tuple[Path, Sequence[str]]:
-    """The model, which comes first or is the bundled one, and the sources. Raises UserError if there is no source."""
+    """Split the arguments into the model and its sources.
+
+    The model comes first, or is the bundled one. Raises UserError if there is no source.
+    """
     first, *rest = named
     if "://" in first or not first or not bundled.is_packed(first):
         return Path(bundled.DEFAULT), named

@@ -18,7 +18,10 @@ Subparsers = Any
 
 
 def command(subparsers: Subparsers, name: str, summary: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Return a command's parser: `summary` for the list of commands, the rest for its own --help."""
+    """Add a command's parser and return it.
+
+    `summary` is for the list of commands, the rest for the command's own --help.
+    """
     parser: argparse.ArgumentParser = subparsers.add_parser(
         name,
         help=summary,
@@ -52,7 +55,7 @@ def add_max_memory(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -> None:
-    """The model and what it is run on, and how: `sources`, --every, --workers, --show, --out, --resume, --force."""
+    """Add the arguments for pictures: `sources`, --every, --workers, --show, --out, --resume, --force."""
     parser.add_argument(
         "sources",
         nargs="+",
@@ -76,6 +79,7 @@ def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add the option --json."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON on standard output")
 
 
@@ -111,7 +115,10 @@ def mebibytes(text: str) -> int:
 
 
 def threads(text: str) -> int:
-    """A number of threads for argparse; "auto" and 0 are the cores that this process may use."""
+    """Parse a number of threads for argparse.
+
+    "auto" and 0 are the cores that this process may use.
+    """
     return allowed_cores() if text in ("auto", "0") else positive(text)
 
 
@@ -127,7 +134,10 @@ def print_json(value: Any) -> None:
 
 
 def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: bool = True, indent: str = "  ") -> str:
-    """Rows in aligned columns, the first to the left and the others to the right (or all to the left)."""
+    """Return rows as lines of aligned columns.
+
+    The first column is aligned left and the others right, or all of them left.
+    """
     lines = [list(header), *rows] if header else list(rows)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
@@ -141,9 +151,10 @@ def table(rows: Sequence[Sequence[str]], header: Sequence[str] = (), right: bool
 
 
 class Progress:
-    """A progress line on standard error: drawn on terminals only, gone when done. Callable (done, total, note).
+    """A progress line on standard error, callable as (done, total, note).
 
-    Without a total, which a stream has not, it shows how many are done and how many a second.
+    It is drawn on terminals only, and erased at the end. Without a total, as for a stream, it shows how many are done
+    and how many a second.
     """
 
     def __init__(self, what: str) -> None:
@@ -178,7 +189,7 @@ class Progress:
 
 
 def packed_file(text: str) -> Path:
-    """A packed model as an argument: its path, or that of the bundled model of that name."""
+    """Parse a packed model's path or name for argparse."""
     return bundled.find(text, ".bhv")
 
 

@@ -32,6 +32,7 @@ The exit status is 1 if accuracy is under {LEAST_TOP1:.0%} or the packed file do
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "demo",
@@ -52,6 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Run the demo; 0, or 1 if engine and reference differ. Raises UserError."""
     begin = time.perf_counter()
     if args.pretrained:
         if args.epochs:

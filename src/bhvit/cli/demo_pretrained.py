@@ -23,9 +23,10 @@ REFERENCE_IMAGES = 4
 
 
 def demo_pretrained(data: str) -> int:
-    """Evaluate, check, classify and time the bundled model; 1 if engine and reference differ, else 0.
+    """Evaluate, check, classify and time the bundled model.
 
-    Raises UserError for data that cannot be read or has other classes.
+    Returns 1 if engine and reference differ, else 0. Raises UserError for data that cannot be read or has other
+    classes.
     """
     path = bundled.find(bundled.DEFAULT, ".bhv")
     file = bhv_file.read(path)

@@ -10,6 +10,7 @@ from .console import Subparsers, add_json, command, print_json
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "import",
@@ -36,6 +37,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the checkpoint of published weights; 0. Raises UserError."""
     from ..data.classes import read_class_names
     from ..errors import UserError
     from ..files import check_absent

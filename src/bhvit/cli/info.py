@@ -33,6 +33,7 @@ formula."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "info",
@@ -62,6 +63,7 @@ class _Subject:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Print what a model needs; 0. Raises UserError."""
     from ..cost.counts import op_costs, total
 
     subject = _open(args)
@@ -146,7 +148,10 @@ def _open(args: argparse.Namespace) -> _Subject:
 
 
 def _packed(subject: _Subject) -> tuple[dict[str, int] | None, str]:
-    """Bytes of the packed file by kind, there or predicted; or None and why there can be none."""
+    """Return the packed file's bytes by kind, or None and why there are none.
+
+    The file is there, or its size is predicted.
+    """
     from ..cost.counts import packed_bytes
 
     if subject.kinds:

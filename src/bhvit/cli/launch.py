@@ -29,10 +29,10 @@ def is_child() -> bool:
 
 
 def launch(count: int, words: Sequence[str], command: Sequence[str] = (sys.executable, "-m", "bhvit")) -> int:
-    """Run `command` with the arguments `words` in `count` processes that find each other; the first failure's status.
+    """Run `command` in `count` processes that find each other; return the first failure's status.
 
-    They get the environment that torchrun gives. Signals to this process are passed on to them. When one fails, the
-    others are ended. Cores are shared equally unless OMP_NUM_THREADS is set.
+    `words` are its arguments. The processes get the environment that torchrun gives, and signals to this process. When
+    one fails, the others are ended. Cores are shared equally unless OMP_NUM_THREADS is set.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -69,7 +69,10 @@ def launch(count: int, words: Sequence[str], command: Sequence[str] = (sys.execu
 
 
 def report_failure(line: str) -> None:
-    """Tell torchrun, if it started this process, why it failed: its summary of failures then quotes `line`."""
+    """Tell torchrun, if it started this process, why it failed.
+
+    Its summary of failures then quotes `line`.
+    """
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if file and is_child():
         said = {"message": {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}}
@@ -78,7 +81,10 @@ def report_failure(line: str) -> None:
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended, or one has failed and the others were ended; the status of that, or 0."""
+    """Wait until all have ended or one has failed, and end the others.
+
+    Returns the status of the one that failed, or 0.
+    """
     while True:
         ended = [child.poll() for child in children]
         failed = [status for status in ended if status]
@@ -97,7 +103,7 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
 
 
 def _signal_of(status: int) -> int:
-    """The signal that ended a process, by the status of `Popen` or of a shell; 0 for none."""
+    """Return the signal that ended a process with this status; 0 for none."""
     return -status if status < 0 else max(0, status - 128)
 
 

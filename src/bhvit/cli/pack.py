@@ -11,6 +11,7 @@ from .console import Subparsers, add_json, checkpoint_file, command, print_json,
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "pack",
@@ -38,6 +39,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Pack a checkpoint and print the file's size; 0. Raises UserError."""
     from ..cost.counts import bytes_by_kind
     from ..errors import UserError
     from ..format import file as bhv_file

@@ -1,4 +1,4 @@
-"""`bhvit report`: measure a run and its packed file, and write one HTML page about them."""
+"""`bhvit report`: measure a run and its packed file, and write an HTML page."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ validation images, by which `best` was chosen)."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "report",
@@ -48,6 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Measure a run and write its page; 0. Raises UserError."""
     from ..files import check_absent
     from ..report.build import write_report
     from ..report.measure import measure_run

@@ -14,7 +14,10 @@ LARGEST = (1280, 720)
 
 
 class Window:
-    """A window that shows one picture at a time. Raises UserError where no window can be opened."""
+    """A window that shows one picture at a time.
+
+    Raises UserError where no window can be opened.
+    """
 
     def __init__(self, title: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""How commands meet a terminal: output that it can show, whatever stands in names, and SIGTERM."""
+"""Output that the terminal can show, and SIGTERM as an exception."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, so that files that are being written are removed on the way out.
+    """Raise `Terminated` on SIGTERM, so that partial files are removed on the way out.
 
     A handler that is there already stays, and so does an inherited "ignore". A forked child ends as usual.
     """

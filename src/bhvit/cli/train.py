@@ -1,4 +1,4 @@
-"""`bhvit train`."""
+"""`bhvit train`: train a model on images of your own."""
 
 from __future__ import annotations
 
@@ -186,7 +186,10 @@ def _by_images(given: Mapping[str, Any], quiet: bool) -> TrainConfig:
 
 
 def _check_folders(data: str) -> None:
-    """Raises UserError for class folders that cannot be trained on, before PyTorch takes seconds to load."""
+    """Raise UserError for class folders that cannot be trained on.
+
+    This is before PyTorch takes seconds to load.
+    """
     from ..data.sources import BUILT_IN, find
 
     folder = Path(data)
@@ -200,7 +203,7 @@ def _check_folders(data: str) -> None:
 
 
 def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The model where none is named: that of the checkpoint to start from, with its size, or the usual one."""
+    """Return the model where none is named: the checkpoint's, or the usual one."""
     init = given.get("init", recipe.get("init"))
     if init is None or "model" in recipe or "model" in given:
         return {"model": DEFAULT_MODEL}

@@ -16,6 +16,7 @@ works offline once loaded. Pictures stay on the visitor's device."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
+    """Add the command to `bhvit`."""
     parser = command(
         subparsers,
         "web",
@@ -30,6 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Write the site; 0. Raises UserError."""
     from ..web import write_site
 
     if args.out.exists() and not args.out.is_dir():

@@ -11,7 +11,7 @@ from ..errors import UserError
 
 Features: TypeAlias = "npt.NDArray[np.floating[Any]]"
 SIMILARITY = 0.98
-"""Cosine from which images are taken for near duplicates, where nothing else is said."""
+"""Cosine from which images are taken for near duplicates, by default."""
 _BLOCK = 1024
 
 

@@ -1,1 +1,1 @@
-"""Other libraries: timm, Hugging Face transformers."""
+"""Use with other libraries: timm, transformers, ONNX and Ray."""

@@ -1,4 +1,4 @@
-"""Packed models on a Ray cluster: a `Predictor` for Ray Data, and the engine of `bhvit classify --engine ray`.
+"""Packed models on a Ray cluster: `Predictor`, and the engine of `--engine ray`.
 
 A worker that dies is started again by Ray, and what it had not answered is computed again; every picture is answered
 once.
@@ -30,7 +30,9 @@ _AHEAD = 3
 
 
 class Predictor:
-    """Classifies the pictures of a Ray Data batch; for `Dataset.map_batches`, which makes one for each worker.
+    """Classify the pictures of Ray Data batches.
+
+    It is for `Dataset.map_batches`, which makes one for each worker.
 
         ray.data.read_images("photos").map_batches(Predictor, fn_constructor_args=["model.bhv"], concurrency=2)
 
@@ -40,7 +42,10 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path | bytes, *, top: int = 5, column: str | None = None, threads: int = 1) -> None:
-        """`model` is a file that every worker sees, its bytes, or a bundled name; `column` holds the pictures."""
+        """Open the model: a file that every worker sees, its bytes, or a bundled name.
+
+        `column` holds the pictures.
+        """
         self._session = Session(model, threads=threads)
         if self._session.task != "classify":
             raise UserError(f"{self._session.spec.name} labels pixels, and a Predictor classifies")
@@ -106,7 +111,10 @@ class Engine:
         self.workers = [worker.remote(shared, top, threads, isa, max_memory) for _ in range(count)]
 
     def stream(self, inputs: Inputs) -> Iterator[Streamed]:
-        """As `Session.stream`. Files are read by the workers: their paths must mean the same on every machine."""
+        """Classify as `Session.stream` does, on the cluster.
+
+        The workers read the files: their paths must mean the same on every machine.
+        """
         ray = _ray()
         pictures = iter(inputs)
         waiting: deque[tuple[Sequence[Picture], Any]] = deque()

@@ -18,7 +18,10 @@ from .weights import weight_findings
 
 
 def write_report(found: Findings | MaskFindings, out: Path) -> None:
-    """Write the page of `found`, whole or not at all. Raises UserError if `out` cannot be written."""
+    """Write the page of `found`, completely or not at all.
+
+    Raises UserError if `out` cannot be written.
+    """
     log = RunFolder(found.folder).entries()
     if isinstance(found, MaskFindings):
         results, tiles, curves, score = masks.mask_sections(found), masks.mask_tiles(found), masks.CURVES, "val_miou"
@@ -78,7 +81,7 @@ def _tiles(found: RunFindings) -> list[tuple[str, str, str]]:
 
 
 def _chosen(log: list[dict[str, Any]], checkpoint: Path, score: str) -> int | None:
-    """The epoch of `checkpoint`: the best on validation images in the last phase, or the last."""
+    """Return the epoch of `checkpoint`: the best in the last phase, or the last."""
     if not log:
         return None
     if checkpoint.stem != "best":

@@ -1,4 +1,6 @@
-"""Images of a report by class and answer: chosen within a bound of bytes, and shown by a click, without a script.
+"""Images of a report, chosen by class and answer, shown without a script.
+
+Their bytes are bounded; a click chooses which are shown.
 
 Each choice is a radio button; style rules show the images of the one that is checked. So the page needs nothing but a
 browser, and a hostile name stays text.
@@ -46,7 +48,10 @@ class Shown(NamedTuple):
 
 
 def choose(found: Metrics, temperature: float = 1.0) -> tuple[dict[int, tuple[str, ...]], npt.NDArray[np.float64]]:
-    """Return images in the order of their worth, by number, each with its lists; and the probability of each answer."""
+    """Choose the images to show, the most useful first, and their lists.
+
+    Returns the lists of each image by number, and the probability of each image's answer, (N,).
+    """
     chances = probabilities(found.logits, temperature)
     confidence = chances.max(axis=1)
     answers, labels = found.predictions, found.labels
@@ -70,7 +75,10 @@ def choose(found: Metrics, temperature: float = 1.0) -> tuple[dict[int, tuple[st
 def shown_images(
     found: Metrics, image: Callable[[int], Image.Image], name: Callable[[int], str], temperature: float = 1.0
 ) -> list[Shown]:
-    """Return the pictures of a gallery, as many as `MAX_BYTES` holds. `image` and `name` give those of a number."""
+    """Return as many pictures of a gallery as `MAX_BYTES` holds.
+
+    `image` and `name` give those of a number.
+    """
     lists, confidence = choose(found, temperature)
     pictures, left = [], MAX_BYTES
     for index, its in lists.items():
@@ -85,7 +93,7 @@ def shown_images(
 
 
 def cell_id(label: int, answer: int) -> str:
-    """The id of the choice that shows the images of a cell of the confusion matrix."""
+    """Return the id of the choice that shows a confusion matrix cell's images."""
     return f"cell-{label}-{answer}"
 
 

@@ -54,6 +54,7 @@ class Findings(RunFindings):
 
     @property
     def native(self) -> Metrics:
+        """Metrics of the packed file, run natively."""
         return self.comparison.native
 
 
@@ -82,7 +83,9 @@ def measure_run(
     max_memory: int | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> Findings | MaskFindings:
-    """Compare and time a run's checkpoint and packed file on its test images, with `corruptions` on corrupted ones too.
+    """Compare and time a run's checkpoint and packed file on its test images.
+
+    With `corruptions` also on corrupted ones.
 
     Raises UserError if files or images are missing, damaged, or do not belong together, and for corruptions of a
     segmentation's images.

@@ -1,4 +1,4 @@
-"""What a checkpoint's binary layers hold, for the report: latent weights against -1 and +1, levels of attention."""
+"""Statistics of a checkpoint's binary layers for the report: latent weights, attention levels."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class WeightFindings:
 
 
 def weight_findings(checkpoint: Path, dataset: Dataset) -> WeightFindings:
-    """Look into a checkpoint, and let it attend to the first images of a data set."""
+    """Collect statistics of a checkpoint's weights, and of attention to some images of `dataset`."""
     import torch
 
     from ..models import load_checkpoint

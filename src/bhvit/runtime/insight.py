@@ -1,4 +1,4 @@
-"""What a session tells besides its answers: features of an image, and what an answer depends on."""
+"""More than a session's answers: features of an image, and what answers depend on."""
 
 from __future__ import annotations
 
@@ -130,7 +130,10 @@ class Insight(abc.ABC):
         return self._preprocess.mean, self._preprocess.std
 
     def _model(self) -> PackedModel:
-        """The file as Python reads it. Raises UserError if it has changed since the session was opened."""
+        """Read the file as Python does.
+
+        Raises UserError if it has changed since the session was opened.
+        """
         if self._packed is None:
             source, header = self._saved[0], self.program.header
             try:

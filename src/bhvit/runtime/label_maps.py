@@ -1,4 +1,4 @@
-"""Label maps of pictures of any size: resized to the model's size, or covered by windows of it."""
+"""Label maps of pictures of any size, by resizing or by windows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,17 @@ def check_overlap(overlap: object) -> float:
 
 
 def resized(labels: Labels, size: tuple[int, int]) -> Labels:
-    """A label map (H, W) at another size (height, width), each pixel the nearest one's label."""
+    """Resize a label map (H, W) to `size` (height, width) by nearest neighbours."""
     if labels.shape == size:
         return labels
     return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def starts(edge: int, window: int, overlap: float) -> list[int]:
-    """Where windows begin along an edge: as few, evenly spread, as overlap by that share of a window or more."""
+    """Return where windows begin along an edge.
+
+    They are as few as overlap by the share `overlap` of a window or more, evenly spread.
+    """
     step = max(1, int(window * (1 - overlap)))
     count = 1 + max(0, -(-(edge - window) // step))
     return [round(index * (edge - window) / max(1, count - 1)) for index in range(count)]
@@ -59,10 +62,11 @@ def check_size(size: tuple[int, int], classes: int) -> None:
 def covered(
     pixels: Labels, window: tuple[int, int], overlap: float, classes: int, run: Callable[[Labels], Floats]
 ) -> Labels:
-    """Labels (H, W) of pixels (H, W, C), at least as large as a window: of the summed logits of all windows over each.
+    """Label pixels (H, W, C) by windows that cover them: uint8 (H, W).
 
-    `run` gives the logits (classes, height, width) of one window's pixels. Sums are float32, in the order of the
-    windows. Raises UserError for a picture that is too large.
+    A pixel's label has the largest sum of logits over the windows that cover it. H and W are at least a window's. `run`
+    gives the logits (classes, height, width) of one window's pixels. Sums are float32, in the order of the windows.
+    Raises UserError for a picture that is too large.
     """
     height, width = pixels.shape[:2]
     check_size((height, width), classes)

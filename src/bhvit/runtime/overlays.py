@@ -11,7 +11,10 @@ _GOLDEN = 0.61803398875
 
 
 def palette(classes: int) -> npt.NDArray[np.uint8]:
-    """Colours of classes, uint8 (256, 3): hues far apart for neighbours, black for labels that are no class."""
+    """Return the colours of classes, uint8 (256, 3).
+
+    Neighbours have hues far apart; labels that are no class are black.
+    """
     numbers = np.arange(classes)
     hue = (numbers * _GOLDEN) % 1
     value = np.where(numbers % 2 == 0, 0.95, 0.7)
@@ -23,7 +26,7 @@ def palette(classes: int) -> npt.NDArray[np.uint8]:
 
 
 def index_image(labels: Labels, classes: int) -> Image.Image:
-    """A label map (H, W) as an image of mode P: its pixels are the labels."""
+    """Return a label map (H, W) as an image of mode P with a palette."""
     image = Image.fromarray(labels).convert("L")
     image.putpalette(palette(classes).tobytes())
     return image
@@ -32,14 +35,14 @@ def index_image(labels: Labels, classes: int) -> Image.Image:
 def overlay(
     picture: Image.Image | npt.NDArray[np.uint8], labels: Labels, classes: int, alpha: float = 0.5
 ) -> Image.Image:
-    """A picture in RGB with the colours of its labels over it, `alpha` of them."""
+    """Draw the colours of labels (H, W) over a picture, with opacity `alpha`: RGB."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     colours = Image.fromarray(palette(classes)[labels])
     return Image.blend(image.convert("RGB"), colours, alpha)
 
 
 def legend(labels: Labels, class_names: tuple[str, ...], limit: int = 8) -> list[str]:
-    """The classes that cover most of a label map, a line each with their share, the largest first."""
+    """List the classes that cover most of a label map, with their shares."""
     counts = np.bincount(labels.reshape(-1), minlength=len(class_names))
     order = [int(index) for index in np.argsort(-counts, kind="stable")[:limit] if counts[index]]
     return [f"{100 * counts[index] / labels.size:5.1f} %  {class_names[index]}" for index in order]

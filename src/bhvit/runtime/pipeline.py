@@ -1,4 +1,4 @@
-"""Pictures through a model in several threads at once, with answers in the order of the pictures."""
+"""Run pictures through a model in several threads, with answers in order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run_all(
     *,
     ahead: int = AHEAD,
 ) -> Iterator[Outcome[Answer]]:
-    """Yield the outcome of each picture, in order: `work(worker, picture)` for a worker that is free.
+    """Run `work(worker, picture)` on each picture with a free worker; yield the outcomes in order.
 
     Each worker runs in one thread at a time, so that decoding, resizing and running of different pictures overlap:
     Pillow, FFmpeg and the engine release Python's lock. A picture for which `work` raises UserError has that as its

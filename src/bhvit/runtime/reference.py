@@ -19,7 +19,10 @@ from ..format.program import check_graph
 
 
 def run(model: PackedModel, images: Floats) -> Floats:
-    """Normalised float32 images (B, in_chans, H, W) -> logits (B, classes), or of pixels (B, classes, H, W)."""
+    """Compute logits (B, classes) of normalised float32 images (B, in_chans, H, W).
+
+    A segmentation gives those of pixels, (B, classes, H, W).
+    """
     logits = [output for image in images for name, output in trace(model, image) if name == model.ops[-1].name]
     if logits:
         return np.stack(logits)
@@ -28,9 +31,9 @@ def run(model: PackedModel, images: Floats) -> Floats:
 
 
 def trace(model: PackedModel, image: Floats) -> Iterator[tuple[str, Floats]]:
-    """One image (in_chans, H, W) -> each op's name and what it writes, (H, W, C).
+    """Run one image (in_chans, H, W); yield each op's name and output.
 
-    A head gives (classes,), or of pixels (classes, H, W).
+    Outputs are (H, W, C), those of a head (classes,), or of pixels (classes, H, W).
     """
     yield from run_ops(model, image, lambda op, inputs: OPS[op.kind].reference(op, model.op_tensors(op), *inputs))
 
@@ -38,7 +41,10 @@ def trace(model: PackedModel, image: Floats) -> Iterator[tuple[str, Floats]]:
 def run_ops(
     model: PackedModel, image: Floats, run_op: Callable[[Op, list[Floats]], Floats]
 ) -> Iterator[tuple[str, Floats]]:
-    """Each op's name and what `run_op` makes of the values that it reads; these are kept as long as they are needed."""
+    """Yield each op's name and what `run_op` makes of the values it reads.
+
+    Values are dropped after the last op that reads them.
+    """
     reads = check_graph(model.ops)
     last_read = {source: index for index, sources in enumerate(reads) for source in sources}
     values: dict[int, Floats] = {}
@@ -52,7 +58,7 @@ def run_ops(
 
 
 def observe(model: PackedModel, op: Op, inputs: Sequence[Floats], observe: Observer) -> Floats:
-    """What one op writes, as in `trace`, telling `observe` of the op's decisions in order.
+    """Run one op as `trace` does, and tell `observe` the op's decisions in order.
 
     They are: "bits" of a mixer, (H, W, C), of a downsampling, (T, 4C), and of a lateral unit, (T, C); "1" and "2" of an
     MLP, the latter (T, F) as stored; "reduce", "in0" to "in2", "sign0" to "sign2" (q, k, v) and "proj" of attention,

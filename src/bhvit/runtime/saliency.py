@@ -31,10 +31,10 @@ Trace = Callable[[Floats], list[tuple[str, Floats]]]
 
 
 def occlusion(predict: Callable[[Floats], Floats], image: Floats, label: int, parts: int = PARTS) -> Floats:
-    """How much the log-probability of class `label` falls where a part of an image (C, H, W) is hidden, (H, W).
+    """Map the fall of a class's log-probability where parts of an image are hidden.
 
-    A hidden part has the image's mean colour. Each pixel gets the mean over the hidden squares that cover it; rises
-    count 0.
+    The image is (C, H, W), the map (H, W), in nats. A hidden part has the image's mean colour. Each pixel gets the mean
+    over the hidden squares that cover it; rises count 0.
     """
     _, height, width = image.shape
     edge = max(1, min(height, width) // parts)
@@ -58,10 +58,10 @@ def occlusion(predict: Callable[[Floats], Floats], image: Floats, label: int, pa
 
 
 def attention(model: PackedModel, trace: Trace, image: Floats) -> Floats | None:
-    """The levels that each token of an image (C, H, W) receives, summed over heads and layers, on the image, (H, W).
+    """Map the attention levels that the tokens of an image receive.
 
-    Each layer counts the same; a global token's share goes to the window that it stands for. None if the model has no
-    attention with levels.
+    The image is (C, H, W), the map (H, W): sums over heads and layers. Each layer counts the same; a global token's
+    share goes to the window that it stands for. None if the model has no attention with levels.
     """
     height, width = image.shape[1:]
     total = np.zeros((height, width))

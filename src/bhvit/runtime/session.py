@@ -152,7 +152,7 @@ class Session(Insight):
 
     @property
     def mapped(self) -> bool:
-        """Whether the file is mapped, and so must not be written into while the session is open."""
+        """Whether the file is mapped, and must not be written into meanwhile."""
         return self._mapped
 
     def __call__(self, images: Floats | npt.NDArray[np.uint8], *, bgr: bool = False) -> Floats:

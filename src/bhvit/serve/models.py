@@ -22,7 +22,7 @@ Say = Callable[..., None]
 
 
 class Model:
-    """A model that is ready, with a session for each worker. Its weights are there once."""
+    """A model that is ready, with a session for each worker; weights are shared."""
 
     def __init__(self, name: str, session: Session, workers: int) -> None:
         self.name, self.session = name, session
@@ -73,7 +73,10 @@ class Models:
     """The models of files and folders by name, as they are on the disk now."""
 
     def __init__(self, sources: Sequence[str | Path], workers: int, options: SessionOptions, say: Say) -> None:
-        """Opens all of them. Raises UserError if one cannot be opened, there is none, or two have one name."""
+        """Open all models.
+
+        Raises UserError if one cannot be opened, there is none, or two have one name.
+        """
         self._sources = [Path(source) for source in sources]
         self._workers, self._options, self._say = workers, options, say
         self._models: dict[str, Model] = {}

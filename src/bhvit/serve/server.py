@@ -74,7 +74,7 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which ends with status 0 after a signal and says that it is stopping."""
+    """uvicorn's server, which ends with status 0 after a signal."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)

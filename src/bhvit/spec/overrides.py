@@ -1,7 +1,7 @@
 """The overrides of a spec: settings by name that turn one architecture into its ablations.
 
 An override is a field of `ModelSpec` ("attention"), a field of one stage ("stages.2.mixer"), or a field of
-every stage ("mixer"); what is said of one stage takes precedence. The documentation tabulates them from the fields.
+every stage ("mixer"); a setting for one stage takes precedence. The documentation tabulates them from the fields.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
     stage = spec.stages[index]
     own = {name.rpartition(".")[2]: v for name, v in values.items() if name.startswith(f"stages.{index}.")}
     mixer = own.get("mixer", values.get("mixer", stage.mixer))
-    # What is said of all stages applies to those that use it; of one stage, for that one.
+    # A setting for all stages applies to those that use it; one for a stage applies to that stage.
     shared = {n: values[n] for n in EVERY_STAGE if n in values and reads(mixer, n)}
     if mixer != stage.mixer:
         channels = own.get("channels", stage.channels)

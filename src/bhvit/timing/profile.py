@@ -1,4 +1,4 @@
-"""Time of each op of a packed model, and how far it is from the limit of the machine."""
+"""Time each op of a packed model, next to the machine's limit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ PROFILE_TURNS = 20
 def profile_ops(
     path: Path, file: PackedModel, isa: str, threads: int, seconds: float, max_memory: int | None = None
 ) -> dict[str, Any]:
-    """Time of each op, and what it does in that time. Raises UserError if the file cannot be used.
+    """Time each op, and count what it does in that time.
 
-    "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array.
+    "outside" is what a whole call takes beyond its ops: Python, the checks of the images, the logits' array. Raises
+    UserError if the file cannot be used.
     """
     session = Session(path, threads=threads, isa=isa, max_memory=max_memory)
     images, call = noise(file, 1), labeller(session)

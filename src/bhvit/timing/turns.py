@@ -1,4 +1,4 @@
-"""Timing executions side by side: in turns, so that whatever else the machine does falls on all alike."""
+"""Time executions in turns, so that other load on the machine affects all alike."""
 
 from __future__ import annotations
 

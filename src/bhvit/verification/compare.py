@@ -63,7 +63,7 @@ class Traces:
 
     @property
     def unexplained(self) -> OpFlips | None:
-        """The first op that differs on the same input although no decision at rounding distance did."""
+        """The first op that differs on equal input without a decision at rounding distance."""
         return next((op for op in self.flips if not op.explained), None)
 
     @property
@@ -126,7 +126,7 @@ def compare(
     labelled: bool = True,
     progress: Callable[[str], Progress] | None = None,
 ) -> Comparison:
-    """Run all images through PyTorch and native, and the first `traced` through all three op by op.
+    """Run all images through PyTorch and native, and `traced` of them op by op.
 
     Without `labelled` only the pictures count: their classes need not be the model's, and the metrics' accuracies mean
     nothing. `progress` makes a progress display for a named part. Raises UserError if the two files do not

@@ -1,4 +1,6 @@
-"""Why a packed file and its model part: decisions that fell the other way because floats are rounded in another order.
+"""Explain where a packed file and its model part: decisions that rounding changed.
+
+They fell the other way because floats are rounded in another order.
 
 The arithmetic between two signs differs by rounding alone, so on the same input PyTorch and the packed file may choose
 differently only where a value lies at rounding distance from its threshold. One such choice moves what follows by more;
@@ -56,7 +58,7 @@ class OpFlips:
 
 
 def count_flips(model: BHViT, file: bhv_file.PackedModel, image: Floats) -> list[OpFlips]:
-    """Follow one normalised image (in_chans, H, W) through the ops of `file`, and each op in PyTorch too."""
+    """Follow one normalised image (in_chans, H, W) through each op in both engines."""
     found = []
 
     def run(op: Op, inputs: list[Floats]) -> Floats:
@@ -127,7 +129,9 @@ def total(flips: Iterable[OpFlips], name: str = "total") -> OpFlips:
 
 
 def run_op(model: BHViT, name: str, x: Tensor, *others: Tensor) -> Tensor:
-    """What the part of `model` behind the op `name` makes of x, (B, H, W, C), or of images for the stem.
+    """Run the part of `model` behind the op `name` on x, (B, H, W, C).
+
+    The stem takes images, (B, C, H, W).
 
     `others` are further values that the op reads.
     """

@@ -24,7 +24,9 @@ class Faithfulness(NamedTuple):
 
 
 def faithfulness(predict: Predict, image: Floats, heat: Floats, label: int, steps: int = STEPS) -> Faithfulness:
-    """Take the pixels of an image (C, H, W) away and add them in the order of `heat` (H, W), and run the model.
+    """Measure how the model's answer follows a map of importance.
+
+    The pixels of an image (C, H, W) are taken away, and added, in the order of `heat` (H, W), and the model is run.
 
     A pixel that is away has the image's mean colour.
     """

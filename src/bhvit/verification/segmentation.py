@@ -1,4 +1,4 @@
-"""A segmentation in PyTorch against its packed file: labels of pixels, and a few images op by op."""
+"""Compare a segmentation in PyTorch with its packed file: labels, and op by op."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def compare_masks(
     traced: int = 4,
     progress: Callable[[int, int], None] | None = None,
 ) -> MaskComparison:
-    """Label all images by PyTorch and by the packed file, and follow the first `traced` op by op.
+    """Label all images by PyTorch and by the packed file.
+
+    The first `traced` are followed op by op.
 
     Masks are compared at the model's size. Raises UserError if the two files do not belong together, or
     the packed file needs more than `max_memory` bytes.

@@ -19,7 +19,10 @@ _NEEDED = ("index.js", "worker.js", "bhvit.wasm", "bhvit.relaxed.wasm")
 
 
 def find_library() -> Path:
-    """Return the folder of the built npm package. Raises UserError where it has not been built."""
+    """Return the folder of the built npm package.
+
+    Raises UserError where it has not been built.
+    """
     for place in _PLACES:
         if all((place / name).is_file() for name in _NEEDED):
             return place

@@ -1,4 +1,7 @@
-"""A packed model as an ONNX graph of standard operators. Needs the package onnx, and no PyTorch."""
+"""Export packed models as ONNX graphs of standard operators.
+
+Needs the package onnx, and no PyTorch.
+"""
 
 from .export import WEIGHTS, to_onnx
 

@@ -23,7 +23,7 @@ def attention(op: Layers, x: str) -> str:
     tokens = op.layer_norm(tokens, op.stored("token_scale"), op.stored("token_shift"))
 
     def of_windows(rows: str) -> str:
-        """(B, all tokens, C) -> (B, windows, tokens of a window and all global ones, C)."""
+        """Give each window its tokens and all global ones: (B, windows, tokens, C)."""
         local, everywhere = graph.parts(rows, [windows * length, windows], axis=1)
         local = graph.reshape(local, windows, length, channels)
         shape = graph.integers(1, windows, windows, channels)
@@ -43,7 +43,10 @@ def attention(op: Layers, x: str) -> str:
 
 
 def _global_tokens(op: Layers, n: str) -> str:
-    """One token a window, pooled over the patch that starts (window - 1) // 2 before it: (B, down, across, C)."""
+    """Pool one token a window: (B, down, across, C).
+
+    It is of the patch that starts (window - 1) // 2 before the window.
+    """
     graph, a = op.graph, op.op.attributes
     shape = [a["window_h"], a["window_w"]]
     pads = [(shape[0] - 1) // 2, (shape[1] - 1) // 2, 0, 0]

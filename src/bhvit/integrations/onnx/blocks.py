@@ -13,6 +13,7 @@ from .layers import Layers
 
 
 def stem(op: Layers, image: str) -> str:
+    """Add the stem: images (B, C, H, W) to tokens."""
     graph, a = op.graph, op.op.attributes
     kernel, edge = a["kernel"], (a["kernel"] - a["patch"]) // 2
     weight = untile(op.tensor("weight"), a["channels"]).T.reshape(a["channels"], a["in_chans"], kernel, kernel)
@@ -36,6 +37,7 @@ def stem(op: Layers, image: str) -> str:
 
 
 def mixer(op: Layers, x: str) -> str:
+    """Add the convolutional mixer: three dilated binary convolutions."""
     graph, channels, groups = op.graph, op.op.attributes["channels"], op.op.attributes["groups"]
     inputs, branches = channels // groups, []
     signs = graph.channels_first(op.activate(op.norm("norm", x), np.zeros(1, np.float32)))
@@ -61,6 +63,7 @@ def mixer(op: Layers, x: str) -> str:
 
 
 def pooling(op: Layers, x: str) -> str:
+    """Add the pooling mixer."""
     graph = op.graph
     n = graph.channels_first(op.norm("norm", x))
     pooled = graph.add("AveragePool", n, kernel_shape=[3, 3], pads=[1] * 4, strides=[1, 1], count_include_pad=1)
@@ -68,6 +71,7 @@ def pooling(op: Layers, x: str) -> str:
 
 
 def mlp(op: Layers, x: str) -> str:
+    """Add the binary MLP with its shift branches."""
     graph, a = op.graph, op.op.attributes
     channels, hidden = a["channels"], a["hidden"]
     r = hidden // channels
@@ -83,7 +87,10 @@ def mlp(op: Layers, x: str) -> str:
 
 
 def _cross(op: Layers, n: str) -> str:
-    """The shift branches: along H and along W, each a depthwise convolution of five taps; the middle is H's."""
+    """Add the shift branches, each a depthwise convolution of five taps.
+
+    One is along H and one along W; the tap in the middle belongs to H's.
+    """
     graph, a, taps = op.graph, op.op.attributes, op.tensor("taps")
     grid, sums = graph.channels_first(n), []
     for axis, edge in ((0, a["height"]), (1, a["width"])):
@@ -103,6 +110,7 @@ def _cross(op: Layers, n: str) -> str:
 
 
 def downsample(op: Layers, x: str) -> str:
+    """Add the binary downsampling to half the height and width."""
     graph, a = op.graph, op.op.attributes
     channels, outputs = a["channels"], a["out_channels"]
     patches = _patches(op, op.norm("norm", x))
@@ -117,6 +125,7 @@ def downsample(op: Layers, x: str) -> str:
 
 
 def downsample_float(op: Layers, x: str) -> str:
+    """Add the full-precision downsampling to half the height and width."""
     graph, a = op.graph, op.op.attributes
     weight = graph.constant(untile(op.tensor("weight"), a["out_channels"]), "weight")
     if op.op.option("norm") == "layer":
@@ -128,7 +137,10 @@ def downsample_float(op: Layers, x: str) -> str:
 
 
 def _patches(op: Layers, grid: str) -> str:
-    """(B, H, W, C) -> (B, H/2, W/2, 4C), inputs in the order row, column, channel."""
+    """Gather patches: (B, H, W, C) to (B, H/2, W/2, 4C).
+
+    Inputs are in the order row, column, channel.
+    """
     graph, a = op.graph, op.op.attributes
     height, width, channels = a["height"] // 2, a["width"] // 2, a["channels"]
     split = graph.transpose(graph.reshape(grid, height, 2, width, 2, channels), 0, 1, 3, 2, 4, 5)
@@ -136,6 +148,7 @@ def _patches(op: Layers, grid: str) -> str:
 
 
 def head(op: Layers, x: str) -> str:
+    """Add the classifier: (B, H, W, C) to logits (B, classes)."""
     graph, layer = op.graph, op.op.option("norm") == "layer"
     mean = graph.add("ReduceMean", op.norm("norm", x) if layer else x, axes=[1, 2], keepdims=0)
     features = mean if layer else op.norm("norm", mean)
@@ -144,6 +157,7 @@ def head(op: Layers, x: str) -> str:
 
 
 def lateral(op: Layers, x: str) -> str:
+    """Add the unit that gives a stage's grid the decoder's channels."""
     graph, a = op.graph, op.op.attributes
     channels, outputs = a["channels"], a["out_channels"]
     n = op.norm("norm", x)
@@ -157,6 +171,7 @@ def lateral(op: Layers, x: str) -> str:
 
 
 def upsample_add(op: Layers, x: str, coarse: str) -> str:
+    """Add a grid of half the size, each token repeated 2x2, to x."""
     graph, a = op.graph, op.op.attributes
     height, width, channels = a["height"] // 2, a["width"] // 2, a["channels"]
     shape = graph.integers(1, height, 2, width, 2, channels)
@@ -165,7 +180,10 @@ def upsample_add(op: Layers, x: str, coarse: str) -> str:
 
 
 def segment(op: Layers, x: str) -> str:
-    """(B, H, W, C) -> logits of pixels, (B, classes, H * scale, W * scale)."""
+    """Add the head of a segmentation: (B, H, W, C) to logits of pixels.
+
+    They are (B, classes, H * scale, W * scale).
+    """
     graph, a = op.graph, op.op.attributes
     weight = op.classifier(a["classes"])
     logits = graph.add("Add", graph.add("MatMul", op.norm("norm", x), weight), op.stored("bias"))

@@ -51,7 +51,9 @@ EXPORTERS: Mapping[str, Callable[..., str]] = {
 
 
 def to_onnx(model: PackedModel, weights: WeightStorage = "int8") -> bytes:
-    """Return a packed model as an ONNX model: normalised images (batch, C, H, W) -> logits (batch, classes).
+    """Return a packed model as the bytes of an ONNX model.
+
+    It turns normalised images (batch, C, H, W) into logits (batch, classes).
 
     A segmentation gives logits of each pixel, (batch, classes, H, W).
 

@@ -1,4 +1,4 @@
-"""A graph under construction: nodes, constants that are stored once, and how binary weights are stored."""
+"""An ONNX graph under construction: nodes, constants, and storage of binary weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 
 class Graph:
-    """Nodes in order, each value by its name. Grids of tokens are (B, H, W, C) as in the program."""
+    """Nodes in order, each with a named value; grids are (B, H, W, C)."""
 
     def __init__(self, weights: WeightStorage) -> None:
         self._weights = weights
@@ -64,6 +64,7 @@ class Graph:
         return self.add("Reshape", value, self.integers(0, *shape))
 
     def transpose(self, value: str, *axes: int) -> str:
+        """Reorder the axes of a value."""
         return self.add("Transpose", value, perm=axes)
 
     def channels_first(self, value: str) -> str:
@@ -88,7 +89,7 @@ class Graph:
         return self.split("Split", value, self.integers(*sizes), count=len(sizes), axis=axis)
 
     def signs(self, weights: Floats, name: str, binary_inputs: bool = True) -> str:
-        """Store weights of -1 and +1, of any shape, as the graph stores them; as float32 where they are used.
+        """Store weights of -1 and +1, of any shape, and return them as float32.
 
         With inputs of signs, runtimes may compute the product in eight bits, which is exact; otherwise they must not.
         """

@@ -1,4 +1,4 @@
-"""What the ops have in common: norms, activations, decisions and layers, as `format.arithmetic` has them in NumPy."""
+"""Parts that ops share, as `format.arithmetic` has them: norms, activations, decisions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Layers(NamedTuple):
     model: PackedModel
 
     def tensor(self, name: str, part: int | None = None) -> Any:
-        """A tensor of the op: words, or numbers as float32; `part` is an index of its first axis."""
+        """A tensor of the op, words or float32; `part` indexes its first axis."""
         tensor = self.model.tensor(self.op, name)
         return tensor if part is None else tensor[part]
 
@@ -53,6 +53,7 @@ class Layers(NamedTuple):
         return constant if stored.dtype == np.float32 else self.graph.add("Cast", constant, to=TensorProto.FLOAT)
 
     def layer_norm(self, v: str, scale: str, shift: str) -> str:
+        """Normalise x over its last axis, and scale and shift it."""
         return self.graph.add("LayerNormalization", v, scale, shift, axis=-1, epsilon=NORM_EPS)
 
     def affine(self, v: str, scale: str, shift: str) -> str:
@@ -65,6 +66,7 @@ class Layers(NamedTuple):
         return self.layer_norm(v, scale, shift) if self.op.option("norm") == "layer" else self.affine(v, scale, shift)
 
     def prelu(self, v: str, slope: str) -> str:
+        """Scale the negative values of x by a slope for each channel."""
         return self.graph.add("PRelu", v, slope)
 
     def activate(self, v: str, threshold: Floats) -> str:

@@ -1,7 +1,7 @@
 """The models as transformers has them: a configuration, an image classifier and an image processor.
 
-Importing a module of this room registers what it holds with the Auto class of transformers that makes it;
-`bhvit.registration` sees to that as soon as both are imported.
+Importing a module of this package registers its class with transformers' Auto class of that kind. `bhvit.import_hooks`
+imports them as soon as both bhvit and transformers are imported.
 """
 
 from __future__ import annotations

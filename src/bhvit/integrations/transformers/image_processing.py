@@ -19,7 +19,10 @@ _NAMES = tuple(name for name in _USUAL if name != "image_processor_type")
 
 
 class BHViTImageProcessor(BaseImageProcessor):
-    """Images -> pixel_values (B, C, H, W). The settings are those of `Preprocess` under transformers' names."""
+    """Turn images into pixel_values (B, C, H, W).
+
+    The settings are those of `Preprocess` under transformers' names.
+    """
 
     model_input_names = ("pixel_values",)
 
@@ -40,7 +43,7 @@ class BHViTImageProcessor(BaseImageProcessor):
         return read_preprocessor({"image_processor_type": PROCESSOR, **own, **changes})
 
     def preprocess(self, images: Any, return_tensors: Any = None, **changes: Any) -> BatchFeature:
-        """Compute the pixel_values (B, C, H, W) of an image or of a list of images.
+        """Compute the pixel_values (B, C, H, W) of one image or a list.
 
         images: PIL images, paths, or uint8 arrays or tensors, channels first or last; an array of four axes is a batch.
         return_tensors: "pt", "np", or None for NumPy. changes: settings for this call alone.

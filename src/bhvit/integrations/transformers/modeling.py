@@ -88,7 +88,7 @@ class BHViTForImageClassification(PreTrainedModel):
 
 
 class BHViTForSemanticSegmentation(PreTrainedModel):
-    """Images (B, C, H, W) -> loss and logits of each pixel (B, labels, H, W).
+    """Label pixels: images (B, C, H, W) to logits (B, labels, H, W).
 
     `bhvit` is the network itself, whose spec has the task "segment".
     """
@@ -116,7 +116,10 @@ class BHViTForSemanticSegmentation(PreTrainedModel):
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **settings: Any
     ) -> SemanticSegmenterOutput | tuple[Any, ...]:
-        """Loss if there are `labels` (B, H, W), 255 for pixels that count for nothing, and logits (B, labels, H, W)."""
+        """Compute the logits (B, labels, H, W), and the loss if there are `labels`.
+
+        `labels` are (B, H, W); pixels of 255 do not count.
+        """
         logits = self.bhvit(pixel_values)
         loss = None if labels is None else F.cross_entropy(logits, labels, ignore_index=IGNORED)
         output = SemanticSegmenterOutput(loss=loss, logits=logits)
