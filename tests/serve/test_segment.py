@@ -79,6 +79,7 @@ def test_pixels_are_labelled(server: Server, labels: Path) -> None:
         ("/segment", b"", 400, "send the bytes of one image file"),
         ("/segment", b"nothing", 400, "the image"),
         ("/segment", picture((400, 400)), 400, "100000"),
+        ("/segment?format=overlay", picture((70_000, 1)), 400, "too long for a JPEG file"),
     ],
 )
 def test_what_is_refused(server: Server, path: str, body: bytes, status: int, said: str) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from ..errors import UserError
+
 Labels = npt.NDArray[np.uint8]
+MAX_JPEG_EDGE = 65_500
+"""Pixels of an edge that libjpeg encodes."""
 _GOLDEN = 0.61803398875
 
 
@@ -39,6 +45,18 @@ def overlay(
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     colours = Image.fromarray(palette(classes)[labels])
     return Image.blend(image.convert("RGB"), colours, alpha)
+
+
+def jpeg(image: Image.Image) -> bytes:
+    """Encode an image as a JPEG file.
+
+    Raises UserError for an edge of more than MAX_JPEG_EDGE pixels.
+    """
+    if max(image.size) > MAX_JPEG_EDGE:
+        raise UserError(f"a picture of {image.width}x{image.height} pixels is too long for a JPEG file")
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=90)
+    return data.getvalue()
 
 
 def legend(labels: Labels, class_names: tuple[str, ...], limit: int = 8) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from ..bits import Floats
 from ..decode import load_image
 from ..runtime import Session
-from ..runtime.overlays import index_image, overlay
+from ..runtime.overlays import index_image, jpeg, overlay
 from ..spec.model import ModelSpec, Task
 from .limits import Limits, RequestError
 from .models import Model
@@ -96,10 +96,9 @@ def segment(
         shares = np.bincount(labels.reshape(-1), minlength=len(names)) / labels.size
         classes = [{"name": name, "share": float(share)} for name, share in zip(names, shares, strict=True)]
         return {"height": labels.shape[0], "width": labels.shape[1], "classes": classes}, None
-    data = io.BytesIO()
     if form == "overlay":
-        overlay(picture, labels, len(names)).save(data, "JPEG", quality=90)
-        return data.getvalue(), "image/jpeg"
+        return jpeg(overlay(picture, labels, len(names))), "image/jpeg"
+    data = io.BytesIO()
     index_image(labels, len(names)).save(data, "PNG")
     return data.getvalue(), "image/png"
 
