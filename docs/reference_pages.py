@@ -195,7 +195,8 @@ def cli_page() -> str:
     parts += [f"| [`bhvit {name}`](#bhvit-{name}) | {cell(summaries[name])} |" for name in commands.choices]
     parts.append(
         "\nExit status: 0 success; 1 the answer is no (verification or the demo failed); 2 an error that the user can "
-        "correct, named in one line on standard error; 130 interrupted.\n"
+        "correct, named in one line on standard error, or pictures that could not be read; 130 interrupted; 141 the "
+        "reader of the output has gone; 143 terminated.\n"
     )
     for name, command in commands.choices.items():
         parts += [
