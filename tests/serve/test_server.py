@@ -93,6 +93,7 @@ def picture(width: int, height: int) -> bytes:
         ("", gzip.compress(png(1))[:-9], {"content-encoding": "gzip"}, 400, "gzip is cut short"),
         ("", b"no gzip", {"content-encoding": "gzip"}, 400, "the body is no gzip"),
         ("", gzip.compress(png(1)) + gzip.compress(b"more"), {"content-encoding": "gzip"}, 400, "after the end of its"),
+        ("", gzip.compress(b"nothing"), {"content-encoding": "x-gzip"}, 400, "the image"),
         ("", png(1), {"content-encoding": "br"}, 415, "gzip or deflate"),
         ("", b"--x\r\n\r\n", {"content-type": "multipart/form-data"}, 400, "the form cannot be read"),
         ("", b"--x\r\nbroken", {"content-type": "multipart/form-data; boundary=x"}, 400, "the form"),

@@ -20,7 +20,7 @@ from .. import __version__
 from ..errors import UserError, one_line
 from ..spec.model import Task
 from . import inference, tensors
-from .body import Bodies, files_of_form
+from .body import Bodies, files_of, is_form
 from .limits import Limits, RequestError, busy
 from .log import Log
 from .metrics import Metrics
@@ -187,15 +187,15 @@ class Service:
         top = request.query_params.get("top", "5")
         if not (top.isascii() and top.isdigit() and int(top[:9]) > 0):
             raise RequestError(400, f"top must be a whole number of at least 1, not {top[:20]!r}")
-        form = request.headers.get("content-type", "").lower().startswith("multipart/form-data")
         begin = time.monotonic()
         async with self._bodies.reading(request, self.limits.seconds) as body:
-            files = await files_of_form(body, request, self.limits) if form else [body]
+            files = await files_of(body, request, self.limits)
             if not files[0]:
                 raise RequestError(400, "the body is empty: send the bytes of an image file")
             work = lambda: inference.classify(model, files, int(top[:9]), self.limits)  # noqa: E731
             answers = await self._timed(model, work, len(files), begin)
-        return JSONResponse({"model": model.name, "images": answers} if form else {"model": model.name, **answers[0]})
+        found = {"images": answers} if is_form(request) else answers[0]
+        return JSONResponse({"model": model.name, **found})
 
     async def _segment(self, request: Request) -> Response:
         model, query = self._able(request, "segment"), request.query_params
@@ -204,10 +204,9 @@ class Service:
             raise RequestError(400, f"format must be one of {', '.join(inference.SEGMENT_FORMATS)}, not {form[:20]!r}")
         if windows not in ("0", "1"):
             raise RequestError(400, f"windows must be 0 or 1, not {windows[:20]!r}")
-        sent_as_form = request.headers.get("content-type", "").startswith("multipart/form-data")
         begin = time.monotonic()
         async with self._bodies.reading(request, self.limits.seconds) as body:
-            files = await files_of_form(body, request, self.limits) if sent_as_form else [body]
+            files = await files_of(body, request, self.limits)
             if len(files) != 1 or not files[0]:
                 raise RequestError(400, "send the bytes of one image file")
             work = lambda: inference.segment(model, files[0], form, windows == "1", self.limits)  # noqa: E731

@@ -76,7 +76,8 @@ async def _timeout(seconds: float) -> AsyncIterator[None]:
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
-    encoding = encoding.strip().lower().removeprefix("x-")
+    encoding = encoding.strip().lower()
+    encoding = "gzip" if encoding == "x-gzip" else encoding  # the same (RFC 9110, 8.4.1.3)
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "deflate"):
@@ -95,8 +96,18 @@ def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     return data
 
 
-async def files_of_form(body: bytes, request: Request, limits: Limits) -> list[bytes]:
-    """The files of a multipart form, never on the disk. Raises RequestError."""
+def is_form(request: Request) -> bool:
+    """Whether a request's body is a multipart form."""
+    return request.headers.get("content-type", "").lower().startswith("multipart/form-data")
+
+
+async def files_of(body: bytes, request: Request, limits: Limits) -> list[bytes]:
+    """Return the files of a multipart form, never on the disk, or the body itself.
+
+    Raises RequestError.
+    """
+    if not is_form(request):
+        return [body]
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
