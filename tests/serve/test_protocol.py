@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -119,6 +120,7 @@ def test_many_at_once(client: Any, server: Server, session: Session) -> None:
 
 INPUT = {"name": "images", "shape": [1, 3, 32, 32], "datatype": "FP32"}
 ZEROS = [0.0] * 3072
+DEEP = json.loads("[" * 50 + "1" + "]" * 50)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,12 @@ ZEROS = [0.0] * 3072
         ({"inputs": [{**INPUT, "shape": [1, -3]}]}, "shape must be a list of whole numbers"),
         ({"inputs": [{**INPUT, "shape": [True, 3]}]}, "shape must be a list of whole numbers"),
         ({"inputs": [{**INPUT, "shape": [9, 3, 32, 32]}]}, "at most 8 images, not 9"),
-        ({"inputs": [{**INPUT, "shape": [1, 1 << 40]}]}, "too many elements"),
+        ({"inputs": [{**INPUT, "shape": [1, 1 << 40]}]}, "too many dimensions or elements"),
+        ({"inputs": [{**INPUT, "shape": [0, 1 << 80], "data": []}]}, "too many dimensions or elements"),
+        ({"inputs": [{**INPUT, "shape": [1] * 70, "data": [1]}]}, "too many dimensions or elements"),
+        ({"inputs": [{**INPUT, "shape": [1] + [10**4000] * 100}]}, "too many dimensions or elements"),
+        ({"inputs": [{**INPUT, "data": ["x" * 100_000] + ["y"] * 100_000}]}, "data must be numbers"),
+        ({"inputs": [{**INPUT, "data": [1, ["x" * 100_000], *[2] * 100_000]}]}, "data must be numbers"),
         ({"inputs": [{**INPUT, "datatype": "FP64"}]}, "datatype must be FP32, UINT8 or BYTES, not 'FP64'"),
         ({"inputs": [{**INPUT, "datatype": []}]}, "datatype must be"),
         ({"inputs": [INPUT]}, "data must be numbers"),
@@ -145,6 +152,7 @@ ZEROS = [0.0] * 3072
         ({"inputs": [{**INPUT, "data": [[1], [1, 2]]}]}, "data must be numbers"),
         ({"inputs": [{**INPUT, "data": [True] * 3072}]}, "data must be numbers"),
         ({"inputs": [{**INPUT, "data": [10**400] * 10}]}, "data must be numbers"),
+        ({"inputs": [{**INPUT, "data": DEEP}]}, "data must be numbers"),
         ({"inputs": [{**INPUT, "data": ZEROS[1:]}]}, "needs 3072 numbers, data has 3071"),
         ({"inputs": [{**INPUT, "data": [1e300] * 3072}]}, "NaN or infinity"),
         ({"inputs": [{**INPUT, "data": [1e9] * 3072}]}, "far beyond normalised pixels"),
@@ -180,6 +188,7 @@ def test_wrong_requests_are_answered_with_a_line(server: Server, body: Any, said
     [
         ("x", b"{}", "inference-header-content-length"),
         ("9", b"{}", "at most the 2 of the body"),
+        ("1" * 5000, b"{}", "at most the 2 of the body"),
         ("2", b"{}abc", "a request has one input"),
         (
             "full",
@@ -195,8 +204,6 @@ def test_wrong_requests_are_answered_with_a_line(server: Server, body: Any, said
     ],
 )
 def test_wrong_binary_requests(server: Server, length: str, body: Any, said: str) -> None:
-    import json
-
     head = body if isinstance(body, bytes) else json.dumps(body).encode()
     length, content = (str(len(head)), head + b"\xff" * 8) if length == "full" else (length, head)
     headers = {"Inference-Header-Content-Length": length}

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import time
+import zlib
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..runtime import Session
     from ..runtime.label_maps import Labels
     from ..runtime.session import Streamed
+
+_LONGEST = 150
+"""Bytes of an image's name that its results keep: file systems take 255, with what is added."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -149,12 +153,11 @@ class _Results:
         import io
 
         from ..files import write_atomically
-        from ..runtime.overlays import index_image, overlay
+        from ..runtime.overlays import index_image, jpeg, overlay
 
         if not self._args.no_overlay:
-            data = io.BytesIO()
-            overlay(picture.image(), labels, len(self._names)).save(data, "JPEG", quality=90)
-            write_atomically(self._args.out / f"{place}.overlay.jpg", data.getvalue())
+            drawn = jpeg(overlay(picture.image(), labels, len(self._names)))
+            write_atomically(self._args.out / f"{place}.overlay.jpg", drawn)
         data = io.BytesIO()
         index_image(labels, len(self._names)).save(data, "PNG")
         write_atomically(self._args.out / f"{place}.png", data.getvalue())  # last: --resume looks for it
@@ -173,6 +176,8 @@ class _Results:
         """The name of an image's results, without ending; a second image of a name gets a number."""
         base = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
         stem = re.sub(r"[^\w.-]+", "_", re.sub(r"\.\w{1,5}$", "", base)) or "image"
+        if len(stem.encode()) > _LONGEST:
+            stem = f"{stem.encode()[:_LONGEST].decode(errors='ignore')}-{zlib.crc32(stem.encode()):08x}"
         self._used[stem] += 1
         return stem if self._used[stem] == 1 else f"{stem}-{self._used[stem]}"
 

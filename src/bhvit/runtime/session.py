@@ -436,7 +436,7 @@ class Session(Insight):
                     f"images go from {low:g} to {high:g}, far beyond normalised pixels (±{most:g} is taken): pass "
                     f"uint8 images (B, H, W, {wanted[0]}), or what session.preprocess(image) makes"
                 )
-        return np.ascontiguousarray(images)
+        return np.require(images, requirements=("C", "ALIGNED"))
 
 
 def _reopen(source: Source, threads: Any, isa: str, max_memory: int | None, map: bool | None) -> Session:

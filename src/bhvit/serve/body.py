@@ -29,8 +29,8 @@ class Bodies:
         """
         limits = self._limits
         declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared) > limits.body:
-            raise RequestError(413, f"the body has {declared} bytes, at most {limits.body} are taken")
+        if declared.isascii() and declared.isdigit() and (len(declared) > 20 or int(declared) > limits.body):
+            raise RequestError(413, f"the body has {declared[:20]} bytes, at most {limits.body} are taken")
         chunks: list[bytes] = []
         taken = 0
         try:
@@ -43,7 +43,13 @@ class Bodies:
                     if self._held > limits.bodies:
                         raise busy("too many large requests: try again later")
                     chunks.append(chunk)
-            yield _decompressed(b"".join(chunks), request.headers.get("content-encoding", ""), limits.body)
+            body = _decompressed(b"".join(chunks), request.headers.get("content-encoding", ""), limits.body)
+            chunks.clear()
+            self._held += len(body) - taken
+            taken = len(body)
+            if self._held > limits.bodies:
+                raise busy("too many large requests: try again later")
+            yield body
         except ClientDisconnect:
             raise RequestError(400, "the request was cut short") from None
         finally:

@@ -44,7 +44,7 @@ def serve(
     models = Models(sources, workers, options or SessionOptions(), log)
     service = Service(models, limits or Limits(), workers, log, web)
     listening = _listen(host, port)
-    for name in ("uvicorn", "asyncio"):
+    for name in ("uvicorn", "asyncio", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [Handler(log)], False
     config = uvicorn.Config(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
+import math
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +19,7 @@ HEADER_LENGTH = "inference-header-content-length"
 """The header that says where the JSON ends and the bytes begin."""
 _TYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "UINT8": np.dtype("u1")}
 _MAX_ELEMENTS = 1 << 31
+_MAX_DIMENSIONS = 8
 
 
 class Input:
@@ -30,7 +33,8 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
     """The JSON object of a request's body, and the bytes after it. Raises RequestError."""
     end = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdigit() and int(header_length) <= len(body)):
+        digits = header_length.isascii() and header_length.isdigit() and len(header_length) < 20
+        if not digits or int(header_length) > len(body):
             raise RequestError(400, f"{HEADER_LENGTH} must be the bytes of JSON, at most the {len(body)} of the body")
         end = int(header_length)
     try:
@@ -68,11 +72,12 @@ def read_input(fields: Mapping[str, Any], binary: memoryview, name: str, limits:
         return Input(None, files)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise RequestError(400, f"datatype must be FP32, UINT8 or BYTES, not {_short(kind)}")
-    count = 1
-    for edge in shape:
-        count *= edge
-    if count > _MAX_ELEMENTS:
-        raise RequestError(400, f"the shape {_short(shape)} has too many elements")
+    if (
+        len(shape) > _MAX_DIMENSIONS
+        or math.prod(min(max(1, edge), _MAX_ELEMENTS + 1) for edge in shape) > _MAX_ELEMENTS
+    ):
+        raise RequestError(400, f"the shape {_short(shape)} has too many dimensions or elements")
+    count = math.prod(shape)
     dtype = _TYPES[kind]
     if size is not None:
         if size != count * dtype.itemsize:
@@ -87,8 +92,9 @@ def read_input(fields: Mapping[str, Any], binary: memoryview, name: str, limits:
 def _numbers(data: Any, dtype: np.dtype[Any], kind: str) -> npt.NDArray[Any]:
     """JSON numbers, nested or flat, as a flat array."""
     try:
-        values = np.array(data if isinstance(data, list) else None)
-    except (ValueError, OverflowError, RecursionError):
+        # Of strings, NumPy would make an array whose every element has the length of the longest.
+        values = np.array(data if _of_numbers(data) else None)
+    except (ValueError, OverflowError):
         values = np.array(None)
     if values.dtype.kind not in "iuf":
         raise RequestError(400, "the input's data must be numbers, in one list or nested as its shape")
@@ -96,6 +102,18 @@ def _numbers(data: Any, dtype: np.dtype[Any], kind: str) -> npt.NDArray[Any]:
         raise RequestError(400, "UINT8 data must be whole numbers from 0 to 255")
     with np.errstate(over="ignore"):
         return values.ravel().astype(dtype)
+
+
+def _of_numbers(data: Any) -> bool:
+    """Whether data is a list of numbers, or of lists of them to a depth that a tensor may have."""
+    level = [data]
+    for _ in range(_MAX_DIMENSIONS):
+        if not all(isinstance(value, list) for value in level):
+            return False
+        level = list(itertools.chain.from_iterable(level))
+        if all(isinstance(value, int | float) for value in level):
+            return True
+    return False
 
 
 def _files(data: Any) -> list[bytes]:
