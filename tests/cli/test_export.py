@@ -68,3 +68,56 @@ def test_mistakes_are_one_line(refused, bhvit, material, tmp_path):
     other = tmp_path / "other.bhv"
     bhv_file.write(random_model(SPECS[0]), other)
     assert "was not exported from" in refused("verify", out, other, "--data", material.images, "--unlabelled")
+
+
+def _changed(path, change):
+    """A copy of an exported model with a change."""
+    import onnx
+
+    model = onnx.load(path)
+    change(model)
+    out = path.with_name(f"changed-{path.name}")
+    out.write_bytes(model.SerializeToString())
+    return out
+
+
+def _rename(model, old, new):
+    for values in (model.graph.input, model.graph.output):
+        for value in values:
+            value.name = new if value.name == old else value.name
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [new if name == old else name for name in names]
+
+
+def _set_metadata(model, text):
+    (entry,) = [entry for entry in model.metadata_props if entry.key == "spec"]
+    entry.value = text
+
+
+def _answer_images(model):
+    """Make a model's logits its images."""
+    import onnx
+
+    del model.graph.node[:]
+    model.graph.node.append(onnx.helper.make_node("Identity", ["images"], ["logits"]))
+    model.graph.output[0].type.CopyFrom(model.graph.input[0].type)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: _set_metadata(model, "not JSON"), "was not exported from"),
+        (lambda model: _set_metadata(model, "[" * 100_000), "was not exported from"),
+        (lambda model: _set_metadata(model, "[]"), "was not exported from"),
+        (lambda model: _rename(model, "images", "pictures"), "no ONNX model that ONNX Runtime can run"),
+        (lambda model: _rename(model, "logits", "answers"), "no ONNX model that ONNX Runtime can run"),
+        (lambda model: model.graph.node.pop(), "no ONNX model that ONNX Runtime can run"),
+        (_answer_images, "gives no float32 logits of the shape"),
+    ],
+)
+def test_an_export_that_somebody_changed(refused, bhvit, material, tmp_path, change, said):
+    out = tmp_path / "model.onnx"
+    assert bhvit("export", material.model, out).status == 0
+    changed = _changed(out, change)
+    assert said in refused("verify", changed, material.model, "--data", material.images, "--split", "all")

@@ -111,6 +111,15 @@ def test_a_line_that_is_no_path_is_one_error() -> None:
         picture.image()
 
 
+@pytest.mark.parametrize("line", ["x" * 300, "http://[", "https://ann:secret@[/a.png", "http://a:b/", "http://\udcff/"])
+def test_a_line_that_no_system_takes_is_one_error(line: str) -> None:
+    picture, good = open_inputs("-", stdin=io.BytesIO(os.fsencode(line) + b"\ngood.png"))
+    assert good.name == "good.png"
+    with pytest.raises(UserError) as error:
+        picture.image()
+    assert "secret" not in picture.name + str(error.value)
+
+
 class Slow(io.RawIOBase):
     """A stream that gives its parts one by one, and counts how many were asked for."""
 
@@ -234,6 +243,8 @@ def test_a_live_source_stops_when_it_is_closed() -> None:
         ("ftp://a/b.png", "ftp://a/b.png is of no known kind: addresses begin with http, https, rtsp, "),
         ("rtsp://127.0.0.1:9/a", "cannot open rtsp://127.0.0.1:9/a as a video"),
         ("http://127.0.0.1:9/a", "cannot download http://127.0.0.1:9/a"),
+        ("http://[", r"http://\[ is no address: Invalid IPv6 URL"),
+        ("rtsp://ann:secret@[", r"rtsp://…@\[ is no address: Invalid IPv6 URL"),
         ("77", "cannot open /dev/video77 as a video"),
         (3.5, "a source is a path, an address or the number of a camera, not 3.5"),
         (True, "a source is a path"),

@@ -39,6 +39,15 @@ def test_folders_and_archives_hold_the_same(tmp_path: Path) -> None:
     assert open_masked(folder, "train", warn=_quiet).digest() != open_masked(folder, "test", warn=_quiet).digest()
 
 
+@pytest.mark.parametrize("names", [["a.png"], ["masks"], ["set/masks", "set/images/a.png"], ["images", "masks/a.png"]])
+def test_files_in_place_of_folders_are_no_images(tmp_path: Path, names: list[str]) -> None:
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for name in names:
+            archive.writestr(name, encoded(mask_of(1)))
+    with pytest.raises(UserError, match=r"has no folder (images|masks) with files"):
+        open_masked(tmp_path / "set.zip", warn=_quiet)
+
+
 def test_one_place_is_parted(tmp_path: Path) -> None:
     make(tmp_path, (".",), count=10, masks="annotations")
     train, validation = (open_masked(tmp_path, split, warn=_quiet) for split in ("train", "validation"))

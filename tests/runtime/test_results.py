@@ -119,7 +119,20 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "old.csv").read_text() == "mine"
 
 
-@pytest.mark.parametrize("damage", [b"not json\n", b'{"image": 3}\n', b"[1]\n", b"[" * 100_000 + b"\n"])
+DAMAGES = [
+    b"not json\n",
+    b'{"image": 3}\n',
+    b"[1]\n",
+    b"[" * 100_000 + b"\n",
+    b'{"image": "c.png", "label": ["cat"]}\n',
+    b'{"image": "c.png", "probability": "much"}\n',
+    b'{"image": "c.png", "probability": ' + b"9" * 400 + b"}\n",
+    b'{"image": "c.png", "error": {}}\n',
+    b'{"image": "c.png", "x": ' + b"9" * 5000 + b"}\n",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_journal_is_named(tmp_path: Path, damage: bytes) -> None:
     first = results(tmp_path / "out.jsonl")
     first.write(RECORDS[0])

@@ -315,15 +315,16 @@ def _relative(source: Path, file: Path) -> str:
 
 def _folders(store: FileStore, split: str) -> _Pairs:
     paths = [PurePosixPath(member) for member in store.members]
-    tops = {path.parts[0] for path in paths}
+    tops = {path.parts[:1] for path in paths}
     root = PurePosixPath(".")
-    if "images" not in tops and len(tops) == 1:
-        root = PurePosixPath(tops.pop())
+    if ("images",) not in tops and len(tops) == 1:
+        root = PurePosixPath(*tops.pop())
     below = {path.relative_to(root): index for index, path in enumerate(paths) if path.is_relative_to(root)}
-    mask_folder = next((name for name in MASK_FOLDERS if any(path.parts[0] == name for path in below)), None)
+    inside = {path: index for path, index in below.items() if len(path.parts) > 1}
+    mask_folder = next((name for name in MASK_FOLDERS if any(path.parts[0] == name for path in inside)), None)
     images = {
         PurePosixPath(*path.parts[1:]): index
-        for path, index in below.items()
+        for path, index in inside.items()
         if path.parts[0] == "images" and path.suffix.lower().lstrip(".") in _ENDINGS
     }
     if mask_folder is None or not images:
@@ -333,7 +334,7 @@ def _folders(store: FileStore, split: str) -> _Pairs:
         )
     masks = {
         PurePosixPath(*path.parts[1:]).with_suffix(""): index
-        for path, index in below.items()
+        for path, index in inside.items()
         if path.parts[0] == mask_folder
     }
     splits, left_out = by_split(sorted({path.parts[0] for path in images if len(path.parts) > 1}), str(store.root))

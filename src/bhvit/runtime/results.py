@@ -172,9 +172,10 @@ class Results:
     def _record(self, line: bytes, number: int) -> dict[str, Any]:
         try:
             record = json.loads(line)
-            if isinstance(record["image"], str):
+            row = self._row(record)
+            if isinstance(record["image"], str) and all(_fits(row[name], self._columns[name]) for name in row):
                 return dict(record)
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             pass
         raise UserError(f"{self._journal_path} is damaged in line {number + 1}: --force starts again")
 
@@ -216,6 +217,13 @@ class Results:
 def _lines(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         yield from file
+
+
+def _fits(value: Any, kind: type[str] | type[float]) -> bool:
+    """Whether a table's column can hold a value; it may be absent."""
+    if kind is float and type(value) is int:
+        return abs(value) < 1 << 53
+    return value is None or isinstance(value, kind)
 
 
 def _utf8(value: Any) -> Any:

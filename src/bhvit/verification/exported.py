@@ -210,13 +210,30 @@ def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: 
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
         spec = session.get_modelmeta().custom_metadata_map.get("spec")
     except Exception as error:  # the classes of its errors are private, and derive from nothing narrower
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{path} is no ONNX model that ONNX Runtime can run: {reason}") from None
-    if spec is None or json.loads(spec) != json.loads(file.spec.to_json()):
+        raise _not_runnable(path, error) from None
+    if spec is None or not _same_json(spec, file.spec.to_json()):
         raise UserError(f"{path} was not exported from {packed}, which holds a {file.spec.name} of other settings")
 
     def predict(images: Floats) -> Floats:
-        logits: Floats = session.run(["logits"], {"images": images})[0]
+        try:
+            logits = session.run(["logits"], {"images": images})[0]
+        except Exception as error:  # as above
+            raise _not_runnable(path, error) from None
+        wanted = (len(images), file.spec.num_classes)
+        if not isinstance(logits, np.ndarray) or logits.dtype != np.float32 or logits.shape != wanted:
+            raise UserError(f"{path} gives no float32 logits of the shape {wanted}: `bhvit export` makes one that does")
         return logits
 
     return predict
+
+
+def _not_runnable(path: Path, error: Exception) -> UserError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return UserError(f"{path} is no ONNX model that ONNX Runtime can run: {reason}")
+
+
+def _same_json(first: str, second: str) -> bool:
+    try:
+        return bool(json.loads(first) == json.loads(second))
+    except (ValueError, RecursionError):
+        return False

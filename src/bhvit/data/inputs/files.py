@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from ...decode import Needed, load_image
-from ..stores import check_size, reading
+from ..stores import check_size
 from .picture import Decoded, Failed, Part, Picture
 
 _LONGEST = 8192
@@ -24,9 +24,11 @@ class FilePicture(Picture):
 
     def image(self, needed: Needed | None = None) -> Decoded:
         path = Path(self.name)
-        if path.is_file():  # anything else is refused by the decoder, in its words
-            with reading(path):
-                check_size(path, path.stat().st_size)
+        try:
+            size = path.stat().st_size
+        except (OSError, ValueError):  # the decoder says why
+            size = 0
+        check_size(path, size)
         return load_image(path, needed=needed)
 
 

@@ -189,7 +189,10 @@ def _file(path: Path, every: int) -> Part:
 
 
 def _address(text: str, every: int) -> Part:
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError as error:
+        raise UserError(f"{web.shown_address(text)} is no address: {error}") from None
     scheme, suffix = parts.scheme.lower(), Path(parts.path).suffix.lower()
     if scheme in video.LIVE_SCHEMES:
         return video.Live(text, every)

@@ -19,7 +19,11 @@ TIMEOUT = 20.0
 
 def shown_address(address: str) -> str:
     """An address for messages and results: a password in it is not shown."""
-    parts = urllib.parse.urlsplit(address)
+    try:
+        parts = urllib.parse.urlsplit(address)
+    except ValueError:  # no address: brackets without an end, for example
+        scheme, _, rest = address.partition("://")
+        return f"{scheme}://…{rest[rest.rfind('@') :]}" if "@" in rest else address
     if "@" not in parts.netloc:
         return address
     user, _, host = parts.netloc.rpartition("@")
