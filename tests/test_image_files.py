@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +160,46 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded(
     monkeypatch.setattr(decode, "MAX_PIXELS", 50_000)
     with pytest.raises(UserError, match=r"small\.png has 300x200 pixels.* BHVIT_MAX_PIXELS=60000"):
         load_image(small)
+
+
+def _icon(*pictures: bytes) -> bytes:
+    """An ICO file of pictures that it calls small."""
+    head = struct.pack("<HHH", 0, 1, len(pictures))
+    offset = len(head) + 16 * len(pictures)
+    for picture in pictures:
+        head += struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(picture), offset)
+        offset += len(picture)
+    return head + b"".join(pictures)
+
+
+def _bitmap(width: int, height: int) -> bytes:
+    held = io.BytesIO()
+    Image.new("RGBA", (width, height)).save(held, "BMP")
+    data = bytearray(held.getvalue()[14:])
+    struct.pack_into("<i", data, 8, 2 * height)
+    return bytes(data)
+
+
+def test_icons_are_looked_at_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes an icon while it opens the file, and believes the picture inside, not the file's own list."""
+    monkeypatch.setattr(decode, "MAX_PIXELS", 10_000)
+    small, large = (_saved(Image.new("L", (edge, edge)), tmp_path / f"{edge}.png").read_bytes() for edge in (64, 300))
+    assert load_image(_icon(small)).size == (64, 64)
+    assert load_image(_icon(_bitmap(48, 32))).size == (48, 32)
+    too_large = [_icon(large), _icon(small, large), _icon(_bitmap(300, 300))]
+    loaded: list[object] = []
+    monkeypatch.setattr(Image.Image, "load", lambda image: loaded.append(image))
+    for data in too_large:
+        (tmp_path / "a.ico").write_bytes(data)
+        for given in (data, tmp_path / "a.ico"):
+            with pytest.raises(UserError, match="300x300 pixels, more than the 10000"):
+                load_image(given)
+    with pytest.raises(UserError, match="holds 33 icons, more than the 32"):
+        load_image(_icon(*[small] * 33))
+    for cut in range(6, 50, 3):
+        with pytest.raises(UserError):
+            load_image(_icon(small)[:cut])
+    assert loaded == []
 
 
 def test_the_limits_are_read_from_the_environment() -> None:

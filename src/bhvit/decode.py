@@ -20,7 +20,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from .errors import UserError, shown
 from .system import environment_limit
@@ -37,6 +37,7 @@ MAX_PIXELS = environment_limit("BHVIT_MAX_PIXELS", 89_478_485)
 """Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
 if os.environ.get("BHVIT_MAX_PIXELS"):
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
+_MAX_ICONS = 32
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 """Tags of a TIFF: a tile is decoded as a whole, however little of it the picture shows."""
 _DECODER_ERRORS = (
@@ -87,6 +88,7 @@ def load_image(
         if isinstance(source, str | os.PathLike) and Path(source).exists() and not Path(source).is_file():
             kind = "a folder" if Path(source).is_dir() else "a pipe or device"
             raise UserError(f"{name} is {kind}, not an image file")
+        _check_icons(source, name, max_pixels)
         with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
             _check_pixels(image, name, max_pixels)
             if quick:
@@ -139,15 +141,49 @@ def _draft(image: Image.Image, needed: Needed) -> None:
     image.draft(None, (width, height))
 
 
-def _check_pixels(image: Image.Image, name: str, limit: int | None) -> None:
-    pixels = image.width * image.height
+def _check_icons(source: str | Path | IO[bytes], name: str, limit: int | None) -> None:
+    """Check the pictures in an ICO file by their headers: Pillow decodes one of them while it opens the file."""
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(Path(source).open("rb")) if isinstance(source, str | os.PathLike) else source
+        if not file.seekable():
+            return  # Pillow reads it into memory first, and what comes from bhvit is not like that
+        file.seek(0)
+        head = file.read(6)
+        if head[:4] == b"\0\0\1\0" and len(head) == 6:
+            count = int.from_bytes(head[4:], "little")
+            if count > _MAX_ICONS:
+                raise UserError(f"{name} holds {count} icons, more than the {_MAX_ICONS} that are looked at")
+            entries = file.read(16 * count)
+            for offset in {int.from_bytes(entries[at + 12 : at + 16], "little") for at in range(0, len(entries), 16)}:
+                file.seek(offset)
+                _check_size(*_icon_size(file), name, limit)
+        file.seek(0)
+
+
+def _icon_size(file: IO[bytes]) -> tuple[int, int]:
+    begin = file.tell()
+    head = file.read(12)
+    if head.startswith(b"\x89PNG"):
+        file.seek(begin)
+        with PngImagePlugin.PngImageFile(file) as image:  # nothing is decoded yet
+            return image.size
+    width, height = struct.unpack("<4xii", head)
+    return abs(width), abs(height) // 2  # colours above a mask
+
+
+def _check_size(width: int, height: int, name: str, limit: int | None) -> None:
+    pixels = width * height
     if limit is not None and pixels > limit:
-        raise UserError(f"{name} has {image.width}x{image.height} pixels, more than the {limit} that are taken")
+        raise UserError(f"{name} has {width}x{height} pixels, more than the {limit} that are taken")
     if pixels > MAX_PIXELS:
         raise UserError(
-            f"{name} has {image.width}x{image.height} pixels, more than the {MAX_PIXELS} that are decoded: "
+            f"{name} has {width}x{height} pixels, more than the {MAX_PIXELS} that are decoded: "
             f"set BHVIT_MAX_PIXELS={pixels} to allow it"
         )
+
+
+def _check_pixels(image: Image.Image, name: str, limit: int | None) -> None:
+    _check_size(image.width, image.height, name, limit)
     tags = getattr(image, "tag_v2", None) or {}
     tile = [tags.get(tag, 0) for tag in (_TILE_WIDTH, _TILE_LENGTH)]
     if not all(isinstance(edge, int) for edge in tile) or tile[0] * tile[1] > MAX_PIXELS:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -137,6 +139,15 @@ def test_other_files_of_outputs_are_refused(config, tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*: No such file"):
         train(config(epochs=1, teacher=str(file)), quiet=True)
     file.write_bytes(b"logits")
+    with pytest.raises(UserError, match=r"cannot read .*: not a file of numpy.savez"):
+        train(config(epochs=1, teacher=str(file)), quiet=True)
+    np.savez_compressed(file, logits=np.zeros((40, 1000, 2)), labels=np.zeros(40))
+    with pytest.raises(UserError, match=r"unpack to 640\d\d\d bytes, more than \d+ training images need"):
+        train(config(epochs=1, teacher=str(file)), quiet=True)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 2)})
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("logits.npy", header.getvalue())
     with pytest.raises(UserError, match=r"cannot read .*: not a file of numpy.savez"):
         train(config(epochs=1, teacher=str(file)), quiet=True)
     np.save(tmp_path / "array.npy", np.zeros((40, 2)))

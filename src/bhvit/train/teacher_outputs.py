@@ -33,7 +33,12 @@ from .config import TrainConfig
 from .context import RunContext
 from .teacher import Teacher
 
+_MOST_VIEWS = 64
+"""Views of an image in a file of outputs."""
+_HEADER = 1 << 16
+"""Bytes of an array's header."""
 _NOT_AN_ARCHIVE = (
+    MemoryError,  # an array whose header claims more than there is
     *(OSError, ValueError, EOFError, TypeError, AttributeError),  # the last two of an array that is no archive
     *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),  # encrypted, damaged
 )
@@ -93,9 +98,18 @@ def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
     cannot be read or is about other images.
     """
     check_regular(Path(path))
+    most = _MOST_VIEWS * max(1, len(dataset)) * max(1, len(dataset.class_names)) * np.dtype(np.float64).itemsize
     try:
         with np.load(path) as file:  # never unpickles
+            for entry in file.zip.infolist():
+                if entry.file_size > most + _HEADER:
+                    raise UserError(
+                        f"the teacher's outputs {path} unpack to {entry.file_size} bytes, more than {len(dataset)} "
+                        "training images need"
+                    )
             logits, labels = file["logits"], file["labels"]
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(f"the teacher's outputs {path} lack an array {error}: write them with numpy.savez") from None
     except _NOT_AN_ARCHIVE as error:
