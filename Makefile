@@ -113,10 +113,10 @@ $(CORPUS): setup tests/fuzz/corpus.py
 threads: $(CORPUS)
 	$(CMAKE) -S . -B build/threads -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 -DBHVIT_SANITIZE=thread
 	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
-	for model in conv-plain pooled-plain pooling-layer; do TSAN_OPTIONS=die_after_fork=0 build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
+	for model in conv-plain pooled-plain pooling-layer segment-batch; do TSAN_OPTIONS=die_after_fork=0 build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
 
-# Each target takes SECONDS: opening and running models, the JSON reader, the schema, and Python's readers. Findings go to
-# build/findings, logs to build/fuzz-logs (`python -m benchmarks.fuzzing.fuzzing build/fuzz-logs` makes a page of them);
+# Each target takes SECONDS: opening and running models, the JSON reader, the schema, resizing, Python's readers. Findings
+# go to build/findings, logs to build/fuzz-logs (`python -m benchmarks.fuzzing.fuzzing build/fuzz-logs` makes a page of them);
 # what the fuzzers found to be new stays in build/grown for the next run.
 FUZZ = -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=build/findings/
 LOGGED = || { tail -n 40 build/fuzz-logs/$(1).log; exit 1; }; tail -n 8 build/fuzz-logs/$(1).log
@@ -124,10 +124,11 @@ fuzz: $(CORPUS)
 	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
 	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
 	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzzers
-	mkdir -p build/grown/models build/grown/json build/grown/schema build/findings build/fuzz-logs
+	mkdir -p build/grown/models build/grown/json build/grown/schema build/grown/resize build/findings build/fuzz-logs
 	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models >build/fuzz-logs/models.log 2>&1 $(call LOGGED,models)
 	build/fuzz/bhvit_json $(FUZZ) -max_len=20000 build/grown/json $(CORPUS)/json >build/fuzz-logs/json.log 2>&1 $(call LOGGED,json)
 	build/fuzz/bhvit_schema $(FUZZ) -max_len=20000 build/grown/schema $(CORPUS)/schema >build/fuzz-logs/schema.log 2>&1 $(call LOGGED,schema)
+	build/fuzz/bhvit_resize $(FUZZ) -max_len=4096 build/grown/resize >build/fuzz-logs/resize.log 2>&1 $(call LOGGED,resize)
 	$(MAKE) fuzz-python
 
 fuzz-python: $(CORPUS)

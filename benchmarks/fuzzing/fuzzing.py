@@ -18,25 +18,30 @@ TARGETS = {
     "models": "opening, normalising and running packed models (C++, every instruction set, 1 to 3 threads)",
     "json": "the JSON reader alone (C++)",
     "schema": "programs, specs, names, preprocessing (C++)",
+    "resize": "pictures resized in native code (C++)",
     "both-readers": "packed models in Python's and the native reader",
     "pictures": "pictures (Python)",
     "zip": "zip archives (Python)",
     "tar": "tar archives (Python)",
     "parquet": "parquet files (Python)",
+    "masks": "archives of images with masks (Python)",
+    "bodies": "bodies of requests to the server (Python)",
+    "journals": "what interrupted runs left of their results (Python)",
+    "lists": "lists of pictures on standard input (Python)",
+    "recipes": "recipes (Python)",
     "checkpoints": "checkpoints and published weights (Python)",
 }
 
 
 def row(log: Path) -> tuple[str, ...]:
-    """Target, executions, seconds, edges, features, corpus and findings of one log."""
+    """Target, executions, seconds, edges, features, corpus and findings of one log, which may hold several runs."""
     text = log.read_text(encoding="utf-8", errors="replace")
-    done = re.search(r"Done (\d+) runs in (\d+) second", text)
+    runs = sum(int(count) for count in re.findall(r"^stat::number_of_executed_units: *(\d+)", text, re.MULTILINE))
+    seconds = sum(int(count) for count in re.findall(r"^Done \d+ runs in (\d+) second", text, re.MULTILINE))
     states = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)", text)
-    edges, features, corpus = states[-1] if states else ("–", "–", "–")
+    edges, features, corpus = (str(max(map(int, values))) for values in zip(*states, strict=True)) if states else "–––"
     found = len(re.findall(r"^SUMMARY: ", text, re.MULTILINE))
-    last = re.findall(r"^#(\d+)", text, re.MULTILINE)
-    runs, seconds = (done[1], done[2]) if done else (last[-1] if last else "0", "–")
-    return TARGETS[log.stem], f"{int(runs):,}", seconds, edges, features, corpus, str(found)
+    return TARGETS[log.stem], f"{runs:,}", str(seconds), edges, features, corpus, str(found)
 
 
 def main() -> None:
@@ -51,8 +56,9 @@ def main() -> None:
     findings = sum(int(cells[-1]) for cells in rows)
     text = (
         f"{executions:,} executions in {seconds / 60:.0f} minutes of wall time, {findings} findings. {args.note}\n\n"
-        "Edges and features are libFuzzer's: of C++ all that is linked, of Python the functions of bhvit and Pillow. "
-        "Sanitizers of the C++ targets: AddressSanitizer and UndefinedBehaviorSanitizer.\n\n"
+        "Edges and features are libFuzzer's: of C++ all that is linked, of Python the functions of bhvit, Pillow and "
+        "python-multipart. Sanitizers of the C++ targets: AddressSanitizer, LeakSanitizer and "
+        "UndefinedBehaviorSanitizer. A run that ended with a finding has no seconds.\n\n"
     )
     header = ("Target", "Executions", "Seconds", "Edges", "Features", "Corpus", "Findings")
     write_results(args.page, "Fuzzing", text + markdown(header, rows))

@@ -2,8 +2,8 @@
 //
 // A file is tried as it is; if it is refused but its program is valid, it gets tensors that fit, and must then open,
 // and give the same bits in plain C++ from memory, and from a mapped file or one that is read, on one of this machine's
-// instruction sets with 1 to 3 threads; which, the file's bytes decide. Pictures are normalised by the session and must
-// run. The mutator knows the file's parts:
+// instruction sets with 1 to 3 threads; which, the file's bytes decide. Pictures are resized and normalised by the
+// session and must run. The mutator knows the file's parts:
 // it changes numbers and words of the program, whole ops, the rest of the header, or the tensors.
 
 #include <unistd.h>
@@ -30,6 +30,7 @@ namespace {
 using bhvit::fuzz::Parts;
 
 constexpr size_t kMostFloats = 1 << 20;  // of an image that is run
+constexpr size_t kImages = 3;
 
 [[noreturn]] void fault(const char* what) {
   std::fprintf(stderr, "fault: %s: %s\n", what, bhvit_error());
@@ -76,7 +77,19 @@ void normalise(const bhvit_session* session, const bhvit_info& info, std::minstd
   }
 }
 
-// The logits of an image of numbers from -2 to 2 and of a picture; empty if the file is refused or takes large images.
+// So must what the session makes of a picture of any size.
+void preprocess(const bhvit_session* session, const bhvit_info& info, std::minstd_rand& random, float* image) {
+  const size_t height = 1 + random() % 64, width = 1 + random() % 64;
+  const size_t channels = info.channels == 3 && random() % 2 ? 4 : info.channels;
+  std::vector<uint8_t> pixels(height * width * channels);
+  for (uint8_t& pixel : pixels) pixel = static_cast<uint8_t>(random());
+  if (bhvit_preprocess(session, pixels.data(), pixels.size(), height, width, channels, image, info.image_floats) !=
+      BHVIT_OK) {
+    fault("no preprocessing");
+  }
+}
+
+// The logits of an image of numbers from -2 to 2 and of two pictures; empty if the file is refused or takes large images.
 std::vector<float> open_and_run(const std::string& file, const Way& way) {
   bhvit_session* session = nullptr;
   bhvit_options options = BHVIT_OPTIONS;
@@ -103,15 +116,16 @@ std::vector<float> open_and_run(const std::string& file, const Way& way) {
   const bool segments = std::string_view(bhvit_task(session)) == "segment";
   const size_t pixels = segments ? info.height * info.width : 1;
   if (info.image_floats <= kMostFloats && info.classes * pixels <= kMostFloats) {
-    std::vector<float> images(2 * info.image_floats);
+    std::vector<float> images(kImages * info.image_floats);
     std::minstd_rand random(static_cast<unsigned>(file.size()));
     for (float& value : images) value = static_cast<float>(random() % 4096) / 1024.0f - 2.0f;
     normalise(session, info, random, images.data() + info.image_floats);
-    logits.resize(2 * info.classes * pixels);
-    if (bhvit_run(session, 2, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK) fault("no run");
-    std::vector<uint8_t> labels(2 * pixels);
+    preprocess(session, info, random, images.data() + 2 * info.image_floats);
+    logits.resize(kImages * info.classes * pixels);
+    if (bhvit_run(session, kImages, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK) fault("no run");
+    std::vector<uint8_t> labels(kImages * pixels);
     const bhvit_status labelled =
-        bhvit_segment(session, 2, images.data(), images.size(), labels.data(), labels.size());
+        bhvit_segment(session, kImages, images.data(), images.size(), labels.data(), labels.size());
     if (labelled != (segments ? BHVIT_OK : BHVIT_ARGUMENT)) fault("labels of a classifier, or none");
     for (const uint8_t label : labels) {
       if (label >= info.classes) fault("a label that is no class");

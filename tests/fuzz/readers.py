@@ -7,7 +7,13 @@ good inputs to start from. Needs `pip install atheris`, which has no place in th
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import contextlib
+import gzip
 import io
+import itertools
+import json
 import os
 import sys
 import tarfile
@@ -16,13 +22,19 @@ import types
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bhvit.errors import UserError
+
 SCRATCH = Path(tempfile.gettempdir()) / f"bhvit-readers-{os.getpid()}"
+PACKAGES = ("bhvit", "PIL", "python_multipart")
+"""Packages whose functions tell the fuzzer what they do."""
+MODEL: dict[str, Any] = {}
+"""A session, and a server's model, that are opened once."""
 Target = tuple[Callable[[bytes], object], Callable[[], Iterable[bytes]]]
 
 
@@ -68,6 +80,131 @@ def _parquet() -> Iterable[bytes]:
     rows = {"image": [{"bytes": _picture("PNG"), "path": None}] * 3, "label": [0, 1, 0]}
     pyarrow.parquet.write_table(pyarrow.table(rows), held)
     return [held.getvalue()]
+
+
+def _masks() -> Iterable[bytes]:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("train/a", "validation/b"):
+            archive.writestr(f"images/{name}.png", _picture("PNG"))
+            archive.writestr(f"masks/{name}.png", _picture("PNG", "P"))
+        archive.writestr("classes.txt", "".join(f"{label}\n" for label in range(255)))
+    return [held.getvalue()]
+
+
+def _read_masks(data: bytes) -> None:
+    from bhvit.data.masks import open_masked
+
+    path = SCRATCH / "masks.zip"
+    path.write_bytes(data)
+    found = open_masked(str(path), "all", warn=lambda line: None)
+    for index in range(min(len(found), 8)):
+        found.both(index)
+
+
+def _bodies() -> Iterable[bytes]:
+    numbers = [0.0] * 3072
+    described = {"name": "images", "shape": [1, 3, 32, 32], "datatype": "FP32"}
+    asked = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    binary = json.dumps({"inputs": [{**described, "parameters": {"binary_data_size": 12288}}], "outputs": asked})
+    files = {"name": "images", "shape": [1], "datatype": "BYTES"}
+    part = b'Content-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n' + _picture("PNG")
+    return [
+        b"\0\0\0" + json.dumps({"id": "a", "inputs": [{**described, "data": numbers}]}).encode(),
+        b"\1" + len(binary).to_bytes(2, "little") + binary.encode() + bytes(12288),
+        b"\0\0\0" + json.dumps({"inputs": [{**files, "data": [base64.b64encode(_picture("PNG")).decode()]}]}).encode(),
+        b"\2\0\0--x\r\n" + part + b"\r\n--x--\r\n",
+        b"\3\0\0" + gzip.compress(json.dumps({"inputs": []}).encode()),
+    ]
+
+
+def _read_body(data: bytes) -> None:
+    """Three bytes say how the rest arrives: with a header's length, as a form, compressed."""
+    from starlette.requests import Request
+
+    from bhvit import Session
+    from bhvit.serve import inference
+    from bhvit.serve.body import Bodies, files_of_form
+    from bhvit.serve.limits import Limits, RequestError
+    from bhvit.serve.models import Model
+
+    kind, length, body = data[0] % 4 if data else 0, str(int.from_bytes(data[1:3], "little")), data[3:]
+    limits = Limits(body=1 << 20, pixels=1 << 20, batch=4)
+    model = MODEL.setdefault("model", Model("cifar10", MODEL.setdefault("session", Session("cifar10")), 1))
+    given = {2: {"content-type": "multipart/form-data; boundary=x"}, 3: {"content-encoding": "gzip"}}.get(kind, {})
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def whole() -> bytes | list[bytes]:
+        headers = [(name.encode(), value.encode()) for name, value in given.items()]
+        request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+        async with Bodies(limits).reading(request, 10) as read:
+            return await files_of_form(read, request, limits) if kind == 2 else read
+
+    try:
+        found = asyncio.run(whole())
+        if isinstance(found, list):
+            inference.classify(model, found, 3, limits)
+        else:
+            inference.infer(model, found, length if kind == 1 else None, limits)
+    except RequestError:
+        return
+
+
+def _journals() -> Iterable[bytes]:
+    records = [{"image": "a.png", "seconds": 0.5, "classes": [{"name": "cat", "probability": 0.25}]}]
+    records += [{"image": "b.png", "error": "b.png is damaged"}]
+    return [b"".join(json.dumps(record).encode() + b"\n" for record in records)]
+
+
+def _read_journal(data: bytes) -> None:
+    """What an interrupted run left, read and made into a table."""
+    from bhvit.runtime.results import Results
+
+    def row(record: Mapping[str, Any]) -> Mapping[str, Any]:
+        first = record.get("classes", [{}])[0]
+        return {
+            "image": record["image"],
+            "seconds": record.get("seconds"),
+            "class": first.get("name"),
+            "error": record.get("error"),
+        }
+
+    columns = {"image": str, "seconds": float, "class": str, "error": str}
+    for ending in ("csv", "parquet"):
+        path = SCRATCH / f"out.{ending}"
+        path.with_name(f".{path.name}.journal").write_bytes(b'{"model": "a"}\n' + data)
+        with Results(path, columns, row, made_by={"model": "a"}, resume=True) as results:
+            results.write({"image": "c.png"})
+            results.finish()
+        path.unlink()
+
+
+def _read_list(data: bytes) -> None:
+    """Names and addresses on standard input; nothing is downloaded."""
+    from bhvit.data.inputs import open_inputs
+    from bhvit.data.inputs.web import WebPicture
+
+    for picture in itertools.islice(open_inputs("-", stdin=io.BytesIO(data)), 20):
+        if not isinstance(picture, WebPicture):
+            with contextlib.suppress(UserError):
+                picture.image()
+
+
+def _read_recipe(data: bytes) -> None:
+    from bhvit.train.config import TrainConfig
+    from bhvit.train.recipe_files import load_recipe
+
+    path = SCRATCH / "recipe.toml"
+    path.write_bytes(data)
+    TrainConfig.from_dict({"data": "digits", "model": "bhvit_nano", **load_recipe(str(path))})
+
+
+def _recipes() -> Iterable[bytes]:
+    import bhvit.train
+
+    return [path.read_bytes() for path in sorted((Path(bhvit.train.__file__).parent / "recipes").glob("*.toml"))]
 
 
 def _read_dataset(suffix: str) -> Callable[[bytes], None]:
@@ -138,6 +275,11 @@ READERS: dict[str, Target] = {
     "zip": (_read_dataset(".zip"), lambda: [_archive("zip")]),
     "tar": (_read_dataset(".tar"), lambda: [_archive("tar")]),
     "parquet": (_read_dataset(".parquet"), _parquet),
+    "masks": (_read_masks, _masks),
+    "bodies": (_read_body, _bodies),
+    "journals": (_read_journal, _journals),
+    "lists": (_read_list, lambda: [b"a.png\nhttp://a/b.png\0/tmp\n", b"x" * 300 + b"\n\xff\n"]),
+    "recipes": (_read_recipe, _recipes),
     "checkpoints": (_read_checkpoint, _checkpoints),
     "both-readers": (_read_model, _models),
 }
@@ -166,7 +308,7 @@ def main() -> None:
     for index, seed in enumerate(seeds()):
         (Path(sys.argv[-1]) / f"seed-{index}").write_bytes(seed)
         once(seed)  # imports what the reader needs, so that it is instrumented
-    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in ("bhvit", "PIL")]:
+    for module in [module for name, module in sys.modules.items() if name.split(".")[0] in PACKAGES]:
         for thing in list(vars(module).values()):
             for function in [thing, *vars(thing).values()] if isinstance(thing, type) else [thing]:
                 if isinstance(function, types.FunctionType) and function.__module__ == module.__name__:

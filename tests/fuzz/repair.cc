@@ -39,6 +39,7 @@ bool small(const std::vector<Op>& ops) {
       const int64_t keys = op["window_h"] * op["window_w"] + windows;
       if (windows * keys * keys * op["channels"] > kMostWork) return false;
     }
+    if (op.segments() && tokens * op["scale"] * op["scale"] * op["classes"] > kMostValues) return false;
     if (tokens * weights > 4 * kMostWork || tensors > kMostWork) return false;
   }
   return true;
@@ -118,7 +119,8 @@ std::optional<std::string> rebuild(const Parts& parts) try {
   whole.header = "{\"__metadata__\":{\"format\":\"bhvit\",\"version\":\"1\",\"checksum\":\"00000000\",\"program\":" +
                  quoted(program) + ",\"class_names\":" + quoted("[" + names + "]") + ",\"spec\":" +
                  quoted("{\"img_size\":" + list(size) + ",\"in_chans\":" + std::to_string(stem["in_chans"]) +
-                        ",\"num_classes\":" + std::to_string(head["classes"]) + "}") +
+                        ",\"num_classes\":" + std::to_string(head["classes"]) +
+                        (head.segments() ? ",\"task\":\"segment\"}" : "}")) +
                  ",\"preprocess\":" +
                  quoted("{\"size\":" + list(size) + ",\"channels\":" + std::to_string(stem["in_chans"]) +
                         ",\"mean\":" + list(ones) + ",\"std\":" + list(ones) + "}") +
