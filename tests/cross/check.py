@@ -8,8 +8,8 @@
 
 `pip install ziglang` brings the compiler of the first, whose first run takes minutes; Debian's packages are qemu-user,
 libc6-arm64-cross, emscripten and libsimde-dev. Every op and option is run, on the small models of
-tests/helpers/small_specs.py. Where the processor has rounding modes and flushes subnormal floats, the caller's settings
-must change no bit.
+tests/helpers/small_specs.py, and pictures are resized. Where the processor has rounding modes and flushes subnormal
+floats, the caller's settings must change no bit.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
+from bhvit import _native  # noqa: E402
 from bhvit.format import file as bhv_file  # noqa: E402
 from bhvit.format.file import PackedModel  # noqa: E402
 from bhvit.runtime import reference  # noqa: E402
@@ -38,6 +39,8 @@ from helpers.random_model import random_images, random_model  # noqa: E402
 from helpers.small_specs import SPECS  # noqa: E402
 
 IMAGES = 2
+RESIZED = 100
+FILTERS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 FLAGS = ("-std=c++20", "-O2", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror")
 ZIG = (sys.executable, "-m", "ziglang", "c++", "-target")
 EMULATED = ("-O1", "-Wno-psabi", "-isystem", str(HERE))  # puts tests/cross/immintrin.h before the compiler's
@@ -102,6 +105,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             compared = sum(check(name, driver, Path(folder), model) for model in models())
             refuses_damage(name, driver, Path(folder))
+            resizes(name, build(name, TARGETS[name], HERE / "resize.cc"), Path(folder))
             if TARGETS[name].settings:
                 keeps_environment(name, build(name, TARGETS[name], HERE / "environment.cc"), Path(folder))
         isas = ", ".join(TARGETS[name].isas)
@@ -148,7 +152,9 @@ def check(name: str, driver: Path, folder: Path, model: PackedModel) -> int:
     """Compare one model on every instruction set of a target; returns how many floats were equal."""
     images = random_images(model.spec, IMAGES)
     traced = [x for image in images for _, x in reference.trace(model, image)]
-    expected = np.concatenate([x.ravel() for x in [*traced, reference.run(model, images)]])
+    logits = reference.run(model, images)
+    labels = logits.argmax(axis=1) if model.spec.task == "segment" else np.zeros(0)
+    expected = np.concatenate([x.ravel() for x in [*traced, logits, labels.astype(np.float32)]])
     (folder / "model.bhv").write_bytes(bhv_file.to_bytes(model))
     (folder / "images").write_bytes(images.tobytes())
     _run([*TARGETS[name].run, str(driver), *(str(folder / file) for file in ("model.bhv", "images", "values"))])
@@ -160,6 +166,27 @@ def check(name: str, driver: Path, folder: Path, model: PackedModel) -> int:
             wrong = np.flatnonzero(values != expected) if values.shape == expected.shape else np.zeros(1, int)
             sys.exit(f"{name}: {isa} differs from the reference in {model.spec.name}, first at float {wrong[0]}")
     return len(found) * len(expected)
+
+
+def resizes(name: str, program: Path, folder: Path) -> None:
+    """Pictures resized there must be those resized here, which tests compare with Pillow's."""
+    rng = np.random.default_rng(0)
+    cases, expected = b"", b""
+    for _ in range(RESIZED):
+        height, width, new_height, new_width = (int(edge) for edge in np.exp(rng.uniform(0, 4.5, 4)))
+        filter = int(rng.integers(len(FILTERS)))
+        (left, right), (top, bottom) = (np.sort(rng.uniform(0, edge, 2)) for edge in (width, height))
+        whole = rng.integers(2) or right - left < 0.01 or bottom - top < 0.01
+        box = np.array((0, 0, width, height) if whole else (left, top, right, bottom), np.float32)
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        cases += np.array((height, width, 3, new_height, new_width, filter), np.int32).tobytes()
+        cases += box.tobytes() + pixels.tobytes()
+        expected += _native.resize(pixels, (new_height, new_width), FILTERS[filter], tuple(map(float, box))).tobytes()
+    (folder / "cases").write_bytes(cases)
+    _run([*TARGETS[name].run, str(program), str(folder / "cases"), str(folder / "resized")])
+    if (folder / "resized").read_bytes() != expected:
+        sys.exit(f"{name}: pictures are resized to other bytes")
+    print(f"{name}: {RESIZED} pictures resized, {len(expected)} equal bytes")
 
 
 def refuses_damage(name: str, driver: Path, folder: Path) -> None:

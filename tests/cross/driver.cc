@@ -2,8 +2,9 @@
 //
 // IMAGES holds float32 images one after another. OUT gets, for each instruction set that runs here (or ISA alone), a
 // line with its name and the count of floats that follow: x after every op of every image, then the logits of
-// all images run as one batch. Exit status 1 with a line on stderr tells what is wrong with the model.
+// all images run as one batch, and of a segmentation the labels of their pixels. Exit status 1 with a line on stderr tells what is wrong with the model.
 
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -36,6 +37,11 @@ std::vector<float> values_of(bhvit::Program& program, const std::string& bytes) 
   std::vector<float> logits(count * static_cast<size_t>(program.logit_floats()));
   program.run(images.data(), static_cast<long>(count), logits.data());
   out.insert(out.end(), logits.begin(), logits.end());
+  if (program.segments()) {
+    std::vector<uint8_t> labels(count * static_cast<size_t>(shape[1] * shape[2]));
+    program.segment(images.data(), static_cast<long>(count), labels.data());
+    out.insert(out.end(), labels.begin(), labels.end());
+  }
   return out;
 }
 

@@ -1,9 +1,10 @@
 // Sessions in several threads, for ThreadSanitizer (make check-slow): bhvit_threads MODEL.bhv
 //
 // Threads open and close sessions of one file, each with its own pool, and share one session besides. All must give the
-// logits that a single thread gave, and errors must stay in the thread that made them. Then the process forks, idle and
-// while a thread runs the shared session: a child opens its own, and the shared one answers or is refused, never waits.
-// ThreadSanitizer needs TSAN_OPTIONS=die_after_fork=0 for that.
+// logits that a single thread gave, and errors must stay in the thread that made them. A session that its owner gives up
+// while others run it is closed by the last of them. Then the process forks, idle and while a thread runs the shared
+// session: a child opens its own, and the shared one answers or is refused, never waits. ThreadSanitizer needs
+// TSAN_OPTIONS=die_after_fork=0 for that.
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -11,7 +12,9 @@
 #include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -42,10 +45,15 @@ void expect(bool condition, const char* what) {
   faults++;
 }
 
+// Logits of an image, or of each of its pixels.
+size_t logit_floats(const bhvit_session* session, const bhvit_info& info) {
+  return info.classes * (std::string_view(bhvit_task(session)) == "segment" ? info.height * info.width : 1);
+}
+
 std::vector<float> run(bhvit_session* session) {
   bhvit_info info;
   expect(bhvit_get_info(session, &info) == BHVIT_OK, "info");
-  std::vector<float> images(2 * info.image_floats), logits(2 * info.classes);
+  std::vector<float> images(2 * info.image_floats), logits(2 * logit_floats(session, info));
   for (size_t i = 0; i < images.size(); i++) images[i] = static_cast<float>(i * 7919 % 1000) / 250.0f - 2.0f;
   expect(bhvit_run(session, 2, images.data(), images.size(), logits.data(), logits.size()) == BHVIT_OK, "run");
   return logits;
@@ -61,7 +69,7 @@ bool child_is_right(const char* path, bhvit_session* shared, const std::vector<f
     bhvit_close(own);
     bhvit_info info;
     bhvit_get_info(shared, &info);
-    std::vector<float> images(info.image_floats), logits(info.classes);
+    std::vector<float> images(info.image_floats), logits(logit_floats(shared, info));
     const bhvit_status status = bhvit_run(shared, 1, images.data(), images.size(), logits.data(), logits.size());
     right = right && (status == BHVIT_OK ||
                       (may_be_busy && status == BHVIT_SYSTEM && std::strstr(bhvit_error(), "when the process forked")));
@@ -71,6 +79,21 @@ bool child_is_right(const char* path, bhvit_session* shared, const std::vector<f
   }
   int status = 0;
   return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+// Threads run a session while the thread that opened it gives it up: the last one closes it.
+void close_while_running(const char* path, const std::vector<float>& expected) {
+  for (int round = 0; round < kRounds; round++) {
+    bhvit_session* opened = nullptr;
+    expect(bhvit_open_file(path, 1 + round % 3, nullptr, &opened) == BHVIT_OK, "open");
+    auto owned = std::shared_ptr<bhvit_session>(opened, bhvit_close);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; t++) {
+      threads.emplace_back([session = owned, &expected] { expect(run(session.get()) == expected, "logits of the last"); });
+    }
+    owned.reset();
+    for (std::thread& thread : threads) thread.join();
+  }
 }
 
 }  // namespace
@@ -102,6 +125,7 @@ int main(int count, char** words) {
   }
   for (std::thread& thread : threads) thread.join();
   bhvit_close(shared);
+  close_while_running(path, expected);
   expect(bhvit_open_file(path, kForkThreads, nullptr, &shared) == BHVIT_OK, "open");
   expect(run(shared) == expected, "logits of another session");
   for (int round = 0; round < kRounds; round++) {
