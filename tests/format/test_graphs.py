@@ -212,3 +212,32 @@ def test_sizes_that_are_not_square(size: tuple[int, int]) -> None:
     logits, labels = program.run(image), program.segment(image)
     assert logits.shape == (1, 3, *size)
     np.testing.assert_array_equal(labels, logits.argmax(axis=1))
+
+
+def test_values_that_live_at_the_same_time_are_bounded_together() -> None:
+    """Of small ops whose values all wait for later ones, a small file must not take memory beyond the bound."""
+    model = random_model(SPEC, seed=5)
+    ops = {op.name: op for op in model.ops}
+    tensors = {key: value for key, value in model.tensors.items() if key.startswith(("stem.", "head."))}
+
+    def again(op: Op, name: str, *reads: str) -> Op:
+        own = {key: value for key, value in model.tensors.items() if key.startswith(f"{op.name}.")}
+        tensors.update({f"{name}{key.removeprefix(op.name)}": value for key, value in own.items()})
+        return dataclasses.replace(op, name=name, reads=reads or None)
+
+    def star(count: int) -> bytes:
+        """`count` values of the stem's, then a chain that reads them one by one."""
+        waiting = [again(ops["stages.0.0.mixer"], f"a{i}", *(["stem"] if i else [])) for i in range(count)]
+        chain = [again(ops["downsamples.0"], "b", "a0")]
+        for i in range(1, count):
+            chain += [again(ops["head.sums.0"], f"c{i}", f"a{i}", f"d{i - 1}" if i > 1 else "b")]
+            chain += [again(ops["downsamples.0"], f"d{i}")] if i < count - 1 else []
+        chosen = (ops["stem"], *waiting, *chain, ops["head"])
+        kept = {key: value for key, value in tensors.items() if key.rpartition(".")[0] in {op.name for op in chosen}}
+        return bhv_file.to_bytes(dataclasses.replace(model, ops=chosen, tensors=kept))
+
+    grid = 4 * 6 * 64 * 4
+    few, many = star(10), star(300)
+    assert _native.Program(many).memory_bytes - _native.Program(few).memory_bytes > 290 * grid
+    with pytest.raises(UserError, match="max_memory"):
+        Session(many, max_memory=250 * grid)
