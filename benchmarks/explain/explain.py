@@ -20,7 +20,7 @@ from benchmarks.common import markdown, write_results
 import bhvit
 from bhvit.bits import Floats
 from bhvit.bundled import find
-from bhvit.data.dataset import open_dataset
+from bhvit.data.dataset import evenly, open_dataset
 from bhvit.data.metrics import decode
 from bhvit.format import file as bhv_file
 from bhvit.models.layercam import layercam
@@ -38,7 +38,7 @@ def main() -> None:
     session, file = bhvit.Session(args.model), bhv_file.read(find(args.model, ".bhv"))
     model = bhvit.load_checkpoint(args.model)
     dataset = open_dataset(args.data, "test", class_names=file.class_names)
-    dataset = dataset.subset(np.linspace(0, len(dataset) - 1, 3 * args.images).round().astype(int))
+    dataset = dataset.subset(evenly(len(dataset), 3 * args.images))
     images = file.preprocess.normalize(decode(dataset, file.preprocess, range(len(dataset))))
     right = np.flatnonzero(session(images).argmax(axis=1) == dataset.labels)[: args.images]
     images, labels = images[right], dataset.labels[right]

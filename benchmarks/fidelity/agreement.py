@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from benchmarks.common import markdown, write_results
 
-from bhvit.data.dataset import Dataset, open_dataset
+from bhvit.data.dataset import Dataset, evenly, open_dataset
 from bhvit.data.metrics import Floats, predict_all
 from bhvit.format import file as bhv_file
 from bhvit.models import BHViT, from_published, save_checkpoint
@@ -52,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     dataset = open_dataset(args.data, "validation")
-    chosen_images = dataset.subset(np.linspace(0, len(dataset) - 1, args.images).round().astype(int))
+    chosen_images = dataset.subset(evenly(len(dataset), args.images))
     rows, floor = [], []
     for case in args.cases:
         model = from_published(golden.weights(case)).float()

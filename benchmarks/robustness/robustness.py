@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
 from benchmarks.common import markdown, write_results
 
 from bhvit.data.corruptions import CORRUPTIONS, STRENGTHS, Robustness, robustness
-from bhvit.data.dataset import open_dataset
+from bhvit.data.dataset import evenly, open_dataset
 from bhvit.verification.predictors import open_model
 
 
@@ -29,8 +28,7 @@ def main() -> None:
     for name in args.models:
         model = open_model(name, 1)
         dataset = open_dataset(args.data, "test", class_names=model.class_names)
-        if args.images < len(dataset):
-            dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.images).round().astype(int))
+        dataset = dataset.subset(evenly(len(dataset), args.images))
         found[name] = robustness(model.predict, dataset, model.preprocess)
         print(name, f"{found[name].clean:.2%} {found[name].mean:.2%}", flush=True)
     summary = [

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bhvit.data.dataset import open_dataset
+from bhvit.data.dataset import evenly, open_dataset
 from bhvit.errors import UserError
 from helpers.shared import shared
 
@@ -238,3 +238,11 @@ def test_real_parquet():
     assert len(dataset) == 1017
     assert dataset.class_names[:2] == ("airplane", "automobile")
     assert dataset.image(1016).size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "chosen"),
+    [(10, 4, [0, 3, 6, 9]), (10, 1, [0]), (3, None, [0, 1, 2]), (3, 0, [0, 1, 2]), (3, 9, [0, 1, 2]), (0, 2, [])],
+)
+def test_images_are_chosen_evenly(length, count, chosen):
+    assert evenly(length, count).tolist() == chosen

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import MISS_RATE, SCORES, Calibration
-from ..data.dataset import SPLITS, Dataset, Warn, open_dataset
+from ..data.dataset import SPLITS, Dataset, Warn, evenly, open_dataset
 from ..data.metrics import Metrics, evaluate
 from ..errors import UserError
 from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json, table
@@ -97,8 +97,7 @@ def run(args: argparse.Namespace) -> int:
         dataset = open_split("all", lines.append)
     for line in lines:
         print(line, file=sys.stderr)
-    if args.limit and args.limit < len(dataset):
-        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    dataset = dataset.subset(evenly(len(dataset), args.limit))
     progress = Progress("evaluating")
     metrics = evaluate(model.predict, dataset, model.preprocess, batch_size=args.batch_size, progress=progress)
     unknown = None

@@ -88,9 +88,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from ..data.dataset import open_dataset
+    from ..data.dataset import evenly, open_dataset
     from ..format import file as bhv_file
 
     exported = args.checkpoint.suffix == ".onnx"
@@ -102,8 +100,7 @@ def run(args: argparse.Namespace) -> int:
     dataset = open_dataset(
         args.data, args.split, class_names=class_names, classes_file=args.classes, strict=args.strict
     )
-    if args.limit and args.limit < len(dataset):
-        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    dataset = dataset.subset(evenly(len(dataset), args.limit))
     if exported:
         return _verify_export(args, dataset)
     from ..verification.compare import compare
@@ -124,8 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_masks(args: argparse.Namespace, exported: bool) -> int:
-    import numpy as np
-
+    from ..data.dataset import evenly
     from ..data.masks import open_masked
     from ..errors import UserError
     from ..format import file as bhv_file
@@ -141,8 +137,7 @@ def _run_masks(args: argparse.Namespace, exported: bool) -> int:
         classes_file=args.classes,
         ignore=args.ignore,
     )
-    if args.limit and args.limit < len(dataset):
-        dataset = dataset.subset(np.linspace(0, len(dataset) - 1, args.limit).round().astype(int))
+    dataset = dataset.subset(evenly(len(dataset), args.limit))
     if exported:
         return _verify_mask_export(args, dataset)
     found = compare_masks(

@@ -111,6 +111,16 @@ class Dataset:
         return Dataset(self.store, self.indices[chosen], self.labels[chosen], self.class_names, self.split, self.splits)
 
 
+def evenly(length: int, count: int | None) -> npt.NDArray[np.int64]:
+    """Return `count` positions spread evenly over `length`, ascending.
+
+    All positions without a count, or if there are no more.
+    """
+    if not count or count >= length:
+        return np.arange(length)
+    return np.linspace(0, length - 1, count).round().astype(np.int64)
+
+
 def open_dataset(
     source: str | Path,
     split: str = "train",

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.corruptions import Robustness, robustness
-from ..data.dataset import Dataset, open_dataset
+from ..data.dataset import Dataset, evenly, open_dataset
 from ..data.masks import MaskedDataset, open_masked
 from ..data.metrics import Metrics, Progress
 from ..data.segmentation_metrics import SegmentationMetrics, evaluate_masks
@@ -95,8 +93,7 @@ def measure_run(
     if masked and corruptions:
         raise UserError(f"{folder} is a segmentation: accuracy on corrupted images is measured of classifiers")
     opened = _open(file, settings, data, split)
-    if limit and limit < len(opened):
-        opened = opened.subset(np.linspace(0, len(opened) - 1, limit).round().astype(int))
+    opened = opened.subset(evenly(len(opened), limit))
     show = progress or (lambda what: None)  # type: ignore[return-value]
     results: dict[str, Any] = {}
     session = Session(packed, max_memory=max_memory)
