@@ -10,8 +10,14 @@ import secrets
 import stat
 import time
 from pathlib import Path
+from typing import IO, Any
 
 from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that write one file are not noticed
+    fcntl = None  # type: ignore[assignment]
 
 PART = ".part"
 """Ending of a file that is being written; one that is left over belongs to a process that was killed."""
@@ -40,18 +46,39 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            file.flush()
-            try:
-                os.fsync(file.fileno())
-            except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    raise
+            flush(file)
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(f"cannot write {shown}: {error.strerror}") from error
         raise
+
+
+def flush(file: IO[Any]) -> None:
+    """Flush a file to the disk, where its file system can. Raises OSError if the disk is full or fails."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def lock(handle: int) -> None:
+    """Hold an open file for this process until it is closed, however the process ends.
+
+    Raises BlockingIOError if another process holds it. File systems without locks, such as some network ones, hold
+    nothing.
+    """
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
 
 
 def remove_parts(folder: Path) -> None:

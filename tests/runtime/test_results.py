@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 from pathlib import Path
@@ -117,6 +118,65 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said):
             results(tmp_path / name)
     assert (tmp_path / "old.csv").read_text() == "mine"
+
+
+def test_a_link_stays_and_its_file_is_replaced_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    (far / "real.csv").write_text("old")
+    path = tmp_path / "out.csv"
+    path.symlink_to(far / "real.csv")
+    moved: list[tuple[Path, Path]] = []
+    replace = Path.replace
+
+    def within_a_file_system(self: Path, target: Path) -> Path:
+        moved.append((self, Path(target)))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", within_a_file_system)
+    written = results(path, force=True)
+    written.write(RECORDS[0])
+    written.finish()
+    assert path.is_symlink()
+    assert read(far / "real.csv") == RECORDS[:1]
+    assert [(source.parent, target.parent) for source, target in moved] == [(far, far)]
+
+
+def test_file_systems_without_locks_and_flushing_get_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(os, "fsync", refuse)
+    written = results(tmp_path / "out.csv")
+    written.write(RECORDS[0])
+    written.finish()
+    assert read(tmp_path / "out.csv") == RECORDS[:1]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_full_disk_is_one_line_and_the_journal_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    written = results(tmp_path / f"out.{ending}")
+    for record in RECORDS:
+        written.write(record)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"No space left on device; --resume goes on"):
+            written.finish()
+    written.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f".out.{ending}.journal"]
+    again = results(tmp_path / f"out.{ending}", resume=True)
+    assert sum(again.done.values()) == len(RECORDS)
+    again.finish()
+    assert read(tmp_path / f"out.{ending}") == RECORDS
 
 
 DAMAGES = [

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import bhvit.train.step as step
 from bhvit.cli.main import main
@@ -78,6 +80,42 @@ def test_kept_outputs_of_a_teacher_are_those_that_it_gives(config, tmp_path, mon
     train(config(**kept, crop=0.5, out=str(tmp_path / "third")), quiet=True)
     assert len(list((tmp_path / "outputs").iterdir())) == 2
     assert file.exists()
+
+
+def test_the_runs_folder_is_no_class(config, tmp_path, images):
+    data = tmp_path / "photos"
+    shutil.copytree(images, data)
+    (tmp_path / "link").symlink_to(data)
+    before = sorted(data.rglob("*"))
+    for out in (data / "run", data / "deep" / "run", data, tmp_path / "link" / "run"):
+        with pytest.raises(UserError, match="would be a class of the next run"):
+            train(config(epochs=1, data=str(data), out=str(out)), quiet=True)
+    assert sorted(data.rglob("*")) == before
+    # Beside folders of splits it is none.
+    shutil.copytree(images, tmp_path / "split" / "train")
+    with pytest.raises(UserError, match="would be a class of the next run"):
+        train(config(epochs=1, data=str(tmp_path / "split"), out=str(tmp_path / "split/train/run")), quiet=True)
+    train(config(epochs=1, data=str(tmp_path / "split"), out=str(tmp_path / "split/run")), quiet=True)
+    assert (tmp_path / "split/run/best.safetensors").is_file()
+
+
+def test_outputs_kept_for_images_that_were_replaced_are_not_used(config, tmp_path, images):
+    data = tmp_path / "photos"
+    shutil.copytree(images, data)
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    kept = {
+        "epochs": 1,
+        "augment": "none",
+        "flip": False,
+        "teacher": str(teacher),
+        "teacher_outputs": str(tmp_path / "outputs"),
+        "data": str(data),
+    }
+    train(config(**kept, out=str(tmp_path / "first")), quiet=True)
+    (one, *_) = sorted(path for path in data.rglob("*.png"))
+    Image.new("RGB", (9, 9), "red").save(one)  # another picture of the same name and class
+    train(config(**kept, out=str(tmp_path / "second")), quiet=True)
+    assert len(list((tmp_path / "outputs").iterdir())) == 2
 
 
 def test_a_teacher_whose_outputs_cannot_be_kept_is_refused(config, tmp_path):

@@ -8,11 +8,12 @@ import signal
 import time
 
 import pytest
+import torch
 
 import bhvit.train.loop as loop
 from bhvit.cli.main import main
 from bhvit.errors import UserError
-from bhvit.models import load_checkpoint
+from bhvit.models import load_checkpoint, save_checkpoint
 from bhvit.train import train
 from helpers.runs import assert_same
 
@@ -48,6 +49,23 @@ def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call
     kill(config, where, call)
     train(config, resume=True, quiet=True)
     assert_same(whole, tmp_path / "run")
+
+
+def test_another_teacher_under_the_same_name_is_refused(uninterrupted, tmp_path, kill):
+    whole, settings = uninterrupted
+    teacher = tmp_path / "teacher.safetensors"
+    shutil.copy(whole / "best.safetensors", teacher)
+    values = {**settings, "out": str(tmp_path / "run"), "teacher": str(teacher), "save_minutes": 1e-9}
+    config = loop.TrainConfig.from_dict(values)
+    kill(config, "_step", 3)
+    model = load_checkpoint(teacher)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    save_checkpoint(model, teacher)
+    with pytest.raises(UserError, match=r"its teacher .*teacher.safetensors is another file now"):
+        train(config, resume=True, quiet=True)
+    shutil.copy(whole / "best.safetensors", teacher)
+    train(config, resume=True, quiet=True)
 
 
 def test_killed_by_signal_9_in_mid_epoch(uninterrupted, arguments, start, tmp_path):

@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import UserError, require_extra
-from ..files import PART, check_absent, check_regular
-
-try:
-    import fcntl
-except ImportError:  # Windows: two runs that write one file are not noticed
-    fcntl = None  # type: ignore[assignment]
+from ..files import PART, check_absent, check_regular, flush, lock
 
 FORMATS = (".jsonl", ".csv", ".parquet")
 Record = Mapping[str, Any]
@@ -95,15 +90,16 @@ class Results:
         """Make the file, whole and at once, and remove the journal."""
         if self._journal is None:
             return
-        part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}{PART}")
+        target = Path(os.path.realpath(self.path))  # a link may lead to another file system
+        part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")
         try:
             with part.open("xb") as file:
                 self._convert(file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(os.path.realpath(self.path))
+                flush(file)
+            part.replace(target)
         except OSError as error:
-            raise UserError(f"cannot write {self.path}: {error.strerror}; --resume goes on from its journal") from error
+            reason = error.strerror or error  # pyarrow's have none
+            raise UserError(f"cannot write {self.path}: {reason}; --resume goes on from its journal") from error
         finally:
             part.unlink(missing_ok=True)
         self._journal_path.unlink(missing_ok=True)
@@ -137,8 +133,7 @@ class Results:
         except OSError as error:
             raise UserError(f"cannot write {self._journal_path}: {error.strerror}") from None
         try:
-            if fcntl is not None:
-                fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(journal.fileno())
             if not (resume and self._read(journal, header)):
                 journal.seek(0)
                 journal.truncate()
@@ -146,6 +141,9 @@ class Results:
         except BlockingIOError:
             journal.close()
             raise UserError(f"another run is writing {self.path}: wait for it, or choose another name") from None
+        except OSError as error:
+            journal.close()
+            raise UserError(f"cannot write {self._journal_path}: {error.strerror}") from None
         except BaseException:
             journal.close()
             raise

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .. import bundled
 from ..data.dataset import Dataset, open_dataset
+from ..data.folders import FolderStore
 from ..data.masks import open_masked
+from ..data.splits import split_of
+from ..errors import UserError
 from ..image import Preprocess
 from ..models import model_spec
 from .config import TrainConfig
@@ -33,7 +40,8 @@ class RunData:
     pixels: npt.NDArray[np.uint8] | None
     """The validation images decoded, (n, H, W, C), where they fit in memory."""
     identity: Mapping[str, Any]
-    """The classes, and each split's number of images and their digest: a resumed run must find the same."""
+    """The classes, each split's number of images and their digest, and digests of the files that teach: a resumed run
+    must find the same."""
 
 
 def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
@@ -43,6 +51,7 @@ def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
         used = "train+validation" if config.include_validation else "train"
         train = _open(config, used, None, quiet)
         validation = _open(config, "validation", train.class_names, quiet)
+    _check_out(config, train)
     # Every n-th image each: every image counts once, whatever the number of processes.
     own = validation.subset(range(processes.rank, len(validation), processes.size))
     size = model_spec(config.model, num_classes=2, **config.model_settings()).img_size
@@ -62,6 +71,7 @@ def open_run_data(config: TrainConfig, context: RunContext) -> RunData:
                 name: {"images": len(split), "digest": split.digest()}
                 for name, split in (("train", train), ("validation", validation))
             },
+            "teachers": _teacher_files(config),
         },
     )
 
@@ -87,6 +97,34 @@ def _open(settings: TrainConfig, split: str, class_names: tuple[str, ...] | None
         test_fraction=settings.test_fraction,
         warn=None if not quiet else lambda line: None,
     )
+
+
+def _check_out(config: TrainConfig, train: Dataset) -> None:
+    """Raises UserError if the run's folder would be a class: it lies among the class folders of the images."""
+    if not isinstance(train.store, FolderStore) or config.task == "segment":
+        return
+    root, out = (Path(os.path.realpath(path)) for path in (config.data, config.out))
+    if out.is_relative_to(root):
+        top = out.relative_to(root).parts[:1]
+        if not train.splits or not top or split_of(top[0]):
+            raise UserError(
+                f"--out {config.out} lies among the class folders of {config.data} and would be a class of the next "
+                "run: name a folder elsewhere"
+            )
+
+
+def _teacher_files(config: TrainConfig) -> dict[str, str]:
+    """Digests of the files that the teachers of a run are read from, by name; those of timm's hub are not known."""
+    digests = {}
+    for phase in config.phase_configs():
+        for name in (phase.teacher, phase.teacher_file):
+            if name is not None and (path := bundled.find(name, ".safetensors")).is_file():
+                found = hashlib.sha256()
+                with path.open("rb") as file:
+                    while block := file.read(1 << 20):
+                        found.update(block)
+                digests[name] = found.hexdigest()
+    return digests
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The folder of a run, and how it survives an interruption at any moment.
 
     config.json           the settings
-    data.json             the classes, and digests of the images of each split
+    data.json             the classes, and digests of the images of each split and of the teacher
     log.jsonl             one JSON line an epoch
     last.safetensors      weights after the last epoch, a checkpoint that every command takes
     best.safetensors      the same of the epoch with the best validation accuracy
@@ -30,18 +30,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import check_regular, remove_parts, write_atomically
+from ..files import check_regular, lock, remove_parts, write_atomically
 from ..models import model_spec
 from ..spec.overrides import value_of
 from ..text import some
 from .config import FIELDS, MACHINE, Start, TrainConfig
 from .flip_monitor import FlipMonitor
 from .optim import load_optimizer, optimizer_state
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 VERSION = "1"
 LOCK = ".lock"
@@ -101,12 +96,9 @@ class RunFolder:
             raise UserError(f"cannot write {self.path}: {error.strerror}") from None
         try:
             try:
-                if fcntl is not None:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(handle)
             except BlockingIOError:
                 raise UserError(f"another run is writing to {self.path}: wait for it, or give another --out") from None
-            except OSError:  # a file system without locks, such as some network ones
-                pass
             remove_parts(self.path)
             yield
         finally:
@@ -128,6 +120,12 @@ class RunFolder:
                 f"the data now has {some(found['classes'])}; "
                 f"`bhvit train --init {self.last} --out NEW` starts from its weights"
             )
+        for name, digest in found["teachers"].items():
+            if saved.get("teachers", {}).get(name, digest) != digest:  # bhvit 0.1.0 wrote none
+                raise UserError(
+                    f"cannot resume {self.path}: its teacher {name} is another file now; put the former one there, or "
+                    f"`bhvit train --init {self.last} --out NEW` starts from its weights"
+                )
         for split in ("train", "validation"):
             before, now = saved.get(split) or {}, found[split]
             if before != now:
@@ -315,8 +313,8 @@ def _check_identity(saved: Any) -> None:
     names = saved.get("classes", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("its classes are no list of names")
-    if not all(isinstance(saved.get(split, {}), dict) for split in ("train", "validation")):
-        raise ValueError("a split is no table")
+    if not all(isinstance(saved.get(part, {}), dict) for part in ("train", "validation", "teachers")):
+        raise ValueError("a split or the teachers are no table")
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -179,5 +179,5 @@ def _digest(config: TrainConfig, teacher: Teacher, dataset: Dataset, preprocess:
         found.update(tensor.cpu().contiguous().numpy().tobytes())
     names: Sequence[Any] = (config.teacher, config.data, len(dataset), preprocess.to_json(), dataset.class_names)
     found.update(json.dumps(names).encode())
-    found.update(dataset.labels.tobytes() + dataset.indices.tobytes())
+    found.update(dataset.digest().encode() + dataset.indices.tobytes())
     return found.hexdigest()[:32]
