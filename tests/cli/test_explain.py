@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bhvit import Session
+from bhvit import Session, UserError, files
 from bhvit.data.embeddings import k_centres
 
 
@@ -43,6 +43,8 @@ def test_mistakes_of_explain_are_one_line(bhvit, refused, material, tmp_path):
     assert "--out" in refused("explain", material.model, picture)
     assert "is a file" in refused("explain", material.model, picture, "--out", picture)
     assert "method" in refused("explain", material.model, picture, *out, "--method", "shap")
+    within = ("--out", material.images / "why")
+    assert "would be read as pictures" in refused("explain", material.model, material.images, *within)
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"\x89PNG")
     answer = bhvit("explain", material.model, bad, picture, *out)
@@ -67,6 +69,30 @@ def test_features_are_written(bhvit, refused, material, tmp_path, ending):
     assert names == [str(picture) for picture in pictures]
     np.testing.assert_array_equal(features, expected)
     assert "exists" in refused("embed", material.model, material.images, "--out", out)
+
+
+def test_a_name_with_a_line_break_is_one_line(bhvit, material, tmp_path):
+    data = next(material.images.rglob("*.png")).read_bytes()
+    (tmp_path / "photos").mkdir()
+    for name in ("a\nb.png", "c.png"):
+        (tmp_path / "photos" / name).write_bytes(data)
+    assert bhvit("embed", material.model, tmp_path / "photos", "--out", tmp_path / "f.npy").status == 0
+    names = (tmp_path / "f.txt").read_text().splitlines()
+    assert names == [f"{tmp_path}/photos/a\\nb.png", f"{tmp_path}/photos/c.png"]
+    assert len(np.load(tmp_path / "f.npy")) == 2
+
+
+def test_features_are_never_left_without_their_names(refused, material, tmp_path, monkeypatch):
+    write = files.write_atomically
+
+    def full(path, data):
+        if path.suffix == ".txt":
+            raise UserError(f"cannot write {path}: No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    assert "No space left" in refused("embed", material.model, material.images, "--out", tmp_path / "f.npy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_duplicates_and_what_to_label_next(bhvit, refused, material, tmp_path):

@@ -54,6 +54,9 @@ def test_mistakes_are_one_line(refused, bhvit, material, tmp_path):
     assert bhvit("export", material.model, out).status == 0
     data = ("--data", material.images)
     assert "exists" in refused("export", material.model, out)
+    before = material.model.read_bytes()
+    assert "must end in .onnx" in refused("export", material.model, material.model, "--force")
+    assert material.model.read_bytes() == before
     assert "bhvit pack" in refused("export", material.checkpoint, tmp_path / "x.onnx")
     assert "absent" in refused("export", "absent.bhv", tmp_path / "x.onnx")
     assert "format" in refused("export", material.model, tmp_path / "x.onnx", "--format", "tflite")

@@ -99,6 +99,42 @@ def test_packed_it_labels_as_the_model_does(settings, run, tmp_path, capsys):
     assert "labels pixels" in capsys.readouterr().err
 
 
+def test_segments_are_resumed_among_those_of_the_same_model_only(settings, run, tmp_path, capsys):
+    packed, other, out = tmp_path / "streets.bhv", tmp_path / "other.bhv", tmp_path / "out"
+    assert main(["pack", str(run / "last.safetensors"), str(packed)]) == 0
+    model = load_checkpoint(run / "last.safetensors")
+    with torch.no_grad():
+        next(model.parameters()).mul_(0.5)
+    pack(model, other)
+    picture = str(Path(settings["data"]) / "images/test/0.jpg")
+    words = [picture, "--out", str(out)]
+    assert main(["segment", str(packed), *words]) == 0
+    before = (out / "0.png").read_bytes()
+    for changed in ([str(other), *words], [str(packed), *words, "--windows"]):
+        assert main(["segment", *changed, "--resume"]) == 2
+        assert "0.png was made by another model or with other options" in capsys.readouterr().err
+        assert (out / "0.png").read_bytes() == before
+    within = str(Path(settings["data"]) / "images/test/masks")
+    assert main(["segment", str(packed), str(Path(picture).parent), "--out", within]) == 2
+    assert "would be read as pictures" in capsys.readouterr().err
+    (out / "0.png").write_bytes(b"")
+    assert main(["segment", str(packed), *words, "--resume"]) == 2  # not a label map that a run of ours wrote
+    assert main(["segment", str(packed), *words, "--force"]) == 0
+    assert (out / "0.png").read_bytes() == before
+
+
+def test_each_image_has_results_of_its_own(settings, run, tmp_path):
+    packed, out = tmp_path / "streets.bhv", tmp_path / "out"
+    assert main(["pack", str(run / "last.safetensors"), str(packed)]) == 0
+    picture = (Path(settings["data"]) / "images/test/0.jpg").read_bytes()
+    places = [tmp_path / name for name in ("one/a.jpg", "two/a.jpg", "three/a-2.jpg", "four/a.png")]
+    for place in places:
+        place.parent.mkdir()
+        place.write_bytes(picture)
+    assert main(["segment", str(packed), *map(str, places), "--out", str(out), "--no-overlay"]) == 0
+    assert {path.name for path in out.iterdir()} == {"a.png", "a-2.png", "a-2-2.png", "a-3.png"}
+
+
 def test_a_classifier_gets_a_decoder(settings, tmp_path):
     start = create_model("small", num_classes=5, img_size=8, patch=2)
     save_checkpoint(start, tmp_path / "classifier.safetensors")

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             results = stack.enter_context(_open_results(args, session))
             if results.complete:
-                print(f"{args.out} is complete", file=sys.stderr)
+                print(f"{args.out} is complete; --force computes it again", file=sys.stderr)
                 return 0
         window = None
         if args.show:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..runtime import Session
 
 FORMATS = (".npy", ".parquet")
+_BREAKS = {ord("\n"): "\\n", ord("\r"): "\\r"}
 
 _DESCRIPTION = """\
 Compute the features of pictures that the model's classifier would get, a row of numbers a picture, and use them:
@@ -154,16 +155,22 @@ def _write(path: Path, names: list[str], features: npt.NDArray[np.float32]) -> N
     buffer = io.BytesIO()
     if path.suffix == ".npy":
         np.save(buffer, features)
-        lines = "".join(f"{name}\n" for name in names)
-        write_atomically(path.with_suffix(".txt"), lines.encode(errors="surrogateescape"))
-    else:
-        arrow = _arrow()
-        flat = arrow.array(features.reshape(-1))
-        columns = {
-            "image": arrow.array([name.encode(errors="replace").decode() for name in names]),
-            "features": arrow.FixedSizeListArray.from_arrays(flat, features.shape[1]),
-        }
-        arrow.parquet.write_table(arrow.table(columns), buffer)
+        # Names of files may hold line breaks; a picture has one line.
+        lines = "".join(f"{name.translate(_BREAKS)}\n" for name in names).encode(errors="surrogateescape")
+        write_atomically(path, buffer.getvalue())
+        try:
+            write_atomically(path.with_suffix(".txt"), lines)
+        except UserError:
+            path.unlink()  # never the rows of these pictures without their names, or with others'
+            raise
+        return
+    arrow = _arrow()
+    flat = arrow.array(features.reshape(-1))
+    columns = {
+        "image": arrow.array([name.encode(errors="replace").decode() for name in names]),
+        "features": arrow.FixedSizeListArray.from_arrays(flat, features.shape[1]),
+    }
+    arrow.parquet.write_table(arrow.table(columns), buffer)
     write_atomically(path, buffer.getvalue())
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from .classify import split_model
-from .console import Progress, Subparsers, add_engine, checkpoint_file, command
+from .console import Progress, Subparsers, add_engine, check_outside, checkpoint_file, command
 
 if TYPE_CHECKING:
     from ..bits import Floats
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--method layercam and --checkpoint FILE go together")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out} is a file; --out names a folder")
+    check_outside(args.out, sources)
     with open_inputs(list(sources)) as inputs:
         if inputs.live:
             raise UserError("a live source never ends: name pictures, folders or archives")

@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{model} is a checkpoint: `bhvit pack` it first, then export the packed file")
     named = bundled.found_by_name(model)
     out = args.out or (Path(f"{model.stem}.onnx") if named else model.with_suffix(".onnx"))
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out} must end in .onnx, as runtimes expect of such a file")
     check_absent(out, args.force)
     data = to_onnx(bhv_file.read(model), args.weights)
     write_atomically(out, data)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import sys
 import time
 import zlib
-from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_sources, command
+from .console import Progress, Subparsers, add_engine, add_sources, check_outside, command
 
 if TYPE_CHECKING:
     from ..data.inputs import Picture
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _LONGEST = 150
 """Bytes of an image's name that its results keep: file systems take 255, with what is added."""
+_MADE_BY = "bhvit"
+"""Text of a label map's file that says what made it."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     check_overlap(args.overlap)
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a folder: name it with --out DIR")
+    if args.out is not None:
+        check_outside(args.out, sources)
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
         session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
@@ -100,7 +105,14 @@ class _Results:
         self.window: Any = None
         self.progress = Progress("segmenting")
         self._count = self._failed = self._kept = 0
-        self._used: Counter[str] = Counter()
+        self._used: set[str] = set()
+        # Kept in each label map: --resume goes on among maps of the same model and options only.
+        self._made_by = json.dumps(
+            {
+                "model": hashlib.sha256(session.program.header).hexdigest(),
+                "windows": args.overlap if args.windows else None,
+            }
+        )
         self._places: list[str] = []
         if args.out is not None:
             try:
@@ -112,14 +124,18 @@ class _Results:
         """Whether an image is to be segmented: not if --resume finds its label map. Called once an image, in order."""
         place = self._place(name)
         if self._args.out is not None:
-            there = (self._args.out / f"{place}.png").exists()
+            path = self._args.out / f"{place}.png"
+            there = path.exists()
             if there and self._args.resume:
+                if made_by(path) != self._made_by:
+                    raise UserError(
+                        f"{path} was made by another model or with other options: give the same ones, --force to "
+                        "replace it, or another folder"
+                    )
                 self._kept += 1
                 return False
             if there and not self._args.force:
-                raise UserError(
-                    f"{self._args.out / place}.png exists: --force replaces it, --resume goes on with what is missing"
-                )
+                raise UserError(f"{path} exists: --force replaces it, --resume goes on with what is missing")
         self._places.append(place)
         return True
 
@@ -152,6 +168,8 @@ class _Results:
     def _write(self, place: str, picture: Picture, labels: Labels) -> None:
         import io
 
+        from PIL.PngImagePlugin import PngInfo
+
         from ..files import write_atomically
         from ..runtime.overlays import index_image, jpeg, overlay
 
@@ -159,7 +177,9 @@ class _Results:
             drawn = jpeg(overlay(picture.image(), labels, len(self._names)))
             write_atomically(self._args.out / f"{place}.overlay.jpg", drawn)
         data = io.BytesIO()
-        index_image(labels, len(self._names)).save(data, "PNG")
+        note = PngInfo()
+        note.add_text(_MADE_BY, self._made_by)
+        index_image(labels, len(self._names)).save(data, "PNG", pnginfo=note)
         write_atomically(self._args.out / f"{place}.png", data.getvalue())  # last: --resume looks for it
 
     def end(self, seconds: float) -> int:
@@ -178,8 +198,28 @@ class _Results:
         stem = re.sub(r"[^\w.-]+", "_", re.sub(r"\.\w{1,5}$", "", base)) or "image"
         if len(stem.encode()) > _LONGEST:
             stem = f"{stem.encode()[:_LONGEST].decode(errors='ignore')}-{zlib.crc32(stem.encode()):08x}"
-        self._used[stem] += 1
-        return stem if self._used[stem] == 1 else f"{stem}-{self._used[stem]}"
+        place, number = stem, 1
+        while place in self._used:
+            number += 1
+            place = f"{stem}-{number}"
+        self._used.add(place)
+        return place
+
+
+def made_by(path: Path) -> str | None:
+    """What made a label map, as its file notes it; None of other files."""
+    from PIL import Image
+
+    from ..files import check_regular
+
+    check_regular(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            found = image.info.get(_MADE_BY)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _split_model(args: argparse.Namespace) -> tuple[Path, list[str]]:
