@@ -12,6 +12,8 @@ import numpy as np
 
 from .errors import UserError, shown
 
+MAX_THREADS = 256
+"""Most threads, or processes, that a command or a session starts: more may be more than the machine can."""
 CGROUPS = Path("/sys/fs/cgroup")
 
 

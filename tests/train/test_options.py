@@ -272,6 +272,8 @@ def test_what_options_cannot_be(settings):
         ),
         ({"repeats": 0}, "at least 1"),
         ({"mixup": -1.0}, "at least 0"),
+        ({"threads": 257}, "threads must be at most 256"),
+        ({"workers": 100_000}, "workers must be at most 256"),
     ]:
         with pytest.raises(UserError, match=message):
             TrainConfig.from_dict({**settings, **changes})

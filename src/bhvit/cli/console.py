@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import bundled
-from ..system import allowed_cores
+from ..errors import UserError
+from ..system import MAX_THREADS, allowed_cores
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -122,6 +124,14 @@ def threads(text: str) -> int:
     return allowed_cores() if text in ("auto", "0") else positive(text)
 
 
+def processes(text: str) -> int:
+    """A number of processes for argparse."""
+    count = positive(text)
+    if count > MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MAX_THREADS}")
+    return count
+
+
 def positives(text: str) -> list[int]:
     """Whole numbers of at least 1 separated by commas, for argparse."""
     return sorted({positive(part.strip()) for part in text.split(",")})
@@ -191,6 +201,16 @@ class Progress:
 def packed_file(text: str) -> Path:
     """Parse a packed model's path or name for argparse."""
     return bundled.find(text, ".bhv")
+
+
+def check_outside(out: Path, sources: Sequence[str]) -> None:
+    """Raises UserError if a folder of pictures to write lies within a folder of pictures to read."""
+    for source in sources:
+        if Path(source).is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+            raise UserError(
+                f"--out {out} lies within {source}, and what is written there would be read as pictures: name a folder "
+                "elsewhere"
+            )
 
 
 def checkpoint_file(text: str) -> Path:

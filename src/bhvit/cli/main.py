@@ -86,6 +86,10 @@ def _main(argv: Sequence[str] | None) -> int:
         if error.filename is None and error.errno is None:
             raise
         return _fail(" ".join(filter(None, (error.filename and f"{error.filename}:", error.strerror))))
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        return _fail("no more threads can be started: the limit of this user or container is reached (ulimit -u)")
     except MemoryError as error:
         return _fail(f"not enough memory{f': {error}' if str(error) else ''}; smaller batches or images need less")
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import Subparsers, add_json, add_set, command, positive, print_json
+from .console import Subparsers, add_json, add_set, command, print_json, processes
 from .launch import is_child, launch
 
 if TYPE_CHECKING:
@@ -69,7 +69,10 @@ def add_parser(subparsers: Subparsers) -> None:
     for option, text, kind in _SETTINGS:
         parser.add_argument(f"--{option}", type=kind, metavar="VALUE", help=text)
     parser.add_argument(
-        "--processes", type=positive, metavar="N", help="train in N processes on this machine: a GPU each, or CPU cores"
+        "--processes",
+        type=processes,
+        metavar="N",
+        help="train in N processes on this machine: a GPU each, or CPU cores",
     )
     add_set(parser, "any setting of a recipe, or an override of the model: norm=layer, stages.0.mixer=pooling")
     parser.add_argument("--strict", action="store_true", default=None, help="refuse damaged images, do not skip them")

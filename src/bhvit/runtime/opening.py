@@ -13,10 +13,9 @@ from .. import bundled
 from .._native import Program, available_isas
 from ..decode import ImageLike
 from ..errors import FormatError, UserError, shown
-from ..system import allowed_cores
+from ..system import MAX_THREADS, allowed_cores
 from ..text import without_middle
 
-MAX_THREADS = 256
 Source = str | os.PathLike[str] | bytes
 
 

@@ -17,6 +17,7 @@ from ..spec import overrides as spec_overrides
 from ..spec import values
 from ..spec.meant import meant
 from ..spec.values import convert
+from ..system import MAX_THREADS
 from .settings import (
     BatchSettings,
     DataSettings,
@@ -93,6 +94,9 @@ class TrainConfig(
             "lovasz",
         ):
             _at_least(self, name, 0)
+        for name in ("threads", "workers"):
+            if getattr(self, name) > MAX_THREADS:
+                raise UserError(f"{name} must be at most {MAX_THREADS}, not {getattr(self, name)}")
         self._check_task()
         for name in ("label_smoothing", "drop_path", "zoom", "colour", "shift", "ema", "erase", "momentum"):
             if not 0 <= getattr(self, name) < 1:

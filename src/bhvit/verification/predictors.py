@@ -18,7 +18,7 @@ from ..format.checkpoint import CheckpointDescription, read_metadata
 from ..image import Preprocess
 from ..runtime import Session, label_maps
 from ..spec.model import Task
-from ..system import allowed_cores
+from ..system import MAX_THREADS, allowed_cores
 
 if TYPE_CHECKING:
     from ..models import BHViT
@@ -109,12 +109,9 @@ def open_labeller(
     if path.endswith(".bhv"):
         session = Session(path, threads=threads or allowed_cores(), max_memory=max_memory)
         return session.segment, session.class_names
-    import torch
-
     from ..models import load_checkpoint
 
-    if threads:
-        torch.set_num_threads(threads)
+    _set_threads(threads)
     model = load_checkpoint(path)
     if model.preprocess is None:
         raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
@@ -122,13 +119,20 @@ def open_labeller(
 
 
 def _open_checkpoint(path: str, threads: int | None) -> OpenModel:
-    import torch
-
     from ..models import load_checkpoint
 
-    if threads:
-        torch.set_num_threads(threads)
+    _set_threads(threads)
     model = load_checkpoint(path)
     if model.preprocess is None:
         raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
     return OpenModel(torch_predict(model), model.preprocess, model.class_names, model.calibration)
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads is None:
+        return
+    if threads > MAX_THREADS:
+        raise UserError(f"threads must be at most {MAX_THREADS}, not {threads}")
+    torch.set_num_threads(threads)
