@@ -10,7 +10,7 @@ from PIL import Image
 
 from bhvit.data.metrics import Metrics
 from bhvit.report.gallery import LISTED, MAX_BYTES, choose, gallery, shown_images
-from bhvit.report.svg import Series, confusion_matrix, line_chart
+from bhvit.report.svg import MOST_COLUMNS, MOST_DOTS, Series, confusion_matrix, heat_map, line_chart
 from bhvit.report.weights import BINS
 from helpers.html_page import HtmlPage
 
@@ -144,6 +144,43 @@ def test_matrices_of_any_size_can_be_drawn(count):
     confusion = np.random.default_rng(0).integers(0, 5, (count, count))
     confusion[0] = 0  # a class without images
     HtmlPage(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))
+
+
+def test_what_is_not_finite_is_said():
+    nan = float("nan")
+    lines = [Series("training", 1, [1, 2, 3], [0.5, nan, float("inf")]), Series("validation", 2, [1, 2], [nan, nan])]
+    chart = line_chart("Loss", lines, "epoch", str)
+    _Page(chart)
+    assert "4 of 5 values are not finite and left out." in chart
+    assert "validation" not in chart  # no line, so nothing to name
+    assert "Loss: 2 of 2 values are not finite." in line_chart("Loss", lines[1:], "epoch", str)
+
+
+def test_labels_of_small_numbers_stay_within_the_chart():
+    chart = line_chart("Learning rate", [Series("lr", 3, [1, 2], [0.0001, 0.0008])], "epoch", lambda y: f"{y:.2g}")
+    place = float(re.search(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">0.0002<', chart)[1])
+    assert place >= 6 * 8.4  # six letters of 15 pixels, as on a phone
+
+
+def test_charts_of_thousands_of_epochs_stay_small():
+    epochs = [float(epoch) for epoch in range(1, 5001)]
+    chart = line_chart("Loss", [Series("training", 1, epochs, [1 / epoch for epoch in epochs])], "epoch", str)
+    _Page(chart)
+    assert MOST_DOTS / 2 <= chart.count("<circle") <= MOST_DOTS + 1
+    assert "epoch 5000: 0.0002" in chart  # the last one
+    assert len(chart) < 100_000
+    values = np.tile(np.arange(1.0, 5001.0), (30, 1))
+    values[3] = np.nan
+    values[4, :2500] = np.inf
+    drawn = heat_map("Signs", [f"layer{row}" for row in range(30)], [f"{epoch:g}" for epoch in epochs], values, str)
+    _Page(drawn)
+    width = -(-5000 // MOST_COLUMNS)
+    assert f"layer0, epoch 1 to {width}: {(1 + width) / 2}" in drawn  # their mean
+    assert "layer3, epoch" not in drawn
+    assert "layer4, epoch 1 to" not in drawn
+    assert "layer4, epoch 4999" not in drawn
+    assert "layer4" in drawn
+    assert len(drawn) < 1_000_000
 
 
 def test_a_cell_of_the_matrix_chooses_its_images(page_text):

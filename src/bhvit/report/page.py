@@ -198,7 +198,9 @@ class Page:
 
 def _factor(ratio: float, what: str) -> str:
     """A ratio in words: 250 × faster; nothing where there is no difference worth a word."""
-    return f"{ratio:.3g} × {what}" if ratio >= 1.05 else ""
+    if ratio < 1.05:
+        return ""
+    return f"{ratio:.3g} × {what}" if ratio < 1000 else f"{ratio:,.0f} × {what}"
 
 
 def _percent(share: float) -> str:

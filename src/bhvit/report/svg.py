@@ -10,11 +10,20 @@ from html import escape
 import numpy as np
 import numpy.typing as npt
 
+_LETTER = 8.6
+"""Width of a letter of a chart's labels on a phone, where they are larger, in the chart's units."""
 WIDTH, HEIGHT = 380, 240
 LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 42
 """Margins of a chart in its own units: tick labels to the left and below."""
 LABELLED_CLASSES = 24
 """Confusion matrices of more classes are drawn without counts and names."""
+
+MOST_COLUMNS = 120
+"""Columns of a heat map; of more, neighbours are drawn as one, with their mean."""
+MOST_DOTS = 200
+"""Points of a line that are marked and say their value."""
+MOST_POINTS = 2000
+"""Points that a line is drawn through."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,47 +47,50 @@ def line_chart(
 
     `show` writes values of y; `marked` is a place on the x axis and what to call it.
 
-    Points that are not finite are left out; without any point the chart says so.
+    Points that are not finite are left out, which the chart says.
     """
     lines = [
         (line, [(float(x), float(y)) for x, y in zip(line.x, line.y) if math.isfinite(x) and math.isfinite(y)])
         for line in series
     ]
     points = [point for _, line in lines for point in line]
+    values = sum(len(line.y) for line in series)
+    left_out = f"{values - len(points)} of {values} values are not finite" if values > len(points) else ""
     if not points:
-        return f"<p>{escape(title)}: nothing was logged.</p>"
+        return f"<p>{escape(title)}: {left_out or 'nothing was logged'}.</p>"
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
     y_ticks = _ticks(min(y for _, y in points), max(y for _, y in points))
     y_low, y_high = y_ticks[0], y_ticks[-1]
+    left = max(LEFT, 12 + _LETTER * max(len(show(tick)) for tick in y_ticks))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_low) / (x_high - x_low) if x_high > x_low else 0.5
         up = (y - y_low) / (y_high - y_low)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return left + across * (WIDTH - left - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
     parts = []
     for tick in y_ticks:
         _, y = place(x_low, tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(show(tick))}</text>')
+        parts.append(f'<line class="grid" x1="{left:g}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 8:g}" y="{y + 4:.1f}" text-anchor="end">{escape(show(tick))}</text>')
     for tick in _whole_ticks(x_low, x_high):
         x, _ = place(tick, y_low)
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{tick:g}</text>')
     if marked is not None and x_low <= marked[0] <= x_high:
         x, _ = place(marked[0], y_low)
-        side = "end" if x > (LEFT + WIDTH - RIGHT) / 2 else "start"
+        side = "end" if x > (left + WIDTH - RIGHT) / 2 else "start"
         parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
         across = x + (-6 if side == "end" else 6)
         parts.append(
             f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM - 8}" text-anchor="{side}">{escape(marked[1])}</text>'
         )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    middle = (left + WIDTH - RIGHT) / 2
+    parts.append(f'<text x="{middle:g}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>')
     for line, its in lines:
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in its))
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in _thinned(its, MOST_POINTS)))
         parts.append(f'<polyline class="line c{line.colour}" points="{path}"/>')
         radius = 3 if len(its) <= 60 else 1.5
-        for x, y in its:
+        for x, y in _thinned(its, MOST_DOTS):
             across, up = place(x, y)
             hint = escape(f"{line.name}, {x_label} {x:g}: {show(y)}")
             parts.append(
@@ -86,14 +98,16 @@ def line_chart(
                 f"<title>{hint}</title></circle>"
             )
     ends = "; ".join(f"{line.name} ends at {show(its[-1][1])}" for line, its in lines if its)
+    note = f'<p class="note">{left_out} and left out.</p>' if left_out else ""
     legend = ""
     if len(series) > 1:
-        keys = "".join(f'<li><span class="key k{line.colour}"></span>{escape(line.name)}</li>' for line in series)
+        drawn = [line for line, its in lines if its]
+        keys = "".join(f'<li><span class="key k{line.colour}"></span>{escape(line.name)}</li>' for line in drawn)
         legend = f'<ul class="legend">{keys}</ul>'
     return (
         f'<figure class="chart"><figcaption>{escape(title)}</figcaption>{legend}'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {ends}")}">'
-        f"{''.join(parts)}</svg></figure>"
+        f"{''.join(parts)}</svg>{note}</figure>"
     )
 
 
@@ -174,7 +188,8 @@ def heat_map(
     values: npt.NDArray[np.float64],
     show: Callable[[float], str],
 ) -> str:
-    """Draw numbers (rows, columns) of at least 0 as shades, with their scale; NaN is left blank."""
+    """Draw numbers (rows, columns) of at least 0 as shades, with their scale; what is not finite is left blank."""
+    columns, values = _binned(columns, np.where(np.isfinite(values), values, np.nan))
     cell, longest = 14, max(map(len, rows))
     left, top = 12 + 7.4 * longest, 20
     wide = max(3.0, min(28.0, 480 / len(columns)))
@@ -210,6 +225,25 @@ def bar(share: float, colour: int) -> str:
     """A bar of `share` of the full length, for a table's cell; the number is in another cell."""
     width = max(0.5, 100 * min(share, 1.0))
     return f'<span class="bar" aria-hidden="true"><span class="k{colour}" style="width:{width:.2f}%"></span></span>'
+
+
+def _thinned(points: Sequence[tuple[float, float]], most: int) -> Sequence[tuple[float, float]]:
+    """At most about `most` of the points, evenly chosen, the last one always."""
+    every = math.ceil(len(points) / most)
+    return points if every <= 1 else [*points[:-1:every], points[-1]]
+
+
+def _binned(columns: Sequence[str], values: npt.NDArray[np.float64]) -> tuple[Sequence[str], npt.NDArray[np.float64]]:
+    """Columns of a heat map, of many only means of neighbours, and their names."""
+    width = math.ceil(len(columns) / MOST_COLUMNS)
+    if width <= 1:
+        return columns, values
+    starts = range(0, len(columns), width)
+    names = [f"{columns[start]} to {columns[min(start + width, len(columns)) - 1]}" for start in starts]
+    present = np.isfinite(values)
+    sums = np.add.reduceat(np.where(present, values, 0.0), list(starts), axis=1)
+    counts = np.add.reduceat(present.astype(np.float64), list(starts), axis=1)
+    return names, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def _ticks(low: float, high: float, count: int = 5) -> list[float]:
