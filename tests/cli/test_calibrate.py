@@ -21,6 +21,7 @@ def calibrated(bhvit, material, tmp_path):
     answer = bhvit("calibrate", material.model, "--data", material.images, "--split", "all", "--out", out)
     assert (answer.status, answer.err) == (0, "")
     assert "18 images of the split all" in answer.out
+    assert "few images" in answer.out
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_archives_and_shards(folder: Path, tmp_path: Path) -> None:
     inputs = open_inputs(tmp_path / "shards")
     assert inputs.total == 6
     same(list(inputs), [png(index, index % 3) for index in range(6)])
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(folder: Path, tmp_path: Path) -> None:
+    for name in ("a.jxl", "b.NEF", "c.nef", "notes.txt"):
+        (folder / name).write_bytes(b"x")
+    line = "pictures of kinds that are not read are left out (.jxl 1, .nef 2): convert them"
+    with open_inputs(folder) as inputs:
+        assert inputs.notes == (f"{folder}: {line}",)
+    packed = tmp_path / "packed.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    with open_inputs(packed) as inputs:
+        assert inputs.notes == (f"{packed}: {line}",)
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "a.cr3").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"holds no images .*pictures of kinds that are not read .*\.cr3 1"):
+        open_inputs(raw)
 
 
 def test_parquet_files_need_no_labels(tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from ..calibration import MISS_RATE, SCORES, Calibration
 from ..errors import UserError
 from .console import Progress, Subparsers, add_json, command, positive, print_json
 
+FEW = 100
+"""Images below which a calibration is said to be rough."""
+
 _DESCRIPTION = """\
 Fit the temperature by which a model's logits are divided, so that of the answers given with 80 % about 80 %
 are right, and measure how well the model knows these images, for `bhvit classify --unknown`. Both are stored
@@ -96,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     print(f"{out}: temperature {found.temperature:g}, from {len(dataset)} images of the split {dataset.split}")
+    if len(dataset) < FEW:
+        print(f"  few images: temperature and threshold are rough, {FEW} or more make them reliable")
     print(f"  calibration error {metrics.calibration_error:.2%}, now {after['calibration_error']:.2%}")
     print(f"  cross entropy {metrics.cross_entropy:.4f}, now {after['cross_entropy']:.4f}")
     print(f"  unknown: {found.score} below {found.threshold():.4g}, as {MISS_RATE:.0%} of these images are")

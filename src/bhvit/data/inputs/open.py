@@ -19,7 +19,7 @@ from ..folders import FolderStore
 from ..stores import is_side_file
 from . import stored, video, web
 from .files import FilePicture, Files, Listed
-from .picture import IMAGE_SUFFIXES, Part, Picture
+from .picture import IMAGE_SUFFIXES, Part, Picture, left_out
 
 Source = str | os.PathLike[str] | int
 STANDARD_INPUT = "-"
@@ -160,14 +160,15 @@ def _folder(path: Path, every: int) -> list[Part]:
     inside = FolderStore(path)
     chosen = [path / member for member in inside.members if Path(member).suffix.lower() in IMAGE_SUFFIXES]
     if chosen:
-        return [Files(chosen, inside.notes)]
+        return [Files(chosen, (*inside.notes, *left_out(path, inside.members)))]
     packed = sorted(
         entry
         for entry in path.iterdir()
         if entry.suffix.lower() in _PACKED and not is_side_file(entry.name) and entry.is_file()
     )
     if not packed:
-        raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …)")
+        unread = "".join(f"; {line}" for line in left_out(path, inside.members))
+        raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …){unread}")
     return _several(packed, every)
 
 

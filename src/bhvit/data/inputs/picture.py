@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import PurePath
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,22 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Endings of files in a folder or archive that are taken for images; one that cannot be decoded is then named."""
 
+UNREAD_SUFFIXES = frozenset(
+    ".jxl .jxr .svg .psd .psb .xcf .eps .pdf .exr .hdr .heics "
+    ".dng .cr2 .cr3 .nef .nrw .arw .srf .orf .rw2 .raf .pef .srw .x3f".split()
+)
+"""Endings of pictures that are not read, camera raw files for example; that some were left out is said."""
+
 Decoded = Image.Image | npt.NDArray[np.uint8]
+
+
+def left_out(source: str | PurePath, names: Iterable[str]) -> tuple[str, ...]:
+    """Return a line about files of a folder or archive that are pictures of kinds that are not read, if it has any."""
+    kinds = Counter(suffix for name in names if (suffix := PurePath(name).suffix.lower()) in UNREAD_SUFFIXES)
+    if not kinds:
+        return ()
+    listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(kinds.items()))
+    return (f"{source}: pictures of kinds that are not read are left out ({listed}): convert them",)
 
 
 class Picture(abc.ABC):

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore
-from .picture import IMAGE_SUFFIXES, Decoded, Failed, Part, Picture, Still
+from .picture import IMAGE_SUFFIXES, Decoded, Failed, Part, Picture, Still, left_out
 
 ARCHIVES = {".zip": ZipStore, ".tar": TarStore}
 COMPRESSED = frozenset(".tgz .tbz .tbz2 .txz .gz .bz2 .xz .zst .7z .rar".split())
@@ -40,9 +40,9 @@ class StoredPicture(Picture):
 class Stored(Part):
     """Images of a store, in its order."""
 
-    def __init__(self, store: EncodedStore, indices: range | list[int]) -> None:
+    def __init__(self, store: EncodedStore, indices: range | list[int], notes: tuple[str, ...] = ()) -> None:
         self._store, self._indices = store, indices
-        self.total, self.notes = len(indices), store.notes
+        self.total, self.notes = len(indices), (*store.notes, *notes)
 
     def __iter__(self) -> Iterator[Picture]:
         return (StoredPicture(self._store, index) for index in self._indices)
@@ -54,7 +54,7 @@ def open_archive(path: Path) -> Stored:
     chosen = [index for index, member in enumerate(store.members) if Path(member).suffix.lower() in IMAGE_SUFFIXES]
     if not chosen:
         raise UserError(f"the archive {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …)")
-    return Stored(store, chosen)
+    return Stored(store, chosen, left_out(path, store.members))
 
 
 def open_parquet_files(paths: Sequence[Path]) -> list[Stored]:
