@@ -150,7 +150,7 @@ def test_what_is_not_finite_is_said():
     nan = float("nan")
     lines = [Series("training", 1, [1, 2, 3], [0.5, nan, float("inf")]), Series("validation", 2, [1, 2], [nan, nan])]
     chart = line_chart("Loss", lines, "epoch", str)
-    _Page(chart)
+    HtmlPage(chart)
     assert "4 of 5 values are not finite and left out." in chart
     assert "validation" not in chart  # no line, so nothing to name
     assert "Loss: 2 of 2 values are not finite." in line_chart("Loss", lines[1:], "epoch", str)
@@ -165,7 +165,7 @@ def test_labels_of_small_numbers_stay_within_the_chart():
 def test_charts_of_thousands_of_epochs_stay_small():
     epochs = [float(epoch) for epoch in range(1, 5001)]
     chart = line_chart("Loss", [Series("training", 1, epochs, [1 / epoch for epoch in epochs])], "epoch", str)
-    _Page(chart)
+    HtmlPage(chart)
     assert MOST_DOTS / 2 <= chart.count("<circle") <= MOST_DOTS + 1
     assert "epoch 5000: 0.0002" in chart  # the last one
     assert len(chart) < 100_000
@@ -173,7 +173,7 @@ def test_charts_of_thousands_of_epochs_stay_small():
     values[3] = np.nan
     values[4, :2500] = np.inf
     drawn = heat_map("Signs", [f"layer{row}" for row in range(30)], [f"{epoch:g}" for epoch in epochs], values, str)
-    _Page(drawn)
+    HtmlPage(drawn)
     width = -(-5000 // MOST_COLUMNS)
     assert f"layer0, epoch 1 to {width}: {(1 + width) / 2}" in drawn  # their mean
     assert "layer3, epoch" not in drawn
