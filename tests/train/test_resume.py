@@ -51,6 +51,16 @@ def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call
     assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.parametrize("name", ["best.safetensors", "last.safetensors"])
+def test_a_checkpoint_that_is_gone_is_said(uninterrupted, tmp_path, name):
+    whole, settings = uninterrupted
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / name).unlink()
+    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run")})
+    with pytest.raises(UserError, match=f"{name} of its earlier epochs is missing"):
+        train(config, resume=True, quiet=True)
+
+
 def test_another_teacher_under_the_same_name_is_refused(uninterrupted, tmp_path, kill):
     whole, settings = uninterrupted
     teacher = tmp_path / "teacher.safetensors"

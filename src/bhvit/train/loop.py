@@ -133,6 +133,8 @@ class _Run:
         self.phase = self._phase(self.progress.phase, None)
         if resume and self.folder.resume.exists():
             self.folder.load(self.phase.state)
+            if self.progress.epoch:
+                self.folder.check_checkpoints()
         elif config.init is not None:
             self.phase.start(config.init)
         processes.wait()  # until all have found the folder as it was

@@ -135,6 +135,15 @@ class RunFolder:
                     f"`bhvit train --init {self.last} --out NEW` starts from its weights"
                 )
 
+    def check_checkpoints(self) -> None:
+        """Raises UserError if a checkpoint of the epochs before is gone: resuming would not write it again."""
+        missing = [path.name for path in (self.last, self.best) if not path.is_file()]
+        if missing:
+            raise UserError(
+                f"cannot resume {self.path}: {' and '.join(missing)} of its earlier epochs is missing; put it back, or "
+                "start a new run with --force"
+            )
+
     def write_data(self, identity: Mapping[str, Any]) -> None:
         """Write which classes and images the run learns from."""
         write_atomically(self.data, json.dumps(identity, indent=2).encode() + b"\n")
