@@ -131,7 +131,9 @@ def test_what_cannot_be_reported_is_refused(refused, material, tmp_path):
     assert out.read_text() == "precious"
 
 
-@pytest.mark.parametrize("values", [[], [float("nan")], [1.0], [2.0, 2.0], [1e-9, 1e9], [0.0, -3.0], list(range(500))])
+@pytest.mark.parametrize(
+    "values", [[], [float("nan")], [1.0], [2.0, 2.0], [1e-9, 1e9], [0.0, -3.0], list(range(500)), [1e308, -1e308]]
+)
 def test_lines_of_any_values_can_be_drawn(values):
     chart = line_chart("<t>", [Series("<s>", 1, range(len(values)), values)], "x", lambda y: f"{y:.3g}")
     HtmlPage(chart)
@@ -146,14 +148,20 @@ def test_matrices_of_any_size_can_be_drawn(count):
     HtmlPage(confusion_matrix(confusion, [f"<{'long ' * (index % 9)}{index}>" for index in range(count)]))
 
 
+def test_epochs_of_any_number_can_be_drawn():
+    chart = line_chart("Loss", [Series("training", 1, [-5, 1, 10**15], [1.0, 2.0, 3.0])], "epoch", str)
+    HtmlPage(chart)
+    assert chart.count("<text") < 30
+
+
 def test_what_is_not_finite_is_said():
     nan = float("nan")
     lines = [Series("training", 1, [1, 2, 3], [0.5, nan, float("inf")]), Series("validation", 2, [1, 2], [nan, nan])]
     chart = line_chart("Loss", lines, "epoch", str)
     HtmlPage(chart)
-    assert "4 of 5 values are not finite and left out." in chart
+    assert "4 of 5 values are left out: not finite, or too large." in chart
     assert "validation" not in chart  # no line, so nothing to name
-    assert "Loss: 2 of 2 values are not finite." in line_chart("Loss", lines[1:], "epoch", str)
+    assert "Loss: 2 of 2 values are left out" in line_chart("Loss", lines[1:], "epoch", str)
 
 
 def test_labels_of_small_numbers_stay_within_the_chart():

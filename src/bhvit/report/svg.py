@@ -18,6 +18,8 @@ LEFT, RIGHT, TOP, BOTTOM = 54, 12, 12, 42
 LABELLED_CLASSES = 24
 """Confusion matrices of more classes are drawn without counts and names."""
 
+_LARGEST = 1e100
+"""Largest value that a chart draws: differences of larger ones may not be finite."""
 MOST_COLUMNS = 120
 """Columns of a heat map; of more, neighbours are drawn as one, with their mean."""
 MOST_DOTS = 200
@@ -50,12 +52,13 @@ def line_chart(
     Points that are not finite are left out, which the chart says.
     """
     lines = [
-        (line, [(float(x), float(y)) for x, y in zip(line.x, line.y) if math.isfinite(x) and math.isfinite(y)])
+        (line, [(float(x), float(y)) for x, y in zip(line.x, line.y) if _drawable(x) and _drawable(y)])
         for line in series
     ]
     points = [point for _, line in lines for point in line]
     values = sum(len(line.y) for line in series)
-    left_out = f"{values - len(points)} of {values} values are not finite" if values > len(points) else ""
+    lost = values - len(points)
+    left_out = f"{lost} of {values} values are left out: not finite, or too large" if lost else ""
     if not points:
         return f"<p>{escape(title)}: {left_out or 'nothing was logged'}.</p>"
     x_low, x_high = min(x for x, _ in points), max(x for x, _ in points)
@@ -98,7 +101,7 @@ def line_chart(
                 f"<title>{hint}</title></circle>"
             )
     ends = "; ".join(f"{line.name} ends at {show(its[-1][1])}" for line, its in lines if its)
-    note = f'<p class="note">{left_out} and left out.</p>' if left_out else ""
+    note = f'<p class="note">{left_out}.</p>' if left_out else ""
     legend = ""
     if len(series) > 1:
         drawn = [line for line, its in lines if its]
@@ -189,7 +192,7 @@ def heat_map(
     show: Callable[[float], str],
 ) -> str:
     """Draw numbers (rows, columns) of at least 0 as shades, with their scale; what is not finite is left blank."""
-    columns, values = _binned(columns, np.where(np.isfinite(values), values, np.nan))
+    columns, values = _binned(columns, np.where(np.abs(values) <= _LARGEST, values, np.nan))
     cell, longest = 14, max(map(len, rows))
     left, top = 12 + 7.4 * longest, 20
     wide = max(3.0, min(28.0, 480 / len(columns)))
@@ -203,7 +206,7 @@ def heat_map(
             value = float(values[row, column])
             if math.isfinite(value):
                 hint = escape(f"{name}, epoch {label}: {show(value)}")
-                opacity = 0.05 + 0.95 * value / largest
+                opacity = 0.05 + 0.95 * max(value, 0.0) / largest
                 parts.append(
                     f'<rect class="right" x="{left + column * wide:.1f}" y="{y}" width="{wide - 0.5:.1f}" '
                     f'height="{cell - 1}" fill-opacity="{opacity:.2f}"><title>{hint}</title></rect>'
@@ -263,5 +266,9 @@ def _whole_ticks(low: float, high: float) -> list[float]:
     """Whole numbers within low..high, at most about eight."""
     step = max(1, math.ceil((high - low) / 8))
     step = next((nice for nice in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000) if nice >= step), step)
-    ticks = [float(tick) for tick in range(math.ceil(low), math.floor(high) + 1) if tick % step == 0]
-    return ticks or [low]
+    return [float(tick) for tick in range(math.ceil(low / step) * step, math.floor(high) + 1, step)] or [low]
+
+
+def _drawable(value: float) -> bool:
+    """Whether a value can be placed on an axis."""
+    return abs(value) <= _LARGEST
