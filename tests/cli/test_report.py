@@ -186,7 +186,6 @@ def test_charts_of_thousands_of_epochs_stay_small():
     assert f"layer0, epoch 1 to {width}: {(1 + width) / 2}" in drawn  # their mean
     assert "layer3, epoch" not in drawn
     assert "layer4, epoch 1 to" not in drawn
-    assert "layer4, epoch 4999" not in drawn
     assert "layer4" in drawn
     assert len(drawn) < 1_000_000
 
