@@ -84,15 +84,15 @@ def test_kept_outputs_of_a_teacher_are_those_that_it_gives(config, tmp_path, mon
 
 def test_the_runs_folder_is_no_class(config, tmp_path, images):
     data = tmp_path / "photos"
-    shutil.copytree(images, data)
+    shutil.copytree(images / "train", data)
     (tmp_path / "link").symlink_to(data)
     before = sorted(data.rglob("*"))
     for out in (data / "run", data / "deep" / "run", data, tmp_path / "link" / "run"):
         with pytest.raises(UserError, match="would be a class of the next run"):
             train(config(epochs=1, data=str(data), out=str(out)), quiet=True)
     assert sorted(data.rglob("*")) == before
-    # Beside folders of splits it is none.
-    shutil.copytree(images, tmp_path / "split" / "train")
+    # Next to folders of splits it is none.
+    shutil.copytree(images / "train", tmp_path / "split" / "train")
     with pytest.raises(UserError, match="would be a class of the next run"):
         train(config(epochs=1, data=str(tmp_path / "split"), out=str(tmp_path / "split/train/run")), quiet=True)
     train(config(epochs=1, data=str(tmp_path / "split"), out=str(tmp_path / "split/run")), quiet=True)
