@@ -71,10 +71,9 @@ def lock(handle: int) -> None:
     Raises BlockingIOError if another process holds it. File systems without locks, such as some network ones, hold
     nothing.
     """
-    if fcntl is None:
-        return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

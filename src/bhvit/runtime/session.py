@@ -22,11 +22,10 @@ from ..errors import FormatError, UserError
 from ..format import file as bhv_file
 from ..image import Preprocess
 from ..spec.model import ModelSpec, Task
-from ..system import allowed_cores
+from ..system import MAX_THREADS, allowed_cores
 from . import label_maps
 from .insight import Insight
 from .opening import (
-    MAX_THREADS,
     Source,
     check_options,
     check_top,
