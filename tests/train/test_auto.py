@@ -13,7 +13,7 @@ from PIL import Image
 from bhvit.cli.main import main
 from bhvit.data import open_dataset
 from bhvit.errors import UserError
-from bhvit.models import load_checkpoint
+from bhvit.models import create_model, load_checkpoint, save_checkpoint
 from bhvit.train import TrainConfig, auto, train
 from bhvit.train.losses import class_weights, total_loss
 
@@ -133,3 +133,18 @@ def test_a_run_ends_after_its_patience_and_stays_ended(config, tmp_path, capsys)
 def test_settings_that_cannot_work(settings, changes, message):
     with pytest.raises(UserError, match=message):
         TrainConfig.from_dict({**settings, **changes})
+
+
+def test_a_segmentation_is_no_start_for_a_classifier(tmp_path, monkeypatch):
+    monkeypatch.setenv("BHVIT_MODELS", str(tmp_path))
+    for name in ("street", "photo"):
+        (tmp_path / f"{name}.bhv").touch()
+    with pytest.raises(UserError, match=r"no checkpoint at street; bundled models: .*cifar10") as error:
+        load_checkpoint("street")
+    assert "photo" not in str(error.value)
+    before = auto._nearest_bundled(500)
+    for name, task in (("street", "segment"), ("photo", "classify")):
+        save_checkpoint(
+            create_model("bhvit_nano", num_classes=3, img_size=400, task=task), tmp_path / f"{name}.safetensors"
+        )
+        assert auto._nearest_bundled(500) == (before if task == "segment" else name)

@@ -24,9 +24,12 @@ def downloads() -> Path | None:
         return None
 
 
-def list_bundled() -> list[str]:
-    """Return the names of bundled and downloaded models, sorted."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.bhv")})
+def list_bundled(suffix: str = ".bhv") -> list[str]:
+    """Return the names of bundled and downloaded models that have a file with `suffix`, sorted.
+
+    Not every model comes with a checkpoint.
+    """
+    return sorted({path.stem for folder in _folders() for path in folder.glob(f"*{suffix}")})
 
 
 def find(path: str | Path, suffix: str) -> Path:
@@ -54,11 +57,11 @@ def _folders() -> list[Path]:
     return [FOLDER] if folder is None else [FOLDER, folder]
 
 
-def hint(path: str | Path) -> str:
-    """Hint listing the named models when `path` looks like a model name; empty otherwise."""
+def hint(path: str | Path, suffix: str = ".bhv") -> str:
+    """Hint listing the models with a file of `suffix` when `path` looks like a model name; empty otherwise."""
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
-    return f"; bundled models: {', '.join(list_bundled())}" if meant else ""
+    return f"; bundled models: {', '.join(list_bundled(suffix))}" if meant else ""
 
 
 def is_packed(path: str | Path) -> bool:

@@ -55,7 +55,7 @@ def load_checkpoint(path: str | Path) -> BHViT:
     path = bundled.find(path, ".safetensors")
     check_regular(path)
     if not path.is_file():
-        raise UserError(f"no checkpoint at {path}{bundled.hint(path)}")
+        raise UserError(f"no checkpoint at {path}{bundled.hint(path, '.safetensors')}")
     tensors, metadata = read_weights(path)
     if FORMAT not in metadata:
         if path.name == WEIGHTS and (path.parent / CONFIG).is_file():

@@ -88,12 +88,13 @@ def _usual_edge(dataset: Dataset) -> float:
 
 
 def _nearest_bundled(edge: float) -> str:
-    """The bundled model whose input is the largest that images of `edge` pixels fill, or the smallest of all."""
+    """The bundled classifier whose input is the largest that images of `edge` pixels fill, or the smallest of all."""
     sizes = {}
     for name in bundled.list_bundled():
         checkpoint = bundled.find(name, ".safetensors")
         if checkpoint.is_file():
             described = CheckpointDescription.from_metadata(read_metadata(checkpoint), checkpoint)
-            sizes[name] = min(described.spec.img_size)
+            if described.spec.task == "classify":
+                sizes[name] = min(described.spec.img_size)
     filled = {name: size for name, size in sizes.items() if size <= edge}
     return max(filled, key=filled.__getitem__) if filled else min(sizes, key=sizes.__getitem__)
