@@ -193,9 +193,10 @@ def _labels(predict: Predict) -> Callable[[Floats], Labels]:
 
 
 def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: int = 1) -> Predict:
-    """An exported model as a function of normalised images; `file` is what it was exported from.
+    """Open an exported model as a function of normalised images (B, C, H, W) to logits.
 
-    Raises UserError if ONNX Runtime cannot read it, or it was exported from a model of another architecture.
+    `file` is what it was exported from. Raises UserError if ONNX Runtime cannot read it, or it was exported from a
+    model of another architecture.
     """
     try:
         import onnxruntime
@@ -214,12 +215,14 @@ def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: 
     if spec is None or not _same_json(spec, file.spec.to_json()):
         raise UserError(f"{path} was not exported from {packed}, which holds a {file.spec.name} of other settings")
 
+    pixels = file.spec.img_size if file.spec.task == "segment" else ()
+
     def predict(images: Floats) -> Floats:
         try:
             logits = session.run(["logits"], {"images": images})[0]
         except Exception as error:  # as above
             raise _not_runnable(path, error) from None
-        wanted = (len(images), file.spec.num_classes)
+        wanted = (len(images), file.spec.num_classes, *pixels)
         if not isinstance(logits, np.ndarray) or logits.dtype != np.float32 or logits.shape != wanted:
             raise UserError(f"{path} gives no float32 logits of the shape {wanted}: `bhvit export` makes one that does")
         return logits
