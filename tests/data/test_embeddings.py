@@ -26,6 +26,13 @@ def test_pairs_with_a_large_cosine_are_found_wherever_they_are() -> None:
         near_duplicates(features, 1.5)
 
 
+def test_pairs_of_many_equal_images_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bhvit.data.embeddings.MAX_PAIRS", 190)
+    assert len(near_duplicates(np.ones((20, 4)))) == 190
+    with pytest.raises(UserError, match=r"more than 190 pairs of images have a similarity of 0\.98 or more"):
+        near_duplicates(np.ones((21, 4)))
+
+
 def test_centres_cover_clusters_before_they_repeat() -> None:
     rng = np.random.default_rng(1)
     directions = np.eye(4)

@@ -107,3 +107,9 @@ def test_an_export_needs_no_torch(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert (tmp_path / "out.onnx").stat().st_size < 3_200_000
+
+
+def test_what_no_onnx_file_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bhvit.integrations.onnx.graph.MAX_BYTES", 10_000)
+    with pytest.raises(UserError, match="weights would take more than 10000 bytes, which is all that an ONNX file"):
+        to_onnx(random_model(SPECS[0]))

@@ -12,6 +12,8 @@ from ..errors import UserError
 Features: TypeAlias = "npt.NDArray[np.floating[Any]]"
 SIMILARITY = 0.98
 """Cosine from which images are taken for near duplicates, by default."""
+MAX_PAIRS = 1_000_000
+"""Pairs of near duplicates that are listed at most: of many equal images there are half their number squared."""
 _BLOCK = 1024
 
 
@@ -27,15 +29,20 @@ class Pair(NamedTuple):
 def near_duplicates(features: Features, similarity: float = SIMILARITY) -> list[Pair]:
     """Return the pairs of images, by their rows in `features` (N, C), with such a cosine or more, the nearest first.
 
-    Raises UserError for a similarity outside of -1 to 1.
+    Raises UserError for a similarity outside of -1 to 1, and for more than `MAX_PAIRS` pairs.
     """
     if not -1 <= similarity <= 1:
         raise UserError(f"a similarity is a cosine, from -1 to 1, not {similarity}")
     unit = _unit(features)
-    pairs = []
+    pairs: list[Pair] = []
     for start in range(0, len(unit), _BLOCK):
         cosines = unit[start : start + _BLOCK] @ unit[start:].T
         rows, columns = np.nonzero(np.triu(cosines >= similarity, k=1))
+        if len(pairs) + len(rows) > MAX_PAIRS:
+            raise UserError(
+                f"more than {MAX_PAIRS} pairs of images have a similarity of {similarity:g} or more: ask for a higher "
+                "one, or give fewer images"
+            )
         pairs += [
             Pair(start + int(row), start + int(column), min(1.0, float(cosines[row, column])))
             for row, column in zip(rows, columns, strict=True)

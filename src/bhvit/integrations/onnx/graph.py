@@ -11,12 +11,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from ...bits import Floats
+from ...errors import UserError
 
 WeightStorage = Literal["int8", "bits", "float32"]
 OPSET = 17
 """The first with LayerNormalization."""
 IR_VERSION = 8
 """The oldest that holds that operator set."""
+MAX_BYTES = (1 << 31) - (1 << 20)
+"""Constants of a model: a protocol buffer, with all that is around them, has less than 2 GiB."""
 Array = npt.NDArray[Any]
 
 
@@ -28,6 +31,7 @@ class Graph:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[bytes, str] = {}
         self._initializers: list[onnx.TensorProto] = []
+        self._bytes = 0
         self.scope = ""
         """What the names of new nodes and constants begin with."""
 
@@ -43,10 +47,19 @@ class Graph:
         return outputs
 
     def constant(self, value: npt.ArrayLike, name: str = "constant") -> str:
-        """Store a tensor and return its name; equal ones are stored once."""
+        """Store a tensor and return its name; equal ones are stored once.
+
+        Raises UserError where all of them would be more than `MAX_BYTES`.
+        """
         value = np.ascontiguousarray(value).reshape(np.shape(value))
         key = hashlib.sha256(f"{value.dtype} {value.shape}".encode() + value.tobytes()).digest()
         if key not in self._constants:
+            self._bytes += value.nbytes
+            if self._bytes > MAX_BYTES:
+                raise UserError(
+                    f"the model's weights would take more than {MAX_BYTES} bytes, which is all that an ONNX file "
+                    "holds; stored as bits they take the least"
+                )
             self._constants[key] = f"{self.scope}/{name}#{len(self._constants)}"
             self._initializers.append(numpy_helper.from_array(value, self._constants[key]))
         return self._constants[key]
