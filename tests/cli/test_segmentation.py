@@ -9,17 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bhvit import Session, UserError
 from bhvit.data.masks import open_masked
 from bhvit.data.segmentation_metrics import evaluate_masks
+from bhvit.format import file as bhv_file
 from bhvit.image import Preprocess
 from bhvit.models import create_model, save_checkpoint
 from bhvit.packing import pack
 from bhvit.report.masks import MAX_BYTES
 from helpers.html_page import HtmlPage
 from helpers.masked_images import make
+from helpers.random_model import random_model
 from helpers.randomise import randomise
+from helpers.small_specs import LABELS
 
 NAMES = ("sky", "road", "<b>car</b>")
 
@@ -160,3 +164,17 @@ def test_streams_are_labelled(streets, tmp_path):
         session.stream(bad, overlap=1)
     with pytest.raises(UserError, match="classifies images: windows are for a model that labels pixels"):
         Session("cifar10").stream(bad, windows=True)
+
+
+def test_an_overlay_that_cannot_be_made_is_one_failed_image(tmp_path, bhvit):
+    model, pictures, out = tmp_path / "labels.bhv", tmp_path / "pictures", tmp_path / "out"
+    bhv_file.write(random_model(LABELS), model)
+    pictures.mkdir()
+    for name, size in (("a", (70_000, 1)), ("b", (20, 20))):
+        Image.new("RGB", size).save(pictures / f"{name}.png")
+    answer = bhvit("segment", model, pictures, "--out", out)
+    assert answer.status == 2
+    assert "a.png: a picture of 70000x1 pixels is too long for a JPEG file" in answer.err
+    assert {path.name for path in out.iterdir()} == {"b.png", "b.overlay.jpg"}
+    assert bhvit("segment", model, pictures, "--out", out, "--no-overlay", "--resume").status == 0
+    assert (out / "a.png").exists()

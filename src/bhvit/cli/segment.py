@@ -18,7 +18,6 @@ from ..errors import UserError
 from .console import Progress, Subparsers, add_engine, add_sources, check_outside, command
 
 if TYPE_CHECKING:
-    from ..data.inputs import Picture
     from ..runtime import Session
     from ..runtime.label_maps import Labels
     from ..runtime.session import Streamed
@@ -141,11 +140,20 @@ class _Results:
 
     def take(self, streamed: Streamed, total: int | None) -> None:
         """Write one answer."""
-        from ..runtime.overlays import legend, overlay
+        from ..runtime.overlays import jpeg, legend, overlay
+        from ..runtime.pipeline import with_name
 
         picture, labels, error = streamed.picture, streamed.labels, streamed.error
         self._count += 1
         place = self._places.pop(0)
+        written = self._args.out is not None and not self._args.no_overlay
+        drawn, encoded = None, None
+        if labels is not None and (written or self.window is not None):
+            try:  # decodes the picture again, which may be gone by now
+                drawn = overlay(picture.image(), labels, len(self._names))
+                encoded = jpeg(drawn) if written else None
+            except UserError as failed:
+                error = with_name(failed, picture.name)
         if error is not None or labels is None:
             if self._args.strict and error is not None:
                 raise error
@@ -154,27 +162,26 @@ class _Results:
             print(f"bhvit: {error}", file=sys.stderr)
             return
         if self._args.out is not None:
-            self._write(place, picture, labels)
+            self._write(place, encoded, labels)
         else:
             self.progress.clear()
             print(picture.name)
             for line in legend(labels, self._names):
                 print(f"  {line}")
         if self.window is not None:
-            self.window.show(overlay(picture.image(), labels, len(self._names)), legend(labels, self._names))
+            self.window.show(drawn, legend(labels, self._names))
         if total != 1:
             self.progress(self._count + self._kept, total)
 
-    def _write(self, place: str, picture: Picture, labels: Labels) -> None:
+    def _write(self, place: str, drawn: bytes | None, labels: Labels) -> None:
         import io
 
         from PIL.PngImagePlugin import PngInfo
 
         from ..files import write_atomically
-        from ..runtime.overlays import index_image, jpeg, overlay
+        from ..runtime.overlays import index_image
 
-        if not self._args.no_overlay:
-            drawn = jpeg(overlay(picture.image(), labels, len(self._names)))
+        if drawn is not None:
             write_atomically(self._args.out / f"{place}.overlay.jpg", drawn)
         data = io.BytesIO()
         note = PngInfo()

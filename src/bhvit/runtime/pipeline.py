@@ -48,7 +48,7 @@ def run_all(
         try:
             return Outcome(picture, work(worker, picture), None)
         except UserError as error:
-            return Outcome(picture, None, _named(error, picture.name))
+            return Outcome(picture, None, with_name(error, picture.name))
         finally:
             free.put(worker)
 
@@ -84,6 +84,6 @@ def run_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _named(error: UserError, name: str) -> UserError:
-    """The error with the name of its picture."""
+def with_name(error: UserError, name: str) -> UserError:
+    """Return the error with the name of its picture, unless it says it already."""
     return error if UserError(name).args[0] in str(error) else UserError(f"{name}: {error}")
