@@ -14,8 +14,8 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "serve",
         "answer requests over HTTP",
-        "Serve packed models: pictures by POST /classify, and the Open Inference Protocol v2 (Triton's clients), with\n"
-        "metrics for Prometheus and a page at /docs. Files may be replaced and added while the server runs.",
+        "Serve packed models: pictures by POST /classify and /segment, and the Open Inference Protocol v2 (Triton's\n"
+        "clients), with metrics for Prometheus and a page at /docs. Files may be replaced and added while it runs.",
         "bhvit serve cifar10\nbhvit serve models/ --host 0.0.0.0 --port 8080\n"
         "curl --data-binary @cat.jpg 'http://127.0.0.1:8000/classify?top=3'",
     )
