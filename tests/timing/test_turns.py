@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bhvit.timing import turns
 
 
@@ -14,6 +16,14 @@ def test_turns_alternate_and_discard_the_first_call():
     first, _ = turns.measure(runs, seconds=0.0)
     assert seen == ["a", "b"] * (1 + turns.LEAST_BLOCKS)
     assert first.calls >= turns.LEAST_BLOCKS * turns.LEAST_CALLS
+
+
+def test_what_runs_change_is_restored_after_an_error():
+    seen: list[str] = []
+    run = turns.Run(name="", isa="", threads=1, batch=1, call=lambda: 1 // 0, restore=lambda: seen.append("restored"))
+    with pytest.raises(ZeroDivisionError):
+        turns.measure([run], seconds=0.0)
+    assert seen == ["restored"]
 
 
 def test_a_busy_machine_is_noticed():

@@ -55,6 +55,14 @@ def measure(
 
     The first call of a turn is not counted: it finds caches and threads as another run left them.
     """
+    try:
+        return _in_turns(runs, seconds, progress)
+    finally:
+        for run in runs:
+            run.restore()
+
+
+def _in_turns(runs: Sequence[Run], seconds: float, progress: Callable[[int, int], None] | None) -> list[Timing]:
     for run in runs:  # warm-up: memory, code paths, libraries that tune themselves
         run.prepare()
         run.call()
@@ -79,8 +87,6 @@ def measure(
             cpu[number] += time.process_time() - cpu_first
         if progress is not None:
             progress(block + 1, blocks)
-    for run in runs:
-        run.restore()
     shares = [used / max(passed, 1e-9) for used, passed in zip(cpu, elapsed, strict=True)]
     return [_timing(run, times, share) for run, times, share in zip(runs, samples, shares, strict=True)]
 
