@@ -56,7 +56,10 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def flush(file: IO[Any]) -> None:
-    """Flush a file to the disk, where its file system can. Raises OSError if the disk is full or fails."""
+    """Flush a file to the disk, where its file system can.
+
+    Raises OSError if the disk is full or fails.
+    """
     file.flush()
     try:
         os.fsync(file.fileno())

@@ -58,7 +58,10 @@ def _folders() -> list[Path]:
 
 
 def hint(path: str | Path, suffix: str = ".bhv") -> str:
-    """Hint listing the models with a file of `suffix` when `path` looks like a model name; empty otherwise."""
+    """Return a hint of named models if `path` looks like a name, else "".
+
+    Those are the models with a file of `suffix`.
+    """
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
     return f"; bundled models: {', '.join(list_bundled(suffix))}" if meant else ""

@@ -204,7 +204,10 @@ def packed_file(text: str) -> Path:
 
 
 def check_outside(out: Path, sources: Sequence[str]) -> None:
-    """Raises UserError if a folder of pictures to write lies within a folder of pictures to read."""
+    """Raise UserError if pictures would be written among those to be read.
+
+    That is, if the folder to write lies within a folder to read.
+    """
     for source in sources:
         if Path(source).is_dir() and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
             raise UserError(

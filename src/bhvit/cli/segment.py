@@ -120,7 +120,10 @@ class _Results:
                 raise UserError(f"cannot write {args.out}: {error.strerror}") from None
 
     def wants(self, name: str) -> bool:
-        """Whether an image is to be segmented: not if --resume finds its label map. Called once an image, in order."""
+        """Whether an image is to be segmented; called once an image, in order.
+
+        It is not if --resume finds its label map. Raises UserError for label maps of another model or without --force.
+        """
         place = self._place(name)
         if self._args.out is not None:
             path = self._args.out / f"{place}.png"

@@ -1,4 +1,7 @@
-"""Parts of a report's page: tables, thumbnails, texts of numbers. All text from outside is escaped here."""
+"""Parts of a report's page: tables, thumbnails, numbers as text.
+
+All text from outside is escaped here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sections of a segmentation's report: each class, confusion of pixels, examples with overlays, the worst images."""
+"""Sections of a segmentation's report: classes, confusion of pixels, examples, worst images."""
 
 from __future__ import annotations
 

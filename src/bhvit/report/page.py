@@ -1,4 +1,4 @@
-"""The report's page: what was measured, as one HTML file that needs nothing from anywhere else."""
+"""The report's page: one HTML file that needs nothing from elsewhere."""
 
 from __future__ import annotations
 

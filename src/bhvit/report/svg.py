@@ -1,4 +1,7 @@
-"""Charts as inline SVG, coloured by the page's style sheet. All text from outside is escaped here."""
+"""Charts as inline SVG, coloured by the page's style sheet.
+
+All text from outside is escaped here.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +125,9 @@ def confusion_matrix(
     noun: str = "images",
     text: Callable[[int, float], str] = lambda number, share: str(number),
 ) -> str:
-    """Draw images by true class (rows) and answer (columns); right answers and mistakes have two colours.
+    """Draw counts by true class (rows) and answer (columns).
+
+    Right answers and mistakes have two colours.
 
     Cells are shaded by their share of the row; `text` writes number and share into a cell. With many classes names and
     texts are left out. A click on a cell of `choices` chooses the radio button of that id. `noun` is what is counted.
@@ -191,7 +196,10 @@ def heat_map(
     values: npt.NDArray[np.float64],
     show: Callable[[float], str],
 ) -> str:
-    """Draw numbers (rows, columns) of at least 0 as shades, with their scale; what is not finite is left blank."""
+    """Draw values (rows, columns) of at least 0 as shades, with their scale.
+
+    Values that are not finite are left blank.
+    """
     columns, values = _binned(columns, np.where(np.abs(values) <= _LARGEST, values, np.nan))
     cell, longest = 14, max(map(len, rows))
     left, top = 12 + 7.4 * longest, 20
@@ -225,7 +233,7 @@ def heat_map(
 
 
 def bar(share: float, colour: int) -> str:
-    """A bar of `share` of the full length, for a table's cell; the number is in another cell."""
+    """A bar of `share` (0 to 1) of the full length, for a table's cell."""
     width = max(0.5, 100 * min(share, 1.0))
     return f'<span class="bar" aria-hidden="true"><span class="k{colour}" style="width:{width:.2f}%"></span></span>'
 

@@ -20,7 +20,10 @@ Source = str | os.PathLike[str] | bytes
 
 
 def worker_count(workers: Any, threads: int) -> int:
-    """Return how many sessions of so many threads run side by side. Raises UserError for an impossible number."""
+    """Return how many sessions of so many threads run at the same time.
+
+    Raises UserError for an impossible number.
+    """
     if workers == "auto":
         return max(1, allowed_cores() // threads)
     if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MAX_THREADS:
@@ -48,7 +51,10 @@ def check_options(threads: Any, isa: Any, max_memory: Any, map: Any) -> None:
 
 
 def checked_source(source: Any) -> str | Path | bytes:
-    """Return what names or holds a model: a name or path, or the bytes of a file. Raises UserError for others."""
+    """Return what names or holds a model: a path, a name, or bytes.
+
+    Raises UserError for other objects.
+    """
     if isinstance(source, bytearray | memoryview):
         return bytes(source)
     if not isinstance(source, str | os.PathLike | bytes) or (not isinstance(source, bytes) and not os.fspath(source)):
@@ -91,12 +97,18 @@ def named(source: str | Path | bytes) -> str:
 
 
 def header_of(source: Any) -> bytes:
-    """Return the bytes of a packed file before its tensors, as native code has checked them."""
+    """Return the bytes of a packed file before its tensors.
+
+    Native code has checked them already.
+    """
     return bytes(source[: 8 + int.from_bytes(source[:8], "little")])
 
 
 def checked_picture(image: Any) -> ImageLike:
-    """Return what holds a picture, as `Preprocess` takes it. Raises UserError for objects of other types."""
+    """Return what holds a picture, as `Preprocess` takes it.
+
+    Raises UserError for objects of other types.
+    """
     if isinstance(image, bytearray | memoryview):
         return bytes(image)
     if not isinstance(image, str | os.PathLike | bytes | Image.Image | np.ndarray):

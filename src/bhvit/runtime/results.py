@@ -1,4 +1,6 @@
-"""Answers on the disk: one record a picture, whole after any interruption, as JSON lines, CSV or parquet.
+"""Answers as JSON lines, CSV or parquet, complete after any interruption.
+
+There is one record for each picture.
 
 While a run goes on, each record is appended at once to a journal next to the file, `.NAME.journal`, JSON lines below a
 line that says what made them. A run that is killed leaves the journal; the next one with `resume` cuts off a last line

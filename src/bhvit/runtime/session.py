@@ -66,7 +66,9 @@ _BLOCK = 64
 
 
 class Session(Insight):
-    """A packed model: a `.bhv` file, its bytes, or the name of a bundled model such as "cifar10".
+    """A packed model, ready to run.
+
+    It is a `.bhv` file, its bytes, or the name of a bundled model such as "cifar10".
 
     `threads` run one image together; 0 or "auto" takes the cores that this process may use (affinity and container
     quota). `isa` is "auto" (the fastest that this machine has, or what the environment variable BHVIT_ISA names) or one
@@ -136,7 +138,7 @@ class Session(Insight):
 
     @property
     def calibration(self) -> Calibration | None:
-        """The temperature of probabilities and the scores of known images; None where the file has none."""
+        """The temperature of probabilities and known images' scores; None if not calibrated."""
         return self._calibration
 
     @property
@@ -183,7 +185,7 @@ class Session(Insight):
     def segment(
         self, image: ImageLike, *, windows: bool = False, overlap: float = label_maps.OVERLAP, bgr: bool = False
     ) -> label_maps.Labels:
-        """Label each pixel of an image: uint8 (height, width) of its own size, numbers of `class_names`.
+        """Label each pixel of an image: uint8 (height, width), numbers of `class_names`.
 
         `image` is what `preprocess` takes. It is resized to the model's size and its labels are resized back; with
         `windows` it is covered by windows of the model's size instead, which overlap by that share of their edge or
@@ -315,7 +317,7 @@ class Session(Insight):
         windows: bool = False,
         overlap: float = label_maps.OVERLAP,
     ) -> Iterator[Streamed]:
-        """Answer the pictures of any sources, one after the other, in their order: classes, or labels of pixels.
+        """Answer the pictures of any sources, in order: classes, or labels of pixels.
 
         A source is an image file, a folder, a pattern (photos/**/*.jpg), a .zip, .tar or .parquet file, a video file,
         the number of a camera, or an http, https or rtsp address; videos need PyAV (extra `video`). Of videos, every
@@ -358,9 +360,9 @@ class Session(Insight):
                 yield Streamed(picture.name, None, error, picture.seconds, picture)._replace(**answer or {})
 
     def copy(self) -> Session:
-        """Return another session of the same model, which runs side by side with this one; weights are shared.
+        """Return another session of this model, which can run at the same time.
 
-        A model that was given as bytes has its own weights in each session.
+        The weights are shared. A model that was given as bytes has its own weights in each session.
         """
         another = Session.__new__(Session)
         another.__dict__.update(self.__dict__)

@@ -82,7 +82,9 @@ def classify(model: Model, files: Sequence[bytes], top: int, limits: Limits) -> 
 def segment(
     model: Model, file: bytes, form: str, windows: bool, limits: Limits
 ) -> tuple[bytes | dict[str, Any], str | None]:
-    """Label the pixels of an image file: the answer's content, and its media type if that is an image.
+    """Label an image file's pixels; return the content and its media type.
+
+    The media type is None for JSON.
 
     `form` is one of `SEGMENT_FORMATS`: a PNG whose pixels are classes, a JPEG of the picture under their colours, or
     the share of each class. Raises UserError for an image that cannot be read.
@@ -104,7 +106,10 @@ def segment(
 
 
 def infer(model: Model, body: bytes, header_length: str | None, limits: Limits) -> tuple[bytes, dict[str, str]]:
-    """Answer an inference request: the body of the response and its headers. Raises RequestError or UserError."""
+    """Answer an inference request: the response's body and headers.
+
+    Raises RequestError or UserError.
+    """
     fields, binary = split_body(body, header_length)
     given = read_input(fields, binary, INPUT, limits)
     task = model.session.task

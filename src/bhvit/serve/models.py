@@ -93,7 +93,10 @@ class Models:
         return self._models
 
     def default(self, task: Task) -> Model | None:
-        """The model that is meant where none is named: the only one, or the only one of its task."""
+        """Return the model meant where none is named.
+
+        That is the only one, or the only one of its task.
+        """
         models = list(self._models.values())
         able = models if len(models) == 1 else [model for model in models if model.session.task == task]
         return able[0] if len(able) == 1 else None

@@ -1,4 +1,7 @@
-"""Tensors of the Open Inference Protocol: JSON numbers, or bytes after the JSON (the binary data extension)."""
+"""Tensors of the Open Inference Protocol: JSON numbers, or bytes after the JSON.
+
+The latter is the protocol's binary data extension.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def split_body(body: bytes, header_length: str | None) -> tuple[dict[str, Any], 
 
 
 def read_input(fields: Mapping[str, Any], binary: memoryview, name: str, limits: Limits) -> Input:
-    """The only input of a request. Raises RequestError for whatever is not a whole tensor called `name`."""
+    """Read the only input of a request.
+
+    Raises RequestError if it is not a complete tensor called `name`.
+    """
     inputs = fields.get("inputs")
     if not (isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], dict)):
         raise RequestError(400, f"a request has one input, {name}")
@@ -173,7 +179,10 @@ def read_outputs(fields: Mapping[str, Any], known: Sequence[str]) -> list[Output
 def write_response(
     fields: dict[str, Any], outputs: Sequence[tuple[Output, npt.NDArray[Any]]]
 ) -> tuple[bytes, dict[str, str]]:
-    """The body of an answer, and its headers. Strings are arrays of the type object that hold bytes."""
+    """Return an answer's body and headers.
+
+    Strings are arrays of the type object that hold bytes.
+    """
     described = []
     chunks: list[bytes] = []
     for output, array in outputs:

@@ -30,9 +30,10 @@ def native_runs(
     batches: list[int],
     max_memory: int | None = None,
 ) -> list[Run]:
-    """A run of the packed file for every combination, each in a session of `max_memory` bytes.
+    """Return a run of the packed file for every combination.
 
-    Raises UserError for an unknown instruction set and a file that needs more memory.
+    Each has a session of at most `max_memory` bytes. Raises UserError for an unknown instruction set and a file that
+    needs more memory.
     """
     runs = []
     for isa in isas:

@@ -1,4 +1,4 @@
-"""An exported ONNX model next to the packed file it came from, and next to PyTorch: the same images, compared."""
+"""Compare an exported ONNX model with its packed file and with PyTorch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ExportComparison:
 
     @property
     def agreement(self) -> float:
-        """The smallest fraction of images on which the exported model and another have the same most likely class."""
+        """The smallest fraction of images with the same most likely class in both."""
         return min(agreement(self.exported, other) for other in self.others.values())
 
     def findings(self) -> list[tuple[str, str]]:
@@ -193,7 +193,9 @@ def _labels(predict: Predict) -> Callable[[Floats], Labels]:
 
 
 def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: int = 1) -> Predict:
-    """Open an exported model as a function of normalised images (B, C, H, W) to logits.
+    """Open an exported model as a function of images to logits.
+
+    Images are normalised, (B, C, H, W).
 
     `file` is what it was exported from. Raises UserError if ONNX Runtime cannot read it, or it was exported from a
     model of another architecture.

@@ -34,8 +34,10 @@ class OpenModel(NamedTuple):
 
 
 def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
-    """`model`, in evaluation mode, as a function of normalised images (B, C, H, W) -> logits (B, classes)."""
+    """Return `model`, in evaluation mode, as a function of images to logits.
 
+    Images are normalised, (B, C, H, W), logits (B, classes).
+    """
     import torch
 
     def predict(images: Floats) -> Floats:
@@ -47,7 +49,10 @@ def torch_predict(model: BHViT) -> Callable[[Floats], Floats]:
 
 
 def open_pair(checkpoint: Path, packed: Path) -> tuple[BHViT, bhv_file.PackedModel]:
-    """A checkpoint and the file packed from it. Raises UserError if they are of different architectures."""
+    """Open a checkpoint and the file packed from it.
+
+    Raises UserError if they are of different architectures.
+    """
     from ..models import load_checkpoint
     from ..packing.lowering import lowered
 
@@ -74,7 +79,10 @@ def open_model(path: str, threads: int | None = None, max_memory: int | None = N
 
 
 def task_of(path: str) -> Task:
-    """What a checkpoint or packed file does, from its description. Raises UserError if it has none."""
+    """Return the task of a checkpoint or packed file, from its description.
+
+    Raises UserError if it has none.
+    """
     found = bundled.find(path, ".bhv")
     if found.suffix == ".bhv":
         return bhv_file.read(found).spec.task
@@ -82,7 +90,7 @@ def task_of(path: str) -> Task:
 
 
 def torch_labeller(model: BHViT) -> Labeller:
-    """A segmentation, in evaluation mode, as a function of an image -> the labels of its pixels."""
+    """Return a segmentation as a function of an image to its pixels' labels."""
     import torch
 
     preprocess = model.preprocess
@@ -101,9 +109,9 @@ def torch_labeller(model: BHViT) -> Labeller:
 def open_labeller(
     path: str, threads: int | None = None, max_memory: int | None = None
 ) -> tuple[Labeller, tuple[str, ...] | None]:
-    """A checkpoint or packed file of a segmentation as a function of an image, and its class names.
+    """Open a segmentation as a function of an image, and its class names.
 
-    The arguments are those of `open_model`.
+    It is a checkpoint or a packed file. The arguments are those of `open_model`.
     """
     path = str(bundled.find(path, ".bhv"))
     if path.endswith(".bhv"):

@@ -33,7 +33,7 @@ def find_library() -> Path:
 
 
 def write_site(models: Sequence[str | Path], folder: Path, library: Path | None = None) -> list[str]:
-    """Write the site of one or several `.bhv` files into `folder` and return the names of its files.
+    """Write the site of some `.bhv` files into `folder`; return its files' names.
 
     The site works from any static host, makes no request to others, and works offline once loaded.
     Raises UserError for files that are no models, for two models of one name, and where the engine is not built.
