@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import weakref
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from bhvit.models import load_checkpoint
 from bhvit.models.fused import layers as fused
-from bhvit.train import execution, phase, train
+from bhvit.train import Callback, execution, graphs, phase, train
 from bhvit.train.context import RunContext
 from bhvit.train.distributed import Processes
 from bhvit.train.execution import Execution
 from bhvit.train.graphs import StaticStep
+from bhvit.train.optim import make_optimizer
+from bhvit.train.step import TrainStep
 from helpers.replay import record
 
 OPTIONS = [
@@ -87,11 +94,112 @@ def test_a_step_that_cannot_be_captured_is_called_and_said():
     assert said == [f"warning: {what}: operation not permitted when stream is capturing"]
 
 
+def test_steps_without_a_graph_stay_on_the_stream_they_are_called_on(monkeypatch):
+    """DDP and autograd made their nodes there; another stream would have to be waited for in every step."""
+    asides = []
+    monkeypatch.setattr(graphs, "_aside", lambda device: asides.append(device) or contextlib.nullcontext())
+
+    def capture(compute, device):
+        raise RuntimeError("no")
+
+    for given in (None, capture):
+        step = StaticStep(lambda inputs, seed: inputs["x"] * 2, torch.device("cpu"), given, lambda line: None)
+        for _ in range(6):
+            step({"x": torch.zeros(1)}, 0)
+    assert len(asides) == graphs.WARM_UP  # the calls before the attempt to capture one
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_capture_is_of_its_thread_and_leaves_streams_and_generators_as_they_were(monkeypatch, refused):
+    """CUDA is replaced: PyTorch leaves its stream and its generator in capture where CUDA refuses one at its end."""
+    current, generators = ["main"], SimpleNamespace(state="before")
+    modes = []
+
+    @contextlib.contextmanager
+    def capturing(graph, stream, capture_error_mode):
+        modes.append(capture_error_mode)
+        current[0], generators.state = stream, "capturing"
+        yield
+        if refused:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        current[0], generators.state = "main", "before"
+
+    class Generator:
+        def __init__(self, device=None):
+            assert device == torch.device("cuda", 0)
+
+        def graphsafe_get_state(self):
+            return "fresh"
+
+        def graphsafe_set_state(self, state):
+            generators.state = state
+
+    monkeypatch.setattr(graphs, "_stream", lambda device: "side")
+    monkeypatch.setattr(torch, "Generator", Generator)
+    for name, value in {
+        "CUDAGraph": lambda: SimpleNamespace(replay="replay"),
+        "graph": capturing,
+        "current_stream": lambda device: current[0],
+        "set_stream": lambda stream: current.__setitem__(0, stream),
+        "default_generators": [SimpleNamespace(graphsafe_set_state=lambda state: setattr(generators, "state", state))],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    if refused:
+        with pytest.raises(RuntimeError, match="previous error"):
+            graphs.cuda_graph(lambda: torch.zeros(1), torch.device("cuda", 0))
+    else:
+        assert graphs.cuda_graph(lambda: torch.zeros(1), torch.device("cuda", 0))[0] == "replay"
+    assert modes == ["thread_local"]  # another thread pins the batches of workers
+    assert current == ["main"]
+    assert generators.state == ("fresh" if refused else "before")
+
+
+def test_training_takes_algorithms_that_repeat_and_leaves_the_choice_as_it_was(config, monkeypatch):
+    cudnn, seen = torch.backends.cudnn, []
+
+    class Look(Callback):
+        def on_epoch_end(self, entry, model):
+            seen.append((cudnn.deterministic, cudnn.benchmark))
+
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    train(config(epochs=1), quiet=True, callbacks=[Look()])
+    assert seen == [(True, False)]
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+
+
+def test_a_phase_gives_back_the_graph_of_the_one_before(config, tmp_path, monkeypatch, captured):
+    monkeypatch.setattr(fused.native, "KERNELS", {})
+    captured()
+    steps, release = [], TrainStep.release
+
+    def watched(step):
+        static = step._static
+        assert static._captured is not None
+        steps.append(weakref.ref(static))
+        del static
+        release(step)
+        assert steps[-1]() is None
+        assert not step._phase.optimizer.state
+
+    monkeypatch.setattr(TrainStep, "release", watched)
+    changes = {"phases.0.epochs": 1, "phases.1.epochs": 1, "graphs": True}
+    result = train(config(**changes), quiet=True)
+    assert len(steps) == 1
+    assert len(result.log) == 2
+
+
+def test_the_optimiser_of_a_graph_says_nothing_of_steps_without_one(config):
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), config(), static=True)
+    noted = "_warned_capturable_if_run_uncaptured"
+    assert noted in inspect.getsource(torch.optim.Optimizer)  # what keeps PyTorch from warning again
+    assert getattr(optimizer, noted)
+
+
 GPU = RunContext(device=torch.device("cuda"))
 
 
 @pytest.mark.parametrize(
-    ("changes", "images", "context", "compiles", "graphs"),
+    ("changes", "images", "context", "compiles", "captures"),
     [
         ({"epochs": 200}, 45_000, GPU, True, True),
         ({"epochs": 20}, 45_000, GPU, "longer runs", True),
@@ -104,7 +212,7 @@ GPU = RunContext(device=torch.device("cuda"))
     ],
 )
 def test_compiling_and_graphs_are_chosen_or_a_reason_is_given(
-    config, monkeypatch, changes, images, context, compiles, graphs
+    config, monkeypatch, changes, images, context, compiles, captures
 ):
     monkeypatch.setattr(execution, "find_spec", lambda name: name)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GPU")
@@ -113,7 +221,7 @@ def test_compiling_and_graphs_are_chosen_or_a_reason_is_given(
     line = chosen.describe(settings, context, "on the device")
     for used, reason, expected in (
         (chosen.compile, chosen.compile_reason, compiles),
-        (chosen.graphs, chosen.graphs_reason, graphs),
+        (chosen.graphs, chosen.graphs_reason, captures),
     ):
         assert used is (expected is True)
         if not used:

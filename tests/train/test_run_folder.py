@@ -146,7 +146,14 @@ def test_a_signal_that_is_ignored_from_the_start_stays_so(config, monkeypatch):
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", "CUDA"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA",
+    ],
+)
 def test_too_little_memory_is_one_line(config, monkeypatch, text):
     import torch
 

@@ -29,11 +29,7 @@ def compile_blocks(model: BHViT, batch: int, autocast: AbstractContextManager[An
     A copy is compiled and tried first, which takes minutes: if that fails, one line says why and the model stays
     as it is. Blocks rather than the whole network, because equal blocks are then compiled once.
     """
-    from torch import _dynamo  # slow to import, and only this needs it
-
-    # One code object serves all blocks; past this limit PyTorch would run the others uncompiled and say nothing.
-    limit = "recompile_limit" if hasattr(_dynamo.config, "recompile_limit") else "cache_size_limit"
-    setattr(_dynamo.config, limit, max(getattr(_dynamo.config, limit), 4 * len(_blocks(model))))
+    allow_for_blocks(model)
     rehearsal = copy.deepcopy(model).train()
     if not quiet:
         print("compiling the blocks, which takes minutes the first time", file=sys.stderr)
@@ -45,11 +41,23 @@ def compile_blocks(model: BHViT, batch: int, autocast: AbstractContextManager[An
                 loss = rehearsal(images).sum()
             loss.backward()
     except Exception as error:  # whatever a compiler that is absent, old or at fault brings about
-        _dynamo.reset()
+        torch.compiler.reset()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"warning: the blocks cannot be compiled here, training runs without: {reason}", file=sys.stderr)
         return
+    del rehearsal
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # steps that a graph is captured from cannot take what other streams have kept
     _compile(model)
+
+
+def allow_for_blocks(model: nn.Module) -> None:
+    """Let PyTorch compile every block of `model`: past a limit it would run the others uncompiled and say nothing."""
+    from torch import _dynamo  # slow to import, and only this needs it
+
+    # One code object serves all blocks.
+    limit = "recompile_limit" if hasattr(_dynamo.config, "recompile_limit") else "cache_size_limit"
+    setattr(_dynamo.config, limit, max(getattr(_dynamo.config, limit), 4 * len(_blocks(model))))
 
 
 def _blocks(model: nn.Module) -> list[Block]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -49,6 +51,18 @@ class Execution:
         if device.type == "cuda" or config.graphs is True:
             parts.append("CUDA graphs" if self.graphs else f"no CUDA graphs ({self.graphs_reason})")
         return ", ".join(parts)
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Within it cuDNN takes algorithms that repeat exactly, without trying which is fastest: resumed runs need that."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def precision(config: TrainConfig, device: torch.device) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -17,10 +18,25 @@ Capture = Callable[[Callable[[], Tensor], torch.device], tuple[Callable[[], obje
 
 def cuda_graph(compute: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], object], Tensor]:
     """`Capture` by CUDA. Nothing is computed yet."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=_stream(device)):
-        result = compute()
+    graph, before = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+    gc.collect()  # what only cycles hold would keep its memory from the graph
+    try:
+        # Of this thread alone: the one that pins workers' batches may allocate meanwhile.
+        with torch.cuda.graph(graph, stream=_stream(device), capture_error_mode="thread_local"):
+            result = compute()
+    except BaseException:
+        _recover(device, before)
+        raise
     return graph.replay, result
+
+
+def _recover(device: torch.device, stream: torch.cuda.Stream) -> None:
+    """Undo what a refused capture leaves: its stream as the current one, a generator that only draws in captures."""
+    torch.cuda.set_stream(stream)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if hasattr(torch.Generator, "graphsafe_set_state"):
+        fresh = torch.Generator(torch.device("cuda", index))
+        torch.cuda.default_generators[index].graphsafe_set_state(fresh.graphsafe_get_state())
 
 
 class StaticStep:
@@ -48,13 +64,13 @@ class StaticStep:
         torch.manual_seed(seed)
         if self._capture is not None and self._calls >= WARM_UP:
             self._try_to_capture(self._capture)
-        if self._captured is not None:
-            torch.manual_seed(seed)  # what a graph draws follows the generator, too
+            torch.manual_seed(seed)  # of a generator that a failed capture may have replaced
+        if self._captured is not None:  # what a graph draws follows the generator, too
             replay, result = self._captured
             replay()
             return result
         self._calls += 1
-        with _aside(self._device):
+        with _aside(self._device) if self._capture is not None else nullcontext():
             return self._compute(self._inputs, seed)
 
     def _fill(self, inputs: Mapping[str, Tensor]) -> None:

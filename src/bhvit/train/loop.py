@@ -26,6 +26,7 @@ from .config import TrainConfig
 from .context import RunContext
 from .distributed import Processes, check_batches, choose_device, process_group, started_processes
 from .epoch_meter import EpochMeter
+from .execution import reproducible
 from .interrupt import Interruptible
 from .loader import Batch
 from .optim import learning_rate
@@ -71,7 +72,7 @@ def train(
     checkpoints of the epochs before are then left as they were.
     """
     check_batches(config, started_processes())  # before processes wait for each other
-    with process_group(config.device) as processes, _memory_errors(config.batch_size):
+    with process_group(config.device) as processes, _memory_errors(config.batch_size), reproducible():
         return _Run(config, processes, resume=resume, force=force, quiet=quiet, callbacks=callbacks).run()
 
 
@@ -81,7 +82,8 @@ def _memory_errors(batch_size: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)):
+        known = "allocate memory", "out of memory"  # PyTorch's on a CPU, and Triton's
+        if not (isinstance(error, torch.cuda.OutOfMemoryError) or any(text in str(error) for text in known)):
             raise
         fewer = max(1, batch_size // 2)
         raise UserError(
@@ -207,6 +209,7 @@ class _Run:
             self.folder.keep(before, self.configs[before + 1].start)
         self.context.processes.wait()
         self.progress = Progress(phase=before + 1)
+        self.phase.step.release()
         self.phase = self._phase(before + 1, self.phase)
         self.phase.start(self.folder.kept(before))
         self._save()

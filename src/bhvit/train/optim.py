@@ -63,7 +63,12 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, static: boo
         extra["betas"] = settings.opt_betas
     if settings.opt_eps is not None:
         extra["eps"] = settings.opt_eps
-    return create_optimizer_v2(groups, settings.opt, lr=settings.lr, momentum=settings.momentum, **extra)
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        groups, settings.opt, lr=settings.lr, momentum=settings.momentum, **extra
+    )
+    if "capturable" in extra:  # PyTorch would warn of the steps that are called before one is captured
+        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+    return optimizer
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -98,6 +99,15 @@ class TrainStep:
             set_learning_rate(phase.optimizer, rate)
             self._update(average)
         return outcome
+
+    def release(self) -> None:
+        """Give back the memory that only this step needs; it cannot be taken again."""
+        self._static = None
+        self._phase.optimizer.zero_grad(set_to_none=True)
+        self._phase.optimizer.state.clear()
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _drawn(self, seed: int) -> dict[str, Tensor]:
         """What mixing draws for each part of the batch, one after the other."""
