@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import torch.distributed as dist
 
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
 from bhvit.models.fused import layers as fused
 from bhvit.train import train
-from bhvit.train.distributed import BatchShard, Processes, choose_device
+from bhvit.train.distributed import TIMEOUT, BatchShard, Processes, choose_device, process_group
 
 OPTIONS = {
     "epochs": 1,
@@ -179,3 +180,38 @@ def test_a_device_that_cannot_be_had_is_refused_with_the_reason(monkeypatch):
     monkeypatch.setattr(torch, "empty", full)
     with pytest.raises(UserError, match=r"cannot use device 'cpu' \(out of memory and more\); available: cpu$"):
         choose_device("cpu", Processes())
+
+
+@pytest.mark.parametrize("gpus", [2, 0])
+def test_processes_join_with_their_own_gpu_and_wait_for_the_first_ones_work(monkeypatch, gpus):
+    """CUDA and nccl are replaced."""
+    joined, devices = [], []
+    environment = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(dist, "is_initialized", lambda: bool(joined))
+
+    def join(backend, timeout, device_id=None):
+        joined.append((backend, timeout, device_id))
+
+    monkeypatch.setattr(dist, "init_process_group", join)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "destroy_process_group", joined.clear)
+    gpu = torch.device("cuda", 1) if gpus else None
+    with process_group("auto") as processes:
+        assert processes == Processes(rank=1, size=2, local_rank=1)
+        assert joined == [("nccl" if gpus else "gloo", TIMEOUT, gpu)]
+        assert TIMEOUT.total_seconds() > 12 * 3600  # a teacher's outputs for a million images
+    assert devices == [gpu] * bool(gpus)
+
+
+def test_one_process_takes_the_gpu_it_names_as_the_current_one(monkeypatch):
+    devices = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: None)
+    assert choose_device("cuda:1", Processes()) == torch.device("cuda", 1)
+    assert devices == [torch.device("cuda", 1)]

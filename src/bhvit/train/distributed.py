@@ -8,6 +8,8 @@ is drawn for the whole batch, so that results do not depend on the number of pro
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import inspect
 import os
 import warnings
 from collections.abc import Iterator
@@ -21,6 +23,10 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .config import TrainConfig
+
+TIMEOUT = datetime.timedelta(days=1)
+"""How long processes wait for each other. The first may download images or compute a teacher's outputs meanwhile, which
+takes longer than PyTorch's ten minutes; when one fails, what started them ends the others at once."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,13 @@ def process_group(device: str) -> Iterator[Processes]:
         here = _number("LOCAL_WORLD_SIZE", 1)
         if gpu and torch.cuda.device_count() < here:
             raise UserError(f"{here} processes need a GPU each; this machine has {torch.cuda.device_count()}")
-        dist.init_process_group("nccl" if gpu else "gloo")
+        if gpu:  # named before anything is exchanged: otherwise all of them would make a context on the first one
+            device_id = torch.device("cuda", _number("LOCAL_RANK", 0))
+            torch.cuda.set_device(device_id)
+            known = "device_id" in inspect.signature(dist.init_process_group).parameters  # from PyTorch 2.3 on
+            dist.init_process_group("nccl", timeout=TIMEOUT, **({"device_id": device_id} if known else {}))
+        else:
+            dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         if dist.is_initialized():
             local = _number("LOCAL_RANK", 0)
@@ -106,7 +118,8 @@ def choose_device(name: str, processes: Processes) -> torch.device:
                     f"device {name!r} is one GPU for {processes.size} processes: give cuda, and each has its own"
                 )
             device = torch.device("cuda", processes.local_rank)
-            torch.cuda.set_device(device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # graphs and kernels take the current one
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch's, of a device absent or full
         available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
@@ -162,16 +175,17 @@ def check_batches(config: TrainConfig, processes: int) -> None:
 class _ShardedDropPath(DropPath):  # type: ignore[misc] # timm is Any to mypy
     """Stochastic depth that draws for all processes' images and takes its own."""
 
-    def __init__(self, rate: float, shard: BatchShard) -> None:
+    def __init__(self, rate: float, shard: BatchShard, device: torch.device) -> None:
         super().__init__(rate)
-        self.count, self.rows = shard.batch // shard.micro_batches, shard.rows_of_micro_batch
+        # No buffer: DDP would give all processes the first one's rows.
+        self.count, self.rows = shard.batch // shard.micro_batches, shard.rows_of_micro_batch.to(device)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.drop_prob:
             return x
         keep = 1 - self.drop_prob
         mask = x.new_empty((self.count, *(1,) * (x.ndim - 1))).bernoulli_(keep)
-        kept: Tensor = x * mask[self.rows.to(x.device)].div_(keep)
+        kept: Tensor = x * mask[self.rows].div_(keep)
         return kept
 
 
@@ -181,7 +195,8 @@ def wrap_ddp(model: nn.Module, shard: BatchShard, device: torch.device) -> nn.Mo
         return model
     for module in model.modules():
         if isinstance(getattr(module, "drop_path", None), DropPath):
-            module.drop_path = _ShardedDropPath(float(module.drop_path.drop_prob), shard)  # type: ignore[union-attr, arg-type]
+            rate = float(module.drop_path.drop_prob)  # type: ignore[union-attr, arg-type]
+            module.drop_path = _ShardedDropPath(rate, shard, device)
     ids = [device.index] if device.type == "cuda" else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # newer torch has another name for it, older only this
