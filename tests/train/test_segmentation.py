@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from bhvit.cli.main import main
 from bhvit.data.masks import IGNORED, open_masked
 from bhvit.image import Preprocess
 from bhvit.models import load_checkpoint, save_checkpoint
-from bhvit.train import TrainConfig, train
+from bhvit.train import TrainConfig, phase, train
 from bhvit.train.augment import Normalizer
 from bhvit.train.distributed import BatchShard
 from bhvit.train.losses import mask_loss
@@ -233,3 +234,25 @@ def test_windows_of_one_size_are_the_whole(settings, tmp_path):
         session.segment(large, windows=True, overlap=1.0)
     logits = session(picture[None])
     np.testing.assert_array_equal(logits[0].argmax(axis=0), session.segment(picture))
+
+
+class _OnDevice:
+    """As much of pixels on a GPU as counting asks for: they reach NumPy through the CPU alone."""
+
+    def __init__(self, pixels):
+        self._pixels = pixels
+
+    def __getitem__(self, index):
+        return _OnDevice(self._pixels[index])
+
+    def cpu(self):
+        return self._pixels
+
+
+def test_classes_are_counted_where_decoded_images_are_on_a_gpu(settings):
+    images = open_masked(settings["data"], "train")
+    classes = len(images.class_names)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, classes, (len(images), 8, 16, 4), np.uint8))
+    batches = SimpleNamespace(pixels=_OnDevice(pixels))
+    expected = np.bincount(pixels[..., -1].flatten().numpy(), minlength=classes)
+    assert phase._counts(SimpleNamespace(train=images), batches).tolist() == expected.tolist()

@@ -149,7 +149,7 @@ def _counts(data: RunData, batches: Batches) -> npt.NDArray[np.int64]:
         return np.bincount(data.train.labels, minlength=count)
     counts = np.zeros(256, np.int64)
     for index in range(len(data.train)):
-        mask = data.train.mask(index) if batches.pixels is None else batches.pixels[index, :, :, -1].numpy()
+        mask = data.train.mask(index) if batches.pixels is None else batches.pixels[index, :, :, -1].cpu().numpy()
         counts += np.bincount(mask.reshape(-1), minlength=256)
     return counts[:count]
 
