@@ -6,16 +6,32 @@ here is what it says for the batch that is there. `torch.nn.SyncBatchNorm` is no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_alone = False
+"""Whether this process computes something that the others do not; of all its threads."""
+
 
 def processes() -> int:
     """Processes that share every batch."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not _alone else 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within this, statistics are those of this process, which exchanges nothing."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
 
 
 class _Sum(torch.autograd.Function):

@@ -6,15 +6,18 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 if find_spec("triton") is None:
     pytest.skip("this PyTorch comes without triton", allow_module_level=True)
 
-from bhvit.models import BHViT, create_model
-from bhvit.models.fused import conditions, gpu, triton_calls
+from bhvit.models import BHViT, batch_statistics, create_model
+from bhvit.models.blocks import Mlp
+from bhvit.models.fused import conditions, gpu, triton_calls, triton_check
 from bhvit.models.fused import kernels as native
 from bhvit.models.fused.triton_check import check
+from bhvit.models.quant_config import QuantConfig
 from bhvit.spec.model import Mixer, StageSpec
 from helpers.randomise import randomise
 
@@ -77,6 +80,24 @@ def test_a_step_computes_what_the_layers_say(
         )
 
 
+def test_expansions_that_are_no_power_of_two_take_other_kernels(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        layer = Mlp(96, 288, QuantConfig.of(create_model("bhvit_nano").spec, 0)).double()
+        randomise(layer)
+        return layer.train()
+
+    n = torch.randn(4, 3, 3, 96, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(native, "KERNELS", {})
+    expected = _step(model(), n)
+    request.getfixturevalue("triton")
+    found = _step(model(), n)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_the_check_that_a_run_begins_with_passes(triton: None) -> None:
     check(torch.device("cpu"))
 
@@ -86,3 +107,14 @@ def test_a_kernel_that_answers_wrongly_is_found(triton: None, monkeypatch: pytes
     monkeypatch.setattr(triton_calls, "cross", lambda *operands: right(*operands) * 1.01)
     with pytest.raises(RuntimeError, match="the kernel cross differs from PyTorch"):
         check(torch.device("cpu"))
+
+
+def test_where_kernels_fail_in_another_process_none_uses_them(triton: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(triton_check, "least_over_processes", torch.zeros_like)
+    monkeypatch.setattr(triton_check, "_check_all", lambda device: seen.append(batch_statistics.processes()))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    with pytest.raises(RuntimeError, match="do not work in another process"):
+        check(torch.device("cpu"))
+    assert seen == [1]  # nothing was exchanged that one which fails would not

@@ -73,6 +73,13 @@ def residual_unit(layer: Any, x: Tensor, scale: nn.Module | None = None) -> Tens
 
 def mlp(layer: Any, n: Tensor) -> Tensor:
     """What `network.Mlp` computes of n (..., C)."""
+    repeats = layer.linear1.out_features // n.shape[-1]
+    if not calls.takes_means(repeats):
+        h = _SignLinear.apply(n, layer.move1.bias, layer.linear1.weight, True, compute_type(n))
+        u = _unit(h, n, layer.norm1, layer.activation1)
+        v = _SignLinear.apply(u, layer.move2.bias, layer.linear2.weight, True, compute_type(n))
+        means = u.unflatten(-1, (-1, repeats)).mean(dim=-1)
+        return _unit(v, means, layer.norm2, layer.activation2, layer.scale)
     parameters = [
         *(layer.move1.bias, layer.linear1.weight, layer.norm1.weight, layer.norm1.bias),
         *(layer.activation1.shift_in, layer.activation1.slope, layer.activation1.shift_out),

@@ -142,6 +142,11 @@ def binarised_backward(latent: Tensor, centred: bool, grad: Tensor) -> Tensor:
     return own
 
 
+def takes_means(repeats: int) -> bool:
+    """Whether `Unit` with `move` can average so many neighbouring channels: they must divide a block."""
+    return COLUMNS % repeats == 0
+
+
 class Unit(NamedTuple):
     """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C), then scale * it +
     shift; each piece only if its tensors are there. With `move`, signs of it + move and means of r neighbouring
