@@ -2,16 +2,19 @@
 
 Fake tensors have a device and a shape but no values: reading one, as `tensor.item()` or `if tensor` do, raises. Fake
 CUDA tensors run the whole step but for autograd, whose engine asks a real card for its streams; meta tensors, which
-have no values either, run the whole step with autograd.
+have no values either, run the whole step with autograd. Steps are the training loop's own; filling their inputs is the
+only copy that they may make. Layers compute as they are written, and fused as on a card, by Triton kernels that are
+called without computing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,13 +25,15 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from bhvit.image import Preprocess
 from bhvit.models import BHViT, create_model
+from bhvit.models.mixers import TokenMixer
 from bhvit.spec.mixers import Mixer
-from bhvit.spec.model import StageSpec
+from bhvit.spec.model import AttentionQuantizer, Branches, Norm, StageSpec
 from bhvit.train import TrainConfig
 from bhvit.train.augment import Mixing
+from bhvit.train.distributed import BatchShard, Processes, _ShardedDropPath
 from bhvit.train.ema import ModelEma
-from bhvit.train.loader import Batches
-from bhvit.train.optim import hold_rates, make_optimizer, set_learning_rate
+from bhvit.train.loader import Batch, Batches
+from bhvit.train.optim import make_optimizer
 from bhvit.train.step import TrainStep
 from bhvit.train.teacher import Teacher
 
@@ -74,6 +79,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     monkeypatch.setattr("bhvit.train.loader._fits", lambda pixels, device: False)
+    monkeypatch.setattr(Tensor, "is_pinned", lambda *_: True)  # only a card can pin memory
     with FakeTensorMode():
         yield torch.device("cuda")
 
@@ -91,6 +97,22 @@ def _zero_gradients(loss: Tensor) -> None:
             parameter.grad = torch.zeros_like(parameter)
 
 
+@pytest.fixture(params=[False, True], ids=["plain", "fused"])
+def fused(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Whether layers call Triton kernels, which compute nothing here; the names of those that were called."""
+    called: list[str] = []
+    if not request.param:
+        yield called
+        return
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    from benchmarks.training.launches import counting_triton
+
+    enabled = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device != "meta" and enabled(device))
+    with counting_triton(called):
+        yield called
+
+
 class _Images:
     """As much of a data set as making batches asks for."""
 
@@ -101,25 +123,29 @@ class _Images:
         return len(self.labels)
 
 
-def _inputs(config: TrainConfig, mixing: Mixing | None, device: torch.device) -> tuple[Batches, dict[str, Tensor]]:
-    """Batches whose decoded images lie on `device`, and one of them with all that is drawn for it, there too."""
+def _batch(config: TrainConfig, device: torch.device) -> tuple[Batches, Batch]:
+    """Batches whose decoded images lie on `device`, and one of them as it is drawn, on the CPU."""
     with _disable_current_modes():
         drawn = Batches(_Images(), PREPROCESS, config, torch.device("cpu"), decoded=torch.zeros(8, 16, 16, 3).byte())  # type: ignore[arg-type]
         inputs = next(drawn.drawn(0)).inputs
-        if mixing is not None:
-            parts = [mixing.draw(PREPROCESS.size, seed) for seed in range(config.accumulate)]
-            inputs |= {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     pixels = torch.empty(8, 16, 16, 3, dtype=torch.uint8, device=device)
     batches = Batches(_Images(), PREPROCESS, config, device, decoded=pixels)  # type: ignore[arg-type]
-    return batches, {name: torch.empty(v.shape, dtype=v.dtype, device=device) for name, v in inputs.items()}
+    return batches, Batch({name: torch.empty(v.shape, dtype=v.dtype) for name, v in inputs.items()}, torch.arange(4))
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
 
 
+class _Outputs:
+    """Outputs of a teacher that are kept."""
+
+    def __getitem__(self, images: Tensor) -> Tensor:
+        return torch.empty(len(images), 5)
+
+
 def _train_two_steps(model: BHViT, teacher: BHViT, device: torch.device, /, **settings: Any) -> int:
-    """Run what a CUDA graph holds of a step twice on `device` and return how many operations the second one dispatched.
+    """Take two steps on `device` and return how many operations of the second one were watched.
 
     In the first the quantisers take their values; the optimiser makes its state in it.
     """
@@ -133,43 +159,52 @@ def _train_two_steps(model: BHViT, teacher: BHViT, device: torch.device, /, **se
     for module in (model.train(), teaching, *([ema.module] if ema else [])):
         module._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
     optimizer = make_optimizer(model, config, static=True)
+    whole = config.opt in ("adamw", "sgd")
     if device.type == "meta":  # which the fused optimisers do not know
         for group in optimizer.param_groups:
             group["fused"] = group["capturable"] = False
-    mixing = Mixing(config, config.label_smoothing, 5) if config.mixing else None
-    batches, inputs = _inputs(config, mixing, device)
-    inputs["numbers"] = torch.empty(2, device=device)
-    if outputs:
-        inputs["teacher"] = torch.empty(4, 5, device=device)
+        whole = False
+    batches, batch = _batch(config, device)
     phase: Any = SimpleNamespace(
         config=config,
         context=SimpleNamespace(device=device, say=None),
         model=model,
         network=model,
         optimizer=optimizer,
-        mixing=mixing,
-        class_weights=torch.empty(5, device=device),
+        mixing=Mixing(config, config.label_smoothing, 5) if config.mixing else None,
+        class_weights=torch.empty(5, device=device) if config.balance else None,
         ema=ema,
         batches=batches,
         autocast=lambda: _autocast(config, device),
         sync=lambda last: nullcontext(),
         teacher=teaching if config.teacher and not outputs else None,
+        outputs=_Outputs() if outputs else None,
     )
     step = TrainStep(phase, static=True)
-    whole = step._whole
-    if whole:
-        step._rates = hold_rates(optimizer, device)
-        inputs["rates"] = torch.empty_like(step._rates)
-    for _ in range(2):
-        with _Copies() as copies:
-            outcome = step._compute(inputs, None)
-            if not whole:
-                set_learning_rate(optimizer, 1e-3)
-                step._update(0.5)
+    assert step._whole is whole
+    assert step._static is not None
+    operations: list[int] = []
+    step._static._compute = _watched(step._static._compute, operations)
+    if not whole:
+        step._update = _watched(step._update, operations)  # type: ignore[method-assign]
+    for done in range(2):
+        operations.clear()
+        outcome = step(batch, 7, done)
         assert outcome.device.type == device.type
     assert all(parameter.grad is not None for parameter in model.parameters())
-    assert whole or device.type == "meta" or config.opt == "lamb"
-    return copies.calls
+    return sum(operations)
+
+
+def _watched(function: Callable[..., Any], operations: list[int]) -> Callable[..., Any]:
+    """`function`, which may not copy between devices; adds how many operations it dispatched."""
+
+    def watched(*arguments: Any) -> Any:
+        with _Copies() as copies:
+            result = function(*arguments)
+        operations.append(copies.calls)
+        return result
+
+    return watched
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -194,6 +229,7 @@ MODELS: list[tuple[Mixer, dict[str, Any]]] = [
     ("pooled_attention", {"attention": "one_bit"}),
     ("attention", {"stage": {"activation_bits": 32}}),
     ("attention", {"stage": {"weight_bits": 32}, "shifts": ()}),
+    ("conv", {"centre_conv_weights": False, "drop_path": 0.1}),
 ]
 
 
@@ -216,8 +252,31 @@ def test_no_option_of_training_waits_for_the_device(
 
 
 @pytest.mark.parametrize("models", MODELS, indirect=True, ids=str)
-def test_no_kind_of_layer_waits_for_the_device(models: tuple[BHViT, BHViT], device: torch.device) -> None:
+def test_no_kind_of_layer_waits_for_the_device(
+    models: tuple[BHViT, BHViT], device: torch.device, fused: list[str]
+) -> None:
     assert _train_two_steps(*models, device) > 100
+
+
+def test_fused_layers_are_among_them(models: tuple[BHViT, BHViT], device: torch.device, fused: list[str]) -> None:
+    _train_two_steps(*models, device, precision="bfloat16" if device.type == "cuda" else "float32")
+    expected = {"unit", "signs", "binarise", "cross", "softmax_levels", "column_moments"}
+    if device.type == "meta":  # with autograd
+        expected |= {"unit_gradients", "signs_backward", "binarise_backward", "cross_sums", "softmax_levels_backward"}
+    assert not fused or expected <= set(fused)
+
+
+def test_every_kind_of_layer_is_among_them() -> None:
+    assert {mixer for mixer, _ in MODELS} == set(TokenMixer.by_name)
+    for name, kinds in (("attention", AttentionQuantizer), ("norm", Norm), ("branches", Branches)):
+        kept = create_model("bhvit_nano").spec
+        assert {settings.get(name, getattr(kept, name)) for _, settings in MODELS} == set(get_args(kinds))
+
+
+def test_several_processes_draw_which_blocks_to_skip_without_copying(device: torch.device) -> None:
+    skip = _ShardedDropPath(0.1, BatchShard(8, processes=Processes(size=2)), device).train()
+    with _Copies():
+        assert skip(torch.empty(4, 2, 2, 3, device=device)).shape == (4, 2, 2, 3)
 
 
 def test_what_waits_or_copies_is_seen(models: tuple[BHViT, BHViT], device: torch.device) -> None:
