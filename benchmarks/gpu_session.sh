@@ -1,28 +1,60 @@
 #!/bin/sh
-# What waits for a GPU, in two calls of less than ten minutes each, from the top of a source tree:
+# Everything that waits for a GPU, in two calls, one after the other, from the top of a source tree:
 #
-#     sh benchmarks/gpu_session.sh steps OUT [PUBLISHED]    kernels, graphs, and a step's ways and profile
-#     sh benchmarks/gpu_session.sh run OUT DATA             trains bhvit_nano on DATA; again, it goes on
+#     sh benchmarks/gpu_session.sh steps OUT [PUBLISHED]    kernels, graphs and a resumed run; ways of a step, a profile
+#     sh benchmarks/gpu_session.sh run OUT DATA [KEPT]      trains bhvit_nano on DATA for four minutes
 #
-# PUBLISHED is a checkout of the published code. Pages, logs and checkpoints go to OUT.
+# The first takes at most 450 seconds, the second 300. They need python3 (or $PYTHON) with PyTorch for CUDA, torchvision,
+# timm, safetensors, scikit-learn and pyarrow; bhvit need not be installed, and there may be no network. PUBLISHED is a
+# checkout of the published code. DATA is what `bhvit train --data` takes, CIFAR-10 as parquet files for example. KEPT is
+# the folder OUT/kept of an earlier call of `run`, which then goes on from there.
+#
+# Pages, logs and checkpoints go to OUT while they are made, so that a call that is killed leaves what it had: the first
+# check.log, gpu.log and gpu.md, the second run.log and at most seven files in kept, none above 15 MiB, 50 MiB together.
+#
+# DEVICE=cpu tries both without a GPU, and TOY=1 on small models, in a few minutes.
 set -u
 what=$1 out=$2
+device=${DEVICE:-cuda}
 mkdir -p "$out"
-PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export PYTHONPATH PYTHONUNBUFFERED
 python=${PYTHON:-python3}
+PYTHONPATH=src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+if ! "$python" -c 'import importlib.metadata as m; m.version("bhvit")' 2>/dev/null; then # not installed: say its version
+    info=$(mktemp -d)
+    trap 'rm -rf "$info"' EXIT
+    mkdir "$info/bhvit.dist-info"
+    printf 'Metadata-Version: 2.1\nName: bhvit\nVersion: %s\n' "$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)" \
+        >"$info/bhvit.dist-info/METADATA"
+    PYTHONPATH=$PYTHONPATH:$info
+fi
+export PYTHONPATH PYTHONUNBUFFERED
+
+# usage: timed SECONDS LOG MODULE ARGUMENTS…
+timed() {
+    seconds=$1 log=$2
+    shift 2
+    { timeout -k 10 "$seconds" "$python" -m "$@" 2>&1 || echo "ended with status $?"; } | tee "$log"
+}
+
+measured=220 trained=240 small='' small_run=''
+if [ -n "${TOY:-}" ]; then
+    measured=2 trained=20 small='--cases bhvit_nano:32:4 --ways fused graphs train'
+    small_run='--set batch_size=16 --set patch=8 --set augment=none'
+fi
+# shellcheck disable=SC2086 # options are several words
 case $what in
 steps)
-    timeout 90 "$python" -m benchmarks.training.gpu_check 2>&1 | tee "$out/check.log"
-    timeout 300 "$python" -m benchmarks.training.gpu --seconds 220 ${3:+--published "$3"} --page "$out/gpu.md" 2>&1 |
-        tee "$out/gpu.log"
+    timed 150 "$out/check.log" benchmarks.training.gpu_check --device "$device"
+    timed 290 "$out/gpu.log" benchmarks.training.gpu --device "$device" --seconds "$measured" $small \
+        ${3:+--published "$3"} --page "$out/gpu.md"
     ;;
 run)
-    timeout 300 "$python" -m benchmarks.accuracy.gpu_run --data "$3" --recipe small --seconds 240 --out "$out/kept" \
-        --set epochs=200 --set batch_size=512 --set lr=4e-3 2>&1 | tee "$out/run.log"
+    timed 290 "$out/run.log" benchmarks.accuracy.gpu_run --data "$3" --recipe small --seconds "$trained" \
+        --out "$out/kept" ${4:+--resume-from "$4"} --set "device=$device" \
+        --set epochs=200 --set batch_size=512 --set lr=4e-3 $small_run
     ;;
 *)
-    echo "usage: sh benchmarks/gpu_session.sh steps OUT [PUBLISHED] | run OUT DATA" >&2
+    echo "usage: sh benchmarks/gpu_session.sh steps OUT [PUBLISHED] | run OUT DATA [KEPT]" >&2
     exit 2
     ;;
 esac

@@ -2,10 +2,11 @@
 
     python -m benchmarks.accuracy.gpu_run --data DATA --recipe small --seconds 240 --out kept [--set epochs=200]
 
-When the time is over, the run stops between two steps as after Ctrl-C. What is kept in `--out` has no file above
-`LIMIT`: settings, log, the last and the best model where they are small enough, and what `--resume` needs, cut into
-parts. Called again with the same `--out`, the run goes on from there, exactly; `--resume-from` names another folder of
-kept files, which may be read-only.
+When the time is over, or at SIGTERM, the run stops between two steps as after Ctrl-C. What is kept in `--out` has no
+file above `LIMIT`: settings, log, the last and the best model where they are small enough, and what `--resume` needs,
+cut into parts. It is kept every `KEEP_SECONDS` and at the end, so that a run that is killed leaves most of what it had.
+Called again with the same `--out`, the run goes on from there, exactly; `--resume-from` names another folder of kept
+files, which may be read-only.
 """
 
 from __future__ import annotations
@@ -17,9 +18,13 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
-from bhvit.train import TrainConfig, train
+from bhvit.train import Callback, TrainConfig, train
 from bhvit.train.config import parse_setting
 from bhvit.train.interrupt import Interrupted
 from bhvit.train.recipe_files import load_recipe, merged
@@ -27,26 +32,46 @@ from bhvit.train.run_folder import RunFolder
 
 LIMIT = 15 * 2**20
 """Bytes of the largest file that is kept."""
+KEEP_SECONDS = 30.0
 PART = "resume.part"
 
 
 def keep(run: Path, kept: Path) -> list[str]:
-    """Copy what goes on from a run into a folder of small files. Names of those left out because they are too large."""
-    kept.mkdir(parents=True, exist_ok=True)
-    for old in kept.glob(f"{PART}*"):
-        old.unlink()
+    """Copy what goes on from a run into a folder of small files. Names of those left out because they are too large.
+
+    What the folder held before is there until all is written.
+    """
+    new, old = kept.with_name(f"{kept.name}.new"), kept.with_name(f"{kept.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
     left_out = []
-    for path in sorted(run.iterdir()):
+    for path in sorted(run.iterdir()) if run.exists() else []:
         if path.name == "resume.safetensors":
             content = path.read_bytes()
             for number, start in enumerate(range(0, len(content), LIMIT)):
-                (kept / f"{PART}{number}").write_bytes(content[start : start + LIMIT])
+                (new / f"{PART}{number}").write_bytes(content[start : start + LIMIT])
         elif path.is_file() and not path.name.startswith("."):
             if path.stat().st_size <= LIMIT:
-                shutil.copyfile(path, kept / path.name)
+                shutil.copyfile(path, new / path.name)
             else:
                 left_out.append(path.name)
+    if kept.exists():
+        kept.rename(old)
+    new.rename(kept)
+    shutil.rmtree(old, ignore_errors=True)
     return left_out
+
+
+class Keep(Callback):
+    """Keeps a run's files from time to time: those of the epoch before the one that ends."""
+
+    def __init__(self, run: Path, kept: Path) -> None:
+        self._run, self._kept, self._last = run, kept, time.monotonic()
+
+    def on_epoch_end(self, entry: Mapping[str, Any], model: Any) -> None:
+        if time.monotonic() - self._last >= KEEP_SECONDS and (self._run / "resume.safetensors").exists():
+            keep(self._run, self._kept)
+            self._last = time.monotonic()
 
 
 def restore(kept: Path, run: Path) -> bool:
@@ -62,6 +87,10 @@ def restore(kept: Path, run: Path) -> bool:
     return True
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="images, as for `bhvit train`")
@@ -73,8 +102,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting")
     args = parser.parse_args()
 
-    # Before anything else, so that what comes first counts too.
-    timer = threading.Timer(args.seconds, os.kill, (os.getpid(), signal.SIGINT))
+    # Before anything else, so that what comes first counts too. Not Ctrl-C, which jobs in the background ignore.
+    before = signal.signal(signal.SIGTERM, _end)
+    timer = threading.Timer(args.seconds, os.kill, (os.getpid(), signal.SIGTERM))
     timer.daemon = True
     timer.start()
     with tempfile.TemporaryDirectory() as folder:
@@ -88,11 +118,12 @@ def main() -> None:
             config = TrainConfig.from_dict(merged(load_recipe(args.recipe), given))
         finished = True
         try:
-            train(config, resume=resume)
+            train(config, resume=resume, callbacks=[Keep(run, args.out)])
         except Interrupted:
             finished = False
         finally:
             timer.cancel()
+            signal.signal(signal.SIGTERM, before)
         left_out = keep(run, args.out)
         log = RunFolder(run).entries()
     summary = {

@@ -2,8 +2,10 @@
 
     python -m benchmarks.training.gpu [--published DIR]
 
-It runs from the source tree (`PYTHONPATH=src`), needs no network, and ends within `--seconds` (under four minutes). A
-step is forward, cross entropy, backward and AdamW, bfloat16 by autocast on a GPU. Ways, each with a model of its own:
+It needs no network, ends within about `--seconds` (under four minutes), and writes the page again after each
+measurement, so that a run that is stopped leaves what it had. `sh benchmarks/gpu_session.sh` runs it from a source tree
+without installing. A step is forward, cross entropy, backward and AdamW, bfloat16 by autocast on a GPU. Ways, each with
+a model of its own:
 
 - published: the published code, where DIR is a checkout of its repository;
 - plain: the layers as they are written;
@@ -13,12 +15,18 @@ step is forward, cross entropy, backward and AdamW, bfloat16 by autocast on a GP
 - compiled graphs: the same as a CUDA graph;
 - train: `bhvit train`'s own step with augmentation and batches, fused, as a CUDA graph.
 
+A step that could not be captured as a graph counts as failed, with the reason. Ways that compile come last, because
+compiling takes most of a minute for each model.
+
 Writes `gpu.md` next to this file, with a profile of one way by kind of kernel.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
+import io
 import re
 import statistics
 import sys
@@ -41,14 +49,17 @@ from bhvit.models import create_model
 from bhvit.models.blocks import Block
 from bhvit.models.fused import conditions
 from bhvit.train import TrainConfig
+from bhvit.train.compilation import allow_for_blocks
 from bhvit.train.context import RunContext
+from bhvit.train.execution import reproducible
 from bhvit.train.graphs import StaticStep, cuda_graph
 from bhvit.train.phase import Phase
 
 CASES = ("bhvit_nano:32:512", "bhvit_small:224:128", "bhvit_tiny:224:128")
 WAYS = ("published", "plain", "fused", "graphs", "compiled", "compiled graphs", "train")
-SHARE = {"compiled": 3.0, "compiled graphs": 3.0}
-"""How much more of the time a way may take than others: compiling needs it."""
+COMPILING = "compiled", "compiled graphs"
+COMPILE_SECONDS = 50
+"""Time without which a model is not compiled."""
 KINDS = {
     "matrix products": r"gemm|cutlass|xmma|nvjet|addmm|\bmm\b|bmm|matmul",
     "convolutions": r"conv|implicit|wgrad|dgrad|fprop",
@@ -69,19 +80,21 @@ class Batch:
         self.device, self.way = device, way
         self.model = _published(checkout, name) if way == "published" else create_model(name, img_size=size)
         self.model.to(device).train()
-        if "compiled" in way:
+        if way in COMPILING:
+            allow_for_blocks(self.model)
             for module in self.model.modules():
                 if isinstance(module, Block):
                     module.compile(dynamic=False)
         options = {"capturable": True} if device.type == "cuda" else {}
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True, **options)
+        self.optimizer: Any = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True, **options)
+        self.optimizer._warned_capturable_if_run_uncaptured = True
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, 3, size, size, generator=generator).to(device)
         labels = (torch.arange(batch) % 10).to(device)
         self.inputs = {"images": images, "labels": labels}
         self.static: StaticStep | None = None
         if "graphs" in way:
-            self.static = StaticStep(self._compute, device, cuda_graph, _say)
+            self.static = StaticStep(self._compute, device, cuda_graph, _fail)
 
     def step(self) -> Tensor:
         """Take a step. The loss."""
@@ -101,10 +114,10 @@ class Batch:
 class Loop:
     """The step of `bhvit train`: batches of decoded images in memory, augmentation, a moving average of none."""
 
-    def __init__(self, name: str, size: int, batch: int, device: torch.device) -> None:
+    def __init__(self, name: str, size: int, batch: int, device: torch.device, **changes: Any) -> None:
         images = 8 * batch
         settings = {"augment": "shift", "batch_size": batch, "img_size": size, "compile": False, "epochs": 1000}
-        config = TrainConfig.from_dict({"data": "random", "out": "-", "model": name, **settings})
+        config = TrainConfig.from_dict({"data": "random", "out": "-", "model": name, **settings, **changes})
         preprocess = Preprocess.usual((size, size), 3)
         pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), np.uint8)
         train: Any = _Random(images)
@@ -112,8 +125,15 @@ class Loop:
         before: Any = SimpleNamespace(batches=SimpleNamespace(pixels=torch.from_numpy(pixels)))
         self.phase = Phase(config, data, None, RunContext(device=device, quiet=True), before)
         self.phase.model.train()
+        if self.static is not None:
+            self.static._say = _fail
         self.batches = self._forever()
         self.done = 0
+
+    @property
+    def static(self) -> StaticStep | None:
+        """What takes the steps on a GPU."""
+        return self.phase.step._static
 
     def _forever(self) -> Iterator[Any]:
         for epoch in range(10**9):
@@ -121,7 +141,8 @@ class Loop:
 
     def step(self) -> Tensor:
         """Take a step. The loss."""
-        outcome = self.phase.step(next(self.batches), self.done, self.done)
+        with reproducible():
+            outcome = self.phase.step(next(self.batches), self.done, self.done)
         self.done += 1
         return outcome[0]
 
@@ -158,39 +179,51 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _fail(line: str) -> None:
+    raise RuntimeError(line.removeprefix("warning: "))
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def measure(make: Callable[[], Any], device: torch.device, seconds: float) -> dict[str, Any]:
-    """Milliseconds of a step, peak MiB and seconds until the first ten steps are over, or why there are none.
+    """Milliseconds of a step, peak MiB and seconds until the first six steps are over, or why there are none.
 
-    Steps are launched ten at a time and waited for together, so that a way that waits for nothing shows it.
+    Steps are launched up to ten at a time and waited for together, so that a way that waits for nothing shows it.
     """
-    begin = time.perf_counter()
+    gc.collect()  # models and graphs of the way before
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
+    begin = time.perf_counter()
     try:
         subject = make()
         for _ in range(6):  # a graph is captured in the fourth
+            _wait(device)
+            start = time.perf_counter()
             loss = subject.step()
         _wait(device)
         ready = time.perf_counter() - begin
-        times = []
+        count = max(1, min(10, int(0.5 / (time.perf_counter() - start)))) if device.type == "cuda" else 1
+        times: list[float] = []
         while len(times) < 2 or (time.perf_counter() - begin < seconds and len(times) < 30):
             start = time.perf_counter()
-            count = 10 if device.type == "cuda" else 1
             for _ in range(count):
                 loss = subject.step()
             _wait(device)
             times.append((time.perf_counter() - start) / count)
-        assert bool(loss.isfinite()), "the loss is not finite"
+        if not bool(loss.isfinite()):
+            raise RuntimeError("the loss is not finite")
         peak = torch.cuda.max_memory_reserved(device) >> 20 if device.type == "cuda" else 0
         return {"ms": 1e3 * statistics.median(times), "mib": peak, "ready": ready}
     except Exception as error:  # a way that fails leaves the others their turn
-        return {"failed": (str(error).strip() or type(error).__name__).splitlines()[0][:150]}
+        return {"failed": _reason(error)}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:150].replace("|", "/")
 
 
 def profile(subject: Any, device: torch.device, steps: int = 3) -> list[list[object]]:
@@ -209,6 +242,8 @@ def profile(subject: Any, device: torch.device, steps: int = 3) -> list[list[obj
     totals: dict[str, list[float]] = {}
     for event in seen.key_averages():
         spent = event.self_device_time_total if cuda else event.self_cpu_time_total
+        if not spent:  # the CPU's calls, where the GPU's time is asked for
+            continue
         total = totals.setdefault(kind_of(event.key), [0.0, 0])
         total[0] += spent / steps / 1e3
         total[1] += event.count / steps
@@ -232,7 +267,7 @@ def main() -> None:
     add_page(parser, Path(__file__).with_name("gpu.md"))
     args = parser.parse_args()
     device = torch.device(args.device)
-    end = time.perf_counter() + 0.9 * args.seconds  # the rest is for profiles
+    end = time.perf_counter() + args.seconds
 
     jobs = [
         (case, way)
@@ -240,31 +275,43 @@ def main() -> None:
         for way in args.ways
         if way != "published" or (args.published is not None and "nano" not in case)
     ]
-    rows, profiles = [], []
-    for index, (case, way) in enumerate(jobs):
+    rows: dict[tuple[str, str], list[object]] = {}
+    profiles: list[str] = []
+    in_turn = sorted(jobs, key=lambda job: job[1] in COMPILING)
+    for index, (case, way) in enumerate(in_turn):
         left = end - time.perf_counter()
-        share = SHARE.get(way, 1.0) / sum(SHARE.get(other, 1.0) for _, other in jobs[index:])
+        share = left / (len(jobs) - index)
         name, size, batch = case.split(":")[0], *map(int, case.split(":")[1:])
-        if left * share < 2 and device.type == "cuda":
-            rows.append([name, f"{size}×{size}", batch, way, "", "", "", "no time left"])
+        cell = [name, f"{size}×{size}", batch, way]
+        if device.type == "cuda" and left < (COMPILE_SECONDS if way in COMPILING else 5):
+            rows[case, way] = [*cell, "", "", "", "no time left"]
             continue
         make: Callable[[], Any] = (
             (lambda: Loop(name, size, batch, device))  # noqa: B023 (called below)
             if way == "train"
             else (lambda: Batch(name, size, batch, way, device, args.published))  # noqa: B023
         )
-        found = measure(make, device, min(left * share, 8))
+        found = measure(make, device, min(share, 8))
         if "failed" in found:
-            rows.append([name, f"{size}×{size}", batch, way, "", "", "", found["failed"]])
+            rows[case, way] = [*cell, "", "", "", found["failed"]]
         else:
             speed = 1e3 * batch / found["ms"]
             numbers = f"{found['ms']:.1f}", f"{speed:,.0f}", f"{found['mib']:,}", f"{found['ready']:.0f} s to begin"
-            rows.append([name, f"{size}×{size}", batch, way, *numbers])
-        _say(" | ".join(map(str, rows[-1])))
+            rows[case, way] = [*cell, *numbers]
+        _say(" | ".join(map(str, rows[case, way])))
         if way == "fused" and "failed" not in found:
-            table = profile(make(), device)
+            title = f"## {name}, {size}×{size}, batch {batch}, fused"
             header = ["Kernels", "ms a step", "Share", "Launches a step"]
-            profiles.append(f"## {name}, {size}×{size}, batch {batch}, fused\n\n{markdown(header, table)}")
+            try:
+                profiles.append(f"{title}\n\n{markdown(header, profile(make(), device))}")
+            except Exception as error:  # the profiler's own failures
+                profiles.append(f"{title}\n\nNo profile: {_reason(error)}")
+        with contextlib.redirect_stdout(io.StringIO()):  # shown once, at the end
+            _write(args.page, device, [rows[job] for job in jobs if job in rows], profiles)
+    _write(args.page, device, [rows[job] for job in jobs if job in rows], profiles)
+
+
+def _write(page: Path, device: torch.device, rows: list[list[object]], profiles: list[str]) -> None:
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "no GPU"
     precision = "bfloat16" if device.type == "cuda" else "float32"
     header = ["Model", "Images", "Batch", "Way", "ms a step", "Images/s", "Peak MiB", "Note"]
@@ -274,7 +321,7 @@ allocator reserved.
 {markdown(header, rows)}
 
 {chr(10).join(profiles)}"""
-    write_results(args.page, "A training step on a GPU", text)
+    write_results(page, "A training step on a GPU", text)
 
 
 if __name__ == "__main__":

@@ -43,6 +43,51 @@ def test_ways_of_a_step_are_measured_and_profiled(tmp_path: Path) -> None:
     assert "matrix products" in page.read_text()
 
 
+def test_what_was_measured_is_there_if_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.training import gpu
+
+    def measure(make: Any, device: Any, seconds: float) -> dict[str, Any]:
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(seconds)
+        return {"failed": "the step cannot be captured"}
+
+    measured: list[float] = []
+    page = tmp_path / "gpu.md"
+    monkeypatch.setattr(gpu, "measure", measure)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "benchmarks/training/gpu.py"), "--device", "cpu", "--page", str(page)])
+    with pytest.raises(KeyboardInterrupt):
+        gpu.main()
+    assert "the step cannot be captured" in page.read_text()
+
+
+def test_a_step_that_cannot_be_captured_is_no_measurement_of_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.training import gpu
+
+    def refuse(compute: Any, device: Any) -> Any:
+        raise RuntimeError("not permitted | in a capture")
+
+    monkeypatch.setattr(gpu, "cuda_graph", refuse)
+    device = torch.device("cpu")
+    found = gpu.measure(lambda: gpu.Batch("bhvit_nano", 32, 2, "graphs", device, None), device, 0)
+    assert found["failed"].endswith("training runs without: not permitted / in a capture")
+
+
+@pytest.mark.slow
+def test_the_session_on_a_gpu_runs_from_a_source_tree_on_a_cpu(tmp_path: Path) -> None:
+    environment = {**os.environ, "DEVICE": "cpu", "TOY": "1", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    for what in (("steps", str(tmp_path / "steps")), ("run", str(tmp_path / "run"), "digits")):
+        command = ["sh", "benchmarks/gpu_session.sh", *what]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, done.stderr
+        assert "ended with status" not in done.stdout, done.stdout
+    check = (tmp_path / "steps" / "check.log").read_text()
+    assert all(f"\n{name} (" in f"\n{check}" for name in ("kernels", "layers", "graphs", "resume")), check
+    assert {"config.json", "log.jsonl", "resume.part0"} <= {path.name for path in (tmp_path / "run" / "kept").iterdir()}
+
+
 def test_a_run_of_some_seconds_goes_on_from_small_files(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +113,16 @@ def test_a_run_of_some_seconds_goes_on_from_small_files(
 
     monkeypatch.setattr(loop._Run, "_step", step)
     monkeypatch.setattr(gpu_run, "LIMIT", 100_000)
+    monkeypatch.setattr(gpu_run, "KEEP_SECONDS", 0.0)
+    keep, kept_while_training = gpu_run.keep, []
+
+    def watched(run: Path, kept: Path) -> list[str]:
+        kept_while_training.append(len(calls))
+        return keep(run, kept)
+
+    monkeypatch.setattr(gpu_run, "keep", watched)
     first = run()
+    assert kept_while_training == [10, 12]  # what the first epoch left, then at the end
     assert not first["finished"]
     assert first["epochs"] == 2  # of five steps each, and two of the next
     assert {"config.json", "log.jsonl", "resume.part0", "resume.part1"} <= {path.name for path in kept.iterdir()}
