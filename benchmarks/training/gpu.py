@@ -120,6 +120,7 @@ class Loop:
         config = TrainConfig.from_dict({"data": "random", "out": "-", "model": name, **settings, **changes})
         preprocess = Preprocess.usual((size, size), 3)
         pixels = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), np.uint8)
+        torch.manual_seed(0)
         train: Any = _Random(images)
         data: Any = SimpleNamespace(train=train, preprocess=preprocess)
         before: Any = SimpleNamespace(batches=SimpleNamespace(pixels=torch.from_numpy(pixels)))

@@ -86,7 +86,8 @@ def process_group(device: str) -> Iterator[Processes]:
             device_id = torch.device("cuda", _number("LOCAL_RANK", 0))
             torch.cuda.set_device(device_id)
             known = "device_id" in inspect.signature(dist.init_process_group).parameters  # from PyTorch 2.3 on
-            dist.init_process_group("nccl", timeout=TIMEOUT, **({"device_id": device_id} if known else {}))
+            options: dict[str, Any] = {"device_id": device_id} if known else {}
+            dist.init_process_group("nccl", timeout=TIMEOUT, **options)
         else:
             dist.init_process_group("gloo", timeout=TIMEOUT)
     try:

@@ -67,7 +67,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, static: boo
         groups, settings.opt, lr=settings.lr, momentum=settings.momentum, **extra
     )
     if "capturable" in extra:  # PyTorch would warn of the steps that are called before one is captured
-        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        optimizer._warned_capturable_if_run_uncaptured = True
     return optimizer
 
 

@@ -78,7 +78,7 @@ def mlp(layer: Any, n: Tensor) -> Tensor:
         h = _SignLinear.apply(n, layer.move1.bias, layer.linear1.weight, True, compute_type(n))
         u = _unit(h, n, layer.norm1, layer.activation1)
         v = _SignLinear.apply(u, layer.move2.bias, layer.linear2.weight, True, compute_type(n))
-        means = u.unflatten(-1, (-1, repeats)).mean(dim=-1)
+        means = u.view(*n.shape, repeats).mean(dim=-1)
         return _unit(v, means, layer.norm2, layer.activation2, layer.scale)
     parameters = [
         *(layer.move1.bias, layer.linear1.weight, layer.norm1.weight, layer.norm1.bias),
