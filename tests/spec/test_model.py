@@ -7,7 +7,7 @@ import pytest
 from bhvit.errors import UserError
 from bhvit.format.program import check_graph, program
 from bhvit.models import list_models, model_spec
-from bhvit.spec.model import ModelSpec, nearest_divisor
+from bhvit.spec.model import ModelSpec, StageSpec, nearest_divisor
 
 
 @pytest.mark.parametrize("name", list_models())
@@ -66,11 +66,24 @@ def test_a_size_beyond_any_machine_is_refused_at_once() -> None:
         ({"stages": [1]}, r"stages must be .* not \[1\]"),
         ({"regularisation": 0.1}, "regularisation is a setting of training"),
         ({"num_classes": 10**9}, "num_classes must be 1 to 1048576, not 1000000000"),
+        ({"img_size": 224.0}, "img_size must be a size .*, not 224.0"),
+        ({"img_size": "large"}, "img_size must be a size .*, not 'large'"),
+        ({"img_size": (224, 224, 3)}, r"img_size must be a size .*, not \(224, 224, 3\)"),
     ],
 )
 def test_a_model_that_cannot_be_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         model_spec("bhvit_small", **settings)
+
+
+def test_a_decoder_too_large_for_its_grid_is_refused() -> None:
+    stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
+    settings: dict[str, Any] = {"num_classes": 2, "img_size": 2048, "stages": (stage,), "task": "segment"}
+    message = "decoder_channels 4096 are too many for the 262144 tokens of stage 0: at most 256"
+    for blocks in (0, 1):
+        with pytest.raises(UserError, match=message):
+            model_spec("bhvit_scene", **settings, decoder_blocks=blocks, decoder_channels=4096)
+    assert model_spec("bhvit_scene", **settings, decoder_blocks=0, decoder_channels=256).decoder_channels == 256
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:

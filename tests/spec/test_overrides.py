@@ -30,6 +30,8 @@ def test_values_take_words_numbers_and_lists():
         ("attention", "gbs", "one of decomposition, gsb, one_bit"),
         ("recu", 1, "true or false"),
         ("stages.0.weight_bits", "many", "stages.0.weight_bits must be a whole number"),
+        ("window", "wide", "window must be a size"),
+        ("window", "9" * 5000, "window must be a size"),
     ]:
         with pytest.raises(UserError, match=message):
             check(name, value)
@@ -107,6 +109,8 @@ def test_pooled_attention_pools_as_the_published_model_does():
         ({"activation_bits": 32, "attention": "gsb"}, "attention has no effect"),
         ({"weight_bits": 32, "recu": True}, "recu has no effect"),
         ({"shifts": "none", "branches": "pool"}, "branches has no effect"),
+        ({"num_classes": 3, "task": "segment", "decoder_blocks": 0, "decoder_hidden": 256}, "decoder_hidden has no"),
+        ({"stages": (model_spec("bhvit_nano").stages[0],), "downsample": "float"}, "downsample has no effect"),
         ({"stages.3.mixer": "conv"}, "bhvit_nano has stages 0 to 2"),
         ({"shifts": [4]}, "shifts may hold 3 and 5"),
         ({"atention": "gsb"}, "did you mean attention"),

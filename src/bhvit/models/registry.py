@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..spec.model import ModelSpec, StageSpec
 from ..spec.overrides import apply, flatten
-from ..spec.values import nearest
+from ..spec.values import convert, nearest
 from .network import BHViT
 
 
@@ -97,7 +97,7 @@ def model_spec(
     size = usual if img_size is None else img_size
     spec = ModelSpec(
         name=name,
-        img_size=(size, size) if isinstance(size, int) else (size[0], size[1]),
+        img_size=convert("img_size", tuple[int, int], size),
         in_chans=in_chans,
         num_classes=num_classes,
         patch=patch,

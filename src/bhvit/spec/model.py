@@ -177,14 +177,17 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         require(len(self.stages) >= 1, "a model needs at least one stage")
-        require(1 <= self.in_chans <= 64, f"in_chans must be 1 to 64, not {self.in_chans}")
+        require(
+            1 <= self.in_chans <= LIMITS["in_chans"],
+            f"in_chans must be 1 to {LIMITS['in_chans']}, not {self.in_chans}",
+        )
         blocks = sum(stage.depth for stage in self.stages)
         require(blocks <= MAX_BLOCKS, f"a model has at most {MAX_BLOCKS} blocks, not {blocks}")
         require(
             1 <= self.num_classes <= LIMITS["classes"],
             f"num_classes must be 1 to {LIMITS['classes']}, not {self.num_classes}",
         )
-        require(1 <= self.patch <= 64, f"patch must be 1 to 64 pixels, not {self.patch}")
+        require(1 <= self.patch <= LIMITS["patch"], f"patch must be 1 to {LIMITS['patch']} pixels, not {self.patch}")
         require(
             self.patch <= self.kernel <= LIMITS["kernel"] and (self.kernel - self.patch) % 2 == 0,
             f"stem_kernel must be patch ({self.patch}) plus an even number, at most {LIMITS['kernel']}, "
@@ -217,7 +220,9 @@ class ModelSpec:
         for index, stage in enumerate(self.stages):
             height, width = self.grid(index)
             require(
-                height * width * stage.channels <= MAX_GRID_FLOATS and max(height, width) <= 2048,
+                height * width * stage.channels <= MAX_GRID_FLOATS
+                and height <= LIMITS["height"]
+                and width <= LIMITS["width"],
                 f"img_size {self.img_size[0]}x{self.img_size[1]} is too large for {self.name}: stage {index} would "
                 f"have {height}x{width} tokens; smaller images or a larger patch have fewer",
             )
@@ -266,6 +271,12 @@ class ModelSpec:
         require(
             0 <= self.decoder_blocks <= MAX_DECODER_BLOCKS,
             f"decoder_blocks must be 0 to {MAX_DECODER_BLOCKS}, not {self.decoder_blocks}",
+        )
+        tokens = math.prod(self.grid(0))
+        require(
+            tokens * self.decoder_channels <= MAX_GRID_FLOATS,
+            f"decoder_channels {self.decoder_channels} are too many for the {tokens} tokens of stage 0: at most "
+            f"{MAX_GRID_FLOATS // tokens // unit * unit}",
         )
         if self.decoder_blocks:
             try:

@@ -46,18 +46,13 @@ def convert(name: str, kind: Any, value: Any) -> Any:
             if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
                 return tuple(words)
         elif option == tuple[float, ...]:
-            if isinstance(value, list | tuple) and all(
-                _is_int(number) or isinstance(number, float) for number in value
-            ):
-                return tuple(float(number) for number in value)
-        elif typing.get_origin(option) is tuple:
-            if isinstance(value, str):
-                value = parse_size(value)
-            pair = (value, value) if _is_int(value) else value
-            if isinstance(pair, list | tuple) and len(pair) == 2 and all(_is_int(edge) for edge in pair):
-                return tuple(pair)
-        if option is float and (_is_int(value) or isinstance(value, float)):
-            return float(value)
+            numbers = [_float(number) for number in value] if isinstance(value, list | tuple) else [None]
+            if None not in numbers:
+                return tuple(numbers)
+        elif typing.get_origin(option) is tuple and (size := _size(value)) is not None:
+            return size
+        if option is float and (number := _float(value)) is not None:
+            return number
         if (option is int and _is_int(value)) or (option in (str, bool) and isinstance(value, option)):
             return value
     wanted = " or ".join(_type_name(option) for option in options)
@@ -67,7 +62,7 @@ def convert(name: str, kind: Any, value: Any) -> Any:
 def parse_size(text: str) -> tuple[int, int]:
     """A size, "224" or "192x256", as (H, W). Raises UserError."""
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
         raise UserError(f"a size is a number of pixels or HEIGHTxWIDTH, not {text!r}")
     return int(parts[0]), int(parts[-1])
 
@@ -83,7 +78,7 @@ def parse_setting(text: str, known: Callable[[str], str]) -> tuple[str, Any]:
     name, toml = known(name.strip()), tomllib()
     try:
         return name, toml.loads(f"value = {value}")["value"]
-    except toml.TOMLDecodeError:
+    except ValueError:  # no TOML, or a number of thousands of digits
         return name, value.strip()
 
 
@@ -103,6 +98,25 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def _size(value: Any) -> tuple[int, int] | None:
+    """A size (H, W) from a text, one edge or two; None for anything else."""
+    if isinstance(value, str):
+        try:
+            return parse_size(value)
+        except UserError:
+            return None
+    pair = (value, value) if _is_int(value) else value
+    return tuple(pair) if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair)) else None
+
+
+def _float(value: Any) -> float | None:
+    """A number as float; None for anything else, and for whole numbers beyond every float."""
+    try:
+        return float(value) if _is_int(value) or isinstance(value, float) else None
+    except OverflowError:
+        return None
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -117,4 +131,4 @@ def _type_name(kind: Any) -> str:
     if kind == tuple[float, ...]:
         return "a list of numbers"
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
-    return names.get(kind, "a size (H, W)")
+    return names.get(kind, "a size (one edge or HEIGHTxWIDTH)")
