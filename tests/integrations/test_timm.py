@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,9 +14,11 @@ from timm.data import resolve_model_data_config
 from timm.models import group_parameters
 
 import bhvit
+from bhvit.calibration import Calibration
 from bhvit.errors import UserError
 from bhvit.models import BHViT, create_model, list_models, save_checkpoint
 from bhvit.packing import pack
+from bhvit.spec import StageSpec
 from helpers.randomise import randomise
 
 
@@ -206,6 +209,30 @@ def test_the_head_comes_apart_and_the_classifier_off_and_on(tmp_path: Path) -> N
     with pytest.raises(UserError, match="global_pool must be avg"):
         model.reset_classifier(5, "max")
     assert bhvit.BHViT is BHViT
+
+
+def test_what_is_refused_leaves_the_model_as_it_was() -> None:
+    stages = (StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),) * 2
+    settings: dict[str, Any] = {"num_classes": 3, "img_size": 16, "stages": stages}
+    known = Calibration(temperature=2.0, score="energy", quantiles=tuple(map(float, range(101))))
+    for task in ("classify", "segment"):
+        model = create_model("bhvit_scene", task=task, patch=4, **settings)
+        model.class_names, model.calibration = ("a", "b", "c"), known
+        spec, head = model.spec, model.head.linear
+        with pytest.raises(UserError, match="num_classes must be 1 to"):
+            model.reset_classifier(-1)
+        with pytest.raises(UserError):
+            model.reset_classifier(0, "max")
+        if task == "segment":
+            with pytest.raises(UserError, match="the decoder of a segmentation reads all stages"):
+                model.prune_intermediate_layers([0])
+        assert (model.spec, model.head.linear, model.class_names, model.calibration) == (
+            *(spec, head),
+            *(("a", "b", "c"), known),
+        )
+        assert len(model.stages) == 2
+        model.reset_classifier(5)
+        assert (model.num_classes, model.class_names, model.calibration) == (5, None, None)
 
 
 def test_transforms_that_timm_resolves_fit_the_size_of_the_model() -> None:

@@ -170,33 +170,35 @@ class Backbone(nn.Module):
         """A new classifier of `num_classes` classes, their names and calibration forgotten; 0 takes it off.
 
         global_pool: "avg", "" for tokens as they are, which goes without a classifier, or None for no change.
-        Raises UserError for anything else.
+        Raises UserError for anything else, and leaves the model as it was.
         """
-        if isinstance(self.head, SegmentationHead):
+        head = self.head
+        if isinstance(head, SegmentationHead):
             if not num_classes or global_pool is not None:
                 raise UserError(
                     "a segmentation pools nothing and keeps its classifier: create a model with task=classify"
                 )
-            self.class_names = None
-            self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
-            linear = nn.Linear(self.spec.decoder_channels, num_classes)
-            initialise(linear)
-            self.head.linear = linear.to(self.stem.position)
+            self._forget_classes(num_classes)
+            head.linear = self._new_classifier(self.spec.decoder_channels)
             return
-        pool = self.head.pooling if global_pool is None else global_pool
+        pool = head.pooling if global_pool is None else global_pool
         if pool not in ("avg", ""):
             raise UserError(f"global_pool must be avg, or empty for none, not {pool!r}")
         if num_classes and not pool:
             raise UserError("a classifier takes pooled features; global_pool='' goes with num_classes=0")
-        self.head.pooling = pool
-        self.class_names = self.calibration = None
+        self._forget_classes(num_classes)
+        head.pooling = pool
+        head.linear = self._new_classifier(self.num_features) if num_classes else nn.Identity()
+
+    def _forget_classes(self, num_classes: int) -> None:
         if num_classes:
-            self.spec = dataclasses.replace(self.spec, num_classes=num_classes)
-            linear = nn.Linear(self.num_features, num_classes)
-            initialise(linear)
-            self.head.linear = linear.to(self.stem.position)
-        else:
-            self.head.linear = nn.Identity()
+            self.spec = dataclasses.replace(self.spec, num_classes=num_classes)  # first: it refuses impossible numbers
+        self.class_names = self.calibration = None
+
+    def _new_classifier(self, features: int) -> nn.Linear:
+        linear = nn.Linear(features, self.spec.num_classes)
+        initialise(linear)
+        return linear.to(self.stem.position)
 
     def require_classifier(self) -> None:
         """Raises UserError if the classifier was taken off: such a model is neither saved nor packed."""
@@ -208,8 +210,11 @@ class Backbone(nn.Module):
     ) -> list[int]:
         """Drop the stages after the last of `indices`, and the head's norm and classifier as asked or then needed.
 
-        Returns the indices as numbers from 0.
+        Returns the indices as numbers from 0. Raises UserError for stages that are not there, and for a segmentation,
+        whose decoder reads all of them.
         """
+        if isinstance(self.head, SegmentationHead):
+            raise UserError("the decoder of a segmentation reads all stages: none can be pruned")
         taken = self._taken(indices)
         last = max(taken)
         shorter = last < len(self.stages) - 1
