@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,9 @@ from bhvit.train.augment import Normalizer
 from bhvit.train.distributed import BatchShard
 from bhvit.train.losses import mask_loss
 from bhvit.train.mask_augment import draw_pairs, scaled_pairs
-from bhvit.train.settings import AugmentSettings, LossSettings
+from bhvit.train.phase import _counts
+from bhvit.train.settings import AugmentSettings, LossSettings, TeacherSettings
+from bhvit.train.teacher import load_teacher
 from helpers.masked_images import make
 from helpers.runs import assert_same
 
@@ -151,6 +154,43 @@ def test_a_twin_teaches(settings, run, tmp_path):
     config = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "teacher": str(run / "last.safetensors")}
     train(TrainConfig.from_dict(config), quiet=True)
     assert (tmp_path / "run/last.safetensors").exists()
+
+
+def test_other_teachers_are_refused(settings, run):
+    names, student = ("sky", "road", "car"), Preprocess.usual((8, 16), 3)
+    teacher = TeacherSettings(teacher=str(run / "last.safetensors"))
+    assert load_teacher(teacher, student, names, "segment") is not None
+    with pytest.raises(UserError, match="is to segment images, the student to classify them"):
+        load_teacher(teacher, student, names, "classify")
+    with pytest.raises(UserError, match="labels 8x16 pixels, the student 16x16: both need the same --img-size"):
+        load_teacher(teacher, Preprocess.usual((16, 16), 3), names, "segment")
+    with pytest.raises(UserError, match="the teacher resnet18 is no segmentation"):
+        load_teacher(TeacherSettings(teacher="resnet18"), student, names, "segment")
+    with pytest.raises(UserError, match="a file of a teacher's outputs is of whole images"):
+        TrainConfig.from_dict({**settings, "out": "run", "teacher": "outputs.npz"})
+
+
+class OnDevice:
+    """Pixels that only `cpu` brings to NumPy, as those of a GPU."""
+
+    def __init__(self, pixels):
+        self.pixels = pixels
+
+    def __getitem__(self, place):
+        return OnDevice(self.pixels[place])
+
+    def cpu(self):
+        return self.pixels
+
+
+def test_pixels_are_counted_wherever_they_lie(settings):
+    masked = open_masked(settings["data"], "train")
+    preprocess = Preprocess(size=(6, 8), crop=1.0)
+    pixels = torch.stack([torch.from_numpy(masked.pixels(index, preprocess)) for index in range(len(masked))])
+    data = types.SimpleNamespace(train=masked)
+    found = [_counts(data, types.SimpleNamespace(pixels=held)) for held in (None, pixels, OnDevice(pixels))]
+    for counts in found:
+        np.testing.assert_array_equal(counts, [int((pixels[..., 3] == label).sum()) for label in range(3)])
 
 
 @pytest.mark.parametrize(

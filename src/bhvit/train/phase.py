@@ -134,7 +134,7 @@ def check_phases(
             if config.teacher is not None and is_outputs_file(config.teacher):
                 teachers[key] = read_outputs(config.teacher, data.train)
             else:
-                teachers[key] = load_teacher(config, data.preprocess, data.train.class_names)
+                teachers[key] = load_teacher(config, data.preprocess, data.train.class_names, config.task)
     first = configs[0]
     if first.init is not None:
         start = load_checkpoint(first.init)

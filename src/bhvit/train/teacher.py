@@ -18,6 +18,7 @@ from .. import bundled
 from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import load_checkpoint
+from ..spec.model import Task
 from .settings import TeacherSettings
 
 REACHABLE_SECONDS = 5.0
@@ -47,10 +48,13 @@ class Teacher(nn.Module):
         return logits
 
 
-def load_teacher(settings: TeacherSettings, student: Preprocess, class_names: Sequence[str]) -> Teacher | None:
-    """The teacher that the settings name, or None.
+def load_teacher(
+    settings: TeacherSettings, student: Preprocess, class_names: Sequence[str], task: Task = "classify"
+) -> Teacher | None:
+    """Load the teacher that the settings name; None without one.
 
-    Raises UserError if there is no such model, or it has other classes or channels than the student.
+    Raises UserError if there is no such model, or it has another task, other classes or other channels than the
+    student, or, where pixels are labelled, another size.
     """
     name = settings.teacher
     if name is None:
@@ -63,10 +67,19 @@ def load_teacher(settings: TeacherSettings, student: Preprocess, class_names: Se
             different = [f"{a} / {b}" for a, b in zip(model.class_names, class_names) if a != b]
             counts = f"{len(model.class_names)} classes, the data has {len(class_names)}"
             raise UserError(f"the teacher {name} has other classes than the data: {(different or [counts])[0]}")
+        if model.spec.task != task:
+            raise UserError(f"the teacher {name} is to {model.spec.task} images, the student to {task} them")
         own = model.preprocess or Preprocess(
             size=model.spec.img_size, channels=student.channels, mean=student.mean, std=student.std
         )
         classes = model.spec.num_classes
+        if task == "segment" and own.size != student.size:
+            raise UserError(
+                f"the teacher {name} labels {own.size[0]}x{own.size[1]} pixels, the student "
+                f"{student.size[0]}x{student.size[1]}: both need the same --img-size"
+            )
+    elif task == "segment":
+        raise UserError(f"the teacher {name} is no segmentation of this package: give a .safetensors checkpoint of one")
     else:
         network, own, classes = _from_timm(name, settings.teacher_file, len(class_names))
     if classes != len(class_names):
