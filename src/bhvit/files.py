@@ -36,8 +36,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     """
     shown, path = Path(path), Path(os.path.realpath(path))
     check_regular(path, shown)
-    _remove_stale_parts(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
+    part = new_part(path)
     try:
         # Created as any new file is, under the umask: nothing has to change permissions afterwards.
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
@@ -81,6 +80,12 @@ def lock(handle: int) -> None:
         raise
     except OSError:
         pass
+
+
+def new_part(path: Path) -> Path:
+    """Return a name, next to `path` and no one else's, to write its next version under; stale ones are removed."""
+    _remove_stale_parts(path)
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PART}")
 
 
 def remove_parts(folder: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import bhvit.train.step as step
+import bhvit.train.teacher_outputs as outputs_module
 from bhvit.cli.main import main
 from bhvit.data import open_dataset
 from bhvit.data.metrics import decode
@@ -116,6 +117,27 @@ def test_outputs_kept_for_images_that_were_replaced_are_not_used(config, tmp_pat
     Image.new("RGB", (9, 9), "red").save(one)  # another picture of the same name and class
     train(config(**kept, out=str(tmp_path / "second")), quiet=True)
     assert len(list((tmp_path / "outputs").iterdir())) == 2
+
+
+def test_two_runs_may_make_the_same_outputs_at_once(config, tmp_path, monkeypatch):
+    teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
+    kept = {"epochs": 1, "augment": "none", "teacher": str(teacher), "teacher_outputs": str(tmp_path / "outputs")}
+    make, written = outputs_module._make, []
+
+    def twice(path, *arguments):
+        """Another run gets here while this one is writing."""
+        make(path, *arguments)
+        before = path.read_bytes()
+        if not written:
+            written.append(path)
+            train(config(**kept, out=str(tmp_path / "other")), quiet=True)
+        written.append(path)
+        assert path.read_bytes() == before
+
+    monkeypatch.setattr(outputs_module, "_make", twice)
+    train(config(**kept, out=str(tmp_path / "run")), quiet=True)
+    assert len(set(written)) == 2
+    assert [path.suffix for path in (tmp_path / "outputs").iterdir()] == [".npy"]
 
 
 def test_a_teacher_whose_outputs_cannot_be_kept_is_refused(config, tmp_path):

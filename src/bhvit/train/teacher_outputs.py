@@ -27,7 +27,7 @@ from tqdm import tqdm
 from ..data.dataset import Dataset
 from ..data.metrics import decode
 from ..errors import UserError
-from ..files import check_regular
+from ..files import check_regular, new_part
 from ..image import Preprocess
 from .config import TrainConfig
 from .context import RunContext
@@ -72,13 +72,16 @@ def teacher_outputs(
     assert config.teacher_outputs is not None
     path = Path(config.teacher_outputs) / f"{_digest(config, teacher, dataset, preprocess)}.npy"
     if context.processes.first and not path.exists():
+        part = new_part(path)  # another run may be making the same outputs
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            _make(path, teacher.to(context.device), dataset, preprocess, context)
+            _make(part, teacher.to(context.device), dataset, preprocess, context)
+            part.replace(path)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                path.with_suffix(".part").unlink()
             raise UserError(f"cannot write the teacher's outputs to {path.parent}: {error.strerror}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
     context.processes.wait()
     check_regular(path)
     try:
@@ -138,8 +141,7 @@ def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
 
 
 def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, context: RunContext) -> None:
-    """Whole or not at all: an interruption leaves a file of another name, which the next attempt replaces."""
-    part = path.with_suffix(".part")
+    """Write the logits of all images, float16 (N, classes). Raises UserError if one is not finite."""
     create: Any = np.lib.format.open_memmap  # which has no types in the NumPy of Python 3.10
     rows: Any = None
     for start in tqdm(
@@ -148,17 +150,13 @@ def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess
         pixels = decode(dataset, preprocess, range(start, min(start + CHUNK, len(dataset))))
         logits = teacher(torch.from_numpy(preprocess.normalize(pixels)).to(context.device)).float().cpu().numpy()
         if rows is None:
-            rows = create(part, "w+", np.float16, (len(dataset), logits.shape[1]))
-            _allocate(part)
+            rows = create(path, "w+", np.float16, (len(dataset), logits.shape[1]))
+            _allocate(path)
         with np.errstate(over="ignore"):  # found below
             rows[start : start + len(logits)] = logits
     if not np.isfinite(rows).all():
-        del rows
-        part.unlink()
         raise UserError("the teacher's outputs are not finite, or too large for float16")
     rows.flush()
-    del rows
-    part.replace(path)
 
 
 def _allocate(path: Path) -> None:
