@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,17 @@ def test_worker_processes_give_the_same_batches(config):
     first = list(alone.epoch(3))
     assert same(first, helped.epoch(3))
     assert same(first[2:], helped.epoch(3, 2))
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine of one core
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_is_gone_is_named_without_a_traceback(config, images, tmp_path, workers):
+    own = shutil.copytree(images, tmp_path / "own")
+    batches = batches_of(config, data=str(own), cache_mb=0, workers=workers)
+    (own / "train" / "above" / "3.png").unlink()
+    with pytest.raises(UserError) as caught:
+        list(batches.epoch(0))
+    assert str(caught.value) == f"cannot read {own}/train/above/3.png: No such file or directory"
 
 
 def test_too_few_images_for_a_batch_are_refused(config):

@@ -16,13 +16,13 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from ..data.dataset import Dataset
 from ..data.masks import MaskedDataset
@@ -169,6 +169,8 @@ class Batches:
             for indices, copies in zip(keys[0].tolist(), keys[1].tolist())
         ]
         for pixels in self._loader:
+            if isinstance(pixels, UserError):
+                raise pixels
             yield {"pixels": pixels}
 
     def _workers(self, dataset: Dataset) -> DataLoader[Tensor]:
@@ -181,6 +183,7 @@ class Batches:
             _Decoder(dataset, self.preprocess, self.settings),  # type: ignore[arg-type]
             batch_sampler=_Keys(),
             num_workers=workers,
+            collate_fn=_stack,
             worker_init_fn=_quiet,
             persistent_workers=workers > 0,
             pin_memory=self.device.type == "cuda",
@@ -201,7 +204,7 @@ def cannot_start_workers(workers: int, batch_bytes: int) -> str | None:
         return None
     if free < needed:
         return (
-            f"{SHARED_MEMORY} has {free >> 20} MiB free and {(needed >> 20) + 1} are needed; --workers 0 says the same"
+            f"{SHARED_MEMORY} has {free >> 20} MiB free and {(needed >> 20) + 1} are needed; --workers 0 silences this"
         )
     return None
 
@@ -218,14 +221,28 @@ class _Keys:
         return len(self.batches)
 
 
+def _stack(images: Sequence[Tensor | UserError]) -> Any:
+    """Stack images (H, W, C) to a batch; the error of one that could not be decoded takes its place."""
+    error = next((image for image in images if isinstance(image, UserError)), None)
+    return default_collate(images) if error is None else error
+
+
 class _Decoder:
-    """(epoch, index, copy) -> pixels, uint8 (H, W, C)."""
+    """(epoch, index, copy) -> pixels, uint8 (H, W, C), or why there are none.
+
+    An error is returned, not raised: a DataLoader would raise it with a worker's whole traceback as its message.
+    """
 
     def __init__(self, dataset: Dataset, preprocess: Preprocess, settings: BatchSettings) -> None:
         self.dataset, self.preprocess, self.settings = dataset, preprocess, settings
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Tensor:
-        epoch, index, copy = key
+    def __getitem__(self, key: tuple[int, int, int]) -> Tensor | UserError:
+        try:
+            return self._decoded(*key)
+        except UserError as error:
+            return error
+
+    def _decoded(self, epoch: int, index: int, copy: int) -> Tensor:
         if isinstance(self.dataset, MaskedDataset):
             return torch.from_numpy(self.dataset.pixels(index, self.preprocess))
         with torch.random.fork_rng(devices=[]):
