@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from bhvit.errors import UserError
 from bhvit.spec.values import parse_size
 from bhvit.train import TrainConfig, load_recipe, recipe_names
-from bhvit.train.config import parse_setting
+from bhvit.train.config import WHOLE_RUN, parse_setting
+from bhvit.train.recipe_files import merged
+from bhvit.train.settings import DataSettings
 
 NEEDED = {"data": "digits", "model": "bhvit_nano", "out": "run"}
 
@@ -38,6 +41,9 @@ def test_values_take_the_type_of_their_field():
         ({"epochs": True}, "whole number"),
         ({"lr": 0.0}, "above 0"),
         ({"lr": float("nan")}, "above 0"),
+        ({"lr": 10**400}, "lr must be a number"),
+        ({"opt_betas": [10**400]}, "opt_betas must be a list of numbers"),
+        ({"save_minutes": float("nan")}, "save_minutes must be above 0"),
         ({"label_smoothing": 1.0}, "below 1"),
         ({"flip": "yes"}, "true or false"),
         ({"augment": "sometimes"}, "one of none, shift"),
@@ -76,10 +82,17 @@ def test_settings_from_the_command_line():
     assert parse_setting("lr=1e-3") == ("lr", 1e-3)
     assert parse_setting("flip=false") == ("flip", False)
     assert parse_setting("teacher=deit_small_patch16_224") == ("teacher", "deit_small_patch16_224")
+    assert parse_setting("lr=" + "9" * 5000) == ("lr", "9" * 5000)
     assert parse_size("192x256") == (192, 256)
     for text, message in [("lr", "key=value"), ("rl=1", "did you mean lr")]:
         with pytest.raises(UserError, match=message):
             parse_setting(text)
+
+
+@pytest.mark.parametrize(("warmup", "epochs"), [("3", 2), (3, "two"), (3, None), ([], [])])
+def test_a_warm_up_is_shortened_only_by_numbers(warmup, epochs):
+    assert merged({"warmup_epochs": warmup}, {"epochs": epochs}) == {"warmup_epochs": warmup, "epochs": epochs}
+    assert merged({"warmup_epochs": 3}, {"epochs": 2}) == {"warmup_epochs": 1, "epochs": 2}
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "epochs = " + "9" * 5000, "epochs = ", "\x00"])
@@ -95,3 +108,9 @@ def test_a_recipe_that_is_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.toml")
     with pytest.raises(UserError, match="is a pipe, socket or device"):
         load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_images_are_the_same_in_all_phases():
+    assert {field.name for field in dataclasses.fields(DataSettings)} <= set(WHOLE_RUN)
+    with pytest.raises(UserError, match=r"phases\.0\.draft: draft is a setting of the whole run"):
+        TrainConfig.from_dict({**NEEDED, "phases": [{"draft": 1.0}]})

@@ -145,7 +145,7 @@ class TrainConfig(
             or min(self.decay_milestones, default=1) < 1
         ):
             raise UserError(f"decay_milestones must be rising epochs from 1, not {list(self.decay_milestones)}")
-        if self.save_minutes <= 0:
+        if not self.save_minutes > 0:  # NaN too
             raise UserError(f"save_minutes must be above 0, not {self.save_minutes}")
         if self.warmup_epochs > self.epochs:
             raise UserError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
@@ -183,6 +183,8 @@ class TrainConfig(
         classify |= {"crop": 1.0, "draft": 0.0}
         if changed := [name for name, value in classify.items() if getattr(self, name) != value]:
             raise UserError(f"{changed[0]} has no meaning for masks: leave it out with --task segment")
+        if self.teacher is not None and is_outputs_file(self.teacher):
+            raise UserError("a file of a teacher's outputs is of whole images: with --task segment give a checkpoint")
 
     def phase_configs(self) -> list[TrainConfig]:
         """The settings of each phase; of a run without phases, these. Raises UserError if a phase cannot work."""
@@ -268,6 +270,7 @@ WHOLE_RUN = (
     "window",
     "crop",
     "interpolation",
+    "draft",
     "init",
     "precision",
     "seed",

@@ -65,10 +65,12 @@ def merged(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
     given = flatten(given)
     kept = {name: value for name, value in recipe.items() if phase_setting(name) not in given}
     values = {**kept, **given}
-    for name, value in kept.items():
-        epochs = name.removesuffix("warmup_epochs") + "epochs"
-        if name.endswith("warmup_epochs") and (epochs in given or "epochs" in given):
-            values[name] = min(value, (given[epochs] if epochs in given else given["epochs"]) / 2)
+    for name, warmup in kept.items():
+        if not name.endswith("warmup_epochs"):
+            continue
+        epochs = given.get(name.removesuffix("warmup_epochs") + "epochs", given.get("epochs"))
+        if isinstance(warmup, int | float) and isinstance(epochs, int | float):  # else `TrainConfig` refuses them
+            values[name] = min(warmup, epochs / 2)
     return values
 
 
