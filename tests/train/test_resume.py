@@ -8,6 +8,7 @@ import signal
 import time
 
 import pytest
+import safetensors.torch
 import torch
 
 import bhvit.train.loop as loop
@@ -163,6 +164,14 @@ def test_damaged_runs_are_refused(uninterrupted, tmp_path):
     for damage in (data[:1000], b"", data[: len(data) // 2]):
         (out / "resume.safetensors").write_bytes(damage)
         with pytest.raises(UserError, match=r"resume\.safetensors"):
+            train(config, resume=True, quiet=True)
+    tensors = safetensors.torch.load(data)
+    with safetensors.safe_open(whole / "resume.safetensors", framework="pt") as file:
+        metadata = file.metadata()
+    for tensor, numbers in (("optimizer.group.99:step", "{}"), ("optimizer.x", "[]"), ("optimizer.x", '{"groups": 3}')):
+        damaged = safetensors.torch.save(tensors | {tensor: torch.zeros(1)}, metadata | {"optimizer": numbers})
+        (out / "resume.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"cannot resume from .*resume\.safetensors"):
             train(config, resume=True, quiet=True)
     (out / "config.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):

@@ -281,7 +281,7 @@ class RunFolder:
             yield
         except UserError:
             raise
-        except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        except (SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(f"cannot resume from {self.resume}: {reason}") from None
 
