@@ -9,11 +9,10 @@ from timm.layers import resample_abs_pos_embed_nhwc
 
 from ..errors import UserError
 from ..models import BHViT, load_checkpoint, model_spec
-from ..spec.model import ModelSpec
+from ..spec.model import DECODER_FIELDS, ModelSpec
 from ..spec.overrides import between, fields_of
 
 _FREE = ("name", "img_size", "num_classes", "recu", "float_bits", "patch", "stem_kernel")
-_DECODER = ("decoder_channels", "decoder_blocks", "decoder_hidden")
 _FREE_OF_STAGES = ("window", "weight_bits", "activation_bits")
 """Fields of a spec that change no tensor, or only ones that `start_from` adapts. `patch` and `stem_kernel` are among
 them where the stem's kernel keeps its size: then only its stride changes."""
@@ -23,7 +22,7 @@ def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -
     """Raises UserError naming what differs if a model of `spec` cannot start from one of `start`."""
     old, new = fields_of(start), fields_of(spec)
     if start.task == "classify" and spec.task == "segment":  # its decoder is new
-        old |= {name: new[name] for name in ("task", *_DECODER)}
+        old |= {name: new[name] for name in DECODER_FIELDS}
     changed = [
         f"{key} {old.get(key)!r} (now {new.get(key)!r})"
         for key in old | new
