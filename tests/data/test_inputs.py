@@ -305,3 +305,25 @@ def test_colours_are_in_the_order_rgb(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(100))
     (picture,) = open_inputs(tmp_path / "a.jpg")
     assert abs(int(pixels(picture).mean()) - 100) <= 2
+
+
+def test_what_is_no_address_is_named_without_its_password(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"^http://…@\[x/a\.jpg is no address"):
+        open_inputs("http://me:secret@[x/a.jpg")
+    first, second = open_inputs("-", stdin=io.BytesIO(b"http://me:secret@[x/a.jpg\n" + os.fsencode(folder / FILES[0])))
+    with pytest.raises(UserError, match=r"^cannot download http://…@\[x/a\.jpg") as caught:
+        first.image()
+    assert "secret" not in str(caught.value)
+    assert pixels(second).size
+
+
+def test_a_name_longer_than_any_file_has_is_one_bad_picture() -> None:
+    (picture,) = open_inputs("-", stdin=io.BytesIO(b"a" * 300))
+    with pytest.raises(UserError, match="cannot read aaa"):
+        picture.image()
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_frames_are_counted_from_one(folder: Path, every: int) -> None:
+    with pytest.raises(UserError, match="every must be a whole number of frames from 1"):
+        open_inputs(folder, every=every)

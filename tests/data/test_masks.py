@@ -204,3 +204,8 @@ def test_it_pickles(tmp_path: Path) -> None:
     dataset = open_masked(make(tmp_path), "train", warn=_quiet)
     again: MaskedDataset = pickle.loads(pickle.dumps(dataset))
     np.testing.assert_array_equal(again.mask(2), dataset.mask(2))
+
+
+def test_a_name_longer_than_any_file_has_is_one_line() -> None:
+    with pytest.raises(UserError, match="cannot read aaa"):
+        open_masked("a" * 300)

@@ -38,7 +38,7 @@ from .index_cache import LARGE
 from .parquet import ParquetStore, mask_columns
 from .sources import files_below
 from .splits import Kind, by_split, choose, held_out
-from .stores import FileStore, Store
+from .stores import FileStore, Store, reading
 from .webdataset import IMAGES
 
 IGNORED = 255
@@ -295,8 +295,9 @@ def _numbered(
 
 def _find(source: Path, split: str) -> _Pairs:
     """Find the images and masks of a split."""
-    if not source.exists():
-        raise UserError(f"there is no {source}: give a folder, archive or parquet file of images with masks")
+    with reading(source):
+        if not source.exists():
+            raise UserError(f"there is no {source}: give a folder, archive or parquet file of images with masks")
     suffix = source.suffix.lower()
     files = files_below(source, ".parquet") if source.is_dir() else [source] if suffix == ".parquet" else []
     if files:

@@ -92,9 +92,11 @@ def open_inputs(sources: Source | Sequence[Source], *, every: int = 1, stdin: IO
     .parquet file, or a folder of them; a video file; the number of a camera; an http, https, rtsp, rtmp, udp or srt
     address; or "-", a list of paths and addresses on standard input (`stdin`). Of videos and cameras, every `every`-th
     frame is taken.
-    Raises UserError for a source that does not exist or holds no pictures. A single file that cannot be read is found
-    later, when its picture is decoded.
+    Raises UserError for a source that does not exist or holds no pictures, and for `every` below 1. A single file that
+    cannot be read is found later, when its picture is decoded.
     """
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UserError(f"every must be a whole number of frames from 1, not {shown(every)}")
     several: Sequence[Source] = sources if isinstance(sources, list | tuple) else [sources]  # type: ignore[list-item]
     if not several:
         raise UserError("there is no source: name image files, folders, archives, videos, cameras or addresses")
