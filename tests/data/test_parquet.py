@@ -76,3 +76,20 @@ def test_missing_bytes_are_one_skipped_image(tmp_path: Path, flat: bool) -> None
     said: list[str] = []
     assert len(open_dataset(tmp_path / "a.parquet", "all", warn=said.append)) == 3
     assert "row 1 holds no image bytes" in said[0]
+
+
+def test_images_are_named_after_their_row_in_their_own_file(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    for number, sizes in enumerate(([3, 2], [], [4])):  # row groups of each file
+        rows = sum(sizes)
+        images = pa.array([png(row) for row in range(rows)], pa.binary())
+        table = pa.table({"image": images, "label": pa.array([0, 1, 0, 1, 0][:rows], pa.int64())})
+        with pyarrow.parquet.ParquetWriter(tmp_path / f"{number}.parquet", table.schema) as writer:
+            for end, size in zip(np.cumsum(sizes), sizes):
+                writer.write_table(table.slice(end - size, size))
+    store = module.ParquetStore(sorted(tmp_path.iterdir()), "image")
+    assert [store.identity(index) for index in range(9)] == [
+        *(f"0.parquet {row}" for row in range(5)),
+        *(f"2.parquet {row}" for row in range(4)),
+    ]

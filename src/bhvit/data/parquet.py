@@ -39,11 +39,14 @@ class ParquetStore(EncodedStore):
         self.files, self.column = list(files), column
         self.groups: list[tuple[int, int]] = []
         """(file, row group) of each row group in order."""
+        self.first_rows: list[int] = []
+        """The number of the first image of each file."""
         self.bytes = 0
         """Of all row groups, uncompressed."""
         rows: list[int] = []
         for number, path in enumerate(self.files):
             metadata = open_parquet(path).metadata
+            self.first_rows.append(sum(rows))
             for group in range(metadata.num_row_groups):
                 self.groups.append((number, group))
                 rows.append(metadata.row_group(group).num_rows)
@@ -78,8 +81,7 @@ class ParquetStore(EncodedStore):
     def _place(self, index: int) -> tuple[int, int]:
         """The file of an image, and its row there."""
         number = self.groups[bisect.bisect_right(self.starts, index) - 1][0]
-        first = next(start for (file, _), start in zip(self.groups, self.starts) if file == number)
-        return number, index - first
+        return number, index - self.first_rows[number]
 
     def open(self, index: int) -> IO[bytes] | None:
         group = bisect.bisect_right(self.starts, index) - 1
