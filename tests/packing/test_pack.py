@@ -77,6 +77,14 @@ def test_numbers_that_are_not_finite_are_refused_by_name() -> None:
         packed_model(model)
 
 
+def test_a_step_of_zero_is_refused_by_name() -> None:
+    model = randomise(create_model("bhvit_nano", num_classes=10))
+    with torch.no_grad():
+        model.get_parameter("stages.1.0.mixer.attention.quantizer.step").zero_()
+    with pytest.raises(UserError, match=r"tensor stages\.1\.0\.mixer\.level_scale holds numbers that are not finite"):
+        packed_model(model)
+
+
 def test_class_names_that_do_not_match_are_refused() -> None:
     with pytest.raises(UserError, match="2 class names given for a model of 10 classes"):
         packed_model(create_model("bhvit_nano", num_classes=10).eval(), class_names=["a", "b"])

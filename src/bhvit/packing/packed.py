@@ -54,10 +54,10 @@ def packed_model(
         given = len(described.class_names)
         raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
     ops = tuple(program(model.spec))
-    lowered_tensors = lower(model, ops)
     stored = layout(ops, float_storage or model.spec.float_storage)
     tensors: dict[str, npt.NDArray[Any]] = {}
-    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found and named by `bhv_file.check`
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # `bhv_file.check` finds and names the tensor
+        lowered_tensors = lower(model, ops)
         for op in ops:
             for name in op.shapes():
                 key, value = f"{op.name}.{name}", lowered_tensors[op.name][name]
