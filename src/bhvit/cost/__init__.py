@@ -1,1 +1,1 @@
-"""What a model costs: parameters, operations, bytes and estimated energy."""
+"""Cost of a model: parameters, operations, bytes and estimated energy."""

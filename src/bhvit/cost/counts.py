@@ -1,4 +1,4 @@
-"""What a model costs: parameters, bits and multiply-accumulates, counted from its spec.
+"""Cost of a model: parameters, bits and multiply-accumulates, counted from its spec.
 
 The counting is the one that gives the published columns (BHViT, Gao et al., CVPR 2025), at 224x224:
 
@@ -28,7 +28,7 @@ from ..spec.model import ModelSpec
 
 
 def op_costs(spec: ModelSpec) -> list[OpCost]:
-    """The cost of each part of `spec`, in order; parts that a packed program has are named as its ops."""
+    """Return the cost of each op of `spec`, in order and under its name."""
     costs = []
     for op in program(spec):
         of_decoder = op.name.startswith("head.blocks.")
@@ -46,12 +46,14 @@ def total(costs: list[OpCost]) -> OpCost:
 
 
 def bytes_by_kind(model: PackedModel) -> dict[str, int]:
-    """Bytes of a packed model's tensors: "bits", "float32", "float16", "int8"."""
+    """Return the bytes of a packed model's tensors by kind: bits, float32, float16 and int8."""
     return _bytes_by_kind({name: (tensor.dtype, tensor.shape) for name, tensor in model.tensors.items()})
 
 
 def packed_bytes(described: Description, float_storage: FloatStorage | None = None) -> dict[str, int]:
-    """Bytes of the file that a model so described would be packed into, by kind as above, and "header".
+    """Return the bytes of a model's packed file by kind, before packing it.
+
+    Kinds are those of `bytes_by_kind`, and "header".
 
     Raises UserError for what cannot be packed.
     """

@@ -1,4 +1,4 @@
-"""What an image costs in joules: an estimate from published energies of single operations.
+"""Energy of an image in joules, estimated from published energies of operations.
 
 The figures are those of Horowitz, "Computing's energy problem (and what we can do about it)", ISSCC 2014,
 for a 45 nm process at 0.9 V (DRAM: 1.3 to 2.6 nJ for 64 bits, of which Han et al., "Learning both weights
@@ -36,7 +36,7 @@ BINARY_WORD = 2 * BINARY_PER_FLOAT / 8 * INT8_ADD + INT32_ADD
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Energy:
-    """Of one image, in joules."""
+    """Energy of one image, in joules."""
 
     arithmetic: float
     weights: float
@@ -50,13 +50,16 @@ class Energy:
 
 
 def binary_energy(cost: OpCost) -> Energy:
-    """Of a model as it is: a bit for each binary parameter, 32 for each other one."""
+    """Return the energy of a model whose binary parameters have one bit.
+
+    All others have 32.
+    """
     arithmetic = cost.binary_macs / BINARY_PER_FLOAT * BINARY_WORD + cost.float_macs * FLOAT_MAC
     return _energy(arithmetic, cost.binary_parameters / 32 + cost.float_parameters)
 
 
 def float32_energy(cost: OpCost) -> Energy:
-    """Of the same network with every weight and every product in float32."""
+    """Return the energy of the same network in float32 throughout."""
     return _energy((cost.binary_macs + cost.float_macs) * FLOAT_MAC, cost.parameters)
 
 

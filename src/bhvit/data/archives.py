@@ -26,7 +26,9 @@ MAX_HEADER = 1 << 20
 
 
 class ZipStore(FileStore):
-    """Files of a zip archive. A member that is encrypted, damaged or compressed in an unknown way is one bad image.
+    """Files of a zip archive.
+
+    A member that is encrypted, damaged or compressed in an unknown way is one bad image.
 
     Names may begin with "./" or "/", and have backslashes, as some programs write them. Those that lead out of the
     archive ("..") are left out.
@@ -83,7 +85,9 @@ class ZipStore(FileStore):
 
 
 class TarStore(FileStore):
-    """Files of an uncompressed tar archive, read where they lie; links stand for the members they name.
+    """Files of an uncompressed tar archive, read where they lie.
+
+    Links stand for the members they name.
 
     Sparse files, devices, and links that lead to no file of the archive are left out, which `notes` says.
     """
@@ -103,7 +107,10 @@ class TarStore(FileStore):
 
 
 def tar_members(path: Path) -> list[tarfile.TarInfo]:
-    """Return the members of an uncompressed tar archive. Raises UserError if it is compressed or damaged."""
+    """Return the members of an uncompressed tar archive.
+
+    Raises UserError if it is compressed or damaged.
+    """
     check_regular(path)
     with reading(path):
         try:
@@ -117,7 +124,10 @@ def tar_members(path: Path) -> list[tarfile.TarInfo]:
 
 
 class _BoundedInfo(tarfile.TarInfo):
-    """A member whose extended headers are small: `tarfile` reads them as a whole, at any size that they claim."""
+    """A tar member with a bound on the size of its extended headers.
+
+    `tarfile` reads them as a whole, at any size that they claim.
+    """
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         kinds = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -134,7 +144,9 @@ def open_tar(path: Path) -> tarfile.TarFile:
 
 
 def check_end(path: Path, archive: tarfile.TarFile) -> None:
-    """Raises UserError unless what follows the last member that was found is zeros: `tarfile` stops without a word.
+    """Raises UserError unless only zeros follow the last member that was found.
+
+    `tarfile` stops without a word at a damaged header.
 
     A header in the middle may be damaged, or archives joined to one. An archive that ends without the zeros that mark
     its end was cut short.
@@ -162,7 +174,9 @@ def repeated(path: Path, names: Iterable[str]) -> list[str]:
 
 
 def locate(path: Path, infos: list[tarfile.TarInfo]) -> tuple[dict[str, tuple[int, int]], list[str]]:
-    """Where the files of a tar archive lie, (offset, size) by normalised name, and what is left out.
+    """Return (offset, size) of a tar archive's files by name, and notes.
+
+    Names are normalised; the notes say what was left out.
 
     Hard and symbolic links get the place of the member that they name, directly or through other links.
     """
@@ -192,5 +206,5 @@ def locate(path: Path, infos: list[tarfile.TarInfo]) -> tuple[dict[str, tuple[in
 
 
 def sparse(info: tarfile.TarInfo) -> bool:
-    """Whether a member leaves out runs of zeros, so that its bytes do not lie in the archive as they are."""
+    """Whether a member is sparse: stored without its runs of zeros."""
     return info.issparse() or any(key.startswith("GNU.sparse.") for key in info.pax_headers)

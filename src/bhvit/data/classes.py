@@ -46,14 +46,17 @@ def read_class_names(path: Path, data: bytes | None = None) -> tuple[str, ...]:
 
 
 def named_classes(source: Path, classes_file: Path | None) -> tuple[str, ...] | None:
-    """Class names from a file that is given, or lies in the source as classes.txt; None without either."""
+    """Read class names from `classes_file` or the source's classes.txt; None without either."""
     if classes_file is None and source.is_dir() and (source / "classes.txt").is_file():
         classes_file = source / "classes.txt"
     return None if classes_file is None else read_class_names(classes_file)
 
 
 def check_text(source: str, names: Sequence[str]) -> None:
-    """Raises UserError for a class name that is not UTF-8: no file or page could hold it."""
+    """Raises UserError for a class name that is not UTF-8.
+
+    No file or page could hold it.
+    """
     for name in names:
         try:
             name.encode()
@@ -62,7 +65,10 @@ def check_text(source: str, names: Sequence[str]) -> None:
 
 
 def check_distinct(source: str, names: Sequence[str]) -> None:
-    """Raises UserError for two class folders whose names look the same: equal but for how accents are stored."""
+    """Raises UserError for two class folders whose names look the same.
+
+    They differ only in how accents are stored.
+    """
     seen: dict[str, str] = {}
     for name in names:
         plain = unicodedata.normalize("NFC", name)
@@ -71,7 +77,10 @@ def check_distinct(source: str, names: Sequence[str]) -> None:
 
 
 def written_otherwise(name: str, names: Sequence[str]) -> str:
-    """What to add to "there is no class …": the one of `names` equal but for case, spaces and accents."""
+    """Suggest the one of `names` that differs in case, spaces or accents.
+
+    The text follows "there is no class …" in a message; empty without such a name.
+    """
     for other in names:
         if _plain(other) == _plain(name):
             how = "in capitals" if _plain(other, fold=False) != _plain(name, fold=False) else "in its spaces or accents"
@@ -91,7 +100,7 @@ def check_labels(source: str, labels: Labels, names: Sequence[str]) -> None:
 
 
 def numbered(source: str, labels: Labels, reference: Labels) -> tuple[Labels, tuple[str, ...]]:
-    """Give labels without names a class for each number that occurs in `reference`, the training labels.
+    """Number the classes of labels without names by the training labels `reference`.
 
     The numbers become names, in order, so that 1, 2, 5 are three classes. Raises UserError for a label that no training
     image has, and for more classes than a model can have.

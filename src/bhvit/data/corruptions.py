@@ -51,7 +51,9 @@ CORRUPTIONS = tuple(_SMALL)
 
 
 def corrupt(pixels: Pixels, corruption: str, strength: int, seed: int = 0) -> Pixels:
-    """Return an image, uint8 (H, W, C), corrupted with a strength of 1 to 5; `seed` draws noise and fog.
+    """Corrupt an image, uint8 (H, W, C), with a strength of 1 to 5.
+
+    `seed` is for noise and fog.
 
     Raises UserError for an unknown corruption or strength.
     """
@@ -95,7 +97,10 @@ def corrupt(pixels: Pixels, corruption: str, strength: int, seed: int = 0) -> Pi
 
 
 def _by_image(pixels: Pixels, change: Callable[[Image.Image], Image.Image]) -> Pixels:
-    """An image (H, W, C) changed by Pillow: as colours if it has three channels, otherwise channel by channel."""
+    """Change an image (H, W, C) by Pillow.
+
+    As colours if it has three channels, otherwise channel by channel.
+    """
     if pixels.shape[2] == 3:
         return np.asarray(change(Image.fromarray(pixels)))
     planes = [np.asarray(change(Image.fromarray(pixels[..., c]))) for c in range(pixels.shape[2])]
@@ -111,7 +116,10 @@ def _jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 
 def _clouds(height: int, width: int, decay: float, rng: np.random.Generator) -> Floats:
-    """Noise (H, W) from 0 to 1 whose octaves become weaker by `decay`, each half as coarse as the one before."""
+    """Draw noise (H, W) of several octaves, from 0 to 1.
+
+    Each is half as coarse as the one before, and weaker by `decay`.
+    """
     total = np.zeros((height, width))
     cells, weight = 2, 1.0
     while cells <= max(height, width):
@@ -161,7 +169,9 @@ def robustness(
     batch_size: int = 64,
     progress: Progress | None = None,
 ) -> Robustness:
-    """Measure top-1 on every image of a data set, as it is and with every corruption at every strength.
+    """Measure top-1 on a data set with every corruption at every strength.
+
+    And without any.
 
     Raises UserError if the data set is empty or an image is damaged.
     """

@@ -96,7 +96,10 @@ class Dataset:
 
     @property
     def blocks(self) -> npt.NDArray[np.int64] | None:
-        """The block that each image is read with, (N,), if a shuffle should keep blocks together (`stores.Store`)."""
+        """The block of each image, (N,), if shuffles should keep blocks together.
+
+        See `stores.Store`.
+        """
         blocks = self.store.blocks
         return None if blocks is None else blocks[self.indices]
 

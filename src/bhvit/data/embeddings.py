@@ -1,4 +1,4 @@
-"""What features are good for: near duplicates, and which images to label next."""
+"""Uses of features: finding near duplicates, choosing images to label next."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Pair(NamedTuple):
 
 
 def near_duplicates(features: Features, similarity: float = SIMILARITY) -> list[Pair]:
-    """Return the pairs of images, by their rows in `features` (N, C), with such a cosine or more, the nearest first.
+    """Return the pairs of images of such a cosine or more, nearest first.
+
+    Images are numbered by their rows in `features` (N, C).
 
     Raises UserError for a similarity outside of -1 to 1, and for more than `MAX_PAIRS` pairs.
     """
@@ -51,7 +53,9 @@ def near_duplicates(features: Features, similarity: float = SIMILARITY) -> list[
 
 
 def k_centres(features: Features, count: int, known: Features | None = None) -> list[int]:
-    """Return `count` rows of `features` (N, C) that cover them best: k-centre greedy (Sener and Savarese, ICLR 2018).
+    """Return `count` rows of `features` (N, C) that cover the others best.
+
+    By k-centre greedy (Sener and Savarese, ICLR 2018).
 
     Each is the one farthest, by cosine, from all chosen before it and from `known` (M, C), features of images that are
     labelled already; without these the first is the one nearest to the mean. Fewer than `count` where there are fewer.

@@ -1,4 +1,6 @@
-"""What was found in large sources, remembered between runs: finding a million files takes minutes, a list of them not.
+"""Lists of the files in large sources, kept between runs.
+
+Finding a million files takes minutes, reading their list does not.
 
 A list is kept below the cache folder (`cache_folder`) with the time of change of each folder, or the time and size of
 each file, that it was made from, and is made again when one of them has changed.
@@ -28,7 +30,7 @@ _SETTLED = 2.0
 
 
 def cache_folder() -> Path:
-    """Where downloads and lists are kept: the environment's BHVIT_CACHE, or .cache/bhvit at home.
+    """Return the folder of downloads and lists: BHVIT_CACHE, or .cache/bhvit at home.
 
     A process without a home, as containers with an unnamed user have, gets a folder among the temporary ones.
     """
@@ -42,13 +44,16 @@ def cache_folder() -> Path:
 
 
 def stamp_of(path: Path) -> list[int]:
-    """What of a file or folder changes when its contents do. Raises OSError."""
+    """Return a stamp that changes when a file's or folder's contents do.
+
+    Its time of change, and of a file its size. Raises OSError.
+    """
     status = path.stat()
     return [status.st_mtime_ns] if path.is_dir() else [status.st_mtime_ns, status.st_size]
 
 
 def recall(what: str) -> Any:
-    """The value that was kept as `what`, if all that it was made from is as it was; else None."""
+    """Return the value kept as `what`; None if its files have changed."""
     try:
         path = _path(what)
         check_regular(path)
@@ -63,7 +68,10 @@ def recall(what: str) -> Any:
 
 
 def keep(what: str, stamp: Stamp, value: Any) -> None:
-    """Keep a value that JSON can hold; nothing happens where it cannot be kept, or what it is of has just changed."""
+    """Keep a value that JSON can hold, if possible.
+
+    Nothing happens where it cannot be written, or a file has just changed.
+    """
     if any(times[0] / 1e9 > time.time() - _SETTLED for times in stamp.values()):
         return
     text = json.dumps({"stamp": stamp, "value": value}, separators=(",", ":"))
@@ -74,7 +82,7 @@ def keep(what: str, stamp: Stamp, value: Any) -> None:
 
 
 def remembered(what: str, make: Callable[[], tuple[Stamp, Any]], large: Callable[[Any], bool]) -> Any:
-    """The value kept as `what`, else what `make` finds, which is kept if it is `large`."""
+    """Return the value kept as `what`, or make it and keep it if large."""
     value = recall(what)
     if value is None:
         stamp, value = make()

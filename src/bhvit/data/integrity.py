@@ -23,7 +23,9 @@ are looked at, once."""
 
 
 def find_damaged(store: Store, indices: npt.NDArray[np.int64], source: str, first_only: bool) -> dict[int, str]:
-    """Why images cannot be used, by their place in `indices` (N,), numbers of images in `store`.
+    """Say why images cannot be used, by their place in `indices` (N,).
+
+    `indices` are numbers of images in `store`.
 
     What was found in a large set is remembered: then those images are looked at again, no others. With `first_only`
     the rest may be missing.
@@ -60,7 +62,7 @@ def _damage(store: Store, index: int, thorough: bool) -> str | None:
 
 
 def _ends_like_jpeg(file: IO[bytes]) -> bool:
-    """Whether a file begins as a JPEG and has the end marker in its last bytes."""
+    """Whether a file has the first and last bytes of a JPEG."""
     begin = file.read(3)
     file.seek(0, os.SEEK_END)
     file.seek(max(0, file.tell() - 1024))

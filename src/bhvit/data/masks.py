@@ -64,14 +64,19 @@ class MaskedDataset(Dataset):
         splits: tuple[Kind, ...] = (),
         mask_indices: npt.NDArray[np.int64] | None = None,
     ) -> None:
-        """`table` gives the class of each label in files, (256,): `IGNORED` for what counts for nothing, and one more
-        than the last class for what must not occur."""
+        """`table` gives the class of each label in files, (256,).
+
+        It is `IGNORED` for what counts for nothing, and one more than the last class for what must not occur.
+        """
         super().__init__(store, indices, np.zeros(len(indices), np.int64), class_names, split, splits)
         self.masks, self.table = masks, table
         self.mask_indices = indices if mask_indices is None else mask_indices
 
     def mask(self, index: int) -> Mask:
-        """The classes of an image's pixels, uint8 (height, width). Raises UserError naming a mask that cannot be."""
+        """The classes of an image's pixels, uint8 (height, width).
+
+        Raises UserError naming a mask that cannot be.
+        """
         return self._mask(index, self.image(index))
 
     def both(self, index: int) -> tuple[Image.Image, Mask]:
@@ -133,7 +138,10 @@ def _last(table: npt.NDArray[np.uint8], count: int) -> int:
 
 
 def read_mask(file: IO[bytes], name: str) -> Mask:
-    """The labels of a mask, uint8 (height, width), as the file has them. Raises UserError naming it."""
+    """The labels of a mask, uint8 (height, width), as the file has them.
+
+    Raises UserError naming it.
+    """
     data = io.BytesIO(file.read())
     try:
         with Image.open(data) as image:
@@ -175,9 +183,9 @@ def open_masked(
     test_fraction: float | None = None,
     warn: Warn | None = None,
 ) -> MaskedDataset:
-    """Open one split of images with masks (see the top of this file): train, validation, test, all, or of the source's
-    splits all but test, "train+validation".
+    """Open one split of images with masks (see the top of this file).
 
+    split: train, validation, test, all, or "train+validation", the source's splits but test.
     `ignore` is a label that counts for nothing next to 255; classes above it move down by one. `foreground` names
     classes that become one class of these names, next to `OTHER` for all other pixels. `class_names` are those that an
     existing model knows: equal lists are matched by position, others by name. Where there is no validation split, the
@@ -216,7 +224,7 @@ def open_masked(
 
 
 def _check_all(dataset: MaskedDataset) -> None:
-    """Look at every pair of a set of usual size, so that nothing fails in the middle of a run."""
+    """Check every pair of a set of usual size before a run."""
     if len(dataset) > LARGE:
         return
     with ThreadPoolExecutor(min(8, allowed_cores())) as pool:
@@ -310,7 +318,7 @@ def _find(source: Path, split: str) -> _Pairs:
 
 
 def _relative(source: Path, file: Path) -> str:
-    """What a parquet file is called for finding its split."""
+    """Return the name of a parquet file that tells its split."""
     return file.relative_to(source).as_posix().removeprefix("data/") if source.is_dir() else file.name
 
 

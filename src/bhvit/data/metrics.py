@@ -32,7 +32,7 @@ class NonFiniteLogitsError(UserError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What a classifier does on labelled images. Accuracies are fractions, 0 to 1."""
+    """Metrics of a classifier on labelled images; accuracies are fractions, 0 to 1."""
 
     class_names: tuple[str, ...]
     labels: npt.NDArray[np.int64]
@@ -63,11 +63,11 @@ class Metrics:
 
     @property
     def score(self) -> float:
-        """What the best epoch of a run is chosen by: top-1."""
+        """The score that selects the best epoch of a run: top-1."""
         return self.top1
 
     def to_log(self) -> dict[str, Any]:
-        """What a run's log has of validation images."""
+        """Return the entries of a run's log."""
         return {"val_loss": self.cross_entropy, "val_top1": self.top1, "val_top5": self.top5}
 
     @property
@@ -82,7 +82,10 @@ class Metrics:
 
     @property
     def top5(self) -> float:
-        """Fraction of the images whose class is among the five most likely; 1 with five classes or fewer."""
+        """Fraction of the images whose class is among the five most likely.
+
+        1 with five classes or fewer.
+        """
         return self.top(5)
 
     def top(self, count: int) -> float:
@@ -126,7 +129,7 @@ class Metrics:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers for a JSON file or report; a class without images has the accuracy None."""
+        """Return the metrics for JSON; None for a class without images."""
         per_class = {
             name: None if np.isnan(value) else float(value) for name, value in zip(self.class_names, self.per_class)
         }
@@ -200,7 +203,10 @@ def metrics(
 
 
 def decode(dataset: Dataset, preprocess: Preprocess, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-    """Images as uint8 (B, H, W, C), resized and cropped. Raises UserError naming a damaged one."""
+    """Images as uint8 (B, H, W, C), resized and cropped.
+
+    Raises UserError naming a damaged one.
+    """
     return np.stack([dataset.pixels(index, preprocess) for index in indices])
 
 

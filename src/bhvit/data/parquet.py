@@ -93,7 +93,7 @@ class ParquetStore(EncodedStore):
         return io.BytesIO(buffer)
 
     def _group(self, group: int) -> Any:
-        """The encoded images of a row group, a binary array, from memory if it was used lately."""
+        """Return the encoded images of a row group, from memory if used lately."""
         with self._lock:
             if group in self._cache:
                 self._cache.move_to_end(group)
@@ -116,7 +116,10 @@ class ParquetStore(EncodedStore):
             return array
 
     def _read(self, file: Any, number: int, group: int) -> Any:
-        """The encoded images of a row group as a chunked array. Raises UserError if they are too large."""
+        """The encoded images of a row group as a chunked array.
+
+        Raises UserError if they are too large.
+        """
         import pyarrow
 
         chunks: list[Any] = []
@@ -132,7 +135,10 @@ class ParquetStore(EncodedStore):
         return pyarrow.chunked_array(chunks)
 
     def _check_claim(self, metadata: Any, number: int, group: int, limit: int) -> None:
-        """Raises UserError if the images are too large by what the file says of them: a page is unpacked as a whole."""
+        """Raises UserError if a file claims images that are too large.
+
+        A page is unpacked as a whole.
+        """
         columns = [metadata.column(index) for index in range(metadata.num_columns)]
         own = [column for column in columns if column.path_in_schema.split(".")[0] == self.column]
         if sum(column.total_uncompressed_size for column in own) > limit:
@@ -170,7 +176,10 @@ def open_parquet(path: Path) -> Any:
 
 
 def mask_columns(path: Path) -> tuple[str, str]:
-    """Return the image column and the mask column of a file. Raises UserError if one is missing."""
+    """Return the image column and the mask column of a file.
+
+    Raises UserError if one is missing.
+    """
     schema = open_parquet(path).schema_arrow
     image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
     mask = next((name for name in ("annotation", "mask", "label") if name in schema.names), None)
@@ -183,7 +192,10 @@ def mask_columns(path: Path) -> tuple[str, str]:
 
 
 def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
-    """Return the image column, the label column and the class names that the file's metadata give."""
+    """Return the image column, the label column and the metadata's class names.
+
+    The names are None without such metadata.
+    """
     import pyarrow
 
     schema = open_parquet(path).schema_arrow
@@ -224,7 +236,10 @@ def _check_encoded(path: Path, column: str, kind: Any) -> None:
 
 
 def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
-    """Return the labels of all rows, int64 (N,). Raises UserError if one is missing, negative or beyond 64 bits."""
+    """Return the labels of all rows, int64 (N,).
+
+    Raises UserError if one is missing, negative or beyond 64 bits.
+    """
     parts = []
     for path in files:
         file = open_parquet(path)

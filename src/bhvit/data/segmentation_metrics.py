@@ -1,4 +1,4 @@
-"""Metrics of a segmentation: intersection over union of each class, their mean, and the accuracy of pixels."""
+"""Metrics of a segmentation: intersection over union, and accuracy of pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def confusion(labels: npt.NDArray[np.uint8], found: npt.NDArray[np.uint8], class
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SegmentationMetrics:
-    """How well label maps agree with masks. All are fractions, 0 to 1."""
+    """Agreement of label maps with masks; all are fractions, 0 to 1."""
 
     class_names: tuple[str, ...]
     confusion: npt.NDArray[np.int64]
@@ -56,29 +56,32 @@ class SegmentationMetrics:
 
     @property
     def per_class(self) -> npt.NDArray[np.float64]:
-        """Intersection over union of each class, (classes,); NaN for a class that no pixel has and none was given."""
+        """Intersection over union of each class, (classes,).
+
+        NaN for a class that no pixel has and none was given.
+        """
         right = self.confusion.diagonal()
         union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - right
         return np.where(union > 0, right / np.maximum(union, 1), np.nan)
 
     @property
     def miou(self) -> float:
-        """Mean intersection over union of the classes that occur; 0 if no pixel has a label."""
+        """Mean intersection over union of classes that occur; 0 without any label."""
         present = self.per_class[~np.isnan(self.per_class)]
         return float(present.mean()) if len(present) else 0.0
 
     @property
     def pixel_accuracy(self) -> float:
-        """Fraction of the pixels with a label whose class is right; 0 if none has a label."""
+        """Fraction of labelled pixels whose class is right; 0 without any."""
         return float(self.confusion.trace() / max(1, self.confusion.sum()))
 
     @property
     def score(self) -> float:
-        """What the best epoch of a run is chosen by: the mean intersection over union."""
+        """The score that selects the best epoch of a run: mIoU."""
         return self.miou
 
     def to_log(self) -> dict[str, Any]:
-        """What a run's log has of validation images."""
+        """Return the entries of a run's log."""
         fields = self.to_dict()
         return {
             "val_loss": self.cross_entropy,
@@ -88,7 +91,7 @@ class SegmentationMetrics:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The numbers for a JSON file or report; a class that does not occur has None."""
+        """Return the metrics for JSON; None for a class that does not occur."""
         named = zip(self.class_names, self.per_class)
         return {
             "images": self.images,

@@ -1,4 +1,7 @@
-"""What `--data` names: finding the images, labels and class names of a source, before anything is held out."""
+"""Finding the images, labels and class names of a source (`--data`).
+
+Before anything is held out or checked.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ _DATA = (*IMAGES, ".parquet", ".arrow", ".tar", ".zip", *_COMPRESSED)
 
 
 class Found(NamedTuple):
-    """What a source holds for a split, before images are held out and checked."""
+    """Images and labels of a split, before holding out and checks."""
 
     store: Store
     indices: npt.NDArray[np.int64]
@@ -47,7 +50,10 @@ class Found(NamedTuple):
 
 
 def find(source: str, split: str, classes_file: Path | None) -> Found:
-    """Find the images of a split. Raises UserError if the source is missing, damaged or of an unknown kind."""
+    """Find the images of a split.
+
+    Raises UserError if the source is missing, damaged or of an unknown kind.
+    """
     if source == "digits":
         return _digits(split)
     if source in ("cifar10", "cifar100"):
@@ -83,7 +89,10 @@ def find(source: str, split: str, classes_file: Path | None) -> Found:
 
 
 def files_below(folder: Path, ending: str) -> list[Path]:
-    """Files of an ending, in any case: in the folder itself, in data/, and in folders named after a split."""
+    """Find the files of an ending, in any case.
+
+    They lie in the folder itself, in data/, or in folders named after a split.
+    """
     found = [entry for entry in _entries(folder) if entry.suffix.lower() == ending and not entry.is_dir()]
     for below in _folders(folder):
         if _holds_files(below):
@@ -102,7 +111,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _holds_files(folder: Path) -> bool:
-    """Whether a folder is data/ or named after a split, and holds no folders, so that it has no classes."""
+    """Whether a folder holds files of a split, not class folders.
+
+    It is data/ or named after a split, and has no folders.
+    """
     return (folder.name == "data" or split_of(folder.name) is not None) and not _folders(folder)
 
 
@@ -214,7 +226,7 @@ def _class_folders(store: FileStore, split: str) -> Found:
 
 
 def _root(store: FileStore, paths: Sequence[tuple[str, ...]], folders: set[tuple[str, ...]]) -> tuple[str, ...]:
-    """Where class or split folders begin: archives usually hold one folder that holds the rest."""
+    """Return the folder of class or split folders; archives usually hold just one."""
     tops = {folder[0] for folder in folders}
     if not isinstance(store, FolderStore) and len(tops) == 1 and any(len(path) > 2 for path in paths):
         return (tops.pop(),)

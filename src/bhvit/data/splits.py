@@ -1,4 +1,4 @@
-"""Which split a file or folder belongs to, by its name, and what is held out where there are no splits.
+"""Splits by the names of files and folders, and held-out images without them.
 
 One rule for folders, parquet files, shards and archives: a name belongs to a split if one of its words, in any case and
 at any place, says so: `train`, `Train-00000`, `photos_val_3`, `my.test.tar`, `ValImages`, `test/0.tar`. Words are runs
@@ -38,7 +38,10 @@ _WORDS: dict[str, Kind] = {
 
 
 def split_of(name: str) -> Kind | None:
-    """Return the split that a name speaks of, None if it speaks of none. Raises UserError if of several."""
+    """Return the split that a name speaks of, None if it speaks of none.
+
+    Raises UserError if of several.
+    """
     humps = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", _stem(name))]
     kinds = {_WORDS[word] for word in (*_words(name), *humps) if word in _WORDS}
     if len(kinds) > 1:
@@ -47,7 +50,9 @@ def split_of(name: str) -> Kind | None:
 
 
 def by_split(names: Sequence[str], source: str) -> tuple[dict[Kind, list[str]], list[str]]:
-    """Return the names of each split, and a line for each that is left out; no splits if none is named.
+    """Return the names of each split, and a line for each left out.
+
+    No splits if no name speaks of one.
 
     Of a split, names of nothing but its word come before longer ones: test_lossless.parquet next to test.parquet is
     another set.
@@ -73,7 +78,9 @@ def by_split(names: Sequence[str], source: str) -> tuple[dict[Kind, list[str]], 
 
 
 def choose(split: str, kinds: Sequence[Kind], source: str) -> tuple[list[Kind], Kind | Literal["all"], bool]:
-    """Which of a source's splits serve for `split`, what they are, and whether images must be held out of them.
+    """Choose the source's splits that serve for `split`.
+
+    Returns them, what they are, and whether images must be held out of them.
 
     Validation images are a split of their own or held out of the training images; test images never serve as such.
     Where there are no test images, "test" takes the validation images, which the second value then says.
@@ -92,7 +99,10 @@ def choose(split: str, kinds: Sequence[Kind], source: str) -> tuple[list[Kind], 
 
 
 def held_out(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.bool_]:
-    """Which images are held out: a fraction of every class, at least one of two; always the same."""
+    """Choose the images to hold out, (N,): the same fraction of every class.
+
+    At least one of two; always the same ones.
+    """
     generator = np.random.default_rng(SPLIT_SEED)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):

@@ -1,4 +1,6 @@
-"""Where encoded images lie: arrays, folders, archives, parquet files; each read one image at a time.
+"""Stores of images: arrays, folders, archives, parquet files.
+
+Each is read one image at a time.
 
 A store knows nothing of classes or splits. Stores pickle without their open files, so that every worker process opens
 its own.
@@ -53,26 +55,28 @@ class Store(Protocol):
         """Return what messages call the image, usually its path."""
 
     def identity(self, index: int) -> str:
-        """Return what tells the image from others of the source, wherever that lies: a relative name and its size."""
+        """Return what identifies the image in its source: relative name and size."""
 
     def open(self, index: int) -> IO[bytes] | None:
-        """Open the encoded image as a seekable file; None if the pixels are stored as they are."""
+        """Open the encoded image as a seekable file; None for raw pixels."""
 
     def image(self, index: int, needed: Needed | None = None) -> Image.Image:
         """Decode an image, `needed` as in `load_image`. Raises UserError naming it if it is damaged."""
 
     @property
     def blocks(self) -> npt.NDArray[np.int64] | None:
-        """For each image the number of the block that it is read with, int64 (N,), where a shuffle should keep those of
-        a block near each other; None where any order is as good."""
+        """The number of the block that each image is read with, int64 (N,).
+
+        A shuffle should keep the images of a block near each other. None where any order is as good.
+        """
 
     @property
     def window(self) -> int:
-        """How many blocks can be read at the same time without reading any of them twice."""
+        """How many blocks can be read at once without reading any twice."""
 
     @property
     def stamp(self) -> Stamp | None:
-        """What tells whether the files have changed (`index_cache`), if anything does."""
+        """Stamp that tells whether the files have changed (`index_cache`), if any does."""
 
 
 class ArrayStore:
@@ -126,7 +130,10 @@ class EncodedStore(abc.ABC):
 
 
 class FileStore(EncodedStore):
-    """A folder or archive: `members` are its files and `folders` its folders, as "a/b" below the root."""
+    """A folder or archive.
+
+    `members` are its files and `folders` its folders, as "a/b" below the root.
+    """
 
     def __init__(self, root: Path, members: list[str], folders: list[str], notes: tuple[str, ...] = ()) -> None:
         self.root, self.members, self.folders, self.notes = root, members, folders, notes
@@ -160,7 +167,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_size(path: str | Path, size: int) -> None:
-    """Raises UserError if an encoded image is larger than any image need be, before it is read."""
+    """Raises UserError for an encoded image of too many bytes, before reading it."""
     if size > MAX_FILE_BYTES:
         raise UserError(
             f"{path} has {size} bytes, at most {MAX_FILE_BYTES} are read: BHVIT_MAX_FILE_BYTES={size} allows it"
@@ -168,7 +175,10 @@ def check_size(path: str | Path, size: int) -> None:
 
 
 def read_range(path: Path, name: str, offset: int, size: int) -> IO[bytes]:
-    """Read an encoded image that lies uncompressed within a file. Raises UserError if it is too large or cut short."""
+    """Read an encoded image that lies uncompressed within a file.
+
+    Raises UserError if it is too large or cut short.
+    """
     check_size(name, size)
     with reading(path), path.open("rb") as file:
         file.seek(offset)
@@ -179,7 +189,7 @@ def read_range(path: Path, name: str, offset: int, size: int) -> IO[bytes]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line, or its type if it says nothing."""
+    """Return an error's message in one line, or its type without one."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -1,4 +1,6 @@
-"""WebDataset shards: uncompressed tar archives whose samples are files of one name but for what follows its first dot.
+"""WebDataset shards: uncompressed tar archives of samples.
+
+Files whose names are equal up to the first dot are one sample.
 
 A sample is an image (`KEY.jpg`, .png, …) and its label: `KEY.cls`, a whole number, or `KEY.json` with "label" or "cls".
 Files that macOS leaves behind (`._KEY.jpg`) are no samples. Samples without an image that is read are counted and left
@@ -91,7 +93,10 @@ def is_shard(path: Path) -> bool:
 
 
 def _index(files: Sequence[Path]) -> tuple[Stamp, tuple[list[tuple[int, int, int, int]], list[str]]]:
-    """Rows of shard, offset, size and label; and what was left out, a line for each shard."""
+    """Return rows of shard, offset, size and label, and notes.
+
+    A note says, a line for each shard, what was left out.
+    """
     rows: list[tuple[int, int, int, int]] = []
     notes: list[str] = []
     for number, file in enumerate(files):
@@ -106,7 +111,10 @@ def _index(files: Sequence[Path]) -> tuple[Stamp, tuple[list[tuple[int, int, int
 
 
 def _samples(path: Path, left_out: list[str]) -> Iterator[tuple[int, int, int]]:
-    """Offset, size and label of each sample of a shard; keys of samples without an image go to `left_out`."""
+    """Yield offset, size and label of each sample of a shard.
+
+    Keys of samples without an image go to `left_out`.
+    """
     key, image, label = "", None, None
     of_use = False  # the sample has a label, or what looks like an image
     check_regular(path)

@@ -1,4 +1,4 @@
-"""The `.bhv` file: the program of ops, its arithmetic, how floats are stored, reading and writing."""
+"""The `.bhv` file: program of ops, arithmetic, storage of floats, reading and writing."""
 
 from .file import PackedModel, from_bytes, read, to_bytes, write
 from .op import Op

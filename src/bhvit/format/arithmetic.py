@@ -1,4 +1,4 @@
-"""The float32 steps that every op is made of in NumPy, each as `program` states it.
+"""The float32 steps of all ops in NumPy, each as `program` states it.
 
 Shapes: H, W tokens; T tokens in rows; C channels; K inputs.
 """
@@ -42,7 +42,10 @@ def sum16(values: Floats) -> Floats:
 
 
 def _horner(x: Floats, highest: float, *lower: float) -> Floats:
-    """A polynomial of x (...), a float32 multiplication and addition a step, from its highest coefficient down."""
+    """Evaluate a polynomial of x (...) by Horner's rule in float32.
+
+    Coefficients are given from the highest down; each step rounds a product and a sum.
+    """
     value: Floats = np.full_like(x, highest)
     for coefficient in lower:
         value = value * x + np.float32(coefficient)
@@ -97,7 +100,7 @@ def untile(tiles: Floats, outputs: int) -> Floats:
 
 
 def float_linear(rows: Floats, weight: Floats, bias: Floats | float = 0.0) -> Floats:
-    """(T, K) and (K, O) -> (T, O): bias, then the products in the order of the inputs, one by one."""
+    """(T, K) and (K, O) -> (T, O): bias, then products in order of inputs."""
     y = np.broadcast_to(np.asarray(bias, np.float32), (len(rows), weight.shape[1]))
     for k in range(rows.shape[1]):
         y = y + rows[:, k : k + 1] * weight[k]
@@ -124,7 +127,10 @@ def norm(op: Op, t: Tensors, name: str, v: Floats) -> Floats:
 
 
 def linear(op: Op, t: Tensors, v: Floats, names: str, threshold: str = "", shift: str = "", what: str = "") -> Floats:
-    """`linear` of `program`: v (T, K) -> (T, O). `names` makes the names of the layer's tensors."""
+    """`linear` of `program`: v (T, K) -> (T, O).
+
+    `names` makes the names of the layer's tensors.
+    """
     scale, tiles = t[names.format("scale")], t[names.format("weight")]
     what = what or names.format("").strip("_")
     y = product(op, v, tiles, t[threshold or names.format("threshold")], len(scale), what)
@@ -164,7 +170,7 @@ def conv(op: Op, n: Floats, tiles: npt.NDArray[Any], groups: int, dilation: int)
 
 
 def inside(shape: tuple[int, ...], row: int, column: int) -> tuple[Any, Any]:
-    """The tokens of a grid whose neighbour at that offset lies inside it, and those neighbours."""
+    """Return slices of the tokens with a neighbour at that offset, and the neighbours'."""
     height, width = shape[:2]
     if abs(row) >= height or abs(column) >= width:
         return (slice(0, 0), slice(0, 0)), (slice(0, 0), slice(0, 0))

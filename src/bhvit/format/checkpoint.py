@@ -1,4 +1,4 @@
-"""What a checkpoint says of its model, in the metadata of its safetensors file; read without PyTorch."""
+"""The description of a model in a checkpoint's metadata, read without PyTorch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VERSION = "1"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckpointDescription:
-    """The architecture of a checkpoint, its classes and preprocessing where it has them, and its checksum."""
+    """Architecture, checksum and, if there, classes and preprocessing of a checkpoint."""
 
     spec: ModelSpec
     class_names: tuple[str, ...] | None = None
@@ -43,7 +43,10 @@ class CheckpointDescription:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], path: str | Path) -> CheckpointDescription:
-        """The description in `metadata`. Raises UserError naming the file `path` if it is damaged or contradictory."""
+        """The description in `metadata`.
+
+        Raises UserError naming the file `path` if it is damaged or contradictory.
+        """
         try:
             fields = json.loads(metadata[FORMAT])
             if not isinstance(fields, dict):
@@ -71,7 +74,10 @@ class CheckpointDescription:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, {} if it has none. Raises UserError for any other file."""
+    """The metadata of a safetensors file, {} if it has none.
+
+    Raises UserError for any other file.
+    """
     from safetensors import SafetensorError, safe_open
 
     check_regular(path)

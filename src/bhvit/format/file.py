@@ -1,4 +1,4 @@
-"""The `.bhv` file: a safetensors file that holds an op program, its tensors and how to use it.
+"""The `.bhv` file: an op program and its tensors as a safetensors file.
 
 Layout: 8 bytes, the header's length (little-endian); the header, JSON padded with spaces so that the
 data starts at a multiple of 64 bytes; the tensors, without gaps. The header's `__metadata__` has
@@ -111,7 +111,10 @@ def describe_spec(
     preprocess: Preprocess | None = None,
     calibration: Calibration | None = None,
 ) -> Description:
-    """A description that names the classes by number and takes ImageNet's usual preprocessing where none is given."""
+    """Describe a spec, with numbers as class names and ImageNet's usual preprocessing.
+
+    What is given takes their place.
+    """
     names = tuple(class_names or map(str, range(spec.num_classes)))
     usual = Preprocess.usual(spec.img_size, spec.in_chans)
     return Description(spec=spec, class_names=names, preprocess=preprocess or usual, calibration=calibration)
@@ -195,7 +198,10 @@ def to_bytes(model: PackedModel) -> bytes:
 
 
 def header(model: Description, ops: Sequence[Op], layout: Layout) -> tuple[list[str], bytes]:
-    """The order of the tensors in a file, and the bytes before them, the checksum not yet filled in."""
+    """Return the order of the tensors, and the bytes before them.
+
+    The checksum is not yet filled in.
+    """
     sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in layout.items()}
     # Tensors of a whole number of cache lines first: then each of them starts on one.
     names = sorted(layout, key=lambda name: (sizes[name] % ALIGNMENT != 0, name))
@@ -275,7 +281,9 @@ def from_bytes(data: bytes) -> PackedModel:
 
 
 def describe(data: bytes) -> Description:
-    """What a file says of it, from its bytes or those of its header, for a caller whose native program checked them.
+    """Describe a file from its bytes or those of its header.
+
+    For callers whose native program has checked the bytes.
 
     Raises FormatError or UserError if the header or a description in it is damaged.
     """
@@ -300,7 +308,7 @@ def _description(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _read_header(data: bytes) -> dict[str, Any]:
-    """The header of a file, the format, the version and the keys of its `__metadata__` checked."""
+    """Read the header of a file, and check the keys of its `__metadata__`."""
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8:
         raise FormatError(f"not a .bhv file: {len(data)} bytes hold no header; copy or download it again")
@@ -324,7 +332,10 @@ def _read_header(data: bytes) -> dict[str, Any]:
 
 
 def _check_length(data: bytes, fields: Mapping[str, Any]) -> None:
-    """Raises FormatError if tensors lie beyond the end; other damage of the header, not yet checked, is passed over."""
+    """Raises FormatError if tensors lie beyond the end of the file.
+
+    Other damage of the header, not yet checked, is passed over.
+    """
     start = 8 + int.from_bytes(data[:8], "little")
     offsets = [entry.get("data_offsets") for entry in fields.values() if isinstance(entry, dict)]
     ends = [pair[1] for pair in offsets if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], int)]

@@ -1,4 +1,4 @@
-"""How a packed file stores floats: position maps, classifier weights, and constants a channel.
+"""Storage of floats in packed files: position maps, classifier weights, constants a channel.
 
 Eight bits are a whole number and a scale a channel, symmetric about zero: a tensor (..., N, C) becomes int8 of its
 shape and float32 (..., 1, C), and stands for their product in float32. A model whose spec has `float_bits` 8
@@ -36,7 +36,10 @@ Layout = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
 def layout(ops: Sequence[Op], float_storage: FloatStorage) -> Layout:
-    """The tensors of a packed file, keyed "op name.tensor name", with the scales of those in 8 bits."""
+    """Return the tensors of a packed file, keyed "op name.tensor name".
+
+    Those in 8 bits have scales of their own.
+    """
     stored: Layout = {}
     for op in ops:
         for name, (kind, shape) in op.shapes().items():
@@ -70,7 +73,10 @@ def scale_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def encode(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
-    """Numbers (..., N, C) -> int8 of that shape and their scales (..., 1, C): the largest magnitude becomes 127."""
+    """Floats (..., N, C) -> int8 (..., N, C) and their scales (..., 1, C).
+
+    The largest magnitude of a channel becomes 127.
+    """
     largest: npt.NDArray[np.float32] = np.abs(values).max(axis=-2, keepdims=True)
     scale = largest / np.float32(LARGEST_INT8)
     scale[scale == 0] = 1
@@ -79,6 +85,6 @@ def encode(values: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int8], npt.N
 
 
 def decode(whole: npt.NDArray[np.int8], scale: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """What `encode` has stored; one rounding a number."""
+    """Decode what `encode` stored: one product, rounded once."""
     values: npt.NDArray[np.float32] = whole.astype(np.float32) * scale
     return values

@@ -1,4 +1,4 @@
-"""One op of a program: its kind, attributes and options, and what its schema makes of them."""
+"""One op of a program: kind, attributes and options, checked by its schema."""
 
 from __future__ import annotations
 
@@ -62,7 +62,10 @@ class Op:
 
     @classmethod
     def from_json(cls, fields: Any) -> Op:
-        """Return the op that `to_json` wrote. Raises FormatError naming the op and what is wrong with it."""
+        """Return the op that `to_json` wrote.
+
+        Raises FormatError naming the op and what is wrong with it.
+        """
         require(isinstance(fields, dict) and isinstance(fields.get("name"), str), "an op is not an object with a name")
         rest = dict(fields)
         kind, name = rest.pop("op", None), rest.pop("name")

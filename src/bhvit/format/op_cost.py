@@ -1,4 +1,4 @@
-"""What an op costs an image, counted as the published tables count."""
+"""Cost of an op, counted as the published tables count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NORM, BIAS_BEFORE_SIGN, RPRELU, LAYER_SCALE, BIAS, MIX = 2, 1, 3, 2, 1, 1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OpCost:
-    """What one op costs an image. Counts, not bytes."""
+    """Cost of one op for one image: counts, not bytes."""
 
     name: str
     kind: str
@@ -39,7 +39,10 @@ class OpCost:
 def quantised(
     stage: StageSpec, name: str, kind: str, *, weights: int, floats: int, macs: int, executed: int | None = None
 ) -> OpCost:
-    """Return the cost of an op whose `weights` and `macs` are binary if the stage has it so, with other `floats`."""
+    """Return the cost of an op whose layers are as the stage quantises them.
+
+    `weights` and `macs` count as binary where the stage is; `floats` are other parameters.
+    """
     binary = (stage.weight_bits, stage.activation_bits) == (1, 1)
     return OpCost(
         name=name,

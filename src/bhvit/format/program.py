@@ -1,4 +1,4 @@
-"""The op program: what each op of a `.bhv` file computes, its attributes, options, tensors and limits.
+"""The op program of a `.bhv` file: what ops compute, and their limits.
 
 A program is a list of coarse ops. Each writes one value, which has the op's name: x, a grid of tokens, float32
 (H, W, C), C innermost. It reads the value of the op before it, or those that its `reads` names, all of ops before it;
@@ -98,7 +98,9 @@ def _sources(op: Op, index: int, names: Mapping[str, int]) -> tuple[int, ...]:
 
 
 def program(spec: ModelSpec) -> list[Op]:
-    """Return the ops of an architecture, in order; their tensors come from a trained model (`pack`).
+    """Return the ops of an architecture, in order.
+
+    Their tensors come from a trained model (`pack`).
 
     Raises UserError for a spec with registered names: it has no ops until packing lowers it.
     """
@@ -142,7 +144,7 @@ def program(spec: ModelSpec) -> list[Op]:
 
 
 def _blocks(spec: ModelSpec, index: int, prefix: str) -> list[Op]:
-    """The ops of the blocks of a stage: their schemas name what they take of its sizes and options."""
+    """Return the ops of a stage's blocks, with the attributes their schemas name."""
     stage, (height, width), (window_h, window_w) = spec.stages[index], spec.grid(index), spec.window(index)
     sizes = {
         "height": height,
@@ -171,7 +173,10 @@ def _blocks(spec: ModelSpec, index: int, prefix: str) -> list[Op]:
 
 
 def _decoder(spec: ModelSpec, last_of_stages: Sequence[Op]) -> list[Op]:
-    """The ops of a segmentation after its stages, from the coarsest grid up; each stage's last op is given."""
+    """Return the ops of a segmentation after its stages, coarsest grid first.
+
+    `last_of_stages` are the last ops of the stages.
+    """
     outputs = spec.decoder_channels
     ops: list[Op] = []
     for index in reversed(range(len(spec.stages))):
@@ -201,7 +206,9 @@ def _reading(op: Op, *names: str) -> Op:
 
 
 def stage_of(op: Op, spec: ModelSpec) -> int:
-    """Return the stage that an op of `program(spec)` belongs to; a downsampling belongs to the one it leads into.
+    """Return the stage that an op of `program(spec)` belongs to.
+
+    A downsampling belongs to the one it leads into.
 
     Of a segmentation's decoder an op belongs to the stage of its grid.
     """

@@ -1,4 +1,4 @@
-"""What schemas of ops are made of: attributes, options, rules and tensors.
+"""Schemas of ops: attributes, options, rules and tensors.
 
 Each op has its schema in a file of `ops`. `native/format/generate.py` writes the same rules in C++; run it after a
 change.

@@ -76,7 +76,7 @@ def _float(text: str) -> float:
 
 
 def _integer(text: str) -> int | float:
-    """As in the native reader, a whole number of more than 18 characters is one only if a double holds it."""
+    """Parse a whole number, which must fit a double if longer than 18 characters."""
     if text == "-0":
         return -0.0
     if len(text) > 18:

@@ -1,4 +1,6 @@
-"""Quantisers of the attention matrix: probabilities become few levels, so that P v is AND and popcount.
+"""Quantisers of the attention matrix: probabilities become a few levels.
+
+The product P v is then AND and popcount.
 
 All take and give P of shape (..., heads, T, keys), rows summing to one.
 """
@@ -103,7 +105,9 @@ def _version(tensor: Tensor) -> int:
 
 
 class _ScaledGradient(torch.autograd.Function):
-    """`x` (heads,), whose gradient is scaled by heads/sqrt(3 * numel) of the `probabilities` it quantises (LSQ).
+    """`x` (heads,) with its gradient scaled as in LSQ, by heads/sqrt(3 * numel).
+
+    numel counts the `probabilities` that it quantises.
 
     The factor is of backward alone, so that a forward pass exported for any batch does without the batch's size.
     """
@@ -138,7 +142,9 @@ class _Levels(torch.autograd.Function):
 
 
 class GroupSuperpositionAttention(nn.Module):
-    """Group superposition binarisation, GSB: P -> scale * (T0 + scale2 * T1 + scale3 * T2).
+    """Group superposition binarisation (GSB), the variant of BHViT.
+
+    P -> scale * (T0 + scale2 * T1 + scale3 * T2).
 
     With q = P/scale: T2 marks q > 0.9 of the row's largest, T1 those above 0.7 of it that T2 does not
     mark, and T0 = clamp(round(q), 0, 1) - (T1 + T2), which may be -1.
@@ -184,7 +190,10 @@ class _Gsb(torch.autograd.Function):
 
 
 class OneBitAttention(nn.Module):
-    """One bit (BinaryViT, Le and Li, CVPR Workshops 2023; BiT): P -> scale * clamp(round(P/scale), 0, 1)."""
+    """One bit: P -> scale * clamp(round(P/scale), 0, 1).
+
+    Published with BinaryViT (Le and Li, CVPR Workshops 2023), after BiT (Liu et al., NeurIPS 2022).
+    """
 
     def __init__(self) -> None:
         super().__init__()

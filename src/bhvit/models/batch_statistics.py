@@ -1,4 +1,6 @@
-"""Statistics of a batch that lies spread over processes, so that training does not depend on their number.
+"""Statistics of a batch over several processes.
+
+They make training independent of the number of processes.
 
 Every process holds an equal share of the batch; with one process, or outside `torch.distributed`, each function
 here is what it says for the batch that is there. `torch.nn.SyncBatchNorm` is not used because it refuses a CPU.
@@ -35,7 +37,10 @@ def alone() -> Iterator[None]:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum of a tensor over processes. Each process's loss depends on every share, so gradients are summed too."""
+    """The sum of a tensor over processes.
+
+    Each process's loss depends on every share, so gradients are summed too.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ def mean_of_sums(sums: Tensor) -> Tensor:
 
 
 def shared_batch_norm(norm: nn.BatchNorm1d, x: Tensor) -> Tensor:
-    """What `norm` in training mode gives for tokens (N, C), with the statistics of all processes' tokens.
+    """Apply `norm` in training mode to tokens (N, C), with all processes' statistics.
 
     Like `torch.nn.BatchNorm1d` it normalises with the biased variance and tracks the unbiased one.
     """

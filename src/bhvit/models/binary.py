@@ -1,4 +1,4 @@
-"""Which layers of a model have binary weights, and the latent weights whose signs they are."""
+"""Layers with binary weights, and their latent weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def has_binary_weights(layer: QuantConv2d | QuantLinear) -> bool:
 
 
 def latent_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
-    """Return the weights (O, ...) whose signs a binary layer takes: less the mean of each output channel.
+    """Return a binary layer's latent weights (O, ...), centred if the layer centres them.
 
     Linear layers always centre their latent weights, convolutions where the spec has `centre_conv_weights`. A layer
     with a quantiser of its own takes the signs of what that gives.
@@ -37,14 +37,14 @@ def latent_weight(layer: QuantConv2d | QuantLinear) -> Tensor:
 
 
 def channel_scale(layer: QuantConv2d | QuantLinear) -> Tensor:
-    """Return what a binary layer multiplies the signs of each output channel by, (O, 1, ...), without gradient."""
+    """Return the scale of each output channel of a binary layer, (O, 1, ...), detached."""
     if layer.quant.packed:  # one magnitude a channel, whose mean would be rounded
         return layer.weight.detach().abs().flatten(1).amax(dim=1).view(-1, *[1] * (layer.weight.ndim - 1))
     return weight_scale(layer.weight)
 
 
 def evaluated(quantizer: nn.Module, weight: Tensor) -> Tensor:
-    """Return what a quantiser of weights gives in evaluation mode; its own mode is left as it is."""
+    """Return a quantiser's weights in evaluation mode, and restore its mode."""
     training = quantizer.training
     try:
         quantized: Tensor = quantizer.eval()(weight)

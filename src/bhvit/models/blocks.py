@@ -1,4 +1,4 @@
-"""What the network is made of: stem, blocks, downsampling and head of BHViT (Gao et al., CVPR 2025)."""
+"""Stem, blocks, downsampling and head of BHViT (Gao et al., CVPR 2025)."""
 
 from __future__ import annotations
 
@@ -68,8 +68,11 @@ class Stem(Positioned):
 
 
 class Mlp(nn.Module):
-    """n (B, H, W, C) -> LayerScale(RPReLU(norm(binary linear(u + move)) + mean_r(u))), with
-    u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels (BHViT, Gao et al., CVPR 2025)."""
+    """The MLP of a block (BHViT, Gao et al., CVPR 2025): n (B, H, W, C) -> the same.
+
+    LayerScale(RPReLU(norm(binary linear(u + move)) + mean_r(u))), with
+    u = RPReLU(norm(binary linear(n + move)) + tile_r(n)) of r*C hidden channels.
+    """
 
     def __init__(self, channels: int, hidden: int, config: QuantConfig) -> None:
         super().__init__()
@@ -115,7 +118,10 @@ class Block(nn.Module):
 
 
 class BinaryDownsample(Positioned):
-    """(B, H, W, C) -> (B, H/2, W/2, O): binary 2x2 stride-2 convolution, plus average pooling."""
+    """Binary downsampling: (B, H, W, C) -> (B, H/2, W/2, O).
+
+    RPReLU(norm(binary 2x2 convolution of stride 2) + average pooling) + position map.
+    """
 
     def __init__(self, spec: ModelSpec, stage: int) -> None:
         super().__init__(spec)
@@ -174,7 +180,7 @@ class Head(nn.Module):
         self.linear: nn.Linear | nn.Identity = nn.Linear(channels, spec.num_classes)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Tokens (B, H, W, C) -> what the classifier takes: (B, C), or (B, H, W, C) if `pooling` is empty."""
+        """Tokens (B, H, W, C) -> features (B, C), or (B, H, W, C) without pooling."""
         x = self.norm(x)
         return x.mean(dim=(1, 2)) if self.pooling else x
 

@@ -38,7 +38,10 @@ def save_checkpoint(model: BHViT, path: str | Path) -> None:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return a CRC-32 over the names and bytes of all tensors, in the order of their names, in hexadecimal."""
+    """Return the CRC-32 of all tensors as eight hexadecimal digits.
+
+    It covers names and bytes, in the order of the names.
+    """
     found = 0
     for name in sorted(tensors):
         data: Any = tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy()

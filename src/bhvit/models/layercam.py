@@ -1,4 +1,4 @@
-"""LayerCAM (Jiang et al., TIP 2021): maps of the tokens that a class's score depends on."""
+"""LayerCAM (Jiang et al., TIP 2021): which tokens a class's score depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .segmentation import SegmentationHead
 
 
 def layercam(model: BHViT, images: Tensor, labels: Tensor, stage: int = -1) -> Tensor:
-    """Map what the logits of `labels` (B,) depend on: (B, H, W) of the images' size, 0 to 1.
+    """Return maps (B, H, W), 0 to 1, of what the logits of `labels` depend on.
 
     images: normalised, (B, C, H, W). stage: the one whose last tokens count, from 0, or from the end as -1. A map is
     the sum over channels of the tokens, each weighted by its own gradient where that is positive (equation 5); a

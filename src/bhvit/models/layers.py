@@ -56,7 +56,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class LearnableBias(nn.Module):
-    """A learned bias of each channel, x + bias: it places the threshold of the sign that follows."""
+    """A learned bias a channel, x + bias: the threshold of the next sign."""
 
     fused_role = "move"
 
@@ -99,7 +99,10 @@ class LayerScale(nn.Module):
 
 
 class QuantLinear(nn.Linear):
-    """Linear layer without bias, (..., K) -> (..., O); weights and activations are one bit if `config` has it so."""
+    """Linear layer without bias, (..., K) -> (..., O).
+
+    Weights and activations are one bit or full precision, by `config`.
+    """
 
     fused_role = "linear"
 
@@ -115,7 +118,9 @@ class QuantLinear(nn.Linear):
 
 
 class QuantConv2d(nn.Conv2d):
-    """Convolution (B, H, W, C) -> (B, H', W', O); weights and activations are one bit if `config` has it so.
+    """Convolution (B, H, W, C) -> (B, H', W', O).
+
+    Weights and activations are one bit or full precision, by `config`.
 
     Zeros pad the grid after the sign, so taps outside it add nothing.
     """
@@ -153,7 +158,9 @@ def float_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def initialise(module: nn.Module) -> None:
-    """What the published code meant to do and never did: truncated normal weights, zero biases.
+    """Initialise a layer: truncated normal weights, zero biases.
+
+    The published code defines this and never calls it.
 
     The latent weights of binary layers keep the framework's fan-in scaling: their scale does not reach
     the forward pass (a norm follows), only how fast signs flip for a given learning rate.
@@ -165,7 +172,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def _branch_taps(widths: tuple[int, ...], kind: Branches, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Taps that each branch adds up, (9, branches, parts, 1), and tokens a branch averages, (branches, 1).
+    """Return the taps of each branch, (9, branches, parts, 1), and tokens averaged, (branches, 1).
 
     Both have the type of `like` and are made on its device: filled by Python's numbers, nothing is copied there.
     """
@@ -187,7 +194,9 @@ def _branch_taps(widths: tuple[int, ...], kind: Branches, like: Tensor) -> tuple
 
 
 class ShiftBranches(nn.Module):
-    """The branches parallel to the MLP of a block (BHViT, Gao et al., CVPR 2025), together one cyclic 9-tap cross.
+    """The branches parallel to a block's MLP (BHViT, Gao et al., CVPR 2025).
+
+    Together they are one cyclic 9-tap cross.
 
     Of kind "shift", for each width w in `widths`: the means over w neighbouring tokens along H and along W, and the
     channel shift by w // 2 (the channels in four equal parts, moved down, up, right and left), each
@@ -219,7 +228,7 @@ class ShiftBranches(nn.Module):
         return self
 
     def taps(self) -> tuple[Tensor, Tensor]:
-        """The taps (9, C) in the order of `ops.TAPS`, and what is added to their sum, (C,)."""
+        """Return the taps (9, C), in the order of `TAPS`, and the shift (C,)."""
         scales = torch.stack([module.get_parameter("scale") for module in self.scales.values()])
         shifts: list[Tensor] = [module.get_parameter("shift") for module in self.scales.values()]
         # Not stack and sum: its backward gives all of them one memory for their gradients, which whatever changes

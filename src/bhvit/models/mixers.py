@@ -23,7 +23,7 @@ from .quantizers import make_activation_quantizer, quantize_activations
 
 
 class TokenMixer(nn.Module):
-    """A token mixer of the package: normalised tokens (B, H, W, C) -> the same shape.
+    """A token mixer of the package: tokens (B, H, W, C) -> the same.
 
     `class PoolMixer(TokenMixer, mixer="pooling")` is what a stage with this mixer has. `spec.mixers` says what it reads
     of the stage. Mixers of your own are other modules: see `register_mixer`.
@@ -38,7 +38,10 @@ class TokenMixer(nn.Module):
 
     @classmethod
     def of(cls, spec: ModelSpec, stage: int) -> TokenMixer:
-        """Make the mixer of a stage. This one suits classes that take the channels and a `QuantConfig`."""
+        """Make the mixer of a stage.
+
+        This one suits classes that take the channels and a `QuantConfig`.
+        """
         make: Callable[[int, QuantConfig], TokenMixer] = cls
         return make(spec.stages[stage].channels, QuantConfig.of(spec, stage))
 
@@ -55,7 +58,7 @@ def make_mixer(spec: ModelSpec, stage: int) -> nn.Module:
 
 
 class ConvMixer(TokenMixer, mixer="conv"):
-    """Multi-scale grouped dilated convolution (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
+    """Multi-scale grouped dilated convolution (BHViT): (B, H, W, C) -> the same.
 
     y_d = RPReLU(binary 3x3 convolution of n + bias, dilation d), d = 1, 3, 5; norm(y_1 + y_3 + y_5).
     """
@@ -115,7 +118,7 @@ class ResidualUnit(nn.Module):
 
 
 class Projection(ResidualUnit):
-    """One of q, k, v: z, a residual unit of the tokens, is what `forward` gives; `signs` makes its bits."""
+    """One of q, k and v: `forward` gives z, `signs` its bits."""
 
     def __init__(self, channels: int, config: QuantConfig) -> None:
         super().__init__(channels, config)
@@ -145,7 +148,10 @@ class AttentionOutput(ResidualUnit):
 
 
 class QuantAttention(nn.Module):
-    """RPReLU(norm(P v) + z_q + z_k + z_v): q, k and v are signs, the attention matrix P is quantised."""
+    """Attention of signs: RPReLU(norm(P v) + z_q + z_k + z_v).
+
+    q, k and v are signs, P is the quantised softmax of q k^T / sqrt(d).
+    """
 
     def __init__(self, channels: int, heads: int, quantizer: AttentionQuantizer, config: QuantConfig) -> None:
         super().__init__()
@@ -183,7 +189,10 @@ class QuantAttention(nn.Module):
         return context
 
     def _probabilities(self, q: Tensor, k: Tensor) -> Tensor:
-        """The softmax of q k^T / sqrt(d) of each head: (..., T, C) and (..., S, C) -> (..., heads, T, S)."""
+        """softmax(q k^T / sqrt(d)) of each head, (..., heads, T, S).
+
+        q is (..., T, C), k is (..., S, C).
+        """
         q, k = self._heads(q), self._heads(k)
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
@@ -192,7 +201,7 @@ class QuantAttention(nn.Module):
 
 
 class WindowAttention(TokenMixer, mixer="attention"):
-    """Multi-scale window attention (BHViT, Gao et al., CVPR 2025): (B, H, W, C) -> the same.
+    """Multi-scale window attention (BHViT): (B, H, W, C) -> the same.
 
     Windows of tokens attend to themselves and to global tokens, one pooled from around each window's
     corner.
@@ -219,7 +228,10 @@ class WindowAttention(TokenMixer, mixer="attention"):
         return {"heads": self.attention.heads, "window": self.window}
 
     def tokens(self, n: Tensor) -> Tensor:
-        """n (B, H, W, C) -> normalised tokens of each window and the global ones, (B, nW, T, C)."""
+        """n (B, H, W, C) -> normalised tokens of each window, (B, nW, T, C).
+
+        The L tokens of the window come first, then all G global ones.
+        """
         local = self._split(n)
         padding = [(edge - 1) // 2 for edge in self.window]
         grid = n.permute(0, 3, 1, 2)
@@ -257,7 +269,7 @@ class WindowAttention(TokenMixer, mixer="attention"):
 
 
 class PooledAttention(TokenMixer, mixer="pooled_attention"):
-    """Attention over the whole grid to pooled keys and values (BinaryViT, Le and Li, 2023): (B, H, W, C) -> the same.
+    """Attention to pooled keys and values (BinaryViT): (B, H, W, C) -> the same.
 
     With pooling, keys and values come from RPReLU(norm(binary linear(p + move)) + p), p the grid's means
     over `key_pool` x `key_pool` tokens; their residuals go back to every token of their patch.

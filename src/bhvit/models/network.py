@@ -1,4 +1,4 @@
-"""BHViT (Gao et al., CVPR 2025): stem, stages of blocks with downsampling between them, and a head."""
+"""BHViT (Gao et al., CVPR 2025): stem, stages with downsampling between them, head."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ class BHViT(HubModel):
 
 
 def regularisation_loss(model: nn.Module) -> Tensor:
-    """R = mean over binary layers of mean ||w| - 1| of their latent weights (BHViT, Gao et al., CVPR 2025).
+    """Regularisation R of latent weights (BHViT, Gao et al., CVPR 2025), a scalar.
+
+    R is the mean over binary layers of mean ||w| - 1|.
 
     The layers are the mixers' convolutions, both MLP layers, q, k, v and the attention's output, and the layer that
     pooled keys and values come from in BinaryViT, which the paper does not know; downsampling is left out, as

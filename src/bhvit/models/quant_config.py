@@ -1,4 +1,4 @@
-"""What the layers of one stage quantise."""
+"""Quantisation of the layers of one stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..spec.model import ModelSpec, Norm
 
 @dataclasses.dataclass(frozen=True)
 class QuantConfig:
-    """How the layers of one stage compute: kind of norm, and what is quantised."""
+    """Norm and quantisation of the layers of one stage."""
 
     norm: Norm = "batch"
     weight_bits: int = 1

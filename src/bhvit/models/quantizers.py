@@ -56,14 +56,14 @@ def centre(weight: Tensor) -> Tensor:
 
 
 def weight_scale(weight: Tensor) -> Tensor:
-    """The scale of each output channel of `weight` (O, ...): mean |w|, shape (O, 1, ...), no gradient."""
+    """Return mean |w| of each output channel of `weight` (O, ...), (O, 1, ...), detached."""
     return weight.detach().abs().mean(dim=_inputs(weight), keepdim=True)
 
 
 def binarize_weight(weight: Tensor, recu: bool = False, centred: bool = True) -> Tensor:
-    """Latent weights (O, ...) -> scale * sign(weights less their mean), the same shape; without `centred`, of
-    the weights as they are.
+    """Latent weights (O, ...) -> scale * sign(weights less their mean), the same shape.
 
+    Without `centred`, signs are those of the weights as they are.
     Gradients pass straight through where the centred weight lies in [-1, 1], then through the centring
     (BHViT, Gao et al., CVPR 2025). The scale is a constant to autograd. With `recu` the centred weights
     are divided by their deviation over 2 sqrt(2), and the window is the quantile RECU_QUANTILE of a
@@ -90,7 +90,10 @@ class Sign(nn.Module):
 
 
 def make_weight_quantizer(config: QuantConfig, outputs: int) -> nn.Module | None:
-    """Make the registered quantiser of a layer's weights; None for the package's own, or full precision."""
+    """Make the registered quantiser of a layer's weights.
+
+    None for the package's own, or full precision.
+    """
     if config.weight_bits == 32 or config.weight_quantizer not in WEIGHT_QUANTIZERS:
         return None
     quantizer: nn.Module = WEIGHT_QUANTIZERS[config.weight_quantizer](outputs)
@@ -98,7 +101,10 @@ def make_weight_quantizer(config: QuantConfig, outputs: int) -> nn.Module | None
 
 
 def make_activation_quantizer(config: QuantConfig, channels: int) -> nn.Module | None:
-    """Make the registered quantiser of a layer's inputs; None for the package's own, or full precision."""
+    """Make the registered quantiser of a layer's inputs.
+
+    None for the package's own, or full precision.
+    """
     if config.activation_bits == 32 or config.activation_quantizer not in ACTIVATION_QUANTIZERS:
         return None
     quantizer: nn.Module = ACTIVATION_QUANTIZERS[config.activation_quantizer](channels)
@@ -106,7 +112,10 @@ def make_activation_quantizer(config: QuantConfig, channels: int) -> nn.Module |
 
 
 def quantize_activations(x: Tensor, config: QuantConfig, quantizer: nn.Module | None = None) -> Tensor:
-    """`x` (..., C), or where activations are one bit what `quantizer`, by default `sign`, makes of it."""
+    """Quantise activations `x` (..., C) where they are one bit.
+
+    `quantizer` does it, by default `sign`.
+    """
     if config.activation_bits == 32:
         return x
     quantized: Tensor = sign(x) if quantizer is None else quantizer(x)
@@ -122,7 +131,10 @@ def linear_weight(latent: Tensor, config: QuantConfig, quantizer: nn.Module | No
 
 
 def conv_weight(latent: Tensor, config: QuantConfig, quantizer: nn.Module | None = None) -> Tensor:
-    """The weights (O, I, h, w) that a convolution multiplies by. ReCU is for linear layers, as published."""
+    """The weights (O, I, h, w) that a convolution multiplies by.
+
+    ReCU is for linear layers, as published.
+    """
     if config.weight_bits == 32 or config.packed:
         return latent
     weight: Tensor = binarize_weight(latent, centred=config.centre_convs) if quantizer is None else quantizer(latent)
@@ -142,10 +154,10 @@ class _FakeQuantize(torch.autograd.Function):
 
 
 def fake_quantize(x: Tensor, bits: int, rows: tuple[int, ...]) -> Tensor:
-    """`x`, or with 8 `bits` the nearest of 255 numbers around zero that a packed file stores: one scale for all that
-    differ in the axes `rows` only, the largest magnitude over 127. Gradients pass straight through.
+    """Round `x`, any shape, to a packed file's 8-bit values; not with 32 `bits`.
 
-    The arithmetic is that of `float_storage.encode`, so that packing rounds nothing more.
+    All that differ in the axes `rows` only share a scale, their largest magnitude over 127. Gradients pass straight
+    through. The arithmetic is that of `float_storage.encode`, so that packing rounds nothing more.
     """
     rounded: Tensor = _FakeQuantize.apply(x, rows) if bits == 8 else x
     return rounded

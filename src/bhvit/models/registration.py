@@ -34,7 +34,7 @@ Maker = TypeVar("Maker", bound=Callable[[int], nn.Module])
 
 
 def register_mixer(name: str) -> Callable[[MixerMaker], MixerMaker]:
-    """Register, as a decorator, what makes a token mixer from a spec and the number of a stage.
+    """Decorator that registers a maker of token mixers, (spec, stage) -> module.
 
     It decorates a function, or a class whose `__init__` takes these.
     The mixer maps normalised tokens (B, H, W, C) to the same shape; the block adds the residual.
@@ -44,7 +44,7 @@ def register_mixer(name: str) -> Callable[[MixerMaker], MixerMaker]:
 
 
 def register_attention_quantizer(name: str) -> Callable[[Maker], Maker]:
-    """Register, as a decorator, what makes a quantiser of attention matrices from the number of heads.
+    """Decorator that registers a maker of attention quantisers, heads -> module.
 
     It maps probabilities (..., heads, T, keys) to the same shape. Raises UserError as `register_mixer` does.
     """
@@ -52,7 +52,7 @@ def register_attention_quantizer(name: str) -> Callable[[Maker], Maker]:
 
 
 def register_activation(name: str) -> Callable[[Maker], Maker]:
-    """Register, as a decorator, what makes the activation after binary layers from the number of channels.
+    """Decorator that registers a maker of activations after binary layers, channels -> module.
 
     It maps tokens (..., C) to the same shape. Raises UserError as `register_mixer` does.
     """
@@ -60,7 +60,7 @@ def register_activation(name: str) -> Callable[[Maker], Maker]:
 
 
 def register_weight_quantizer(name: str) -> Callable[[Maker], Maker]:
-    """Register, as a decorator, what makes a quantiser of binary layers' weights from the number of output channels.
+    """Decorator that registers a maker of weight quantisers, output channels -> module.
 
     It maps latent weights, (O, K) or (O, I, h, w), to the same shape. A model packs, without a lowering, if in
     evaluation mode all weights of an output channel are one number or minus that number.
@@ -70,7 +70,7 @@ def register_weight_quantizer(name: str) -> Callable[[Maker], Maker]:
 
 
 def register_activation_quantizer(name: str) -> Callable[[Maker], Maker]:
-    """Register, as a decorator, what makes a quantiser of binary layers' inputs from the number of channels.
+    """Decorator that registers a maker of activation quantisers, channels -> module.
 
     It maps tokens (..., C) to the same shape; each layer, and each of query, key and value, has its own. A model packs
     if the quantiser has a lowering to `bhvit.models.quantizers.Sign`. Raises UserError as `register_mixer` does.

@@ -1,4 +1,4 @@
-"""The head of a segmentation: a decoder over the grids of all stages, then a classifier of each pixel.
+"""The head of a segmentation: a decoder, then a classifier of each pixel.
 
 From the coarsest grid up, a lateral unit of binary 1x1 products brings each stage to the decoder's channels, and the
 sum of the coarser grids is upsampled to it and added. Blocks of the finest grid follow, a full-precision classifier of
@@ -21,7 +21,9 @@ from .quantizers import fake_quantize, linear_weight
 
 
 class Lateral(nn.Module):
-    """(B, H, W, C) -> (B, H, W, D): RPReLU(norm(binary linear(n + move)) + n in D channels), n = norm(x).
+    """Binary 1x1 unit of the decoder: (B, H, W, C) -> (B, H, W, D).
+
+    RPReLU(norm(binary linear(n + move)) + n in D channels), n = norm(x).
 
     Where C is a multiple of D, channels c, c + D, … of n become their mean; where D is one of C, n is repeated.
     """
@@ -50,7 +52,7 @@ class Lateral(nn.Module):
 
 
 class UpsampleAdd(nn.Module):
-    """x (B, H, W, D) and coarse (B, H/2, W/2, D) -> x + coarse, each of its tokens for the four below it."""
+    """x (B, H, W, D) + coarse (B, H/2, W/2, D), upsampled by 2 (nearest)."""
 
     def forward(self, x: Tensor, coarse: Tensor) -> Tensor:
         batch, height, width, channels = coarse.shape
@@ -59,7 +61,10 @@ class UpsampleAdd(nn.Module):
 
 
 class SegmentationHead(nn.Module):
-    """The grids of all stages, (B, H, W, C) each, finest first -> logits of each pixel (B, classes, height, width)."""
+    """Decoder and classifier of pixels: grids -> logits (B, classes, height, width).
+
+    Grids are those of all stages, (B, H, W, C) each, finest first.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -75,7 +80,7 @@ class SegmentationHead(nn.Module):
         self.linear = nn.Linear(channels, spec.num_classes)
 
     def features(self, grids: Sequence[Tensor]) -> Tensor:
-        """What the classifier takes, before its norm: (B, H, W, D) of the finest grid."""
+        """Return the features of the finest grid, before the norm, (B, H, W, D)."""
         y: Tensor = self.laterals[-1](grids[-1])
         for index in reversed(range(len(self.sums))):
             y = self.sums[index](self.laterals[index](grids[index]), y)

@@ -1,4 +1,4 @@
-"""What flows between the parts of a model, under the names that its packed program gives its ops."""
+"""Record the values between a model's parts, named as its packed ops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .segmentation import SegmentationHead
 def recording(
     outputs: Mapping[str, nn.Module], inputs: Mapping[str, nn.Module] | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """While it is open, keep what the modules `outputs` give and what `inputs` take, by name, in order of running."""
+    """Record outputs and inputs of modules by name, in the order of running.
+
+    `outputs` are modules whose results are kept, `inputs` those whose first argument is.
+    """
     seen: dict[str, Tensor] = {}
     handles = []
 
@@ -46,7 +49,9 @@ def recording(
 
 @torch.no_grad()
 def trace(model: BHViT, images: Tensor) -> dict[str, Tensor]:
-    """Run `images` (B, in_chans, H, W) and return what each op of the packed program would give.
+    """Run images and return what each op of the packed program would give.
+
+    images: (B, in_chans, H, W).
 
     Keys are op names (`ops.program`) in order; values the residual stream after the op, (B, H, W, C),
     and for "head" the logits (B, classes), or of pixels (B, classes, H, W). The model's mode is left as it is.

@@ -39,8 +39,11 @@ def array(tensor: Tensor) -> F64:
 
 
 def norm(module: nn.Module) -> Affine:
-    """The multiply-add of a norm: all of batch normalisation with its running statistics, and of layer
-    normalisation what follows once a token's mean and deviation are taken out."""
+    """The multiply-add of a norm.
+
+    It is all of batch normalisation with its running statistics, and of layer normalisation what follows once a
+    token's mean and deviation are taken out.
+    """
     if isinstance(module, nn.LayerNorm):
         return Affine(array(module.weight), array(module.bias))
     norm = cast("nn.BatchNorm1d", module)  # `structure.check_structure` has seen to it
@@ -50,8 +53,10 @@ def norm(module: nn.Module) -> Affine:
 
 
 def normed(scale: F64, module: nn.Module) -> tuple[Affine, dict[str, F64]]:
-    """Channels multiplied by `scale`, then a norm: one multiply-add of the channels, or of what layer
-    normalisation makes of them, which then needs the tensor "weight_scale"."""
+    """Fold a multiplication of channels by `scale`, and the norm after it, into one multiply-add.
+
+    With layer normalisation, which lies between, `scale` stays a tensor of its own, "weight_scale".
+    """
     if isinstance(module, nn.LayerNorm):
         return norm(module), {"weight_scale": scale}
     return Affine(scale, np.zeros_like(scale)).then(norm(module)), {}
@@ -63,7 +68,7 @@ def layer_scale(module: LayerScale) -> Affine:
 
 
 def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
-    """Weights (O, K) as `tile` takes them, and what the product is to be multiplied by, (O,).
+    """Return the weights (O, K) that `tile` takes, and their scales (O,).
 
     Binary weights are latent ones, whose signs count; centring is done in the weights' own precision, so that no sign
     differs from the model's. A convolution's inputs come in the order (row, column, channel).
@@ -79,5 +84,5 @@ def stored_weight(layer: QuantLinear | QuantConv2d) -> tuple[F64, F64]:
 
 
 def tile(layer: QuantLinear | QuantConv2d, weight: F64) -> npt.NDArray[Any]:
-    """Weights (O, K) of a layer in the tiles of the file: bits, or numbers where its weights are full precision."""
+    """Weights (O, K) -> tiles of the file: bits, or floats in full precision."""
     return tile_weights(weight) if has_binary_weights(layer) else tile_floats(weight)

@@ -37,7 +37,7 @@ _QUANTIZERS: dict[type[nn.Module], AttentionQuantizer] = {
 
 
 def register_lowering(module_class: type[M]) -> Callable[[Lowering[M]], Lowering[M]]:
-    """Register, as a decorator, the function that says what modules of exactly this class are packed as.
+    """Decorator that registers what modules of exactly this class are packed as.
 
     The function takes the module and returns one that computes the same in evaluation mode: of this package, or of a
     class with a lowering of its own. It holds for the class alone, not for its subclasses; registering it again
@@ -58,7 +58,9 @@ def register_lowering(module_class: type[M]) -> Callable[[Lowering[M]], Lowering
 
 @torch.no_grad()
 def lowered(model: BHViT) -> BHViT:
-    """Return `model` as it is packed: modules of registered classes replaced, the spec with names of the package.
+    """Return `model` with registered modules replaced by those they are packed as.
+
+    Its spec then has names of the package only.
 
     The model itself stays as it was; without registered modules it is what is returned.
     Raises UserError naming the module that cannot be packed.
@@ -117,7 +119,10 @@ def _without_quantizers(name: str, module: Any) -> nn.Module:
 
 
 def _packed_weight(name: str, layer: QuantLinear | QuantConv2d) -> nn.Parameter:
-    """Return what a layer's quantiser makes of its weights. Raises UserError unless a file holds them exactly."""
+    """Return what a layer's quantiser makes of its weights.
+
+    Raises UserError unless a file holds them exactly.
+    """
     quantizer = cast("nn.Module", layer.weight_quantizer)
     weight = evaluated(quantizer, layer.weight)
     kind = type(quantizer).__qualname__

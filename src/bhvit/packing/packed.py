@@ -92,7 +92,10 @@ def pack(
 
 
 def check_target(path: str | Path, force: bool) -> None:
-    """Raises UserError if a packed file cannot be written to `path`, or would be taken for another kind of file."""
+    """Raises UserError unless a packed file can be written to `path`.
+
+    It would be taken for another kind of file with some endings.
+    """
     if Path(path).suffix.lower() in _OTHER_FORMATS:
         raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
     check_absent(path, force)

@@ -1,4 +1,4 @@
-"""What packing requires of a model: that its modules compute what their classes say, and nothing else.
+"""Check that a model's modules compute what their classes say, nothing else.
 
 Lowering reads the parameters of modules, never their `forward`. What a subclass, a hook or a replaced module computes
 would be dropped in silence, so each module is compared with the one that the model's spec describes.

@@ -53,7 +53,9 @@ _EXPLAINED: dict[str, str] = {
 
 
 def meant(name: str, spell: Callable[[str], str], taken: Iterable[str] = ()) -> str | None:
-    """What to add to "there is no …" where other tools have `name`, or None.
+    """Suggest our setting for the `name` that other tools use; None without one.
+
+    The text follows "there is no …" in a message.
 
     `spell` writes the name of a setting as the caller's users give it. Names in `taken` mean something here.
     """

@@ -1,4 +1,4 @@
-"""The package's token mixers: what each reads of its stage, and the op that it is packed as.
+"""The package's token mixers: the fields each reads, and its packed op.
 
 Their modules are in `models.mixers`, their ops in `format.ops`.
 """
@@ -17,7 +17,7 @@ MIXER_GROUPS = 4
 
 
 class MixerRules(NamedTuple):
-    """What a mixer needs of its stage."""
+    """The requirements of a mixer on its stage."""
 
     op: str
     """Kind of the op that computes it in a packed program."""
@@ -36,7 +36,10 @@ MIXER_RULES: Mapping[Mixer, MixerRules] = {
 
 
 def readers(field: str) -> tuple[str, ...]:
-    """Return the package's mixers that read a field of the stage which only some read; none for other fields."""
+    """Return the mixers that read a field of the stage which only some read.
+
+    None for fields that all read.
+    """
     return tuple(name for name, rules in MIXER_RULES.items() if field in rules.reads)
 
 

@@ -317,7 +317,7 @@ class ModelSpec:
 
     @property
     def float_storage(self) -> Literal["mixed", "int8"]:
-        """How packing stores floats unless told otherwise (`format.float_storage`)."""
+        """Default storage of floats in packed files (`format.float_storage`)."""
         return "int8" if self.float_bits == 8 else "mixed"
 
     @property
@@ -333,7 +333,10 @@ class ModelSpec:
         return self.img_size[0] // edge, self.img_size[1] // edge
 
     def window(self, stage: int) -> tuple[int, int]:
-        """Attention window (H, W) of a stage, in tokens: as set, or the divisors nearest to 7."""
+        """Attention window (H, W) of a stage in tokens.
+
+        As set, or else the divisors of the grid nearest to 7.
+        """
         chosen = self.stages[stage].window
         return chosen or (nearest_divisor(self.grid(stage)[0]), nearest_divisor(self.grid(stage)[1]))
 
@@ -371,13 +374,16 @@ class ModelSpec:
 
 
 def _typed(kind: type, fields: dict[str, Any]) -> dict[str, Any]:
-    """Fields of a JSON file with the types that `kind` gives them. Raises UserError for a value of another type."""
+    """Fields of a JSON file with the types that `kind` gives them.
+
+    Raises UserError for a value of another type.
+    """
     types = typing.get_type_hints(kind)
     return {name: convert_field(name, types[name], value) if name in types else value for name, value in fields.items()}
 
 
 def nearest_divisor(edge: int, target: int = NOMINAL_WINDOW) -> int:
-    """The divisor of `edge` whose ratio to `target` is nearest to one, the smaller on a tie."""
+    """Return the divisor of `edge` nearest to `target` by ratio, the smaller on a tie."""
     divisors = [d for d in range(1, edge + 1) if edge % d == 0]
     return min(divisors, key=lambda d: (abs(math.log(d / target)), d))
 

@@ -83,7 +83,10 @@ def flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def known(name: str, others: tuple[str, ...] = ()) -> str:
-    """`name` if it is an override or one of `others`. Raises UserError with the nearest right name."""
+    """`name` if it is an override or one of `others`.
+
+    Raises UserError with the nearest right name.
+    """
     parts = name.split(".")
     if len(parts) == 3 and parts[0] == "stages" and parts[1] in map(str, range(MAX_STAGES)):
         if parts[2] not in _STAGE:
@@ -136,7 +139,10 @@ def fields_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def between(usual: ModelSpec, spec: ModelSpec) -> dict[str, Any]:
-    """The overrides, by dotted name, that make `spec` of `usual`, a model of the same stages, sizes and classes."""
+    """Return the overrides, by dotted name, that turn `usual` into `spec`.
+
+    Both have the same number of stages, sizes and classes.
+    """
     before = fields_of(usual)
     return {
         name: value
@@ -146,7 +152,7 @@ def between(usual: ModelSpec, spec: ModelSpec) -> dict[str, Any]:
 
 
 def value_of(spec: ModelSpec, name: str) -> Any:
-    """What `spec` holds for an override: one value, or one a stage where stages differ."""
+    """Return the value of an override in `spec`; one a stage where stages differ."""
     fields = fields_of(spec)
     if name in fields:
         return fields[name]
@@ -174,7 +180,10 @@ def _stage(spec: ModelSpec, index: int, values: Mapping[str, Any]) -> StageSpec:
 
 
 def _key_pool(height: int, width: int) -> int:
-    """1 on small grids, else the common divisor of the edges that leaves keys on a grid nearest to 7."""
+    """Choose the pooling of keys for a grid, in tokens.
+
+    1 on small grids, else the common divisor of the edges that leaves a grid of keys nearest to 7.
+    """
     if max(height, width) <= _UNPOOLED:
         return 1
     common = math.gcd(height, width)

@@ -1,4 +1,4 @@
-"""Names that are registered outside the package for fields of a spec, and what makes their modules."""
+"""Registries of mixers, quantisers and activations defined outside the package."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Registry:
-    """Registered values of one field of a spec: names, each with a function or class that makes the module."""
+    """Registered values of one field of a spec: names and makers of modules."""
 
     def __init__(self, field: str, register: str) -> None:
         self.field = field
@@ -26,7 +26,7 @@ class Registry:
         return self._makers[name]
 
     def register(self, name: str, built_in: tuple[str, ...]) -> Callable[[F], F]:
-        """Return a decorator that registers a maker; a name that was registered before gets the new one.
+        """Return a decorator that registers a maker, replacing one of the same name.
 
         Raises UserError if the name is one of the package's own or no identifier.
         """
@@ -54,7 +54,7 @@ REGISTRIES = {
 
 
 def convert_field(name: str, kind: Any, value: Any) -> Any:
-    """Return `value` as the type of a field of a spec (`values.convert`), or a name registered for that field.
+    """Return `value` as the type of a field of a spec, or as registered name.
 
     `name` may be dotted. Raises UserError naming the field and what it takes.
     """

@@ -1,4 +1,4 @@
-"""Settings by name: their values checked against a type, their names helped with, their text parsed."""
+"""Settings by name: checking values, suggesting names, parsing text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from ..errors import UserError, require_extra
 
 
 def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
-    """What to add to "there is no ..." : the nearest of `names`, or all of them if none is near.
+    """Suggest the nearest of `names`, or list all of them if none is near.
+
+    The text follows "there is no ..." in a message.
 
     `marks` are characters that names begin with and that make none near: the dashes of options.
     """
@@ -28,7 +30,9 @@ def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:
-    """`value` as the type of the setting `name`; whole numbers serve as float, one number as a square size.
+    """Return `value` as the type of the setting `name`.
+
+    Whole numbers serve as float, one number as a square size.
 
     Raises UserError naming the setting and what it takes.
     """

@@ -36,7 +36,7 @@ DECIDED_BY_MODEL = (*OVERRIDES, "model", "init", "patch", "channels", "phases")
 
 
 def applies(given: Mapping[str, Any]) -> bool:
-    """Whether settings given by name leave the choice open: own images, and nothing about the model."""
+    """Whether the given settings name own images and no model."""
     names = {name.partition(".")[0] for name in given}
     return given["data"] not in BUILT_IN and "stages" not in names and not names & set(DECIDED_BY_MODEL)
 
@@ -64,7 +64,10 @@ def chosen(dataset: Dataset) -> dict[str, Any]:
 
 
 def sentence(settings: Mapping[str, Any], dataset: Dataset) -> str:
-    """One line that says what a run does and how to change it; `settings` are those after the caller's own."""
+    """Say in one line what a run does and how to change it.
+
+    `settings` are the chosen ones with the caller's own in their place.
+    """
     height, width = settings["img_size"]
     parts = [
         f"starts from the bundled model {settings['init']} at {height}x{width} pixels (--init, --img-size)",
@@ -88,7 +91,10 @@ def _usual_edge(dataset: Dataset) -> float:
 
 
 def _nearest_bundled(edge: float) -> str:
-    """The bundled classifier whose input is the largest that images of `edge` pixels fill, or the smallest of all."""
+    """Name the bundled classifier with the largest input that `edge` pixels fill.
+
+    The smallest of all, if images fill none.
+    """
     sizes = {}
     for name in bundled.list_bundled():
         checkpoint = bundled.find(name, ".safetensors")

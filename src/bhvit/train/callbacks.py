@@ -14,7 +14,7 @@ from .config import TrainConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """What a callback learns of a run when it begins."""
+    """A run, as its callbacks see it when it begins."""
 
     config: TrainConfig
     folder: Path

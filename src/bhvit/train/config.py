@@ -187,7 +187,10 @@ class TrainConfig(
             raise UserError("a file of a teacher's outputs is of whole images: with --task segment give a checkpoint")
 
     def phase_configs(self) -> list[TrainConfig]:
-        """The settings of each phase; of a run without phases, these. Raises UserError if a phase cannot work."""
+        """Return the settings of each phase; just these, in a run without phases.
+
+        Raises UserError if a phase cannot work.
+        """
         if not self.phases:
             return [self]
         shared = {**self.to_dict(phases=False), "init": None}
@@ -207,7 +210,10 @@ class TrainConfig(
         return configs
 
     def to_dict(self, phases: bool = True) -> dict[str, Any]:
-        """The settings as JSON holds them: tuples become lists, overrides and phases stand next to the others."""
+        """Return the settings for JSON, one flat table with overrides and phases.
+
+        Tuples become lists.
+        """
         values = {name: vars(self)[name] for name in FIELDS} | dict(self.overrides)
         if phases:
             values |= {
@@ -217,7 +223,10 @@ class TrainConfig(
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Settings and overrides by name. Raises UserError for an unknown name (with the nearest), type or value."""
+        """Make the config of settings and overrides by name.
+
+        Raises UserError for an unknown name (with the nearest), type or value.
+        """
         types_ = typing.get_type_hints(cls)
         checked: dict[str, Any] = {"overrides": {}}
         phases: dict[int, dict[str, Any]] = {}
@@ -288,7 +297,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def known(name: str) -> str:
-    """`name` if it is a setting or override, of the run or of a phase. Raises UserError with the nearest right one."""
+    """Return `name` if it is a setting or override, of the run or of a phase.
+
+    Raises UserError with the nearest right one.
+    """
     parts = name.split(".", 2)
     if parts[0] == "phases":
         if len(parts) < 3 or parts[1] not in map(str, range(MAX_PHASES)):

@@ -1,4 +1,4 @@
-"""Where a run computes and whether it speaks: what travels together through training."""
+"""Device, processes and verbosity of a run, which travel together through training."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Several processes that train one model: who they are, and what each of them takes of a batch.
+"""Processes that train one model together, and their shares of a batch.
 
 `torchrun` starts them and says in the environment how many there are; gloo joins them on CPUs, nccl on GPUs, a GPU
-each. Weights and progress are the same in all of them, so that the first alone writes, and what is drawn at random
-is drawn for the whole batch, so that results do not depend on the number of processes but for rounding.
+each. Weights and progress are the same in all of them, so that only the first writes. Random numbers are drawn for the
+whole batch, so that results depend on the number of processes by rounding alone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Processes:
 
 
 def started_processes() -> int:
-    """How many processes `torchrun` or `bhvit train --processes` started, 1 without them."""
+    """Count the processes that `torchrun` or `--processes` started; 1 without them."""
     # WORLD_SIZE alone may be left over from a scheduler; what starts processes sets all of these.
     started = all(os.environ.get(name, "").isdigit() for name in ("WORLD_SIZE", "RANK", "MASTER_PORT"))
     return max(1, int(os.environ["WORLD_SIZE"])) if started else 1
@@ -72,7 +72,7 @@ def started_processes() -> int:
 
 @contextmanager
 def process_group(device: str) -> Iterator[Processes]:
-    """The processes that `torchrun` started, joined for as long as this lasts; or this one alone.
+    """Join the processes that `torchrun` started; without it, this one alone.
 
     Raises UserError if there are fewer GPUs on this machine than processes.
     """
@@ -108,7 +108,10 @@ def _number(name: str, default: int) -> int:
 
 
 def choose_device(name: str, processes: Processes) -> torch.device:
-    """The device that a setting names. Raises UserError, with those there are and the reason, if it cannot be had."""
+    """The device that a setting names.
+
+    Raises UserError, with those there are and the reason, if it cannot be had.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -131,7 +134,10 @@ def choose_device(name: str, processes: Processes) -> torch.device:
 
 @dataclasses.dataclass(frozen=True)
 class BatchShard:
-    """What one process takes of a batch of `batch` images, which is computed in `micro_batches` (see `accumulate`)."""
+    """The share of one process in a batch of `batch` images.
+
+    The batch is computed in `micro_batches` (see `accumulate`).
+    """
 
     batch: int
     micro_batches: int = 1
@@ -158,7 +164,7 @@ class BatchShard:
         return (starts[:, None] + self.rows_of_micro_batch).flatten()
 
     def check_divides(self, mixing: bool) -> None:
-        """Raises UserError if the batch does not divide, or not into pairs where images are mixed."""
+        """Raises UserError unless the batch divides, into pairs if images are mixed."""
         unit = self.micro_batches * self.processes.size * (2 if mixing else 1)
         if self.batch % unit:
             factors = [f"accumulate {self.micro_batches}"] * (self.micro_batches > 1)

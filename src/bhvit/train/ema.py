@@ -34,12 +34,18 @@ class ModelEma:
                 part.drop_prob = 0.0
 
     def weight(self, steps: int) -> float:
-        """How far step number `steps`, from 1, moves the average towards the weights: the first one copies them."""
+        """Return how far step number `steps`, from 1, moves the average.
+
+        0 keeps it, 1 copies the weights, as the first step does.
+        """
         return 1.0 - float(self._ema.get_decay(steps))
 
     @torch.no_grad()
     def update(self, model: BHViT, weight: float | Tensor) -> None:
-        """Move the average by `weight` of the way to the weights of `model`, and copy its buffers."""
+        """Move the average towards the weights of `model`, and copy its buffers.
+
+        `weight` is the share of the way, 0 to 1.
+        """
         average: list[Tensor] = list(self.module.parameters())
         weights: list[Tensor] = list(model.parameters())
         if isinstance(weight, Tensor):  # which the operation below takes as a number alone
@@ -54,7 +60,10 @@ class ModelEma:
             torch._foreach_copy_(own, others)
 
     def measure(self, batches: Batches, epoch: int, autocast: Any) -> None:
-        """Set the statistics of every batch norm to their mean over the first `ema_batches` batches of an epoch."""
+        """Measure the batch norms' statistics over the first batches of an epoch.
+
+        `ema_batches` of them.
+        """
         with torch.no_grad(), autocast:
             update_bn(self._images(batches, epoch), self.module)
 

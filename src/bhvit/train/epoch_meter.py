@@ -30,14 +30,20 @@ class EpochMeter:
         self._sums = torch.tensor(start, dtype=torch.float64, device=context.device)
 
     def add(self, outcome: Tensor, asked: bool = False) -> None:
-        """Add a step: this process's loss and how many of its images were right, float64 (2,); and whether a signal has
-        asked this process to end."""
+        """Add a step of this process.
+
+        outcome: its loss, and how many of its images were right, float64 (2,). asked: whether a signal has asked this
+        process to end.
+        """
         signals = self._sums.new_full((1,), float(asked))
         self._sums += self._processes.sum(torch.cat([outcome * self._weights, signals]))
 
     @property
     def asked_to_end(self) -> bool:
-        """Whether a signal has asked one of the processes to end; on a GPU this waits for the steps so far."""
+        """Whether a signal has asked one of the processes to end.
+
+        On a GPU this waits for the steps so far.
+        """
         return bool(self._sums[2] > 0)
 
     def waiting(self, batches: Iterable[T]) -> Iterator[T]:
@@ -55,7 +61,7 @@ class EpochMeter:
 
     @property
     def waited(self) -> float:
-        """The share of the time since this meter was made that went into waiting for data."""
+        """The share of this meter's time that went into waiting for data."""
         return self._waited / max(time.perf_counter() - self._made, 1e-9)
 
     @property
@@ -77,7 +83,7 @@ class EpochMeter:
         return self._sums[1].item() / (steps * self.batch_size)
 
     def describe(self, steps: int, epochs_left: int) -> str:
-        """What a progress bar says after `steps` steps, this epoch being the first of `epochs_left`."""
+        """Describe the state after `steps` steps, this epoch being the first of `epochs_left`."""
         left = self.seconds / steps * (epochs_left * self.steps - steps)
         return f"loss {self.loss(steps):.3f}, accuracy {self.top1(steps):.1%}, {_clock(left)} left"
 

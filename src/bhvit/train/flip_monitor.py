@@ -1,4 +1,4 @@
-"""How many binary weights change their sign from epoch to epoch, by layer, and how many change it back again."""
+"""Sign flips of binary weights from epoch to epoch, by layer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from ..models.binary import binary_layers, latent_weight
 
 
 class FlipMonitor:
-    """Signs of a model's binary weights at the last two ends of an epoch; the first are those it begins with.
+    """Signs of a model's binary weights at the last two epochs' ends.
+
+    The first are those that it begins with.
 
     Kept as packed bits, a 32nd of the weights each.
     """
@@ -23,8 +25,10 @@ class FlipMonitor:
         self._before: dict[str, Tensor] = {}
 
     def measure(self) -> dict[str, dict[str, float]]:
-        """Since the last call, by layer: the fraction of weights of another sign ("flipped"), and of those that had
-        changed it before, too, and so came back ("oscillating")."""
+        """Return the fractions of weights, by layer, that changed sign since the last call.
+
+        "flipped": all of them. "oscillating": those that had changed it in the call before, too, and so came back.
+        """
         now, last, before = self._signs(), self._last, self._before
         flipped, oscillating = {}, {}
         for name, layer in self._layers.items():

@@ -19,10 +19,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruptible:
-    """Within it the first Ctrl-C, SIGTERM or SIGHUP is noted, and `check` raises `Interrupted` between two steps.
+    """Defer the first Ctrl-C, SIGTERM or SIGHUP until `check` raises `Interrupted`.
 
-    Raised at any moment, as Python does, it can land in a finaliser or a callback of a library, where it is printed and
-    lost, and the training goes on. A second one is raised at once all the same. A signal that the process was started
+    Raised at once, as Python does, it can land in a finaliser or a callback of a library, where it is printed and
+    lost, and training goes on. A second signal is raised at once. A signal that the process was started
     to ignore, as `nohup` and shells do, stays ignored. Outside the main thread, where signals cannot be handled, this
     does nothing.
     """
@@ -56,7 +56,7 @@ class Interruptible:
             raise Interrupted(self._asked)
 
     def end(self) -> None:
-        """Raises Interrupted, for the signal that has come here or, of several processes, to another one."""
+        """Raises Interrupted for the signal that came to this process or another."""
         raise Interrupted(self._asked or signal.SIGINT)
 
     def _note(self, number: int, frame: FrameType | None) -> None:

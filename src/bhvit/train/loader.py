@@ -1,4 +1,6 @@
-"""Batches of training images: kept decoded on the device or in memory where they fit, else decoded by workers.
+"""Batches of training images, kept decoded or decoded by workers.
+
+Where they fit, decoded images are kept on the device or in memory.
 
 Everything random is a function of (seed, epoch, step) or (seed, epoch, image, copy), so that a run resumed
 anywhere sees what an uninterrupted one sees, whatever the number of workers, and several processes
@@ -46,7 +48,7 @@ DEVICE_SHARE = 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """A batch before it is on the device: what `Batches.prepare` makes images of, tensors of fixed shapes by name."""
+    """A batch before `Batches.prepare`: tensors of fixed shapes, by name."""
 
     inputs: dict[str, Tensor]
     which: Tensor
@@ -54,7 +56,7 @@ class Batch:
 
 
 class Batches:
-    """The training images of a run, an epoch of shuffled and augmented batches at a time."""
+    """The training images of a run as epochs of shuffled, augmented batches."""
 
     def __init__(
         self,
@@ -91,7 +93,9 @@ class Batches:
         return "on the device" if self.pixels.device.type != "cpu" else "in memory"
 
     def epoch(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of batches `start`, `start + 1`, … below `stop` of an epoch, on the device.
+        """Yield this process's share of an epoch's batches from `start` to before `stop`.
+
+        They are on the device.
 
         Images float32 (B, C, H, W) and labels (B,), or with masks (B, H, W).
         """
@@ -99,7 +103,10 @@ class Batches:
             yield self.prepare({name: value.to(self.device) for name, value in batch.inputs.items()})
 
     def drawn(self, epoch: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
-        """The same batches before `prepare`, on the CPU: pixels or which they are, and what is drawn at random."""
+        """Yield the same batches before `prepare`, on the CPU.
+
+        They hold pixels, or the numbers of images, and the random draws.
+        """
         settings, seed, size = self.settings, self.settings.seed, self.preprocess.size
         generator = torch.Generator().manual_seed(seed_for(seed, epoch))
         order = self._order(generator).repeat_interleave(settings.repeats)
@@ -124,7 +131,9 @@ class Batches:
             yield Batch(inputs, indices)
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """A batch's images float32 (B, C, H, W) and labels (B,), or masks (B, H, W), from its `inputs` on the device.
+        """Make images and labels of a batch's `inputs` on the device.
+
+        Images are float32 (B, C, H, W), labels (B,), or of masks (B, H, W).
 
         It reads no number of them, so that a CUDA graph can hold it.
         """
@@ -147,8 +156,10 @@ class Batches:
         return images, inputs["labels"]
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """All images in random order. Where the source is read in blocks, these are shuffled, then the images of those
-        `window` that follow each other."""
+        """Return all images in random order, (N,).
+
+        Where the source is read in blocks, these are shuffled, then the images of `window` consecutive ones.
+        """
         order = torch.randperm(len(self.labels), generator=generator)
         if self.blocks is None or self.pixels is not None:
             return order
@@ -157,7 +168,10 @@ class Batches:
         return order[torch.argsort(place[order] // self.window, stable=True)]
 
     def _pixels(self, epoch: int, keys: Tensor) -> Iterator[dict[str, Tensor]]:
-        """The "pixels" of each batch, or "which" images they are where `prepare` can reach all of them."""
+        """Yield the "pixels" of each batch, or "which" images it has.
+
+        The latter where `prepare` can reach all images.
+        """
         if self.pixels is not None:
             reached = self.pixels.device.type == self.device.type
             for indices in keys[0]:
@@ -193,7 +207,10 @@ class Batches:
 
 
 def cannot_start_workers(workers: int, batch_bytes: int) -> str | None:
-    """Why worker processes would fail here, or None: they need a short path for a socket, and shared memory."""
+    """Say why worker processes would fail here; None if they would not.
+
+    They need a short path for a socket, and shared memory.
+    """
     folder = tempfile.gettempdir()
     if os.name == "posix" and len(os.fsencode(folder)) > LONGEST_TEMPORARY_FOLDER:
         return f"the temporary folder {folder} has too long a name for a socket in it; set TMPDIR to a shorter one"
@@ -222,7 +239,7 @@ class _Keys:
 
 
 def _stack(images: Sequence[Tensor | UserError]) -> Any:
-    """Stack images (H, W, C) to a batch; the error of one that could not be decoded takes its place."""
+    """Stack images (H, W, C), or return the error of one of them."""
     error = next((image for image in images if isinstance(image, UserError)), None)
     return default_collate(images) if error is None else error
 

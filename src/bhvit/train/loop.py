@@ -45,7 +45,7 @@ CUDA_CHECK_STEPS = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a finished run leaves."""
+    """The files and metrics of a finished run."""
 
     last: Path
     best: Path
@@ -78,7 +78,7 @@ def train(
 
 @contextmanager
 def _memory_errors(batch_size: int) -> Iterator[None]:
-    """Turn PyTorch's errors of too little memory, of whatever type, into one line that says what needs less."""
+    """Turn PyTorch's out-of-memory errors into one line with a remedy."""
     try:
         yield
     except RuntimeError as error:
@@ -203,7 +203,10 @@ class _Run:
         return Phase(self.configs[index], self.data, self.teachers[index], self.context, before)
 
     def _next_phase(self) -> None:
-        """Begin the next phase; until its first `save` the one before is what a resumed run finds."""
+        """Begin the next phase.
+
+        Until its first `save` a resumed run finds the one before.
+        """
         before = self.progress.phase
         if self.context.processes.first:
             self.folder.keep(before, self.configs[before + 1].start)
@@ -264,8 +267,10 @@ class _Run:
         return rate
 
     def _asked_to_end(self, meter: EpochMeter, step: int) -> bool:
-        """Whether a signal asks to end before `step`. Of several processes all end there, whichever got the signal:
-        otherwise one would wait for another that is gone."""
+        """Whether a signal asks to end before `step`.
+
+        All processes end there, whichever got the signal: otherwise one would wait for another that is gone.
+        """
         if self.context.processes.size == 1:
             return self.interruptible.asked
         return (self.context.device.type == "cpu" or step % CUDA_CHECK_STEPS == 0) and meter.asked_to_end
@@ -277,8 +282,10 @@ class _Run:
     def _entry(
         self, number: int, meter: EpochMeter, seconds: float, waited: float, rate: float, metrics: AnyMetrics
     ) -> dict[str, Any]:
-        """The line of log.jsonl for epoch `number`, from 0, which took `seconds` to train, a share `waited` of it for
-        data."""
+        """Return the line of log.jsonl for epoch `number`, from 0.
+
+        seconds: time it took to train. waited: the share of that spent waiting for data.
+        """
         return {
             "epoch": number + 1,
             **({"phase": self.progress.phase} if self.config.phases else {}),
@@ -326,7 +333,7 @@ class _Run:
             )
 
     def _save_within(self, meter: EpochMeter, steps: int) -> None:
-        """Save what `--resume` needs after `steps` steps of the epoch under way, if there is anything new."""
+        """Save within an epoch, after `steps` steps of it, if anything is new."""
         if steps > self.progress.step:
             meter.store(self.progress, steps)
             self._save()

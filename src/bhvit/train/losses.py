@@ -1,4 +1,6 @@
-"""What training minimises: l · labels + d · teacher + r · regularisation + o · oscillation.
+"""The training loss, a weighted sum of terms.
+
+l · labels + d · teacher + r · regularisation + o · oscillation.
 
 With a teacher l is `label_weight`, by default 1 - d; without one it is 1.
 """
@@ -25,11 +27,11 @@ def distillation_loss(logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def oscillation_loss(model: nn.Module) -> Tensor:
-    """Oscillation dampening (Nagel et al., ICML 2022) for two values: the sum over latent weights w, less their mean,
-    of (s sign(w) - clip(w, -s, s))², s the scale of their channel. A scalar; the binary value has no gradient.
+    """Oscillation dampening of binary weights (Nagel et al., ICML 2022), a scalar.
 
-    It draws weights that are about to change sign to the value they have. Raises UserError without binary weights, and
-    for weights with a registered quantiser.
+    The sum over centred latent weights w of (s sign(w) - clip(w, -s, s))², s the scale of their channel; the binary
+    value has no gradient. It draws weights that are about to change sign to the value they have.
+    Raises UserError without binary weights, and for weights with a registered quantiser.
     """
     terms = []
     for name, layer in binary_layers(model):
@@ -52,7 +54,9 @@ def total_loss(
     dampening: float | Tensor = 0.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a batch in float32: logits (B, classes); labels (B,), or mixed ones (B, classes). A scalar.
+    """Return the loss of a batch in float32, a scalar.
+
+    logits: (B, classes). labels: (B,), or mixed ones (B, classes).
 
     Of masks, logits (B, classes, H, W) and labels (B, H, W), the mean over all pixels with a label, and the terms that
     overlap whole regions. `dampening` is the weight of that term at this step, where the settings have it.
@@ -82,7 +86,9 @@ def class_weights(labels: npt.NDArray[np.int64], classes: int, balance: float) -
 
 
 def count_weights(counts: npt.NDArray[np.int64], balance: float) -> Tensor:
-    """Weights (classes,), float32, of classes with n_c images or pixels: n_c^-balance, of mean 1 over all of them.
+    """Return float32 weights (classes,) proportional to count^-balance.
+
+    Their mean over all images or pixels is 1.
 
     With `balance` 1 all classes count alike, with 0 all images. A class without any gets 0.
     """
@@ -92,7 +98,10 @@ def count_weights(counts: npt.NDArray[np.int64], balance: float) -> Tensor:
 
 
 def mask_loss(settings: LossSettings, logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Cross entropy of the pixels with a label, and the dice and Lovász terms. A scalar; 0 where no pixel has one."""
+    """Cross entropy of the pixels with a label, and the dice and Lovász terms.
+
+    A scalar; 0 where no pixel has one.
+    """
     smoothing = settings.label_smoothing
     counted = labels != IGNORED
     if not bool(counted.any()):
@@ -124,7 +133,9 @@ def _lovasz(truth: Tensor, probabilities: Tensor) -> Tensor:
 
 
 def count_right(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many images of a batch are right, a scalar; of masks the share of right pixels, counted as so many images.
+    """Count the images of a batch that are right, a scalar.
+
+    Of masks, the share of right pixels times the number of images.
 
     Shapes are those of `total_loss`.
     """

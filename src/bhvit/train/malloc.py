@@ -8,7 +8,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
 def keep_memory() -> None:
-    """Have malloc keep what a training step frees, since the next one needs it again: on a CPU that saves a twentieth.
+    """Have malloc keep the memory that a training step frees.
+
+    The next step needs it again: on a CPU this saves a twentieth of the time.
 
     It concerns the whole process, so that the command line asks for it, and `train` does not. Another malloc than
     glibc's is left as it is.

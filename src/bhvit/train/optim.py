@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate, which is a function of the step alone: nothing of it needs saving."""
+"""The optimiser, and its learning rate as a function of the step."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def check_optimizer(settings: OptimizerSettings, model: nn.Module) -> None:
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, static: bool = False) -> torch.optim.Optimizer:
-    """timm's optimiser `opt`, with weight decay on matrices and convolutions only, and smaller rates for early blocks
-    if asked.
+    """Make timm's optimiser `opt`.
 
+    Weight decay is for matrices and convolutions only; with `layer_decay` below 1 early blocks have smaller rates.
     A group's "lr_scale" is its factor of the learning rate. With `static` it counts in tensors, if it can.
     """
     if settings.layer_decay < 1:
@@ -72,7 +72,7 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings, *, static: boo
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What an optimiser knows after some steps: tensors by "parameter:key", and numbers as JSON holds them.
+    """Return the state of an optimiser: tensors by "parameter:key", and numbers for JSON.
 
     Numbers are there only of optimisers that count outside of tensors; AdamW has none.
     """
@@ -101,7 +101,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple
 def load_optimizer(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]
 ) -> None:
-    """Bring an optimiser that was just made to where `optimizer_state` found one of the same settings."""
+    """Restore an optimiser of the same settings from `optimizer_state`."""
     state: dict[str, dict[str, Any]] = {}
     groups = optimizer.state_dict()["param_groups"]
     for group, kept in zip(groups, numbers.get("groups", [])):
@@ -139,7 +139,10 @@ def takes_tensor_rates(optimizer: torch.optim.Optimizer) -> bool:
 
 
 def hold_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> Tensor:
-    """Make the rates of all groups one tensor (groups,) on `device`: what is written there is the learning rate."""
+    """Keep the rates of all groups in one tensor (groups,) on `device`.
+
+    What is written there is the learning rate.
+    """
     # Kernels of a GPU read float32, those of a CPU the number that Python has.
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     held = torch.zeros(len(optimizer.param_groups), dtype=dtype, device=device)

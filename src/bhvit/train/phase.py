@@ -36,7 +36,10 @@ from .warm_start import check_same_architecture, start_from
 
 
 class Phase:
-    """The model of a phase and what trains it. Images that the phase before has decoded are not decoded again."""
+    """The model of a phase and what trains it.
+
+    Images that the phase before has decoded are not decoded again.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,10 @@ class Phase:
             compile_blocks(self.model, rows, self.autocast(), context.quiet)
 
     def start(self, source: object) -> None:
-        """Begin with the weights of a checkpoint and say what was changed. Raises UserError if they do not fit."""
+        """Begin with the weights of a checkpoint and say what was changed.
+
+        Raises UserError if they do not fit.
+        """
         for note in start_from(self.model, load_checkpoint(str(source)), source):
             self.context.say(note)
         self.monitor.load({})
@@ -86,7 +92,7 @@ class Phase:
 
     @property
     def state(self) -> State:
-        """What changes from step to step."""
+        """The state that changes from step to step."""
         return State(self.model, self.optimizer, self.ema.module if self.ema else None, self.monitor)
 
     def autocast(self) -> AbstractContextManager[Any]:
@@ -96,14 +102,17 @@ class Phase:
         return torch.autocast(self.context.device.type, dtype=torch.bfloat16)
 
     def sync(self, last: bool) -> AbstractContextManager[Any]:
-        """Within this, processes exchange gradients only if it is for the last micro-batch of a batch."""
+        """Let processes exchange gradients after a batch's last micro-batch only."""
         if last or not isinstance(self.network, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.network.no_sync()
 
 
 def check_models(configs: list[TrainConfig]) -> None:
-    """Before any image is opened, which takes a while. Raises UserError for a model that cannot be or to train."""
+    """Check the models of all phases before any image is opened.
+
+    Raises UserError for a model that cannot be made or trained.
+    """
     if configs[0].layer_decay < 1 and configs[0].init is None:
         raise UserError(
             "a layer_decay below 1, as the recipe finetune has it, is for models that were trained before: "
@@ -124,7 +133,10 @@ def check_models(configs: list[TrainConfig]) -> None:
 def check_phases(
     configs: list[TrainConfig], data: RunData, processes: Processes
 ) -> list[Teacher | TeacherOutputs | None]:
-    """The teacher of each phase, loaded once. Raises UserError for a phase that cannot train with these images."""
+    """The teacher of each phase, loaded once.
+
+    Raises UserError for a phase that cannot train with these images.
+    """
     teachers: dict[tuple[str | None, str | None], Teacher | TeacherOutputs | None] = {}
     for config in configs:
         BatchShard(config.batch_size, config.accumulate, processes).check_divides(config.mixing)

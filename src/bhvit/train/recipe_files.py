@@ -1,4 +1,4 @@
-"""Recipes: TOML files that give the settings of a run their values, one recipe a file.
+"""Recipes: TOML files of settings, one recipe a file.
 
 Their keys are those of `TrainConfig.from_dict`; what the caller gives comes after them.
 """
@@ -75,5 +75,5 @@ def merged(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 
 def phase_setting(name: str) -> str | None:
-    """What "phases.1.lr" sets in its phase: "lr". None for a setting of the whole run."""
+    """Return the setting of a phase: "lr" of "phases.1.lr"; None for the whole run's."""
     return name.split(".", 2)[2] if name.startswith("phases.") else None

@@ -47,7 +47,7 @@ FILES = ("config.json", "data.json", "log.jsonl", "last.safetensors", "best.safe
 
 @dataclasses.dataclass(kw_only=True)
 class Progress:
-    """How far a run is, and the sums of the epoch under way."""
+    """Progress of a run, and the sums of the epoch under way."""
 
     phase: int = 0
     """Phases completed."""
@@ -68,7 +68,7 @@ class Progress:
 
 
 class State(NamedTuple):
-    """What changes from step to step."""
+    """The state of training that changes from step to step."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -85,7 +85,9 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, made if absent, for this process, and remove what killed ones left half-written.
+        """Lock the folder for this process, making it if absent.
+
+        Files that killed processes left half-written are removed.
 
         The lock is the kernel's: it ends with the process, however that ends. Raises UserError if another run has it.
         """
@@ -105,7 +107,10 @@ class RunFolder:
             os.close(handle)
 
     def check_data(self, found: Mapping[str, Any]) -> None:
-        """Raises UserError, saying what changed, if the run that is there learned from other classes or images."""
+        """Raises UserError if the run there learned from other classes or images.
+
+        The message says what changed.
+        """
         check_regular(self.data)
         try:
             saved = json.loads(self.data.read_text(encoding="utf-8"))
@@ -157,7 +162,10 @@ class RunFolder:
         (self.path / WANDB_ID).unlink(missing_ok=True)
 
     def check_unused(self, force: bool) -> None:
-        """Raises UserError if a run is there, unless it may be replaced, or if no folder can be there."""
+        """Raises UserError if a run or a file is in the way.
+
+        With `force` a run may be replaced.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; --out names a folder")
         used = [name for name in FILES if (self.path / name).exists()]
@@ -174,7 +182,10 @@ class RunFolder:
         write_atomically(self.config, json.dumps(config.to_dict(), indent=2).encode() + b"\n")
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the run that is there, by name. Raises UserError if there is none."""
+        """The settings of the run that is there, by name.
+
+        Raises UserError if there is none.
+        """
         if not self.config.is_file():
             raise UserError(
                 f"{self.path} is not a run: it holds no {self.config.name}; `bhvit train --out {self.path}` makes one"
@@ -190,7 +201,10 @@ class RunFolder:
         return values
 
     def saved_config(self) -> TrainConfig:
-        """The settings to resume the run with. Raises UserError if there is no run, or a setting is unknown."""
+        """The settings to resume the run with.
+
+        Raises UserError if there is no run, or a setting is unknown.
+        """
         if not self.config.is_file():
             raise UserError(f"there is no run to resume in {self.path}")
         values = self.settings()
@@ -220,7 +234,7 @@ class RunFolder:
             )
 
     def kept(self, phase: int) -> Path:
-        """Where the model that a phase's successor starts from is."""
+        """Return the path of the model that a phase's successor starts from."""
         return self.path / f"phase{phase}.safetensors"
 
     def keep(self, phase: int, start: Start) -> Path:
@@ -245,7 +259,10 @@ class RunFolder:
         write_atomically(self.resume, safetensors.torch.save(tensors, metadata))
 
     def progress(self) -> Progress:
-        """How far the run is; a run killed before the first `save` starts again. Raises UserError as `load` does."""
+        """Read the progress; a run killed before the first `save` starts again.
+
+        Raises UserError as `load` does.
+        """
         check_regular(self.resume)
         if not self.resume.exists():
             return Progress()
@@ -286,7 +303,10 @@ class RunFolder:
             raise UserError(f"cannot resume from {self.resume}: {reason}") from None
 
     def entries(self, epochs: int | None = None) -> list[dict[str, Any]]:
-        """The log, a dictionary an epoch; the first `epochs` of them. A damaged line ends it."""
+        """The log, a dictionary an epoch; the first `epochs` of them.
+
+        A damaged line ends it.
+        """
         entries: list[dict[str, Any]] = []
         if self.log.is_file():
             for line in self.log.read_text(encoding="utf-8", errors="replace").splitlines():

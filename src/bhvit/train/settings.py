@@ -1,4 +1,7 @@
-"""The settings of training in groups, each what one part of it reads; `TrainConfig` has them all."""
+"""The settings of training, grouped by the part that reads them.
+
+`TrainConfig` has them all.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ Schedule = Literal["cosine", "tanh", "step", "multistep", "poly", "constant"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """Which model is trained."""
+    """The model that is trained."""
 
     model: str
     """A name from `list_models()`."""
@@ -36,7 +39,7 @@ class ModelSettings:
     (recipes, the command line, `from_dict`) they stand next to the other settings: "attention", "stages.0.mixer"."""
 
     def model_settings(self) -> dict[str, Any]:
-        """What `models.model_spec` takes of the settings."""
+        """Return the arguments of `models.model_spec`."""
         return {
             "img_size": self.img_size,
             "in_chans": self.channels,
@@ -49,7 +52,7 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where images come from, and how they are prepared."""
+    """Source and preprocessing of images."""
 
     data: str
     """What to train on: digits, cifar10, cifar100, a .zip, .tar or .parquet file, or a folder. A folder holds class
@@ -106,7 +109,7 @@ class ScheduleSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(ScheduleSettings):
-    """What makes the optimiser."""
+    """The optimiser."""
 
     opt: str = "adamw"
     """Optimiser: a name of `timm.optim.list_optimizers()`, such as adamw, sgd, lamb or lion."""
@@ -139,7 +142,7 @@ class EmaSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """How training images are changed at random."""
+    """Random changes of training images."""
 
     augment: Augment = "shift"
     """none; shift: the whole image moved, turned and scaled a little (small images); resized-crop:
@@ -179,7 +182,7 @@ class AugmentSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchSettings(AugmentSettings):
-    """How batches of training images are made."""
+    """Batches of training images."""
 
     batch_size: int = 128
     """Images of an optimiser step, over all processes; incomplete last batches are dropped."""
@@ -220,7 +223,7 @@ class LossSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """Whose outputs are learned from."""
+    """The teacher, whose outputs are learned from."""
 
     teacher: str | None = None
     """Learn from the soft outputs of this model: a checkpoint (.safetensors) or a timm name; or a file of outputs

@@ -119,7 +119,10 @@ def _from_timm(name: str, file: str | None, classes: int) -> tuple[nn.Module, Pr
 
 @contextlib.contextmanager
 def _offline_at_once() -> Iterator[None]:
-    """Without a way to the hub, look into its cache only: the hub's client would retry for more than a minute."""
+    """Look into the hub's cache alone where the hub cannot be reached.
+
+    Its client would retry for more than a minute.
+    """
     host = urllib.parse.urlsplit(constants.ENDPOINT)
     before = constants.HF_HUB_OFFLINE
     if not urllib.request.getproxies():

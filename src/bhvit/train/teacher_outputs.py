@@ -1,4 +1,4 @@
-"""A teacher's outputs for every training image: computed once and kept, or computed elsewhere and read from a file.
+"""A teacher's outputs for every training image, computed once or read.
 
 They describe the images without augmentation, so they suit runs whose augmentation keeps each image recognisable as a
 whole. Kept outputs are float16 (N, classes) in a memory-mapped file: a set of any size needs no memory.
@@ -65,7 +65,9 @@ def teacher_outputs(
     preprocess: Preprocess,
     context: RunContext,
 ) -> TeacherOutputs:
-    """The outputs in the folder that `config.teacher_outputs` names, which the first process makes if need be.
+    """Open the teacher's outputs in the folder `config.teacher_outputs`.
+
+    The first process makes them if they are absent.
 
     Raises UserError if they cannot be written.
     """
@@ -94,7 +96,9 @@ def teacher_outputs(
 
 
 def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
-    """Read the outputs of any network from a file that `numpy.savez` wrote, for the images of `dataset`.
+    """Read the outputs of any network for the images of `dataset`.
+
+    They are in a file that `numpy.savez` wrote.
 
     The file holds `logits`, (N, classes) or (N, views, classes), whose views (an image and its mirror image, for
     example) are averaged, and `labels` (N,): one row for each image of `dataset`, in its order. Raises UserError if it
@@ -141,7 +145,10 @@ def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
 
 
 def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess, context: RunContext) -> None:
-    """Write the logits of all images, float16 (N, classes). Raises UserError if one is not finite."""
+    """Write the logits of all images, float16 (N, classes).
+
+    Raises UserError if one is not finite.
+    """
     create: Any = np.lib.format.open_memmap  # which has no types in the NumPy of Python 3.10
     rows: Any = None
     for start in tqdm(
@@ -160,7 +167,9 @@ def _make(path: Path, teacher: Teacher, dataset: Dataset, preprocess: Preprocess
 
 
 def _allocate(path: Path) -> None:
-    """Give a file the disk space of its whole length: writing to a mapping on a full disk ends the process.
+    """Reserve disk space for the whole length of a file.
+
+    Writing to a mapping on a full disk would end the process.
 
     Raises OSError if there is too little.
     """
@@ -171,7 +180,7 @@ def _allocate(path: Path) -> None:
 
 
 def _digest(config: TrainConfig, teacher: Teacher, dataset: Dataset, preprocess: Preprocess) -> str:
-    """Of all that the outputs depend on: the teacher's weights, the images and how they are prepared."""
+    """Digest all that outputs depend on: teacher, images and their preprocessing."""
     found = hashlib.sha256()
     for tensor in teacher.state_dict().values():
         found.update(tensor.cpu().contiguous().numpy().tobytes())

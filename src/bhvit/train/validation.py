@@ -35,7 +35,10 @@ def validate(
     autocast: Callable[[], AbstractContextManager[Any]],
     progress: Callable[[int, int], None],
 ) -> Metrics | SegmentationMetrics:
-    """Metrics of `model` on all validation images, each of them counted once; the same in every process."""
+    """Measure `model` on all validation images, each counted once.
+
+    The result is the same in every process.
+    """
     model.eval()
     if isinstance(images.validation, MaskedDataset):
         return _validate_masks(model, images.validation, images, processes, autocast, progress)

@@ -1,4 +1,7 @@
-"""Starting from the weights of another model: of other classes, image size or bits, or with another stem stride."""
+"""Starting from the weights of another model.
+
+Its classes, image size, bits and stride of the stem may be others.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ them where the stem's kernel keeps its size: then only its stride changes."""
 
 
 def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -> None:
-    """Raises UserError naming what differs if a model of `spec` cannot start from one of `start`."""
+    """Raises UserError if a model of `spec` cannot start from one of `start`.
+
+    The message names what differs.
+    """
     old, new = fields_of(start), fields_of(spec)
     if start.task == "classify" and spec.task == "segment":  # its decoder is new
         old |= {name: new[name] for name in DECODER_FIELDS}
@@ -35,7 +41,9 @@ def check_same_architecture(start: ModelSpec, spec: ModelSpec, source: object) -
 
 
 def settings_of(checkpoint: str | Path) -> dict[str, Any]:
-    """The settings by name of the model in a checkpoint: its size, and what makes it differ from others of its name.
+    """Return the settings of the model in a checkpoint, by name.
+
+    Its size, and what makes it differ from others of its name.
 
     Raises UserError if it cannot be read.
     """
@@ -48,7 +56,9 @@ def settings_of(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
-    """Give `model` the weights of `start`, in place, and say in a line each what was not simply copied.
+    """Give `model` the weights of `start`, in place.
+
+    Returns a line for each thing that was not simply copied.
 
     The classifier stays as it was drawn where classes differ, in number or by name; position maps (H, W, C) are
     interpolated (timm's bicubic); quantisers of attention that only one model has stay as they are, and take their

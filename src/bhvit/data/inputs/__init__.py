@@ -1,4 +1,4 @@
-"""Pictures to run a model on, wherever they come from: files, archives, videos, cameras, addresses, lists.
+"""Pictures to run a model on, from files, archives, videos, cameras and addresses.
 
 `open_inputs` turns what a user names into `Inputs`, an iterable of `Picture`s; each is decoded when it is needed, by
 whichever thread runs it. One file for each kind of source.

@@ -45,7 +45,7 @@ class Files(Part):
 
 
 class Listed(Part):
-    """Paths and addresses as a program writes them: one a line, or with null characters between them.
+    """Paths and addresses in a stream, separated by newlines or null characters.
 
     Lines are read as they come, so a program may write for ever. Empty lines mean nothing. What is on a line becomes a
     picture by `make`.
@@ -66,7 +66,7 @@ class Listed(Part):
 
 
 def _entries(stream: IO[bytes]) -> Iterator[bytes]:
-    """What stands between line ends and null characters, as soon as it is there; of what is too long, the begin."""
+    """Yield the entries of a stream as they come, long ones cut short."""
     read = getattr(stream, "read1", stream.read)
     left = b""
     skipping = False  # the rest of an entry that was too long

@@ -1,4 +1,4 @@
-"""What a user names, a path, folder, pattern, archive, video, camera, address or list, as pictures."""
+"""Open what a user names: files, folders, patterns, archives, videos, addresses, lists."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class Inputs:
         return tuple(note for part in self._parts for note in part.notes)
 
     def skip(self, names: Mapping[str, int]) -> None:
-        """Leave out so many of the next pictures of each name: those that an earlier run has answered."""
+        """Leave out so many of the next pictures of each name.
+
+        They are those that an earlier run has answered.
+        """
         self._skipped = Counter(names)
 
     def choose(self, wanted: Callable[[str], bool]) -> None:
@@ -139,7 +142,10 @@ def _open(source: Source, every: int, stdin: IO[bytes] | None) -> list[Part]:
 
 
 def _several(paths: Sequence[Path], every: int) -> list[Part]:
-    """Files and folders. Images that follow each other are one part, and so are parquet files, which share a cache."""
+    """Files and folders.
+
+    Images that follow each other are one part, and so are parquet files, which share a cache.
+    """
     parts: list[Part] = []
     for kind, group in itertools.groupby(paths, _kind):
         if kind == "image":
@@ -158,7 +164,7 @@ def _kind(path: Path) -> str:
 
 
 def _folder(path: Path, every: int) -> list[Part]:
-    """A folder's images at any depth; if there are none, the archives and parquet files that lie in it."""
+    """Open a folder's images at any depth, or else its archives and parquet files."""
     inside = FolderStore(path)
     chosen = [path / member for member in inside.members if Path(member).suffix.lower() in IMAGE_SUFFIXES]
     if chosen:

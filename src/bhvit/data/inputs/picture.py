@@ -55,12 +55,12 @@ class Picture(abc.ABC):
         """
 
     def portable(self) -> Picture:
-        """The same picture for another process, which sees the same files but not what is open here."""
+        """Return the same picture for another process, which shares files alone."""
         return self
 
 
 class Still(Picture):
-    """A picture that has been read: the bytes of its file, or its pixels, uint8 RGB (H, W, 3)."""
+    """A picture that has been read: file bytes, or uint8 RGB (H, W, 3)."""
 
     def __init__(self, name: str, content: bytes | npt.NDArray[np.uint8], seconds: float | None = None) -> None:
         super().__init__(name, seconds)
@@ -73,7 +73,7 @@ class Still(Picture):
 
 
 class Failed(Picture):
-    """What should have been a picture: `image` raises the reason."""
+    """A picture that could not be read: `image` raises the reason."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name)

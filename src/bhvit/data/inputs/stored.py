@@ -49,7 +49,10 @@ class Stored(Part):
 
 
 def open_archive(path: Path) -> Stored:
-    """The image files of a zip or tar archive. Raises UserError if it is damaged or holds none."""
+    """The image files of a zip or tar archive.
+
+    Raises UserError if it is damaged or holds none.
+    """
     store: FileStore = ARCHIVES[path.suffix.lower()](path)
     chosen = [index for index, member in enumerate(store.members) if Path(member).suffix.lower() in IMAGE_SUFFIXES]
     if not chosen:
@@ -58,7 +61,9 @@ def open_archive(path: Path) -> Stored:
 
 
 def open_parquet_files(paths: Sequence[Path]) -> list[Stored]:
-    """The image columns of parquet files, {bytes, path} or bytes; one part for files whose columns have one name.
+    """Open the image columns of parquet files, {bytes, path} or bytes.
+
+    Files whose columns have one name are one part.
 
     Raises UserError for a file that is damaged, or has no such column or no rows.
     """

@@ -48,7 +48,7 @@ class Frame(Picture):
 
 
 class Video(Part):
-    """Every `every`-th frame of a video file or of a file at an address, in order, none dropped."""
+    """Every `every`-th frame of a video file or address, in order, none dropped."""
 
     def __init__(self, source: str, every: int = 1) -> None:
         self._source, self._every = source, every
@@ -71,7 +71,7 @@ class Video(Part):
 
 
 class Live(Part):
-    """The newest frame of a camera or stream each time one is wanted; those that come between are dropped."""
+    """The newest frame of a camera or stream; late ones are dropped."""
 
     live = True
 
@@ -124,7 +124,7 @@ class Live(Part):
 
 
 def camera(number: int) -> str:
-    """What FFmpeg calls a camera: on Linux its device file, elsewhere its number."""
+    """Return FFmpeg's name of a camera: device file on Linux, else the number."""
     return f"{_DEVICE}{number}" if sys.platform == "linux" else str(number)
 
 
@@ -160,7 +160,7 @@ def _open(source: str, options: Mapping[str, str] | None = None) -> tuple[Any, A
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What PyAV raises: FFmpeg's errors; some are Python's, too."""
+    """Return what PyAV raises: FFmpeg's errors, and some of Python's."""
     import av
 
     return (av.FFmpegError, OSError, ValueError)

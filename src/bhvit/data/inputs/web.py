@@ -50,7 +50,10 @@ class WebPicture(Picture):
 
 
 def content_type(address: str) -> str:
-    """What a server says that an address holds, such as image/jpeg. Raises UserError if it does not answer."""
+    """Ask a server for the type of an address, such as image/jpeg.
+
+    Raises UserError if it does not answer.
+    """
     with _answer(address) as answer:
         kind: str = answer.headers.get_content_type()
         return kind

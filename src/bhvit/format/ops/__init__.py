@@ -1,4 +1,4 @@
-"""The ops of a program: one file each, with its schema, its arithmetic in words and in NumPy, and its cost."""
+"""The ops of a program, one file each: schema, arithmetic and cost."""
 
 from __future__ import annotations
 

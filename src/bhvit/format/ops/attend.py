@@ -1,4 +1,4 @@
-"""What both attentions share: projections, the attention of a head, the output; no op of its own.
+"""Parts of both attentions: projections, attention of a head, output; no op.
 
 of both attentions, a head of d channels, queries q and keys and values k_j, v_j. Activations "binary":
 the three are signs; m_j = popcount(q XOR k_j); e_j = exp_table[m_j - min m]. "float":
@@ -51,7 +51,7 @@ _QUANTIZER = {"decomposition": (2, 0), "gsb": (0, 3), "one_bit": (0, 1)}
 
 
 def project(op: Op, t: Tensors, tokens: Floats, p: int) -> tuple[Floats, npt.NDArray[Any]]:
-    """z and what goes into attention, one of q, k, v: truth values of signs, or numbers."""
+    """Project tokens to z and one of q, k and v: signs or floats."""
     own = {name: tensor[p] for name, tensor in t.items() if name.startswith(("qkv_", "in_threshold"))}
     z = prelu(linear(op, own, tokens, "qkv_{}", threshold="in_threshold", what=f"in{p}") + tokens, own["qkv_slope"])
     threshold = own["qkv_threshold"]
@@ -116,7 +116,10 @@ def attend_floats(q: Floats, k: Floats, v: Floats) -> Floats:
 
 
 def learned_floats(spec: ModelSpec, stage: StageSpec) -> int:
-    """Of the norm before, q, k and v, the matrix's quantiser, the norm and activation after, and the output."""
+    """Count the learned floats that both attentions have.
+
+    Those of the norm before, q, k and v, the matrix's quantiser, the norm and activation after, and the output.
+    """
     projection = BIAS_BEFORE_SIGN + NORM + RPRELU + BIAS_BEFORE_SIGN
     output = BIAS_BEFORE_SIGN + NORM + RPRELU + LAYER_SCALE
     a_head, a_layer = _QUANTIZER[spec.attention] if stage.activation_bits == 1 else (0, 0)

@@ -1,4 +1,4 @@
-"""A binary 1x1 unit of a segmentation's decoder: the channels of a stage become those of the decoder.
+"""A binary 1x1 unit: channels of a stage become those of the decoder.
 
 n = norm(x, norm_scale, norm_shift); y = linear(n). The residual of O output channels: where C = k*O,
 r[o] = (n[o] + n[o + O] + ... in order)*(1/k); where O is a multiple of C, r[o] = n[o mod C].

@@ -1,4 +1,4 @@
-"""The classifier of pixels: a linear layer of each token, and its logits upsampled to the image.
+"""The classifier of pixels: a linear layer of each token, upsampled.
 
 f = norm(x, norm_scale, norm_shift); l[k] = bias[k] + sum over c of f[c]*weight[k, c], in order, of each token.
 Bilinear upsampling by s = `scale`, pixels being areas: lerp(a, b, w) = a + (b - a)*w, one difference, one product, one
@@ -52,7 +52,10 @@ def upsampled(planes: Floats, scale: int, axis: int) -> Floats:
 
 
 def cost(spec: ModelSpec, index: int, name: str) -> OpCost:
-    """Return the cost of the op `name`: a classifier of each token; upsampling is left out as other additions are."""
+    """Return the cost of the op `name`.
+
+    A classifier of each token; upsampling is left out as other additions are.
+    """
     channels = spec.decoder_channels
     return OpCost(
         name=name,

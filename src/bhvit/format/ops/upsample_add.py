@@ -26,5 +26,5 @@ def reference(op: Op, t: Tensors, x: Floats, coarse: Floats) -> Floats:
 
 
 def cost(spec: ModelSpec, index: int, name: str) -> OpCost:
-    """Return the cost of the op `name` in stage `index`: additions, which the tables leave out."""
+    """Return the cost of the op `name`: additions, which the tables leave out."""
     return OpCost(name=name, kind="upsample_add")

@@ -1,4 +1,4 @@
-"""What timm's users expect of a model beyond calling it: feature maps of every stage, and its head taken apart.
+"""timm's interface: feature maps of every stage, and the head in parts.
 
 Names and meanings are timm's (Wightman, PyTorch Image Models); `timm_models` registers the models there.
 """
@@ -88,7 +88,9 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """The tokens of the last stage, and feature maps of the stages `indices` (an int: the last so many; None: all).
+        """Return the tokens of the last stage, and feature maps of some stages.
+
+        indices: numbers of stages; an int for the last so many, None for all.
 
         norm: normalise the last stage's map as the head does. stop_early: go no further than the last map asked for.
         output_fmt: "NCHW" or "NHWC", of the maps. intermediates_only: return the list of maps alone.
@@ -108,7 +110,9 @@ class Backbone(nn.Module):
         return maps if intermediates_only else (x, maps)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens (B, H', W', C) -> logits (B, classes), or with `pre_logits` what the classifier takes, (B, C).
+        """Tokens (B, H', W', C) -> logits (B, classes).
+
+        With `pre_logits`, the features that the classifier takes, (B, C).
 
         Raises UserError for a segmentation, whose head takes the grids of all stages.
         """
@@ -125,7 +129,7 @@ class Backbone(nn.Module):
         return logits
 
     def stage_grids(self, images: Tensor) -> list[Tensor]:
-        """Images (B, in_chans, H, W) -> the tokens of every stage, (B, H', W', C) each."""
+        """Images (B, in_chans, H, W) -> tokens of each stage, (B, H', W', C)."""
         x = self.embed(images)
         grids = []
         for index in range(len(self.stages)):
@@ -134,7 +138,10 @@ class Backbone(nn.Module):
         return grids
 
     def embed(self, images: Tensor) -> Tensor:
-        """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C), or ValueError for another shape."""
+        """Images (B, in_chans, H, W) -> tokens (B, H/patch, W/patch, C).
+
+        Raises ValueError for images of another shape.
+        """
         expected = (self.spec.in_chans, *self.spec.img_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
             raise ValueError(
@@ -156,7 +163,7 @@ class Backbone(nn.Module):
         return y
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute every block again in backward instead of keeping what it made: less memory, about a third slower.
+        """Recompute every block in backward: less memory, about a third slower.
 
         Gradients and batch statistics stay what they are without.
         """
@@ -201,14 +208,19 @@ class Backbone(nn.Module):
         return linear.to(self.stem.position)
 
     def require_classifier(self) -> None:
-        """Raises UserError if the classifier was taken off: such a model is neither saved nor packed."""
+        """Raises UserError if the classifier was taken off.
+
+        Such a model is neither saved nor packed.
+        """
         if not self.num_classes:
             raise UserError(f"this {self.spec.name} has no classifier; reset_classifier(classes) gives it one")
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last of `indices`, and the head's norm and classifier as asked or then needed.
+        """Drop the stages after the last of `indices`.
+
+        The head's norm and classifier go too, if asked or where later stages went.
 
         Returns the indices as numbers from 0. Raises UserError for stages that are not there, and for a segmentation,
         whose decoder reads all of them.
@@ -228,7 +240,10 @@ class Backbone(nn.Module):
         return taken
 
     def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Stages by number from 0: the last so many, all, or those named, negative ones from the end."""
+        """Resolve stages to numbers from 0.
+
+        An int stands for the last so many, None for all, negative numbers count from the end.
+        """
         count = len(self.stages)
         if not isinstance(indices, int):
             taken = [index + count if index < 0 else index for index in (range(count) if indices is None else indices)]

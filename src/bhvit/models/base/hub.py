@@ -28,7 +28,10 @@ T = TypeVar("T", bound="HubModel")
 
 
 class HubModel(Backbone):
-    """A model made from a spec alone, which can be saved to and loaded from such a folder."""
+    """A model that can be saved to and loaded from such a folder.
+
+    Its class takes a spec alone.
+    """
 
     def save_pretrained(
         self, save_directory: str | Path, *, license: str | None = None, repo_id: str | None = None
@@ -67,7 +70,9 @@ class HubModel(Backbone):
         force_download: bool = False,
         local_files_only: bool = False,
     ) -> T:
-        """The model of a local folder, or of an id on the Hugging Face Hub, in evaluation mode, on the CPU.
+        """Load the model of a local folder or of the Hugging Face Hub.
+
+        It is in evaluation mode, on the CPU.
 
         The other arguments are for the hub, as huggingface_hub has them.
         Raises UserError if there is no such model, a file is missing or damaged, or the weights do not fit.

@@ -1,4 +1,4 @@
-"""The model card of a model's folder: what it is, what it costs, how to load, pack and run it."""
+"""The model card: architecture, cost, and how to load, pack and run the model."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ pipeline("image-{pipeline}", model={repo!r})("picture.jpg")
 
 
 def model_card(spec: ModelSpec, class_names: Sequence[str] | None, repo: str, license: str | None) -> str:
-    """The text of a card, Markdown with YAML before it. `repo` is what its examples load.
+    """The text of a card, Markdown with YAML before it.
+
+    `repo` is what its examples load.
 
     It says nothing that is not known of the model: no accuracy, and a licence only if one is given. Names come from
     others: what is markup in them is escaped.

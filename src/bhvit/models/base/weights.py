@@ -1,4 +1,4 @@
-"""Weights from a safetensors file into a model, refused by name where they do not fit."""
+"""Load weights from a safetensors file, naming the first that does not fit."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ def _check_fit(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], pa
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model as safetensors writes it: on the CPU, laid out in order."""
+    """Return the state of a model on the CPU, contiguous, as safetensors needs it."""
     return {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}

@@ -68,7 +68,9 @@ def from_published(
     heads: Sequence[int] | None = None,
     recu: bool = False,
 ) -> BHViT:
-    """The model in published weights, in evaluation mode; double precision if the weights are, else single.
+    """Return the model in published weights, in evaluation mode.
+
+    It is in double precision if the weights are, else in single.
 
     `source` is a state dict (tensors or arrays) or the path of a .pth or .safetensors file, as it is or in a
     trainer's wrapper, where "model" goes before "model_ema" and that before "state_dict"; the
@@ -114,7 +116,7 @@ def from_published(
 
 
 def _missing(expected: Iterable[str], state: Iterable[str]) -> list[str]:
-    """A line for each name of `expected` that `state` lacks, and one for a block that it lacks whole."""
+    """Return a line for each expected name or whole block that is missing."""
     there = set(state)
     blocks = {match[0] for name in there if (match := _BLOCK.match(name))}
     whole = collections.Counter(m[0] for name in expected if (m := _BLOCK.match(name)) and m[0] not in blocks)
@@ -187,8 +189,11 @@ class _Block:
 
 
 def _blocks(shapes: Shapes) -> Iterator[_Block]:
-    """The blocks in order. One that is missing is taken to be like its neighbour, so that the comparison with the
-    whole lists its names."""
+    """The blocks in order.
+
+    One that is missing is taken to be like its neighbour, so that the comparison with the
+    whole lists its names.
+    """
     entries: dict[tuple[str, int], dict[str, tuple[int, ...]]] = collections.defaultdict(dict)
     for name, shape in shapes.items():
         if match := _BLOCK.match(name):
@@ -239,7 +244,7 @@ def _heads(blocks: Sequence[_Block]) -> int:
 
 
 def _quantiser(shapes: Shapes, blocks: int, binaryvit: bool) -> AttentionQuantizer | None:
-    """What quantises the attention matrix in most of `blocks`; None in full-precision models."""
+    """Infer the attention quantiser of most `blocks`; None in full-precision models."""
     decomposed = _count(shapes, r".*\.att_prob_quantizer\..*")
     scales = _count(shapes, r".*\.att_prob_clip[23]?")
     if 2 * max(decomposed, scales) < blocks or not blocks:
@@ -248,7 +253,10 @@ def _quantiser(shapes: Shapes, blocks: int, binaryvit: bool) -> AttentionQuantiz
 
 
 def _img_size(shapes: Shapes, patch: int, stages: int, binaryvit: bool) -> tuple[int, int]:
-    """Pixels, from the tokens of most position maps; those of BinaryViT and of later grids tell no edges."""
+    """Infer the image size in pixels from the tokens of most position maps.
+
+    Those of BinaryViT and of later grids tell no edges.
+    """
     stem = shapes.get("vit.embeddings.position_embeddings", ())
     grid = stem[1:2] if binaryvit else stem[2:]
     counts = [math.prod(grid)] if len(stem) == (3 if binaryvit else 4) else []
@@ -267,7 +275,7 @@ def _img_size(shapes: Shapes, patch: int, stages: int, binaryvit: bool) -> tuple
 
 
 def _vote(shapes: Shapes, axes: Mapping[str, int]) -> int | None:
-    """What most of the entries in `axes` have along their axis; None if none is there."""
+    """Return the commonest size of the entries in `axes`; None without entries."""
     return _most(shapes[name][axis] for name, axis in axes.items() if len(shapes.get(name, ())) > axis)
 
 

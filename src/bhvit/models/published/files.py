@@ -24,7 +24,7 @@ _DEEPEST = 8
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """What a .pth or .safetensors file holds, executing nothing that a pickle may ask for.
+    """Load a .pth or .safetensors file, executing nothing that a pickle asks for.
 
     Objects other than tensors and plain containers come as inert stand-ins. Raises UserError if the
     file is absent, cut short or neither.
@@ -51,7 +51,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
 
 
 def unwrap(state: Any) -> dict[str, Any]:
-    """The weights in `state`: out of the wrappers that trainers put around them, without whatever else the file holds.
+    """Return the weights in `state`, out of the wrappers that trainers add.
 
     Raises UserError if there are none, or a name is there twice, with and without "module.".
     """
@@ -103,7 +103,7 @@ def _bare(name: object) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """What an error of torch says, without its advice to load the file unsafely."""
+    """Return the message of a torch error without its advice to load unsafely."""
     if "Weights only load failed" in str(error):
         found = re.search(r"GLOBAL (\S+) (?:was not an allowed global|whose module)", str(error))
         what = f"it asks for {found[1]}" if found else "it holds other objects than tensors"
@@ -112,7 +112,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_format(path: Path) -> None:
-    """Raises UserError for what torch.load would run, never end reading or unpack to far more than the file holds."""
+    """Raises UserError for formats that torch.load cannot read safely.
+
+    It would run some, never finish reading others, or unpack far more than the file holds.
+    """
     if tarfile.is_tarfile(path):  # torch's first format; a member of it may be a pipe that never ends
         raise UserError(f"{path} is in the tar format of PyTorch before 0.1.10; load it there and save it again")
     if zipfile.is_zipfile(path):
@@ -129,7 +132,7 @@ def _check_format(path: Path) -> None:
 
 
 class _Inert:
-    """Stands for an object of a pickle that is no tensor: it takes anything and does nothing."""
+    """Stand-in for a pickled object other than a tensor; it does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Inert:
         return super().__new__(cls)
@@ -140,7 +143,9 @@ class _Inert:
 
 
 def _load_pickle(path: Path) -> Any:
-    """What a .pth file holds, by torch's unpickler for weights alone, which calls nothing but builders of tensors.
+    """Load a .pth file with torch's unpickler for weights alone.
+
+    It calls nothing but builders of tensors.
 
     Other objects that a trainer left in the file (its arguments, its schedule) become `_Inert`, where this PyTorch can
     list them beforehand; the stand-ins are known to it for this file only.

@@ -1,4 +1,6 @@
-"""Names of the published BHViT and BinaryViT weights, mapped to ours; some of theirs are historical.
+"""Names of the published BHViT and BinaryViT weights, mapped to ours.
+
+Some of theirs are historical.
 
 Ours are the field's words. One table serves both directions.
 """
@@ -25,7 +27,7 @@ _QUANTIZERS = {
 
 
 def is_binaryvit(spec: ModelSpec) -> bool:
-    """Whether a spec is of the BinaryViT family: attention over the whole grid in every stage."""
+    """Whether a spec is a BinaryViT: pooled attention in every stage."""
     return all(stage.mixer == "pooled_attention" for stage in spec.stages)
 
 

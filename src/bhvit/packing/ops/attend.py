@@ -37,7 +37,7 @@ def attend(attention: QuantAttention) -> Tensors:
 
 
 def _matrix(quantizer: nn.Module, heads: int, depth: int) -> tuple[F64, Tensors]:
-    """Return the worth of one level of the attention matrix, (heads,), and the tensors that make the levels."""
+    """Return the value of one attention level, (heads,), and the tensors behind levels."""
     if isinstance(quantizer, nn.Identity):
         return np.ones(heads), {}
     tensors: Tensors = {

@@ -38,7 +38,9 @@ def linear(
     outputs: npt.NDArray[Any] | slice = slice(None),
     inputs: npt.NDArray[Any] | slice = slice(None),
 ) -> Tensors:
-    """Return weight, scale and shift of a layer, the norm after it and a constant `plus`.
+    """Fold a layer, the norm after it and a constant into tensors.
+
+    These are weight, scale and shift; `plus` is the constant, (O,).
 
     `outputs` and `inputs` put its channels in order.
     """
