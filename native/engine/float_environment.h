@@ -1,4 +1,4 @@
-// The floating-point environment that results are defined in, whatever the caller's is.
+// The floating-point environment that results are defined in, independent of the caller's.
 
 #pragma once
 

@@ -13,7 +13,7 @@ namespace bhvit {
 struct GridPlan {
   struct Place {
     std::vector<size_t> inputs;  // slots of the values that the op reads
-    size_t output;               // slot of what it writes; for the last op, which writes no grid, none
+    size_t output;               // slot of what it writes; unused for the last op, which writes no grid
     bool copied;                 // it changes its first input in place, which is needed later: it works on a copy
   };
 

@@ -47,7 +47,7 @@ class Parameters {
     return source_.arena.take<T>(static_cast<size_t>(count));
   }
 
-  const uint16_t* half_precision(const char* name);  // null if the file has it in another type
+  const uint16_t* half_precision(const char* name);  // null if the file holds another type
   const uint32_t* bits(const char* name);         // as they are in the file
   const uint32_t* weight_bits(const char* name);  // as the kernels read them
   uint32_t* mutable_bits(const char* name);

@@ -11,7 +11,7 @@ namespace bhvit {
 
 class ThreadPool {
  public:
-  // `threads` includes the caller of `run`; so many less one are started, and stay until destruction.
+  // Starts `threads - 1` workers, which stay until destruction; the caller of `run` is the other one.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -51,7 +51,7 @@ class ThreadPool {
   };
 
   // state_: kOpen while ranges are handed out, the workers that joined times kWorker, and above them a
-  // counter of tasks. Only who joined is waited for: a worker whose core is busy elsewhere wakes to a
+  // counter of tasks. Only workers that joined are waited for: one whose core is busy elsewhere wakes to a
   // closed task and costs nothing.
   static constexpr unsigned kOpen = 1, kWorker = 2, kTask = 1u << 12;
 

@@ -14,7 +14,7 @@
 
 namespace bhvit {
 
-// Bytes that a program may take where nothing else is said: several times what the largest published model needs.
+// Default limit of a program's memory in bytes: several times the need of the largest published model.
 constexpr uint64_t kDefaultMaxMemory = uint64_t{512} << 20;
 
 struct ProgramOptions {
@@ -33,8 +33,9 @@ class Program {
   // Keeps the file and uses its weights in place.
   Program(std::shared_ptr<const FileBytes> file, const ProgramOptions& options);
 
-  // images (count, in_chans, H, W) -> logits (count, classes), or of pixels (count, classes, H, W). Pointers need no alignment. Stops after the image that
-  // ends past so many seconds and returns how many are done. Throws ForkedError.
+  // images (count, in_chans, H, W) -> logits (count, classes), or of pixels (count, classes, H, W). Pointers need no
+  // alignment. Stops after the image during which `seconds` are over, and returns the number of images that are done.
+  // Throws ForkedError.
   long run(const float* images, long count, float* logits, double seconds = std::numeric_limits<double>::infinity());
   // The same of a segmentation: images -> labels (count, height, width), each the class of the largest logit. Throws
   // std::invalid_argument for a program that classifies.
@@ -64,7 +65,7 @@ class Program {
   const std::vector<std::string>& class_names() const { return class_names_; }
   const Preprocess& preprocess() const { return preprocess_; }
   const Calibration& calibration() const { return calibration_; }
-  // Of a program that keeps its file, the bytes before the tensors; otherwise empty.
+  // The file's bytes before the tensors, if the program keeps its file; otherwise empty.
   std::string_view header() const { return header_; }
   // What another program of the same bytes is made from; null for one that does not keep its file.
   const std::shared_ptr<const FileBytes>& file() const { return file_; }
@@ -72,7 +73,7 @@ class Program {
   size_t memory_bytes() const { return arena_.total(); }  // without a file that is kept
 
  private:
-  struct Running;  // while it lives, it is the turn of this thread
+  struct Running;  // holds the turn of this thread
 
   void load(std::string_view file, bool borrowed);
   void run_step(size_t index) const;
@@ -95,7 +96,7 @@ class Program {
     float* to;
     int64_t floats;
   };
-  std::vector<Copy> copies_;  // before each step; of no floats where it needs none
+  std::vector<Copy> copies_;  // before each step; 0 floats where it needs none
   Turn turn_;
 };
 

@@ -7,7 +7,7 @@
 namespace bhvit {
 namespace {
 
-// Weights are whole numbers of 2^-22: eight bits for pixels and two for what a sum of weights may exceed one by are kept.
+// Weights are multiples of 2^-22: of 32 bits, eight are for pixels and two for sums of weights above one.
 constexpr int kPrecision = 32 - 8 - 2;
 
 struct Filter {
@@ -41,7 +41,7 @@ constexpr Filter kFilters[] = {{"box", 0.5, box_weight},
                                {"bicubic", 2.0, bicubic_weight},
                                {"lanczos", 3.0, lanczos_weight}};
 
-// For each position of the result, which positions of the source make it, and with what weights.
+// The positions of the source that each position of the result is made of, and their weights.
 struct Weights {
   struct Range {
     int64_t first, count;
@@ -90,7 +90,7 @@ struct Weights {
 
 bool is_whole(float v) { return v == std::trunc(v); }
 
-// The pixels at positions that go up in equal steps.
+// The pixels at equally spaced positions ("nearest").
 std::vector<uint8_t> pick(const Picture& p, int64_t height, int64_t width, const Box& box) {
   const auto positions = [](float from, float to, int64_t count, int64_t edge) {
     std::vector<int64_t> at(static_cast<size_t>(count));

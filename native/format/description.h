@@ -1,5 +1,5 @@
-// What a file says of its model besides the program: class names, preprocessing and calibration. The mirror of the
-// `Preprocess` of src/bhvit/image.py and of src/bhvit/calibration.py.
+// A file's class names, preprocessing and calibration. The mirror of `Preprocess` in src/bhvit/image.py and of
+// src/bhvit/calibration.py.
 
 #pragma once
 
@@ -48,12 +48,11 @@ void probabilities(const Calibration& calibration, const float* logits, size_t c
 double score(const Calibration& calibration, const float* logits, size_t classes);
 double threshold(const Calibration& calibration, double miss_rate);
 
-// The largest magnitude that an input is taken with: several times what pixels give, and at least 16. Pixels that were not
-// normalised, from 0 to 255, are beyond it.
+// The largest magnitude accepted of an input: several times that of normalised pixels, and at least 16. Pixels that were
+// not normalised, from 0 to 255, are beyond it.
 float largest_input(const Preprocess& preprocess);
 
-// Where the centre begins, if so many pixels are not part of it. Half of an odd number goes to the even side, as Python
-// rounds.
+// Where the centre begins if `spare` pixels are not part of it: half of them, rounded to even as Python does.
 inline int64_t centre_start(int64_t spare) { return spare / 2 + (spare % 4 == 3); }
 
 // Pixels (height, width, channels), not smaller than the result: their centre, normalised, (channels, H, W). The same

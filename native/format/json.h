@@ -1,8 +1,9 @@
-// A small strict JSON reader for headers of files that nobody vouches for.
+// A small strict JSON reader for the headers of untrusted files.
 //
 // Strict: RFC 8259 in UTF-8 and nothing more, no repeated keys, no halves of surrogate pairs, numbers that a double holds,
 // integers of up to 18 digits kept exactly, nesting of at most kMaxJsonDepth. src/bhvit/format/strict_json.py is the same
-// in Python. The time is that of reading the text and sorting its keys, whatever they are: nothing is hashed.
+// in Python. Its time is that of reading the text and sorting the keys; no choice of keys
+// makes it longer, since nothing is hashed.
 
 #pragma once
 

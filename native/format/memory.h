@@ -26,7 +26,7 @@ struct AlignedDelete {
 // Owns blocks until it is destroyed; they are zero when handed out.
 class Arena {
  public:
-  // Hands out at most `limit` bytes.
+  // At most `limit` bytes in all.
   explicit Arena(uint64_t limit = UINT64_MAX) : limit_(limit) {}
 
   template <class T>

@@ -1,5 +1,4 @@
-// Opening a .bhv file: everything in it is checked before it is used. The format is stated in
-// src/bhvit/format.py.
+// Opening a .bhv file: everything in it is checked before it is used. src/bhvit/format/file.py states the format.
 
 #pragma once
 

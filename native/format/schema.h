@@ -95,7 +95,7 @@ std::span<const OpRule> rules();
 std::span<const OptionRule> options();
 std::span<const Limit> limits();
 
-// The ops of a program's JSON list, checked one by one and as a chain. Throws FormatError.
+// The ops of a program's JSON list, checked one by one and as a graph. Throws FormatError.
 std::vector<Op> read_program(const Json& list);
 
 }  // namespace bhvit

@@ -6,6 +6,7 @@ import typing
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import bhvit
@@ -17,6 +18,14 @@ from bhvit.spec.mixers import MIXER_RULES, Mixer
 def test_every_name_has_rules_and_a_module() -> None:
     assert tuple(MIXER_RULES) == typing.get_args(Mixer)
     assert TokenMixer.by_name.keys() == MIXER_RULES.keys()
+
+
+@pytest.mark.parametrize("name", MIXER_RULES)
+def test_a_batch_without_images_has_no_logits(name: Mixer) -> None:
+    for task, shape in (("classify", (0, 2)), ("segment", (0, 2, 16, 16))):
+        model = bhvit.create_model("bhvit_nano", num_classes=2, img_size=16, mixer=name, task=task).eval()
+        with torch.no_grad():
+            assert model(torch.zeros(0, 3, 16, 16)).shape == shape
 
 
 @pytest.mark.parametrize("name", MIXER_RULES)

@@ -7,7 +7,7 @@
 namespace bhvit {
 namespace {
 
-// The neighbours of i: i-1, i+1, i-2, i+2, in the order of program.TAPS; cyclic, or -1 beyond the edge.
+// The neighbours of i: i-1, i+1, i-2, i+2, in the order of arithmetic.TAPS; cyclic, or -1 beyond the edge.
 const int32_t* make_wraps(long edge, bool cyclic, Parameters& p) {
   int32_t* wraps = p.take<int32_t>(4 * edge);
   constexpr long kOffsets[4] = {-1, 1, -2, 2};

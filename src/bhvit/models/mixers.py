@@ -197,7 +197,7 @@ class QuantAttention(nn.Module):
         return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], self.heads, -1).transpose(-2, -3)  # (..., heads, T, d)
+        return x.view(*x.shape[:-1], self.heads, x.shape[-1] // self.heads).transpose(-2, -3)  # (..., heads, T, d)
 
 
 class WindowAttention(TokenMixer, mixer="attention"):
@@ -258,7 +258,7 @@ class WindowAttention(TokenMixer, mixer="attention"):
         batch, height, width, channels = x.shape
         rows, columns = self.window
         x = x.view(batch, height // rows, rows, width // columns, columns, channels)
-        return x.transpose(2, 3).reshape(batch, -1, rows * columns, channels)
+        return x.transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
     def _merge(self, x: Tensor, shape: torch.Size) -> Tensor:
         """(B, nW, L, C) -> (B, H, W, C)."""

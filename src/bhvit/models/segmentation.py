@@ -41,7 +41,7 @@ class Lateral(nn.Module):
         n = self.norm_in(x)
         residual = n
         if n.shape[-1] > self.outputs:
-            residual = n.reshape(*n.shape[:-1], -1, self.outputs).mean(dim=-2)
+            residual = n.reshape(*n.shape[:-1], n.shape[-1] // self.outputs, self.outputs).mean(dim=-2)
         if fused.applies(self, n):
             weight = linear_weight(self.linear.weight, self.linear.quant, self.linear.weight_quantizer)
             move, config = self.move.bias, self.linear.quant

@@ -297,7 +297,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def known(name: str) -> str:
-    """Return `name` if it is a setting or override, of the run or of a phase.
+    """Return `name` if it is a setting or override of the run or a phase.
 
     Raises UserError with the nearest right one.
     """

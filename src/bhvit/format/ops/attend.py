@@ -1,6 +1,6 @@
 """Parts of both attentions: projections, attention of a head, output; no op.
 
-of both attentions, a head of d channels, queries q and keys and values k_j, v_j. Activations "binary":
+A head of both attentions has d channels, queries q and keys and values k_j, v_j. Activations "binary":
 the three are signs; m_j = popcount(q XOR k_j); e_j = exp_table[m_j - min m]. "float":
 s_j = (0 + q_0*k_j0 + ... in order) * (1/sqrt(d)); e_j = e^(s_j - max s). P_j = e_j * (1/sum16(e)).
 Activations "float": I_c = 0 + P_0*v_0c + P_1*v_1c + ... in order. "binary", by the option `quantizer`,
