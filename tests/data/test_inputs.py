@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from bhvit.data.inputs import open_inputs
+from bhvit.data.inputs.video import Live
 from bhvit.errors import UserError
 from helpers.images import class_folders, parquet, png, shard, tar, zipped
 from helpers.videos import jpeg, serving, video
@@ -251,7 +252,11 @@ def test_a_live_source_stops_when_it_is_closed() -> None:
     with serving() as at:
         inputs = open_inputs(f"{at}/stream?100000")
         next(iter(inputs)).image()
+        (live,) = inputs._parts
+        assert isinstance(live, Live)
+        assert live._reader.is_alive()
         inputs.close()
+        assert not live._reader.is_alive()
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,9 @@ def test_two_processes_compute_what_one_computes(config, arguments, program, tmp
     # What two wrote, one continues.
     saved = safetensors.torch.load_file(tmp_path / "two" / "resume.safetensors")
     assert any(name.startswith("average.") for name in saved)
-    assert train(config(**{**OPTIONS, **changes}, out=str(tmp_path / "two")), resume=True, quiet=True).metrics.top1 >= 0
+    resumed = train(config(**{**OPTIONS, **changes}, out=str(tmp_path / "two")), resume=True, quiet=True)
+    assert list(resumed.log) == log_of(tmp_path / "two")
+    assert len(resumed.log) == len(one.log)
 
 
 @pytest.mark.parametrize(("batch", "parts", "size"), [(8, 1, 1), (8, 1, 2), (16, 2, 2), (12, 1, 3), (6, 1, 2)])

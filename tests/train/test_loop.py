@@ -61,7 +61,7 @@ def test_other_losses_and_options(config, tmp_path, images):
     result = train(config(epochs=1, label_smoothing=0.1, weight_decay=0.05, **changes), quiet=True)
     assert math.isfinite(result.log[0]["train_loss"])
     grey = config(epochs=1, channels=1, augment="resized-crop", workers=0, precision="bfloat16")
-    assert train(grey, quiet=True, force=True).metrics.top1 >= 0
+    assert load_checkpoint(train(grey, quiet=True, force=True).last).spec.in_chans == 1
 
 
 def test_kept_outputs_of_a_teacher_are_those_that_it_gives(config, tmp_path, monkeypatch):
