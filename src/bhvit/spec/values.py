@@ -110,7 +110,7 @@ def _size(value: Any) -> tuple[int, int] | None:
         except UserError:
             return None
     pair = (value, value) if _is_int(value) else value
-    return tuple(pair) if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair)) else None
+    return (pair[0], pair[1]) if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair)) else None
 
 
 def _float(value: Any) -> float | None:
