@@ -33,14 +33,10 @@ from ..text import some
 from .classes import Labels, match_classes
 from .integrity import find_damaged
 from .sources import find
-from .splits import Kind, held_out
+from .splits import Kind, hold_out
 from .stores import ArrayStore, Store
 
 SPLITS = ("train", "validation", "test", "all")
-HELD_OUT = 0.2
-"""Share of the training images held out for validation where a source has no other split."""
-HELD_OUT_BESIDES_TEST = 0.1
-"""The same where a source has test images of its own: the held-out ones need only choose a model, not judge it."""
 
 Warn = Callable[[str], None]
 
@@ -137,11 +133,11 @@ def open_dataset(
     """Open one split of a source (see the top of this file): train, validation, test or all.
 
     Where the source has no validation split, `test_fraction` of the training images of every class are held out as
-    such (default `HELD_OUT`, or `HELD_OUT_BESIDES_TEST` with a test split). Where it has no test split, "test" gives
-    the validation images, and `Dataset.split` says so. `class_names` gives the classes an existing model knows: equal
-    lists are matched by position, others by name. `classes_file` names the classes of labels that are numbers, a line
-    each. `warn` is given a line for each file that is skipped (default: standard error); with `strict` the first
-    damaged image is refused instead.
+    such (default: 0.2, or 0.1 with a test split). Where it has no test split, "test" gives the validation images, and
+    `Dataset.split` says so. `class_names` gives the classes an existing model knows: equal lists are matched by
+    position, others by name. `classes_file` names the classes of labels that are numbers, a line each. `warn` is given
+    a line for each file that is skipped (default: standard error); with `strict` the first damaged image is refused
+    instead.
     Raises UserError if the source is missing, empty, damaged, or has fewer than two classes.
     """
     if split not in SPLITS:
@@ -156,9 +152,7 @@ def open_dataset(
     for note in found.notes:
         warn(note)
     if found.hold_out:
-        usual = HELD_OUT_BESIDES_TEST if "test" in found.splits else HELD_OUT
-        chosen = held_out(labels, usual if test_fraction is None else test_fraction)
-        kept = ~chosen if found.split == "train" else chosen
+        kept = hold_out(labels, found.split, found.splits, test_fraction)
         indices, labels = indices[kept], labels[kept]
         if len(labels) == 0:
             raise UserError(f"{source} has a single image of each class: none can be held out for validation")

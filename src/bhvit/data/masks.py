@@ -32,12 +32,12 @@ from ..system import allowed_cores
 from ..text import some
 from .archives import TarStore, ZipStore
 from .classes import read_class_names
-from .dataset import HELD_OUT, HELD_OUT_BESIDES_TEST, Dataset, Warn, to_stderr
+from .dataset import Dataset, Warn, to_stderr
 from .folders import FolderStore
 from .index_cache import LARGE
 from .parquet import ParquetStore, mask_columns
 from .sources import files_below
-from .splits import Kind, by_split, choose, held_out
+from .splits import Kind, by_split, choose, hold_out
 from .stores import FileStore, Store, reading
 from .webdataset import IMAGES
 
@@ -203,9 +203,7 @@ def open_masked(
         warn(note)
     indices, mask_indices = found.indices, found.mask_indices
     if found.hold_out:
-        usual = HELD_OUT_BESIDES_TEST if "test" in found.splits else HELD_OUT
-        chosen = held_out(np.zeros(len(indices), np.int64), usual if test_fraction is None else test_fraction)
-        kept = ~chosen if found.split == "train" else chosen
+        kept = hold_out(np.zeros(len(indices), np.int64), found.split, found.splits, test_fraction)
         indices, mask_indices = indices[kept], mask_indices[kept]
         if len(indices) == 0:
             raise UserError(f"{source} has a single image: none can be held out for validation")

@@ -181,8 +181,8 @@ def mask_columns(path: Path) -> tuple[str, str]:
     Raises UserError if one is missing.
     """
     schema = open_parquet(path).schema_arrow
-    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
-    mask = next((name for name in ("annotation", "mask", "label") if name in schema.names), None)
+    image = _first_column(schema, _IMAGE_COLUMNS)
+    mask = _first_column(schema, ("annotation", "mask", "label"))
     if image is None or mask is None:
         missing = "image" if image is None else "annotation"
         raise UserError(f"{path} lacks the column {missing} {{bytes, path}}; it has {some(schema.names)}")
@@ -199,8 +199,8 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
     import pyarrow
 
     schema = open_parquet(path).schema_arrow
-    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
-    label = next((name for name in ("label", "labels", "fine_label") if name in schema.names), None)
+    image = _first_column(schema, _IMAGE_COLUMNS)
+    label = _first_column(schema, ("label", "labels", "fine_label"))
     if image is None or label is None:
         missing = "image {bytes, path}" if image is None else "label"
         raise UserError(f"{path} lacks the column {missing}; it has {some(schema.names)}")
@@ -219,11 +219,15 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
 def image_column(path: Path) -> str:
     """Return the name of the image column. Raises UserError if there is none."""
     schema = open_parquet(path).schema_arrow
-    image = next((name for name in _IMAGE_COLUMNS if name in schema.names), None)
+    image = _first_column(schema, _IMAGE_COLUMNS)
     if image is None:
         raise UserError(f"{path} lacks the column image {{bytes, path}}; it has {some(schema.names)}")
     _check_encoded(path, image, schema.field(image).type)
     return image
+
+
+def _first_column(schema: Any, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in schema.names), None)
 
 
 def _check_encoded(path: Path, column: str, kind: Any) -> None:

@@ -19,6 +19,10 @@ from ..text import some
 
 Kind = Literal["train", "validation", "test"]
 KINDS: tuple[Kind, ...] = ("train", "validation", "test")
+HELD_OUT = 0.2
+"""Share of the training images held out for validation where a source has no other split."""
+HELD_OUT_BESIDES_TEST = 0.1
+"""The same where a source has test images of its own: the held-out ones need only choose a model, not judge it."""
 SPLIT_SEED = 0
 """Seed of what is held out: fixed, so that no run ever trains on another run's validation images."""
 _WORDS: dict[str, Kind] = {
@@ -110,6 +114,18 @@ def held_out(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.b
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         chosen[generator.permutation(members)[:count]] = True
     return chosen
+
+
+def hold_out(
+    labels: npt.NDArray[np.int64], split: str, kinds: Sequence[Kind], fraction: float | None
+) -> npt.NDArray[np.bool_]:
+    """Choose the images of `split` where validation images are held out of the training images, (N,).
+
+    `fraction` of them, by default `HELD_OUT`, or `HELD_OUT_BESIDES_TEST` of a source with test images.
+    """
+    usual = HELD_OUT_BESIDES_TEST if "test" in kinds else HELD_OUT
+    chosen = held_out(labels, usual if fraction is None else fraction)
+    return ~chosen if split == "train" else chosen
 
 
 def _words(name: str) -> list[str]:

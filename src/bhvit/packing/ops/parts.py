@@ -7,9 +7,10 @@ from typing import Any
 import numpy.typing as npt
 from torch import nn
 
+from ...bits import tile_floats
 from ...models.layers import QuantConv2d, QuantLinear, RPReLU
 from ...models.mixers import AttentionOutput, ResidualUnit
-from ..fold import F64, Affine, array, layer_scale, normed, stored_weight, tile
+from ..fold import F64, Affine, array, layer_scale, norm, normed, stored_weight, tile
 
 Tensors = dict[str, npt.NDArray[Any]]
 
@@ -49,6 +50,11 @@ def linear(
     tensors |= {"scale": folded.scale, "shift": folded.shift + plus}
     ordered = {f"{name}{suffix}": value[outputs] for name, value in tensors.items()}
     return {f"weight{suffix}": tile(layer, weight[outputs][:, inputs]), **ordered}
+
+
+def classifier(before: nn.Module, layer: nn.Linear) -> Tensors:
+    """Return the tensors of a norm and a full-precision linear layer."""
+    return {**affine("norm", norm(before)), "weight": tile_floats(array(layer.weight)), "bias": array(layer.bias)}
 
 
 def unit_tensors(unit: ResidualUnit) -> Tensors:

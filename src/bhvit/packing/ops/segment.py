@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from ...bits import tile_floats
 from ...models.segmentation import SegmentationHead
-from ..fold import array, norm
-from .parts import Tensors, affine
+from .parts import Tensors, classifier
 
 
 def lower(head: SegmentationHead) -> Tensors:
     """Return the tensors of an op `segment`: numbers in float64, weights in tiles."""
-    return {
-        **affine("norm", norm(head.norm)),
-        "weight": tile_floats(array(head.linear.weight)),
-        "bias": array(head.linear.bias),
-    }
+    return classifier(head.norm, head.linear)
