@@ -109,7 +109,6 @@ def test_pooled_attention_pools_as_the_published_model_does():
         ({"activation_bits": 32, "attention": "gsb"}, "attention has no effect"),
         ({"weight_bits": 32, "recu": True}, "recu has no effect"),
         ({"shifts": "none", "branches": "pool"}, "branches has no effect"),
-        ({"num_classes": 3, "task": "segment", "decoder_blocks": 0, "decoder_hidden": 256}, "decoder_hidden has no"),
         ({"stages": (model_spec("bhvit_nano").stages[0],), "downsample": "float"}, "downsample has no effect"),
         ({"stages.3.mixer": "conv"}, "bhvit_nano has stages 0 to 2"),
         ({"shifts": [4]}, "shifts may hold 3 and 5"),

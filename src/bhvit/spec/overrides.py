@@ -203,8 +203,6 @@ def _check_not_idle(spec: ModelSpec, values: Mapping[str, Any]) -> None:
             raise UserError("attention has no effect: no stage has an attention mixer and activation_bits 1")
         if field.startswith("decoder_") and spec.task != "segment":
             raise UserError(f"{field} has no effect: only a model with task=segment has a decoder")
-        if field == "decoder_hidden" and not spec.decoder_blocks:
-            raise UserError("decoder_hidden has no effect: decoder_blocks is 0")
         if field == "downsample" and len(spec.stages) == 1:
             raise UserError("downsample has no effect: the model has a single stage")
         if field == "branches" and not spec.shifts:
