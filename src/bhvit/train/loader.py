@@ -18,7 +18,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -238,7 +238,7 @@ class _Keys:
         return len(self.batches)
 
 
-def _stack(images: Sequence[Tensor | UserError]) -> Any:
+def _stack(images: list[Tensor | UserError]) -> Any:
     """Stack images (H, W, C), or return the error of one of them."""
     error = next((image for image in images if isinstance(image, UserError)), None)
     return default_collate(images) if error is None else error
