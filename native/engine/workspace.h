@@ -42,12 +42,13 @@ class Workspace {
   const float* input(size_t number) const { return grids_[place_->inputs[number]]; }
   float* output() const { return grids_[place_->output]; }
 
-  // Memory that all threads share until the step is over.
+  // Memory that all threads share until the step is over. Counted in 64 bits, as in Arena::block_bytes.
   template <class T>
-  T* shared(long count) {
+  T* shared(int64_t count) {
     T* part = shared_ ? reinterpret_cast<T*>(shared_ + shared_used_) : nullptr;
-    shared_used_ += round_up(count * static_cast<long>(sizeof(T)), static_cast<long>(kAlignment));
-    shared_bytes_ = std::max(shared_bytes_, static_cast<size_t>(shared_used_));
+    const uint64_t bytes = static_cast<uint64_t>(count) * sizeof(T);
+    shared_used_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    shared_bytes_ = std::max(shared_bytes_, shared_used_);
     return part;
   }
 
@@ -65,7 +66,7 @@ class Workspace {
   void scratch(const Args& args) {
     Scratch counting;
     [[maybe_unused]] const Layout layout(counting, args);
-    scratch_bytes_ = std::max(scratch_bytes_, static_cast<size_t>(counting.used));
+    scratch_bytes_ = std::max(scratch_bytes_, static_cast<uint64_t>(counting.used));
   }
 
   const std::vector<char*>& scratch_blocks() const { return scratch_; }
@@ -76,10 +77,8 @@ class Workspace {
   const GridPlan::Place* place_ = nullptr;
   std::vector<float*> grids_;  // of each slot
   char* shared_ = nullptr;
-  long shared_used_ = 0;
   std::vector<char*> scratch_;  // one block a thread
-  size_t shared_bytes_ = 0, scratch_bytes_ = 0;
-  uint64_t bordered_bytes_ = 0;
+  uint64_t shared_used_ = 0, shared_bytes_ = 0, scratch_bytes_ = 0, bordered_bytes_ = 0;
   std::map<std::tuple<long, long, long, size_t>, void*> bordered_;
 };
 

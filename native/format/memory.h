@@ -30,9 +30,11 @@ class Arena {
   explicit Arena(uint64_t limit = UINT64_MAX) : limit_(limit) {}
 
   template <class T>
-  T* take(size_t count) {
-    const size_t bytes = block_bytes(count, sizeof(T));
-    check(bytes);
+  T* take(uint64_t count) {
+    const uint64_t needed = block_bytes(count, sizeof(T));
+    check(needed);
+    const size_t bytes = static_cast<size_t>(needed);
+    if (bytes != needed) throw std::bad_alloc();  // 32-bit addresses
     blocks_.emplace_back(static_cast<char*>(::operator new[](bytes, std::align_val_t{kAlignment})));
     std::memset(blocks_.back().get(), 0, bytes);
     total_ += bytes;
@@ -44,8 +46,9 @@ class Arena {
     if (bytes > limit_ - total_) throw MemoryLimitError(total_ + bytes, limit_);
   }
 
-  // What `take` takes: rounded up, so that whole vectors may be read at the end.
-  static size_t block_bytes(size_t count, size_t each) {
+  // Bytes of a block of `count` values: rounded up, so that whole vectors may be read at the end. In 64 bits, since a
+  // model for WebAssembly may ask for more than its 32-bit addresses reach.
+  static uint64_t block_bytes(uint64_t count, uint64_t each) {
     return (count * each + kAlignment - 1) / kAlignment * kAlignment + kAlignment;
   }
 

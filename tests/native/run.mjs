@@ -2,7 +2,7 @@
 //
 // IMAGE and LOGITS hold float32, COUNT is the number of logits. Of a segmentation LABELS, the logits' file with ".labels",
 // gets a byte a pixel. Prints, a line each, what opening says of two threads, of a damaged model, of a path
-// and of an instruction set of another machine.
+// and of an instruction set of another machine; and of the model itself, if it cannot be opened.
 
 import { readFileSync, writeFileSync } from "node:fs";
 import createBhvit from "./bhvit.js";
@@ -21,7 +21,11 @@ said(bhvit._bhvit_open_memory(file, model.length - 1, 1, 0, session));
 said(bhvit._bhvit_open_file(copy(Buffer.from(`${modelPath}\0`)), 1, 0, session));
 said(bhvit._bhvit_open_memory(file, model.length, 1, copy(Buffer.from("avx2\0")), session));
 
-bhvit._bhvit_open_memory(file, model.length, 1, 0, session);
+const opened = bhvit._bhvit_open_memory(file, model.length, 1, 0, session);
+if (opened) {
+  said(opened);
+  process.exit();
+}
 const image = readFileSync(imagePath), floats = image.length / 4, logits = copy(Buffer.alloc(4 * count));
 if (bhvit._bhvit_run(bhvit.HEAPU32[session / 4], 1, copy(image), floats, logits, count)) {
   throw new Error(bhvit.UTF8ToString(bhvit._bhvit_error()));

@@ -64,3 +64,11 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(np.fromfile(tmp_path / "logits", np.float32), logits.ravel())
     labels = np.fromfile(tmp_path / "logits.labels", np.uint8).reshape(16, 40)
     np.testing.assert_array_equal(labels, logits[0].argmax(axis=0))
+
+    # Its scores need 16 GiB, whose bytes are 64 MiB in 32 bits.
+    wide = StageSpec(depth=1, channels=1024, hidden=1024, mixer="attention", window=(1, 1))
+    spec = ModelSpec(name="wide", img_size=(62, 64), patch=1, num_classes=2, stages=(wide,))
+    bhv_file.write(random_model(spec, half=True), tmp_path / "wide.bhv")
+    refused = call("node", folder / "run.mjs", tmp_path / "wide.bhv", tmp_path / "image", tmp_path / "logits", "2")
+    assert refused.splitlines()[4].startswith("4 needs 6")
+    assert "above the limit of 512 MiB" in refused

@@ -41,12 +41,12 @@ class AttentionStep : public Step {
     }
     if (fused_) {
       args_.globals = memory.shared<float>(sizes.windows * sizes.windows * channels);
-      args_.globals_stride = sizes.windows * channels;
+      args_.globals_stride = args_.windows * channels;
       memory.scratch<ProjectScratch>(args_);
     } else {
       args_.products = memory.shared<float>(sizes.windows * sizes.keys * channels);
       args_.globals = args_.products ? args_.products + args_.window_h * args_.window_w * channels : nullptr;
-      args_.globals_stride = sizes.keys * channels;
+      args_.globals_stride = args_.heads.keys * channels;
       memory.scratch<ProjectGeneralScratch>(args_);
     }
     memory.scratch<WindowScratch>(args_);
@@ -88,7 +88,7 @@ class AttentionStep : public Step {
 
  private:
   struct Sizes {
-    long windows, keys, rows;
+    int64_t windows, keys, rows;  // their products may be beyond 32 bits, which `long` has in WebAssembly
     explicit Sizes(const AttentionArgs& a)
         : windows(a.windows), keys(a.heads.keys), rows(a.height * a.width + a.windows) {}
   };
