@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +22,6 @@ from bhvit.train.augment import Normalizer
 from bhvit.train.distributed import BatchShard
 from bhvit.train.losses import mask_loss
 from bhvit.train.mask_augment import draw_pairs, scaled_pairs
-from bhvit.train.phase import _counts
 from bhvit.train.settings import AugmentSettings, LossSettings, TeacherSettings
 from bhvit.train.teacher import load_teacher
 from helpers.masked_images import make
@@ -168,29 +166,6 @@ def test_other_teachers_are_refused(settings, run):
         load_teacher(TeacherSettings(teacher="resnet18"), student, names, "segment")
     with pytest.raises(UserError, match="a file of a teacher's outputs is of whole images"):
         TrainConfig.from_dict({**settings, "out": "run", "teacher": "outputs.npz"})
-
-
-class OnDevice:
-    """Pixels that only `cpu` brings to NumPy, as those of a GPU."""
-
-    def __init__(self, pixels):
-        self.pixels = pixels
-
-    def __getitem__(self, place):
-        return OnDevice(self.pixels[place])
-
-    def cpu(self):
-        return self.pixels
-
-
-def test_pixels_are_counted_wherever_they_lie(settings):
-    masked = open_masked(settings["data"], "train")
-    preprocess = Preprocess(size=(6, 8), crop=1.0)
-    pixels = torch.stack([torch.from_numpy(masked.pixels(index, preprocess)) for index in range(len(masked))])
-    data = types.SimpleNamespace(train=masked)
-    found = [_counts(data, types.SimpleNamespace(pixels=held)) for held in (None, pixels, OnDevice(pixels))]
-    for counts in found:
-        np.testing.assert_array_equal(counts, [int((pixels[..., 3] == label).sum()) for label in range(3)])
 
 
 @pytest.mark.parametrize(
