@@ -36,20 +36,20 @@ timed() {
     { timeout -k 10 "$seconds" "$python" -m "$@" 2>&1 || echo "ended with status $?"; } | tee "$log"
 }
 
-measured=220 trained=240 small='' small_run=''
+longest=290 check=150 measured=220 trained=240 small='' small_run=''
 if [ -n "${TOY:-}" ]; then
-    measured=2 trained=20 small='--cases bhvit_nano:32:4 --ways fused graphs train'
-    small_run='--set batch_size=16 --set patch=8 --set augment=none'
+    longest=900 check=900 measured=2 trained=60 small='--cases bhvit_nano:32:4 --ways fused graphs train'
+    small_run='--set batch_size=64'
 fi
 # shellcheck disable=SC2086 # options are several words
 case $what in
 steps)
-    timed 150 "$out/check.log" benchmarks.training.gpu_check --device "$device"
-    timed 290 "$out/gpu.log" benchmarks.training.gpu --device "$device" --seconds "$measured" $small \
+    timed "$check" "$out/check.log" benchmarks.training.gpu_check --device "$device"
+    timed "$longest" "$out/gpu.log" benchmarks.training.gpu --device "$device" --seconds "$measured" $small \
         ${3:+--published "$3"} --page "$out/gpu.md"
     ;;
 run)
-    timed 290 "$out/run.log" benchmarks.accuracy.gpu_run --data "$3" --recipe small --seconds "$trained" \
+    timed "$longest" "$out/run.log" benchmarks.accuracy.gpu_run --data "$3" --recipe small --seconds "$trained" \
         --out "$out/kept" ${4:+--resume-from "$4"} --set "device=$device" \
         --set epochs=200 --set batch_size=512 --set lr=4e-3 $small_run
     ;;

@@ -3,8 +3,8 @@
     python -m benchmarks.accuracy.gpu_run --data DATA --recipe small --seconds 240 --out kept [--set epochs=200]
 
 When the time is over, or at SIGTERM, the run stops between two steps as after Ctrl-C. What is kept in `--out` has no
-file above `LIMIT`: settings, log, the last and the best model where they are small enough, and what `--resume` needs,
-cut into parts. It is kept every `KEEP_SECONDS` and at the end, so that a run that is killed leaves most of what it had.
+file above `LIMIT`: settings, log, the last and the best model and what `--resume` needs, larger files cut into parts.
+It is kept every `KEEP_SECONDS` and at the end, so that a run that is killed leaves most of what it had.
 Called again with the same `--out`, the run goes on from there, exactly; `--resume-from` names another folder of kept
 files, which may be read-only.
 """
@@ -33,33 +33,30 @@ from bhvit.train.run_folder import RunFolder
 LIMIT = 15 * 2**20
 """Bytes of the largest file that is kept."""
 KEEP_SECONDS = 30.0
-PART = "resume.part"
+PART = ".part"
 
 
-def keep(run: Path, kept: Path) -> list[str]:
-    """Copy what goes on from a run into a folder of small files. Names of those left out because they are too large.
+def keep(run: Path, kept: Path) -> None:
+    """Copy what goes on from a run into a folder of small files.
 
     What the folder held before is there until all is written.
     """
     new, old = kept.with_name(f"{kept.name}.new"), kept.with_name(f"{kept.name}.old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    left_out = []
     for path in sorted(run.iterdir()) if run.exists() else []:
-        if path.name == "resume.safetensors":
-            content = path.read_bytes()
-            for number, start in enumerate(range(0, len(content), LIMIT)):
-                (new / f"{PART}{number}").write_bytes(content[start : start + LIMIT])
-        elif path.is_file() and not path.name.startswith("."):
-            if path.stat().st_size <= LIMIT:
-                shutil.copyfile(path, new / path.name)
-            else:
-                left_out.append(path.name)
+        if not path.is_file() or path.name.startswith("."):
+            continue
+        if path.stat().st_size <= LIMIT:
+            shutil.copyfile(path, new / path.name)
+            continue
+        content = path.read_bytes()
+        for number, start in enumerate(range(0, len(content), LIMIT)):
+            (new / f"{path.name}{PART}{number:03}").write_bytes(content[start : start + LIMIT])
     if kept.exists():
         kept.rename(old)
     new.rename(kept)
     shutil.rmtree(old, ignore_errors=True)
-    return left_out
 
 
 class Keep(Callback):
@@ -76,14 +73,12 @@ class Keep(Callback):
 
 def restore(kept: Path, run: Path) -> bool:
     """Make a run's folder of what `keep` left. Whether there was anything."""
-    parts = sorted(kept.glob(f"{PART}*"), key=lambda path: int(path.name[len(PART) :]))
-    if not parts:
+    if not any(kept.glob("resume.safetensors*")):
         return False
     run.mkdir(parents=True, exist_ok=True)
-    for path in kept.iterdir():
-        if path not in parts:
-            shutil.copyfile(path, run / path.name)
-    (run / "resume.safetensors").write_bytes(b"".join(part.read_bytes() for part in parts))
+    for path in sorted(kept.iterdir()):  # parts of a file in their order
+        with (run / path.name.partition(PART)[0]).open("ab") as file:
+            file.write(path.read_bytes())
     return True
 
 
@@ -124,7 +119,7 @@ def main() -> None:
         finally:
             timer.cancel()
             signal.signal(signal.SIGTERM, before)
-        left_out = keep(run, args.out)
+        keep(run, args.out)
         log = RunFolder(run).entries()
     summary = {
         "finished": finished,
@@ -132,7 +127,6 @@ def main() -> None:
         "of": sum(phase.epochs for phase in config.phase_configs()),
         "last": log[-1] if log else None,
         "best_val_top1": max((line["val_top1"] for line in log), default=None),
-        "too_large_to_keep": left_out,
     }
     for name in ("flipped", "oscillating"):
         if summary["last"]:
