@@ -40,7 +40,8 @@ def test_a_network_camera_plays() -> None:
         numbers = [int(picture.name.rsplit(" ", 1)[1]) for picture in pictures]
         assert all(picture.name.startswith(f"rtsp://user:…@{host}/stream frame ") for picture in pictures)
         assert numbers == sorted(set(numbers))
-        assert 10 < len(numbers) <= 30
+        assert numbers[-1] == 29
+        assert len(numbers) + inputs.dropped == 30  # a busy machine drops some
         for number, picture in zip(numbers, pictures, strict=True):
             assert np.asarray(picture.image()).shape == (48, 64, 3)
             assert abs(np.asarray(picture.image()).mean() - 20 * number % 260) < 8
@@ -50,11 +51,13 @@ def test_a_network_camera_plays() -> None:
 
 def test_late_frames_of_a_network_camera_are_dropped() -> None:
     with camera(100_000) as (host, _), open_inputs(f"rtsp://{host}/stream") as inputs:
-        for _ in zip(range(3), inputs, strict=False):
-            time.sleep(0.3)
-        assert inputs.dropped > 5
+        next(iter(inputs))
         begin = time.monotonic()
-    assert time.monotonic() - begin < 10  # closing does not wait for the end of the stream
+        while inputs.dropped <= 5:
+            assert time.monotonic() - begin < 60
+            time.sleep(0.02)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 20  # closing does not wait for the end of the stream
 
 
 def test_a_network_camera_that_is_not_there_is_refused() -> None:
