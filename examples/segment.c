@@ -26,7 +26,8 @@ int main(int count, char **words) {
 
   FILE *file = fopen(words[2], "rb");
   if (!file) stop(words[2], "cannot read it");
-  if (fscanf(file, "P6 %5u %5u %3u", &width, &height, &most) != 3 || most != 255) stop(words[2], "not a plain 8-bit PPM");
+  if (fscanf(file, "P6 %5u %5u %3u", &width, &height, &most) != 3 || most != 255)
+    stop(words[2], "not a plain 8-bit PPM");
   if (width != info.width || height != info.height) {
     fprintf(stderr, "segment: %s: resize it to %zu pixels wide and %zu high\n", words[2], info.width, info.height);
     return 2;

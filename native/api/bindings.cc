@@ -259,12 +259,11 @@ NB_MODULE(_native, m) {
   m.def("available_isas", &bhvit::available_isas);
   m.def(
       "resize",
-      [](const Pixels& pixels, std::pair<int64_t, int64_t> size, const std::string& filter,
-         std::array<float, 4> box) {
+      [](const Pixels& pixels, std::pair<int64_t, int64_t> size, const std::string& filter, std::array<float, 4> box) {
         const bhvit::FloatEnvironment defaults;
-        return to_numpy(bhvit::resize(picture_of(pixels), size.first, size.second, filter,
-                                      {box[0], box[1], box[2], box[3]}),
-                        {static_cast<size_t>(size.first), static_cast<size_t>(size.second), pixels.shape(2)});
+        return to_numpy(
+            bhvit::resize(picture_of(pixels), size.first, size.second, filter, {box[0], box[1], box[2], box[3]}),
+            {static_cast<size_t>(size.first), static_cast<size_t>(size.second), pixels.shape(2)});
       },
       "pixels"_a, "size"_a, "filter"_a, "box"_a);
   m.def("crc32", [](nb::bytes data) { return bhvit::crc32(std::string_view(data.c_str(), data.size())); });

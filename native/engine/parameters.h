@@ -48,8 +48,8 @@ class Parameters {
   }
 
   const uint16_t* half_precision(const char* name);  // null if the file holds another type
-  const uint32_t* bits(const char* name);         // as they are in the file
-  const uint32_t* weight_bits(const char* name);  // as the kernels read them
+  const uint32_t* bits(const char* name);            // as they are in the file
+  const uint32_t* weight_bits(const char* name);     // as the kernels read them
   uint32_t* mutable_bits(const char* name);
   // The same of bits in memory: the words themselves, or a copy.
   const uint32_t* expanded(const uint32_t* bits, long words);

@@ -18,8 +18,8 @@ struct RunContext {
   const KernelTable* kernels = nullptr;
   ThreadPool* pool = nullptr;
   const float* image = nullptr;
-  float* pixels = nullptr;    // where a segmentation writes logits (classes, height, width),
-  uint8_t* labels = nullptr;  // or, if this is not null, labels (height, width)
+  float* pixels = nullptr;     // where a segmentation writes logits (classes, height, width),
+  uint8_t* labels = nullptr;   // or, if this is not null, labels (height, width)
   std::vector<char*> scratch;  // one block a thread
 };
 

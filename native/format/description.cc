@@ -94,10 +94,9 @@ Preprocess read_preprocess(const std::string& text, const Op& stem) {
   const Json fields = parse_part(text, "the preprocessing description");
   require_preprocess(fields.is(Json::Kind::object), "it is not an object");
   for (const auto& [key, value] : fields.members) {
-    require_preprocess(
-        key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" || key == "interpolation" ||
-            key == "draft",
-        "unknown setting " + key);
+    require_preprocess(key == "size" || key == "channels" || key == "mean" || key == "std" || key == "crop" ||
+                           key == "interpolation" || key == "draft",
+                       "unknown setting " + key);
   }
   // Those that may be left out have the defaults of src/bhvit/image.py.
   const Json *channels = fields.find("channels"), *crop = fields.find("crop"), *filter = fields.find("interpolation");
@@ -152,9 +151,9 @@ Calibration read_calibration(const std::string& text) {
   const Json *temperature = fields.find("temperature"), *score = fields.find("score"),
              *quantiles = fields.find("quantiles");
   Calibration calibration;
-  require_calibration(temperature && is_number(*temperature) && number(*temperature) >= kLowest &&
-                          number(*temperature) <= kHighest,
-                      "temperature must be from 0.01 to 100");
+  require_calibration(
+      temperature && is_number(*temperature) && number(*temperature) >= kLowest && number(*temperature) <= kHighest,
+      "temperature must be from 0.01 to 100");
   calibration.temperature = number(*temperature);
   require_calibration(
       score && score->is(Json::Kind::string) && (score->string == "energy" || score->string == "max_logit"),

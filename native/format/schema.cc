@@ -133,7 +133,8 @@ std::vector<size_t> read_sources(const Op& op, size_t index, const Json* reads, 
     require(std::find(sources.begin(), sources.end(), found->second) == sources.end(), where + "reads one value twice");
     sources.push_back(found->second);
   }
-  require(count > 1 || sources != std::vector<size_t>(count, index - 1), where + "reads is left out where it is the op before");
+  require(count > 1 || sources != std::vector<size_t>(count, index - 1),
+          where + "reads is left out where it is the op before");
   return sources;
 }
 
@@ -154,7 +155,8 @@ std::vector<Op> read_program(const Json& list) {
     Op& op = ops[i];
     const std::string where = "op " + op.name + ": ";
     require((op.rule->kind == "stem") == (i == 0), where + "a stem comes first and only there");
-    require((op.rule->kind == "head" || op.segments()) == (i + 1 == ops.size()), where + "a head comes last and only there");
+    require((op.rule->kind == "head" || op.segments()) == (i + 1 == ops.size()),
+            where + "a head comes last and only there");
     const std::vector<int64_t> out = op.output();
     require(out[0] * out[1] * out[2] <= kMaxGridFloats, where + "a grid of " + join(out) + " is over the limit");
     op.reads = read_sources(op, i, list.items[i].find("reads"), names);

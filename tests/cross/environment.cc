@@ -30,8 +30,8 @@ struct Setting {
 #if defined(__SSE__)
 constexpr uint64_t kUsual = 0x1f80, kFlags = 0x3f;
 const std::vector<Setting> kSettings = {
-    {"down", kUsual | 0x2000, true, false},         {"up", kUsual | 0x4000, true, false},
-    {"toward zero", kUsual | 0x6000, true, false},  {"flush to zero", kUsual | 0x8000, false, true},
+    {"down", kUsual | 0x2000, true, false},        {"up", kUsual | 0x4000, true, false},
+    {"toward zero", kUsual | 0x6000, true, false}, {"flush to zero", kUsual | 0x8000, false, true},
     {"all of them", kUsual | 0xe040, true, true},
 };
 uint64_t read() { return _mm_getcsr() & ~kFlags; }
@@ -39,8 +39,10 @@ void write(uint64_t word) { _mm_setcsr(static_cast<uint32_t>(word)); }
 #elif defined(__aarch64__)
 constexpr uint64_t kUsual = 0;
 const std::vector<Setting> kSettings = {
-    {"up", uint64_t{1} << 22, true, false},          {"down", uint64_t{2} << 22, true, false},
-    {"toward zero", uint64_t{3} << 22, true, false}, {"flush to zero", uint64_t{1} << 24, false, true},
+    {"up", uint64_t{1} << 22, true, false},
+    {"down", uint64_t{2} << 22, true, false},
+    {"toward zero", uint64_t{3} << 22, true, false},
+    {"flush to zero", uint64_t{1} << 24, false, true},
     {"all of them", uint64_t{13} << 22 | uint64_t{1} << 19, true, true},
 };
 uint64_t read() {
@@ -101,7 +103,8 @@ std::vector<float> images(const Session& session) {
 
 std::vector<float> run(const Session& session, const std::vector<float>& input) {
   std::vector<float> logits(2 * session.info.classes);
-  require(bhvit_run(session.session, 2, input.data(), input.size(), logits.data(), logits.size()) == BHVIT_OK, "no run:");
+  require(bhvit_run(session.session, 2, input.data(), input.size(), logits.data(), logits.size()) == BHVIT_OK,
+          "no run:");
   return logits;
 }
 

@@ -122,7 +122,8 @@ std::vector<float> open_and_run(const std::string& file, const Way& way) {
     normalise(session, info, random, images.data() + info.image_floats);
     preprocess(session, info, random, images.data() + 2 * info.image_floats);
     logits.resize(kImages * info.classes * pixels);
-    if (bhvit_run(session, kImages, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK) fault("no run");
+    if (bhvit_run(session, kImages, images.data(), images.size(), logits.data(), logits.size()) != BHVIT_OK)
+      fault("no run");
     std::vector<uint8_t> labels(kImages * pixels);
     const bhvit_status labelled =
         bhvit_segment(session, kImages, images.data(), images.size(), labels.data(), labels.size());

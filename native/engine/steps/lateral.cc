@@ -7,12 +7,12 @@ namespace {
 
 class LateralStep : public Step {
  public:
-  LateralStep(const Op& op, const ParameterSource& source)
-      : fused_(fused(op)), tokens_(op["height"] * op["width"]) {
+  LateralStep(const Op& op, const ParameterSource& source) : fused_(fused(op)), tokens_(op["height"] * op["width"]) {
     Parameters p(op, source);
     args_.channels = op["channels"];
     args_.outputs = op["out_channels"];
-    p.linear(&args_.linear, 1, {"weight", "threshold", "scale", "shift", "weight_scale"}, args_.channels, args_.outputs);
+    p.linear(&args_.linear, 1, {"weight", "threshold", "scale", "shift", "weight_scale"}, args_.channels,
+             args_.outputs);
     args_.slope = p.floats("slope");
     args_.out_shift = p.floats("out_shift");
     norm_ = norm_args(op, p);

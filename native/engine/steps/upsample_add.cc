@@ -16,9 +16,8 @@ class UpsampleAddStep : public Step {
   }
 
   void run(const RunContext& context) const override {
-    context.pool->run(tokens_, kTokenGrain, [&](long begin, long end, int) {
-      context.kernels->ops.upsample_add.tokens(args_, begin, end);
-    });
+    context.pool->run(tokens_, kTokenGrain,
+                      [&](long begin, long end, int) { context.kernels->ops.upsample_add.tokens(args_, begin, end); });
   }
 
  private:
