@@ -23,7 +23,8 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm web check-slow check-cross threads fuzz fuzz-python coverage docs clean
+.PHONY: setup demo test lint example-c example-wasm web check-slow check-cross threads coverage docs clean
+.PHONY: fuzz fuzz-python fuzzers fuzz-models fuzz-json fuzz-schema fuzz-resize atheris
 
 setup: $(VENV)/.installed
 
@@ -115,29 +116,36 @@ threads: $(CORPUS)
 	$(CMAKE) --build build/threads --parallel $(JOBS) --target bhvit_threads
 	for model in conv-plain pooled-plain pooling-layer segment-batch; do TSAN_OPTIONS=die_after_fork=0 build/threads/bhvit_threads $(CORPUS)/models/$$model.bhv || exit 1; done
 
-# Each target takes SECONDS: opening and running models, the JSON reader, the schema, resizing, Python's readers. Findings
-# go to build/findings, logs to build/fuzz-logs (`python -m benchmarks.fuzzing.fuzzing build/fuzz-logs` makes a page of them);
-# what the fuzzers found to be new stays in build/grown for the next run.
+# Each target takes SECONDS: opening and running models, the JSON reader, the schema, resizing, and each of Python's
+# readers, as `make fuzz-models` alone. Findings go to build/findings, logs to build/fuzz-logs (`python -m
+# benchmarks.fuzzing.fuzzing build/fuzz-logs` makes a page of them); what the fuzzers found to be new stays in build/grown.
+READERS := pictures zip tar parquet masks bodies journals lists recipes checkpoints both-readers
 FUZZ = -max_total_time=$(SECONDS) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=build/findings/
-LOGGED = || { tail -n 40 build/fuzz-logs/$(1).log; exit 1; }; tail -n 8 build/fuzz-logs/$(1).log
-fuzz: $(CORPUS)
+LOGGED = >build/fuzz-logs/$(1).log 2>&1 || { tail -n 40 build/fuzz-logs/$(1).log; exit 1; }; tail -n 8 build/fuzz-logs/$(1).log
+fuzz: fuzz-models fuzz-json fuzz-schema fuzz-resize fuzz-python
+fuzz-python: $(READERS:%=fuzz-%)
+
+fuzzers: $(CORPUS)
 	$(CMAKE) -S . -B build/fuzz -DCMAKE_CXX_COMPILER=$(CLANGXX) -DBHVIT_TESTS=ON -DBHVIT_OPTIMIZE=1 \
 	  -DBHVIT_SANITIZE=fuzzer-no-link,address,undefined
 	$(CMAKE) --build build/fuzz --parallel $(JOBS) --target bhvit_fuzzers
 	mkdir -p build/grown/models build/grown/json build/grown/schema build/grown/resize build/findings build/fuzz-logs
-	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models >build/fuzz-logs/models.log 2>&1 $(call LOGGED,models)
-	build/fuzz/bhvit_json $(FUZZ) -max_len=20000 build/grown/json $(CORPUS)/json >build/fuzz-logs/json.log 2>&1 $(call LOGGED,json)
-	build/fuzz/bhvit_schema $(FUZZ) -max_len=20000 build/grown/schema $(CORPUS)/schema >build/fuzz-logs/schema.log 2>&1 $(call LOGGED,schema)
-	build/fuzz/bhvit_resize $(FUZZ) -max_len=4096 build/grown/resize >build/fuzz-logs/resize.log 2>&1 $(call LOGGED,resize)
-	$(MAKE) fuzz-python
 
-fuzz-python: $(CORPUS)
+fuzz-models: fuzzers
+	build/fuzz/bhvit_fuzz $(FUZZ) -max_len=300000 build/grown/models $(CORPUS)/models $(call LOGGED,models)
+
+fuzz-json fuzz-schema: fuzz-%: fuzzers
+	build/fuzz/bhvit_$* $(FUZZ) -max_len=20000 build/grown/$* $(CORPUS)/$* $(call LOGGED,$*)
+
+fuzz-resize: fuzzers
+	build/fuzz/bhvit_resize $(FUZZ) -max_len=4096 build/grown/resize $(call LOGGED,resize)
+
+atheris: setup
 	$(BIN)/python -m pip install --quiet atheris
-	mkdir -p build/findings build/fuzz-logs
-	for reader in $$($(BIN)/python tests/fuzz/readers.py); do \
-	  mkdir -p build/grown/$$reader; \
-	  $(BIN)/python tests/fuzz/readers.py $$reader $(FUZZ) -max_len=1000000 build/grown/$$reader \
-	    >build/fuzz-logs/$$reader.log 2>&1 $(call LOGGED,$$reader); done
+
+$(READERS:%=fuzz-%): fuzz-%: atheris $(CORPUS)
+	mkdir -p build/grown/$* build/findings build/fuzz-logs
+	$(BIN)/python tests/fuzz/readers.py $* $(FUZZ) -max_len=1000000 build/grown/$* $(call LOGGED,$*)
 
 clean:
 	rm -rf $(VENV) build demo site htmlcov .coverage
