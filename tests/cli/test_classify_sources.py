@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -118,26 +117,42 @@ def test_a_finished_file_is_not_made_again(bhvit, refused, photos, tmp_path):
     assert len(lines(out)) == 8
 
 
+STOPPING = """
+import sys
+from bhvit.__main__ import main
+from bhvit.runtime.results import Results
+real, appended = Results._append, []
+def append(self, journal, line):
+    real(self, journal, line)
+    appended.append(line)
+    if len(appended) == 1 + 200:  # the first says what made them
+        print("200 records", flush=True)
+        sys.stdin.read()
+Results._append = append
+raise SystemExit(main())
+"""
+"""The command line, which says when it has written 200 records and waits there for a signal."""
+
+
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_nothing_is_lost_or_answered_twice(bhvit, refused, tmp_path, kill):
     root = class_folders(tmp_path / "photos", count=400)
     bhvit("classify", root, "--out", tmp_path / "whole.jsonl")
     out, journal = tmp_path / "a.jsonl", tmp_path / ".a.jsonl.journal"
-    command = [sys.executable, "-m", "bhvit", "classify", str(root), "--out", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 20_000):
-        time.sleep(0.002)
-    process.send_signal(kill)
-    status = process.wait()
-    assert status == (-9 if kill == signal.SIGKILL else 130), "it ended before it was interrupted"
+    command = [sys.executable, "-c", STOPPING, "classify", str(root), "--out", str(out)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "200 records\n"
+        process.send_signal(kill)
+        assert process.wait(60) == (-9 if kill == signal.SIGKILL else 130)
     assert not out.exists()
-    written = journal.read_bytes().count(b"\n") - 1
-    assert 0 < written < 800
+    assert journal.read_bytes().count(b"\n") == 1 + 200
     assert "--resume goes on, --force starts again" in refused("classify", root, "--out", out)
     assert "other options" in refused("classify", root, "--out", out, "--resume", "--top", 1)
     answer = bhvit("classify", root, "--out", out, "--resume")
     assert answer.status == 0
-    assert f"{800 - written} images in " in answer.err
+    assert "600 images in " in answer.err
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not journal.exists()
 

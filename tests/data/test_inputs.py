@@ -241,7 +241,7 @@ def test_a_live_source_drops_late_frames() -> None:
         for picture in inputs:
             seen.append(int(picture.name.rpartition(" ")[2]))
             if len(seen) == 1:
-                time.sleep(0.3)  # some fifteen frames
+                time.sleep(0.3)  # slower than the source: some fifteen frames
         assert seen == sorted(set(seen))
         assert seen[-1] in (39, 40)  # the server stops without an end: that may be an outcome of its own
         assert inputs.dropped > 0

@@ -44,8 +44,6 @@ class _Handler(BaseHTTPRequestHandler):
         name, _, option = self.path.strip("/").partition("?")
         if name == "stream":
             self._stream(int(option or 20))
-        elif name == "slow.jpg":
-            time.sleep(5)
         elif name in self.server.files:  # type: ignore[attr-defined]
             kind, data = self.server.files[name]  # type: ignore[attr-defined]
             self.send_response(200)
@@ -68,12 +66,12 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(head.encode() + data + b"\r\n")
             except OSError:  # the reader has gone
                 return
-            time.sleep(0.02)
+            time.sleep(0.02)  # what makes the source a live one
 
 
 @contextmanager
 def serving(**files: tuple[str, bytes]) -> Iterator[str]:
-    """Serve files, {name: (content type, bytes)}, /stream?FRAMES and /slow.jpg; the address without a name."""
+    """Serve files, {name: (content type, bytes)}, and /stream?FRAMES; the address without a name."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.files = files  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -103,15 +102,17 @@ class _Numbered(Picture):
 
 def test_pictures_are_not_taken_far_ahead() -> None:
     taken: list[int] = []
+    all_taken = threading.Event()
 
     def pictures():
         for number in range(100):
             taken.append(number)
             yield _Numbered(str(number))
+        all_taken.set()
 
     outcomes = run_all(pictures(), [0, 1], lambda worker, picture: int(picture.name), ahead=2)
     assert next(outcomes).answer == 0
-    time.sleep(0.3)
+    assert not all_taken.wait(0.3)
     assert len(taken) <= 7  # four under way, one at the door, one taken, one decoded
     assert [outcome.answer for outcome in outcomes] == list(range(1, 100))
 
@@ -132,20 +133,18 @@ def test_an_answer_does_not_wait_for_the_next_picture() -> None:
 
 def test_a_worker_runs_one_picture_at_a_time() -> None:
     busy: set[int] = set()
-    most = 0
+    all_busy = threading.Barrier(3)  # broken, and with it the run, where three do not work at once
 
     def work(worker: int, picture: Picture) -> int:
-        nonlocal most
         assert worker not in busy
         busy.add(worker)
-        most = max(most, len(busy))
-        time.sleep(0.005)
+        all_busy.wait(30)
         busy.remove(worker)
         return worker
 
     found = list(run_all((_Numbered(str(n)) for n in range(60)), [0, 1, 2], work))
+    assert [outcome.error for outcome in found] == [None] * 60
     assert {outcome.answer for outcome in found} == {0, 1, 2}
-    assert most == 3
 
 
 def test_errors_of_one_picture_and_of_the_whole() -> None:

@@ -27,6 +27,21 @@ registry._MODELS["small"] = (8, {"stages": stages})
 """
 """Registers a model of every kind of layer that trains in no time, here and in processes of their own."""
 
+ANNOUNCED = """
+import bhvit.train.loop
+def announce(owner, name):
+    real = getattr(owner, name)
+    def announced(*arguments):
+        result = real(*arguments)
+        print(name, flush=True)
+        return result
+    setattr(owner, name, announced)
+announce(bhvit.train.loop._Run, "_step")
+announce(bhvit.train.loop.RunFolder, "save")
+announce(bhvit.train.loop.RunFolder, "keep")
+"""
+"""Prints a line after each step and each file kept, so that a test knows how far a process is."""
+
 BATCHES = 5
 BATCH = 8
 
@@ -123,24 +138,29 @@ def kill(monkeypatch):
 
 @pytest.fixture
 def program():
-    """A Python program that is the command line, with the small model."""
-    return f"{SMALL_MODEL}\nfrom bhvit.cli.main import main\nraise SystemExit(main())"
+    """A Python program that is the command line, with the small model, and says what it has done."""
+    return f"{SMALL_MODEL}\n{ANNOUNCED}\nfrom bhvit.cli.main import main\nraise SystemExit(main())"
 
 
 @pytest.fixture
 def start(program):
-    """Starts the command line in a process of its own."""
+    """Starts the command line in a process of its own, and waits until it has done each of `until`, in that order."""
     processes = []
 
-    def start(arguments):
+    def start(arguments, until=(), command=(sys.executable, "-c", program)):
         process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
+            [*command, *arguments],
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         processes.append(process)
+        for event in until:
+            line = None
+            while line != f"{event}\n":
+                line = process.stdout.readline()
+                assert line, f"it ended before it came to {event}: {process.stderr.read()}"
         return process
 
     yield start

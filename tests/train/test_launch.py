@@ -18,6 +18,7 @@ from bhvit.cli import launch
 from bhvit.cli.main import main
 
 Arguments = Callable[..., list[str]]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 LAUNCHER = (
     "import sys; from bhvit.cli.launch import launch; sys.exit(launch(2, sys.argv[2:], [sys.executable, sys.argv[1]]))"
@@ -44,23 +45,15 @@ def test_processes_are_started_and_train_together(file: Path, arguments: Argumen
 
 @pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
 def test_a_signal_ends_all_processes_and_the_run_resumes(
-    name: str, file: Path, arguments: Arguments, tmp_path: Path
+    name: str, file: Path, arguments: Arguments, start: Start, tmp_path: Path
 ) -> None:
     out = tmp_path / "two"
     restored = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {LAUNCHER}"
-    command = [sys.executable, "-c", restored, str(file), *arguments(epochs=10_000, out=out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 240
-        while not (out / "log.jsonl").exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(getattr(signal, name))
-        _, said = process.communicate(timeout=120)
-    finally:
-        process.kill()
-        process.wait()
+    process = start(
+        arguments(epochs=10_000, out=out), until=["save"], command=[sys.executable, "-c", restored, str(file)]
+    )
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + getattr(signal, name)
     assert "Traceback" not in said
     assert "--resume` continues from the newest checkpoint" in said
@@ -85,7 +78,8 @@ def test_a_number_of_processes_that_is_none_is_refused(text: str, capsys: pytest
 def test_the_first_failure_ends_the_others(tmp_path: Path) -> None:
     failing = tmp_path / "failing.py"
     failing.write_text(
-        "import os, sys, time\nif os.environ['RANK'] == '1':\n    sys.exit(7)\ntime.sleep(300)\n", encoding="utf-8"
+        "import os, sys, threading\nif os.environ['RANK'] == '1':\n    sys.exit(7)\nthreading.Event().wait(300)\n",
+        encoding="utf-8",
     )
     begin = time.monotonic()
     assert launch.launch(2, [], [sys.executable, str(failing)]) == 7

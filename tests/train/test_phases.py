@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 import torch
@@ -107,13 +106,10 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path
 def test_killed_by_signal_9_in_the_second_phase(uninterrupted, arguments, start, tmp_path):
     whole, settings, _ = uninterrupted
     command = arguments(**settings, epochs=1, out=tmp_path / "killed", save_minutes=1e-9)
-    process = start(command)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "killed" / "phase0.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(0.1)
+    process = start(command, until=["keep", "save", "_step", "_step"])
+    assert (tmp_path / "killed" / "phase0.safetensors").exists()
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     assert main([*command, "--resume"]) == 0
     assert_same(whole, tmp_path / "killed")
 
