@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import bundled
 from ..calibration import MISS_RATE, SCORES, Calibration
 from ..errors import UserError
-from .console import Progress, Subparsers, add_json, command, positive, print_json
+from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
 
 FEW = 100
 """Images below which a calibration is said to be rough."""
@@ -48,6 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write this file and leave MODEL as it is")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all cores)")
+    add_max_memory(parser)
     parser.add_argument("--strict", action="store_true", help="refuse damaged images, do not skip them")
     add_json(parser)
     parser.set_defaults(run=run)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         check_absent(args.out, args.force)
     if task_of(str(source)) == "segment":
         raise UserError(f"{args.model} labels pixels: only models that classify images are calibrated")
-    model = open_model(args.model, args.threads)
+    model = open_model(args.model, args.threads, args.max_memory)
     dataset = open_dataset(
         args.data,
         args.split,
