@@ -7,13 +7,19 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..errors import UserError
 from ..system import MAX_THREADS, allowed_cores
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from ..data.inputs import Inputs, Picture
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -196,6 +202,43 @@ class Progress:
         if self._live:
             sys.stderr.write("\r\033[K")
             sys.stderr.flush()
+
+
+class PreparedPictures:
+    """The pictures of sources that end, each with its prepared image (1, C, H, W).
+
+    Those that cannot be read are said and counted in `failed`; with `strict` the first one raises UserError.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        prepare: Callable[[Any], npt.NDArray[np.float32]],
+        progress: Progress,
+        *,
+        strict: bool,
+        what: str = "a live source",
+    ) -> None:
+        """Raises UserError if `inputs`, called `what` there, are live."""
+        if inputs.live:
+            raise UserError(f"{what} never ends: name pictures, folders, archives or videos")
+        self._inputs, self._prepare, self._progress, self._strict = inputs, prepare, progress, strict
+        self.failed = 0
+
+    def __iter__(self) -> Iterator[tuple[Picture, npt.NDArray[np.float32]]]:
+        for done, picture in enumerate(self._inputs, 1):
+            try:
+                image = self._prepare(picture.image())
+            except UserError as error:
+                if self._strict:
+                    raise
+                self.failed += 1
+                self._progress.clear()
+                print(f"skipped: {error}", file=sys.stderr)
+                continue
+            yield picture, image
+            self._progress(done, self._inputs.total)
+        self._progress.clear()
 
 
 def packed_file(text: str) -> Path:

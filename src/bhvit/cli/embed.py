@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import UserError, require_extra
 from .classify import split_model
-from .console import Progress, Subparsers, add_engine, add_json, command, positive, print_json
+from .console import PreparedPictures, Progress, Subparsers, add_engine, add_json, command, positive, print_json
 
 if TYPE_CHECKING:
     from ..runtime import Session
@@ -125,28 +125,14 @@ def _features(session: Session, sources: Sequence[str], strict: bool) -> tuple[l
 
     names: list[str] = []
     rows: list[npt.NDArray[np.float32]] = []
-    failed = 0
-    progress = Progress("embedding")
     with open_inputs(list(sources)) as inputs:
-        if inputs.live:
-            raise UserError("a live source never ends: name pictures, folders, archives or videos")
-        for picture in inputs:
-            try:
-                image = session.preprocess(picture.image())
-            except UserError as error:
-                if strict:
-                    raise
-                progress.clear()
-                print(f"bhvit: {error}", file=sys.stderr)
-                failed += 1
-                continue
+        pictures = PreparedPictures(inputs, session.preprocess, Progress("embedding"), strict=strict)
+        for picture, image in pictures:
             rows.append(session.embed(image)[0])
             names.append(picture.name)
-            progress(len(names) + failed, inputs.total)
-    progress.clear()
     if not rows:
         raise UserError(f"none of the pictures of {', '.join(sources)} can be read")
-    return names, np.stack(rows), failed
+    return names, np.stack(rows), pictures.failed
 
 
 def _write(path: Path, names: list[str], features: npt.NDArray[np.float32]) -> None:

@@ -14,7 +14,17 @@ from ..calibration import MISS_RATE, SCORES, Calibration
 from ..data.dataset import SPLITS, Dataset, Warn, evenly, open_dataset
 from ..data.metrics import Metrics, evaluate
 from ..errors import UserError
-from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json, table
+from .console import (
+    PreparedPictures,
+    Progress,
+    Subparsers,
+    add_json,
+    add_max_memory,
+    command,
+    positive,
+    print_json,
+    table,
+)
 
 if TYPE_CHECKING:
     from ..verification.predictors import OpenModel
@@ -168,21 +178,10 @@ def _unknown(model: OpenModel, known: Metrics, source: str, limit: int | None, s
     score = calibration.score if calibration else SCORES[0]
     logits: list[npt.NDArray[np.float32]] = []
     progress = Progress("evaluating unknown images")
-    with open_inputs([source]) as pictures:
-        if pictures.live:
-            raise UserError(f"--unknown-data {source} never ends: name pictures, a folder or an archive")
-        total = pictures.total
-        for picture in pictures:
-            try:
-                image = model.preprocess(picture.image())
-            except UserError as error:
-                if strict:
-                    raise
-                progress.clear()
-                print(f"skipped: {error}", file=sys.stderr)
-                continue
+    with open_inputs([source]) as inputs:
+        pictures = PreparedPictures(inputs, model.preprocess, progress, strict=strict, what=f"--unknown-data {source}")
+        for _, image in pictures:
             logits.append(model.predict(image))
-            progress(len(logits), total)
             if limit and len(logits) >= limit:
                 break
     progress.clear()

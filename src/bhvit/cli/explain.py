@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from ..errors import UserError
 from .classify import split_model
-from .console import Progress, Subparsers, add_engine, check_outside, checkpoint_file, command
+from .console import PreparedPictures, Progress, Subparsers, add_engine, check_outside, checkpoint_file, command
 
 if TYPE_CHECKING:
     from ..bits import Floats
@@ -70,29 +69,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} is a file; --out names a folder")
     check_outside(args.out, sources)
     with open_inputs(list(sources)) as inputs:
-        if inputs.live:
-            raise UserError("a live source never ends: name pictures, folders or archives")
         session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
         explain = _layercam(session, args) if args.method == "layercam" else _method(session, args)
-        failed, drawn = 0, _Names(args.out, args.force)
-        progress = Progress("explaining")
-        for done, picture in enumerate(inputs, 1):
-            try:
-                image = session.preprocess(picture.image())
-            except UserError as error:
-                if args.strict:
-                    raise
-                progress.clear()
-                print(f"bhvit: {error}", file=sys.stderr)
-                failed += 1
-                continue
+        drawn, progress = _Names(args.out, args.force), Progress("explaining")
+        pictures = PreparedPictures(inputs, session.preprocess, progress, strict=args.strict)
+        for picture, image in pictures:
             found = explain(image)
             path = drawn.write(picture, _drawing(session, image, found))
             progress.clear()
             print(f"{path}: {found.name} {found.probability:.1%}")
-            progress(done, inputs.total)
-        progress.clear()
-    return 2 if failed else 0
+    return 2 if pictures.failed else 0
 
 
 def _method(session: Session, args: argparse.Namespace) -> Callable[[Floats], Explanation]:

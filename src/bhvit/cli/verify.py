@@ -155,19 +155,31 @@ def _run_masks(args: argparse.Namespace, exported: bool) -> int:
 
 def _print(args: argparse.Namespace, found: Comparison | MaskComparison, rows: list[tuple[str, str]]) -> int:
     """Print what was found and return the exit status."""
-    passed = found.sound and found.agreement * 100 >= args.threshold
+    lines = [table(rows, right=False)]
+    if args.ops:
+        ops = [
+            [op.name, f"{op.fraction:.2e}", f"{op.largest:.2e}", f"{op.relative:.2e}", str(flips.flipped)]
+            for op, flips in zip(found.ops, found.flips, strict=True)
+        ]
+        lines.append(table(ops, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
+    wanted = ", native equal to the reference, no difference without a flipped sign"
+    return _conclude(args, found, lines, found.sound, wanted)
+
+
+def _conclude(
+    args: argparse.Namespace,
+    found: Comparison | MaskComparison | ExportComparison | MaskExportComparison,
+    lines: list[str],
+    sound: bool = True,
+    wanted: str = "",
+) -> int:
+    """Print `lines`, or all as JSON, and whether it passed: enough agreement, and `sound`. The exit status."""
+    passed = sound and found.agreement * 100 >= args.threshold
     if args.json:
         print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
     else:
-        print(table(rows, right=False))
-        if args.ops:
-            lines = [
-                [op.name, f"{op.fraction:.2e}", f"{op.largest:.2e}", f"{op.relative:.2e}", str(flips.flipped)]
-                for op, flips in zip(found.ops, found.flips, strict=True)
-            ]
-            print(table(lines, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
-        wanted = f"{args.threshold} % agreement, native equal to the reference, no difference without a flipped sign"
-        print("passed" if passed else f"FAILED (wanted: {wanted})")
+        print(*lines, sep="\n")
+        print("passed" if passed else f"FAILED (wanted: {args.threshold} % agreement{wanted})")
     return 0 if passed else 1
 
 
@@ -185,7 +197,7 @@ def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
         labelled=not args.unlabelled,
         progress=Progress,
     )
-    return _print_export(args, found)
+    return _conclude(args, found, [table(found.findings(), right=False)])
 
 
 def _verify_mask_export(args: argparse.Namespace, dataset: MaskedDataset) -> int:
@@ -201,17 +213,7 @@ def _verify_mask_export(args: argparse.Namespace, dataset: MaskedDataset) -> int
         max_memory=args.max_memory,
         progress=Progress("comparing"),
     )
-    return _print_export(args, found)
-
-
-def _print_export(args: argparse.Namespace, found: ExportComparison | MaskExportComparison) -> int:
-    passed = found.agreement * 100 >= args.threshold
-    if args.json:
-        print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
-    else:
-        print(table(found.findings(), right=False))
-        print("passed" if passed else f"FAILED (wanted: {args.threshold} % agreement)")
-    return 0 if passed else 1
+    return _conclude(args, found, [table(found.findings(), right=False)])
 
 
 def _percent(text: str) -> float:
