@@ -63,40 +63,139 @@ def _drop(name: str, key: str) -> Callable[[Fields], object]:
     return lambda fields: _op(fields, name).pop(key)
 
 
-BAD: dict[str, Callable[[Fields], object]] = {
-    "an unknown value": _set("head.sums.0", reads=["head.laterals.0", "nothing"]),
-    "a value of the empty name": _set("head.sums.0", reads=["head.laterals.0", ""]),
-    "a read before the write": _set("head.laterals.0", reads=["head.sums.0"]),
-    "a read of itself": _set("head.sums.0", reads=["head.sums.0", "head.laterals.1"]),
-    "an unused value": _set("head", reads=["stages.0.0.mlp"]),
-    "a value that only a shape keeps apart": _set("head.sums.0", reads=["head.laterals.0", "head.laterals.0"]),
-    "two values in the wrong order": _set("head.sums.0", reads=["head.laterals.1", "head.laterals.0"]),
-    "one value of two": _set("head.sums.0", reads=["head.laterals.0"]),
-    "three values of two": _set("head.sums.0", reads=["head.laterals.0", "head.laterals.1", "stem"]),
-    "no values": _set("head.sums.0", reads=[]),
-    "values that are left out": _drop("head.sums.0", "reads"),
-    "a default that is written": _set("head.sums.0", reads=["head.laterals.0"]),
-    "the op before, written": _set("stages.0.0.mlp", reads=["stages.0.0.mixer"]),
-    "the image of a stem": _set("stem", reads=["image"]),
-    "nothing of a stem": _set("stem", reads=[]),
-    "reads that are null": _set("head.laterals.0", reads=None),
-    "reads that are text": _set("head.laterals.0", reads="stages.0.0.mlp"),
-    "reads that are an object": _set("head.laterals.0", reads={"stages.0.0.mlp": 1}),
-    "reads that are numbers": _set("head.laterals.0", reads=[2]),
-    "a list of lists": _set("head.laterals.0", reads=[["stages.0.0.mlp"]]),
-    "many reads": _set("head.laterals.0", reads=["stages.0.0.mlp"] * 60_000),
-    "two ops of one name": _set("head.laterals.1", name="stem"),
-    "two heads": lambda fields: fields.append(dict(fields[-1], name="again")),
-    "no head": lambda fields: fields.pop(),
-    "two stems": lambda fields: fields.insert(1, dict(fields[0], name="again")),
-    "a segmentation of larger images": _set("head", scale=4),
-    "a segmentation of smaller images": _set("head", scale=1),
-    "a scale of zero": _set("head", scale=0),
-    "too many classes": _set("head", classes=256),
-    "an odd grid": _set("head.sums.0", height=3),
-    "channels that do not go together": _set("head.laterals.1", out_channels=96),
-    "an option of an op without": _set("head.sums.0", norm="layer"),
-    "another head": lambda fields: fields[-1].update(op="head") or fields[-1].pop("scale"),
+BAD: dict[str, tuple[Callable[[Fields], object], str]] = {
+    "an unknown value": (
+        _set("head.sums.0", reads=["head.laterals.0", "nothing"]),
+        "head.sums.0: reads nothing, which no op gives",
+    ),
+    "a value of the empty name": (
+        _set("head.sums.0", reads=["head.laterals.0", ""]),
+        "head.sums.0: reads , which no op gives",
+    ),
+    "a read before the write": (
+        _set("head.laterals.0", reads=["head.sums.0"]),
+        "head.laterals.0: reads head.sums.0 before it is given",
+    ),
+    "a read of itself": (
+        _set("head.sums.0", reads=["head.sums.0", "head.laterals.1"]),
+        "head.sums.0: reads head.sums.0 before it is given",
+    ),
+    "an unused value": (
+        _set("head", reads=["stages.0.0.mlp"]),
+        "head.sums.0: no op reads what it gives",
+    ),
+    "a value that only a shape keeps apart": (
+        _set("head.sums.0", reads=["head.laterals.0", "head.laterals.0"]),
+        "head.sums.0: reads one value twice",
+    ),
+    "two values in the wrong order": (
+        _set("head.sums.0", reads=["head.laterals.1", "head.laterals.0"]),
+        "head.sums.0: takes 4x6x64, but head.laterals.1 gives 2x3x64",
+    ),
+    "one value of two": (
+        _set("head.sums.0", reads=["head.laterals.0"]),
+        "head.sums.0: reads 1 values, but a upsample_add takes 2",
+    ),
+    "three values of two": (
+        _set("head.sums.0", reads=["head.laterals.0", "head.laterals.1", "stem"]),
+        "head.sums.0: reads 3 values, but a upsample_add takes 2",
+    ),
+    "no values": (
+        _set("head.sums.0", reads=[]),
+        "head.sums.0: reads 0 values, but a upsample_add takes 2",
+    ),
+    "values that are left out": (
+        _drop("head.sums.0", "reads"),
+        "head.sums.0: reads names the 2 values that a upsample_add takes",
+    ),
+    "a default that is written": (
+        _set("head.sums.0", reads=["head.laterals.0"]),
+        "head.sums.0: reads 1 values, but a upsample_add takes 2",
+    ),
+    "the op before, written": (
+        _set("stages.0.0.mlp", reads=["stages.0.0.mixer"]),
+        "stages.0.0.mlp: reads is left out where it is the op before",
+    ),
+    "the image of a stem": (
+        _set("stem", reads=["image"]),
+        "stem: reads 1 values, but a stem takes 0",
+    ),
+    "nothing of a stem": (
+        _set("stem", reads=[]),
+        "stem: reads is left out where it is the op before",
+    ),
+    "reads that are null": (
+        _set("head.laterals.0", reads=None),
+        "head.laterals.0: reads is not a list of names",
+    ),
+    "reads that are text": (
+        _set("head.laterals.0", reads="stages.0.0.mlp"),
+        "head.laterals.0: reads is not a list of names",
+    ),
+    "reads that are an object": (
+        _set("head.laterals.0", reads={"stages.0.0.mlp": 1}),
+        "head.laterals.0: reads is not a list of names",
+    ),
+    "reads that are numbers": (
+        _set("head.laterals.0", reads=[2]),
+        "head.laterals.0: reads is not a list of names",
+    ),
+    "a list of lists": (
+        _set("head.laterals.0", reads=[["stages.0.0.mlp"]]),
+        "head.laterals.0: reads is not a list of names",
+    ),
+    "many reads": (
+        _set("head.laterals.0", reads=["stages.0.0.mlp"] * 60_000),
+        "head.laterals.0: reads 60000 values, but a lateral takes 1",
+    ),
+    "two ops of one name": (
+        _set("head.laterals.1", name="stem"),
+        "two ops have one name",
+    ),
+    "two heads": (
+        lambda fields: fields.append(dict(fields[-1], name="again")),
+        "head: a head comes last and only there",
+    ),
+    "no head": (
+        lambda fields: fields.pop(),
+        "head.sums.0: a head comes last and only there",
+    ),
+    "two stems": (
+        lambda fields: fields.insert(1, dict(fields[0], name="again")),
+        "again: a stem comes first and only there",
+    ),
+    "a segmentation of larger images": (
+        _set("head", scale=4),
+        "head: labels 16x24 pixels, but images have 8x12",
+    ),
+    "a segmentation of smaller images": (
+        _set("head", scale=1),
+        "head: labels 4x6 pixels, but images have 8x12",
+    ),
+    "a scale of zero": (
+        _set("head", scale=0),
+        "head: scale must be 1 to 64, not 0",
+    ),
+    "too many classes": (
+        _set("head", classes=256),
+        "head: a segmentation has at most 255 classes",
+    ),
+    "an odd grid": (
+        _set("head.sums.0", height=3),
+        "head.sums.0: height and width must be even",
+    ),
+    "channels that do not go together": (
+        _set("head.laterals.1", out_channels=96),
+        "head.laterals.1: out_channels must be a multiple or a divisor of channels",
+    ),
+    "an option of an op without": (
+        _set("head.sums.0", norm="layer"),
+        "head.sums.0: upsample_add (has other attributes|takes height, width, channels, not)",
+    ),
+    "another head": (
+        lambda fields: fields[-1].update(op="head") or fields[-1].pop("scale"),
+        "the program (has another task than the spec says|is to classify, the spec to segment)",
+    ),
 }
 
 
@@ -112,26 +211,32 @@ def test_both_take_a_graph() -> None:
     np.testing.assert_array_equal(Session(data)(image), reference.run(model, image))
 
 
-@pytest.mark.parametrize("change", BAD.values(), ids=BAD.keys())
-def test_both_refuse(change: Callable[[Fields], object]) -> None:
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD.keys())
+def test_both_refuse(change: Callable[[Fields], object], message: str) -> None:
     data = _file(change)
     for read in (_native.Program, bhv_file.from_bytes, Session):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             read(data)
         assert len(str(caught.value)) <= 2000
         assert "\n" not in str(caught.value)
 
 
 def test_both_refuse_another_task_in_the_spec() -> None:
-    for task in ("classify", "paint", None, 1):
-        data = _file(lambda fields: None, lambda spec, task=task: spec.update(task=task))  # type: ignore[misc]
-        for read in (_native.Program, bhv_file.from_bytes, Session):
-            with pytest.raises(UserError):
+    known, unknown = "is to segment, the spec to classify", "task must be one of classify, segment, not "
+    cases: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+        (lambda spec: spec.update(task="classify"), known),
+        (lambda spec: spec.update(task="paint"), f"{unknown}'paint'"),
+        (lambda spec: spec.update(task=None), f"{unknown}None"),
+        (lambda spec: spec.update(task=1), f"{unknown}1"),
+        (lambda spec: spec.pop("task"), known),
+    ]
+    for change, message in cases:
+        data = _file(lambda fields: None, change)
+        with pytest.raises(UserError, match=message):
+            bhv_file.from_bytes(data)
+        for read in (_native.Program, Session):
+            with pytest.raises(UserError, match="the program has another task than the spec says"):
                 read(data)
-    data = _file(lambda fields: None, lambda spec: spec.pop("task"))
-    for read in (_native.Program, bhv_file.from_bytes, Session):
-        with pytest.raises(UserError):
-            read(data)
 
 
 def test_a_straight_line_says_nothing_of_what_it_reads() -> None:

@@ -26,8 +26,9 @@ from bhvit.integrations.onnx import to_onnx  # noqa: E402
 from bhvit.integrations.onnx.export import EXPORTERS  # noqa: E402
 
 ALL = {spec.name: spec for spec in [*SPECS, *VARIANTS.values()]}
-FLIPS = {"tall-windows"}
-"""Where a value at rounding distance from a threshold falls on the other side with these random weights."""
+SEEDS = {"tall-windows": 1}
+"""Of weights other than the first: with those a value lies at rounding distance from a threshold, and falls on the
+other side in ONNX Runtime, which sums in another order."""
 
 
 def run(data: bytes, images: Any) -> Any:
@@ -41,8 +42,7 @@ def check(model: PackedModel, weights: Any = "int8", batch: int = 2) -> int:
     images, data = random_images(model.spec, batch), to_onnx(model, weights)
     expected, found = Session(bhv_file.to_bytes(model))(images), run(data, images)
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
-    most = 2e-2 if model.spec.name in FLIPS else 2e-5
-    assert np.abs(found - expected).max() <= most * max(1.0, np.abs(expected).max())
+    assert np.abs(found - expected).max() <= 2e-5 * max(1.0, np.abs(expected).max())
     return len(data)
 
 
@@ -53,7 +53,7 @@ def test_every_op_has_an_exporter() -> None:
 
 @pytest.mark.parametrize("spec", ALL.values(), ids=ALL)
 def test_every_variant_computes_the_same(spec: ModelSpec) -> None:
-    check(random_model(spec))
+    check(random_model(spec, seed=SEEDS.get(spec.name, 0)))
 
 
 @pytest.mark.parametrize("name", ["published-96x64", "layer-gsb", "one-bit-pooled"])

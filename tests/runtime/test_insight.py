@@ -96,9 +96,10 @@ def test_attention_adds_up_what_tokens_receive(name: str) -> None:
     heat = saliency.attention(model, lambda one: list(reference.trace(model, one)), image[0])
     assert heat is not None
     np.testing.assert_array_equal(found.heat, heat / heat.max())
-    layers = sum(op.kind in ("attention", "pooled_attention") for op in model.ops)
-    cells = heat.size / max(layers, 1)
-    assert heat.sum() >= 0.9 * min(1.0, cells)  # each layer adds up to the pixels of one token
+    layers = [op.attributes for op in model.ops if op.kind in ("attention", "pooled_attention")]
+    tokens = [a["height"] * a["width"] // a.get("key_pool", 1) ** 2 for a in layers]
+    # The shares of a layer's tokens add up to one, and each token stands for so many pixels.
+    assert heat.sum() == pytest.approx(sum(heat.size / count for count in tokens), rel=1e-5)
 
 
 def test_explanations_of_a_picture() -> None:
