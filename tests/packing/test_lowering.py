@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bhvit
 from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
@@ -38,6 +37,7 @@ from bhvit.spec.model import ModelSpec
 from bhvit.spec.registry import REGISTRIES
 from helpers.images import class_folders
 from helpers.randomise import randomise
+from helpers.registered import check_trains_keeps_packs_and_runs, forget_all
 
 
 class Smooth(nn.Module):
@@ -107,9 +107,7 @@ def registered() -> Iterator[None]:
     register_lowering(OpenEnds)(lower_open_ends)
     register_lowering(Leaky)(lower_leaky)
     yield
-    lowering._LOWERINGS.clear()
-    for registry in REGISTRIES.values():
-        registry._makers.clear()
+    forget_all()
 
 
 CASES: list[dict[str, Any]] = [
@@ -124,30 +122,7 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("overrides", CASES, ids=lambda case: ",".join(case))
 def test_registered_modules_train_keep_pack_and_run(overrides: dict[str, Any], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = create_model("bhvit_nano", num_classes=5, img_size=32, **overrides).train()
-    images = torch.randn(4, 3, 32, 32)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    F.cross_entropy(model(images), torch.tensor([0, 1, 2, 4])).backward()
-    optimizer.step()
-    assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
-
-    randomise(model, seed=3)
-    save_checkpoint(model, tmp_path / "m.safetensors")
-    loaded = load_checkpoint(tmp_path / "m.safetensors")
-    assert loaded.spec == model.spec
-    assert loaded.spec.registered
-
-    pack(loaded, tmp_path / "m.bhv", float_storage="float32")
-    packed = bhv_file.read(tmp_path / "m.bhv")
-    assert not packed.spec.registered
-    assert list(packed.ops) == program(packed.spec)
-    with torch.inference_mode():
-        expected = model(images).numpy()
-    logits = reference.run(packed, images.numpy())
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_array_equal(bhvit.Session(tmp_path / "m.bhv")(images.numpy()), logits)
+    check_trains_keeps_packs_and_runs(overrides, tmp_path)
 
 
 def test_a_registered_model_packs_into_the_bytes_of_the_one_it_stands_for() -> None:

@@ -9,28 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bhvit
 from bhvit.errors import UserError
-from bhvit.format import file as bhv_file
 from bhvit.models import (
     create_model,
-    load_checkpoint,
     register_activation_quantizer,
     register_weight_quantizer,
-    save_checkpoint,
 )
 from bhvit.models.layers import QuantConv2d, QuantLinear
 from bhvit.models.mixers import Projection
 from bhvit.models.quantizers import Sign
-from bhvit.packing import lowering, pack, packed_model, register_lowering
-from bhvit.runtime import reference
+from bhvit.packing import lowering, packed_model, register_lowering
 from bhvit.spec.model import ModelSpec
-from bhvit.spec.registry import REGISTRIES
 from bhvit.train.losses import oscillation_loss
 from helpers.randomise import randomise
+from helpers.registered import check_trains_keeps_packs_and_runs, forget_all
 
 
 class LearnedScale(nn.Module):
@@ -74,9 +68,7 @@ def registered() -> Iterator[None]:
     register_activation_quantizer("steep")(Steep)
     register_lowering(Steep)(lambda module: Sign())
     yield
-    lowering._LOWERINGS.clear()
-    for registry in REGISTRIES.values():
-        registry._makers.clear()
+    forget_all()
 
 
 CASES: list[dict[str, Any]] = [
@@ -90,29 +82,7 @@ CASES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("overrides", CASES, ids=lambda case: ",".join(case))
 def test_registered_quantisers_train_keep_pack_and_run(overrides: dict[str, Any], tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = create_model("bhvit_nano", num_classes=5, img_size=32, **overrides).train()
-    images = torch.randn(4, 3, 32, 32)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    F.cross_entropy(model(images), torch.tensor([0, 1, 2, 4])).backward()
-    optimizer.step()
-    assert all(not torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
-
-    randomise(model, seed=3)
-    save_checkpoint(model, tmp_path / "m.safetensors")
-    loaded = load_checkpoint(tmp_path / "m.safetensors")
-    assert loaded.spec == model.spec
-    assert loaded.spec.registered
-
-    pack(loaded, tmp_path / "m.bhv", float_storage="float32")
-    packed = bhv_file.read(tmp_path / "m.bhv")
-    assert not packed.spec.registered
-    with torch.inference_mode():
-        expected = model(images).numpy()
-    logits = reference.run(packed, images.numpy())
-    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    np.testing.assert_array_equal(bhvit.Session(tmp_path / "m.bhv")(images.numpy()), logits)
+    check_trains_keeps_packs_and_runs(overrides, tmp_path)
 
 
 def test_every_binary_layer_calls_its_quantisers() -> None:
