@@ -13,8 +13,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # ON makes compiler warnings errors, as CI does
 WERROR ?= OFF
-# Processes that run the tests; each trains small models, so more than one per core does not help
+# Processes that run the tests; each trains small models, so more than one per core does not help. Each begins with a part
+# of the tests and takes from the others when it is done: what tests of a file share is made once, not by each process.
 JOBS ?= 2
+PARALLEL := -n $(JOBS) --dist worksteal
 
 # How CMake alone, without pip, is called, and which clang++ makes the fuzzer
 CMAKE ?= cmake
@@ -45,7 +47,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
@@ -67,7 +69,7 @@ check-cross: setup
 	$(BIN)/python tests/cross/check.py
 
 coverage: setup
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term:skip-covered --cov-report=html
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html
 
 # Executes the notebooks; warnings are errors.
 docs: $(VENV)/.docs

@@ -125,34 +125,34 @@ real, appended = Results._append, []
 def append(self, journal, line):
     real(self, journal, line)
     appended.append(line)
-    if len(appended) == 1 + 200:  # the first says what made them
-        print("200 records", flush=True)
+    if len(appended) == 1 + 100:  # the first says what made them
+        print("100 records", flush=True)
         sys.stdin.read()
 Results._append = append
 raise SystemExit(main())
 """
-"""The command line, which says when it has written 200 records and waits there for a signal."""
+"""The command line, which says when it has written 100 records and waits there for a signal."""
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_nothing_is_lost_or_answered_twice(bhvit, refused, tmp_path, kill):
-    root = class_folders(tmp_path / "photos", count=400)
+    root = class_folders(tmp_path / "photos", count=150)
     bhvit("classify", root, "--out", tmp_path / "whole.jsonl")
     out, journal = tmp_path / "a.jsonl", tmp_path / ".a.jsonl.journal"
     command = [sys.executable, "-c", STOPPING, "classify", str(root), "--out", str(out)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "200 records\n"
+        assert process.stdout.readline() == "100 records\n"
         process.send_signal(kill)
         assert process.wait(60) == (-9 if kill == signal.SIGKILL else 130)
     assert not out.exists()
-    assert journal.read_bytes().count(b"\n") == 1 + 200
+    assert journal.read_bytes().count(b"\n") == 1 + 100
     assert "--resume goes on, --force starts again" in refused("classify", root, "--out", out)
     assert "other options" in refused("classify", root, "--out", out, "--resume", "--top", 1)
     answer = bhvit("classify", root, "--out", out, "--resume")
     assert answer.status == 0
-    assert "600 images in " in answer.err
+    assert "200 images in " in answer.err
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert not journal.exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from bhvit.format import file as bhv_file
 from helpers.c_library import CMAKE, ROOT, SPEC, call
@@ -17,9 +18,11 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if CMAKE is None:
         pytest.skip("needs cmake")
     build, prefix = ROOT / "build" / "c-plain", tmp_path_factory.mktemp("c") / "prefix"
-    call(CMAKE, "-S", ROOT, "-B", build, "-DBHVIT_SIMD=OFF", "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
-    call(CMAKE, "--build", build)
-    call(CMAKE, "--install", build, "--prefix", prefix)
+    build.mkdir(parents=True, exist_ok=True)
+    with FileLock(build / ".lock"):  # another process that runs tests may be building it
+        call(CMAKE, "-S", ROOT, "-B", build, "-DBHVIT_SIMD=OFF", "-DBHVIT_OPTIMIZE=1", "-DBHVIT_WARNINGS_AS_ERRORS=ON")
+        call(CMAKE, "--build", build)
+        call(CMAKE, "--install", build, "--prefix", prefix)
     return prefix
 
 
