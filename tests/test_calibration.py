@@ -60,7 +60,7 @@ def test_one_class_and_no_images() -> None:
 def test_a_threshold_misses_the_share_that_was_accepted() -> None:
     logits, labels = drawn(5_000, 1.0)
     for score in ("energy", "max_logit"):
-        found = fit(logits, labels, score)  # type: ignore[arg-type]
+        found = fit(logits, labels, score)
         for miss_rate in (0.0, 0.01, 0.05, 0.125, 0.5):
             assert found.unknown(logits, miss_rate).mean() == pytest.approx(miss_rate, abs=0.003)
         assert not found.unknown(logits, 0.0).any()

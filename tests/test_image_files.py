@@ -10,6 +10,7 @@ import struct
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,12 @@ def test_a_picture_has_the_same_pixels_however_it_is_given(tmp_path: Path, name:
     data = path.read_bytes()
     expected = NATIVE.pixels(path)
     assert len(np.unique(expected)) > 8, "a picture of one shade would prove nothing"
-    readings = {"str": str(path), "bytes": data, "PIL": Image.open(path), "PIL of bytes": Image.open(io.BytesIO(data))}
+    readings: dict[str, Any] = {
+        "str": str(path),
+        "bytes": data,
+        "PIL": Image.open(path),
+        "PIL of bytes": Image.open(io.BytesIO(data)),
+    }
     for what, given in readings.items():
         np.testing.assert_array_equal(NATIVE.pixels(given), expected, err_msg=what)
     for kind in ("cat", "dog"):
@@ -139,7 +145,7 @@ def test_a_page_is_no_picture(tmp_path: Path) -> None:
         load_image(path)
 
 
-@pytest.mark.skipif(decode.importlib.util.find_spec("pillow_heif") is not None, reason="pillow-heif reads it")
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif reads it")
 def test_a_heic_file_names_the_package_that_reads_it(tmp_path: Path) -> None:
     path = tmp_path / "photo.heic"
     path.write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))

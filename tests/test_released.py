@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import bhvit
+from bhvit.data.metrics import Metrics
 from bhvit.format import file as bhv_file
 from bhvit.runtime import reference
 
@@ -58,4 +59,5 @@ def test_a_run_resumes(tmp_path: Path) -> None:
         del registry._MODELS["small"]
     assert len(result.log) == 2
     assert (folder / "last.safetensors").read_bytes() == before
+    assert isinstance(result.metrics, Metrics)
     assert result.metrics.top1 == pytest.approx(result.log[-1]["val_top1"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,7 @@ def test_corruptions_are_measured(bhvit, refused, material):
 def test_a_session_refuses_what_means_nothing(material, calibrated):
     session, plain = Session(calibrated), Session(material.model)
     logits = np.zeros((2, 3), np.float32)
+    wrong: Any
     for wrong in (np.zeros(3, np.float32), np.zeros((2, 4), np.float32), [[0.0, 1.0, 2.0]]):
         for call in (session.probabilities, session.unknown, session.likeliest):
             with pytest.raises(ValueError, match=r"logits must be an array \(B, 3\)"):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -225,6 +226,7 @@ def test_an_interruption_is_status_130(importing):
         text=True,
     )
     try:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
@@ -257,7 +259,7 @@ def test_commands_match_their_modules():
 
 
 def test_of_several_processes_the_first_says_what_is_wrong(monkeypatch, capsys):
-    waited = []
+    waited: list[Any] = []
     monkeypatch.setattr("bhvit.cli.main.time.sleep", waited.append)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     for rank, waits in (("0", []), ("1", [cli.OTHERS_WAIT])):

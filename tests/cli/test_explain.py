@@ -99,7 +99,7 @@ def test_duplicates_and_what_to_label_next(bhvit, refused, material, tmp_path):
     pictures = sorted(material.images.rglob("*.png"))
     twin = tmp_path / "twin.png"
     twin.write_bytes(pictures[3].read_bytes())
-    words = ("embed", material.model, material.images, twin, "--duplicates", "0.9999", "--json")
+    words: tuple[object, ...] = ("embed", material.model, material.images, twin, "--duplicates", "0.9999", "--json")
     found = json.loads(bhvit(*words).out)
     assert found["images"] == len(pictures) + 1
     assert (found["duplicates"][0]["first"], found["duplicates"][0]["second"]) == (str(pictures[3]), str(twin))

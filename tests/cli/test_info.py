@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_parameters_are_those_of_the_model(name, settings):
     assert cost.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "gsb": {"attention": "gsb"},
     "layer norm": {"norm": "layer"},
     "pooling branches": {"branches": "pool", "shifts": (3,)},

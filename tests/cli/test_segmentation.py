@@ -90,7 +90,7 @@ def test_a_report_has_classes_overlays_and_the_worst_images(streets, bhvit, tmp_
     assert f"{found.miou:.2%}" in page.text
     for value in found.per_class:
         assert f"{value:.1%}" in page.text
-    pictures = [attributes for tag, attributes in page.tags if tag == "img"]
+    pictures = [{name: value or "" for name, value in found.items()} for tag, found in page.tags if tag == "img"]
     assert len(pictures) == 5 + 4  # all five are among the eight worst; four are evenly chosen
     assert all("image, mask, labels, wrong pixels" in picture["alt"] for picture in pictures)
     names = [picture["alt"].partition(":")[0] for picture in pictures]

@@ -65,9 +65,10 @@ def test_a_window_shows_picture_and_text(shown: list[Image.Image]) -> None:
         window.show(Image.new("RGB", (300, 200), GREEN), [])
         window.show(np.full((40, 50, 3), GREEN, np.uint8), ["one line", "another"])
         window.show(Image.new("RGB", (4000, 100), GREEN), ["larger than the window may be"])
-        assert window.open
+        states = [window.open]
         window._closed()  # what the window's close button calls
-        assert not window.open
+        states.append(window.open)
+    assert states == [True, False]
     assert [pixels_of(screen, GREEN) for screen in shown] == [300 * 200, 40 * 50, 1280 * 32]
     below = np.asarray(shown[1].convert("L"))[44:64, 4:60]  # text, dark on the window's grey
     assert (below < 60).any()

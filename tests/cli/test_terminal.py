@@ -84,6 +84,7 @@ def test_a_command_that_is_ended_leaves_no_part(tmp_path, name, status, said):
     program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + _PACKING
     command = [sys.executable, "-c", program, "pack", "cifar10", str(tmp_path / "a.bhv")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         assert len(list(tmp_path.glob(".a.bhv.*.part"))) == 1
         process.send_signal(getattr(signal, name))

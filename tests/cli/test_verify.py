@@ -10,7 +10,7 @@ import pytest
 from bhvit._native import available_isas
 from bhvit.format import file as bhv_file
 from bhvit.models import load_checkpoint
-from bhvit.verification import compare
+from bhvit.runtime import reference
 
 
 @pytest.mark.parametrize("isa", available_isas())
@@ -44,13 +44,13 @@ def test_another_models_file_is_status_1(bhvit, material):
 
 
 def test_an_engine_that_differs_from_the_reference_is_status_1(bhvit, material, monkeypatch):
-    exact = compare.reference.trace
+    exact = reference.trace
 
     def wrong(model, image):
         for name, x in exact(model, image):
             yield name, np.nextafter(x, np.float32(np.inf)) if name == "stages.1.0.mixer" else x
 
-    monkeypatch.setattr(compare.reference, "trace", wrong)
+    monkeypatch.setattr(reference, "trace", wrong)
     answer = bhvit("verify", material.checkpoint, material.model, "--data", material.images, "--trace", 1)
     assert answer.status == 1
     assert "DIFFER, first after op stages.1.0.mixer" in answer.out

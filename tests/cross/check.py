@@ -181,7 +181,8 @@ def resizes(name: str, program: Path, folder: Path) -> None:
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
         cases += np.array((height, width, 3, new_height, new_width, filter), np.int32).tobytes()
         cases += box.tobytes() + pixels.tobytes()
-        expected += _native.resize(pixels, (new_height, new_width), FILTERS[filter], tuple(map(float, box))).tobytes()
+        edges = (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+        expected += _native.resize(pixels, (new_height, new_width), FILTERS[filter], edges).tobytes()
     (folder / "cases").write_bytes(cases)
     _run([*TARGETS[name].run, str(program), str(folder / "cases"), str(folder / "resized")])
     if (folder / "resized").read_bytes() != expected:

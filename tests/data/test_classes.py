@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,8 @@ def test_other_orders_are_matched_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["parquet", "tar"])
 def test_numbers_become_as_many_classes_as_there_are(tmp_path: Path, kind: str) -> None:
-    make = {"parquet": parquet, "tar": shard}[kind]
+    makers: dict[str, Callable[..., object]] = {"parquet": parquet, "tar": shard}
+    make = makers[kind]
     make(tmp_path / f"train.{kind}", [5, 2_000_000_000] * 10)
     make(tmp_path / f"val.{kind}", [2_000_000_000, 5], first=500)
     train = open_dataset(tmp_path, "train")

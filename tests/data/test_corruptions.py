@@ -28,7 +28,7 @@ def test_a_stronger_corruption_changes_more(corruption: str, shape: tuple[int, i
     changes = []
     for strength in STRENGTHS:
         changed = corrupt(image, corruption, strength, seed=3)
-        assert (changed.shape, changed.dtype) == (image.shape, np.uint8)
+        assert (changed.shape, changed.dtype) == (image.shape, np.dtype(np.uint8))
         assert (changed == corrupt(image, corruption, strength, seed=3)).all()
         changes.append(np.abs(changed.astype(float) - image).mean())
     assert changes[0] > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_a_process_without_a_home_has_a_cache_all_the_same(monkeypatch: pytest.M
 
     monkeypatch.delenv("BHVIT_CACHE", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
-    monkeypatch.setattr(index_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     assert index_cache.cache_folder() == tmp_path / "bhvit-cache"
     index_cache.keep("list", {}, [1, 2])
     assert index_cache.recall("list") == [1, 2]

@@ -221,8 +221,8 @@ def test_frames_of_a_video(tmp_path: Path, every: int) -> None:
     assert [picture.name for picture in found] == [f"{path} frame {number}" for number in numbers]
     assert [picture.seconds for picture in found] == pytest.approx([number / 10 for number in numbers])
     for number, picture in zip(numbers, found, strict=True):
-        image = picture.image()
-        assert (image.shape, image.dtype) == ((48, 64, 3), np.uint8)
+        image = np.asarray(picture.image())
+        assert (image.shape, image.dtype) == ((48, 64, 3), np.dtype(np.uint8))
         assert abs(int(image.mean()) - 20 * number) <= 3
 
 

@@ -169,7 +169,7 @@ def test_settings_that_cannot_be(tmp_path: Path) -> None:
 def test_pixels_and_mask_have_the_models_size(tmp_path: Path) -> None:
     dataset = open_masked(make(tmp_path), "train", warn=_quiet)
     both = dataset.pixels(0, Preprocess(size=(12, 4), crop=1.0))
-    assert (both.shape, both.dtype) == ((12, 4, 4), np.uint8)
+    assert (both.shape, both.dtype) == ((12, 4, 4), np.dtype(np.uint8))
     np.testing.assert_array_equal(both[:, :, 3], dataset.mask(0).repeat(2, axis=0)[:, 1::2])  # the nearest of 6x8
 
 

@@ -96,4 +96,4 @@ def test_metrics_of_what_does_not_fit_are_refused(shape: tuple[int, ...], labels
 @pytest.mark.parametrize("labels", [[0.0, 1.0], [0.0, float("nan")], [True, False]])
 def test_labels_that_are_no_whole_numbers_are_refused(labels: list[float]) -> None:
     with pytest.raises(UserError, match="labels must be whole numbers, not"):
-        metrics(np.zeros((2, 2), np.float32), np.array(labels), ("a", "b"), seconds=1.0)  # type: ignore[arg-type]
+        metrics(np.zeros((2, 2), np.float32), np.array(labels), ("a", "b"), seconds=1.0)

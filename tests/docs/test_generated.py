@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from bhvit.format.ops import SCHEMAS as OPS
+from bhvit.format.schema import SCHEMAS as OPS
 from bhvit.models import list_models
 from bhvit.spec.model import StageSpec
 from bhvit.spec.overrides import EVERY_STAGE, MODEL_OVERRIDES

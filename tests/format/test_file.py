@@ -146,7 +146,7 @@ def test_ops_that_do_not_chain_are_refused(model: bhv_file.PackedModel) -> None:
 
 
 def test_tensors_of_the_wrong_type_or_shape_are_named(model: bhv_file.PackedModel) -> None:
-    for name, tensor, message in [
+    cases: list[tuple[str, Any, str]] = [
         ("head.bias", np.zeros(4, np.float32), r"head\.bias has shape \[4\], its op needs \[3\]"),
         ("head.bias", np.zeros(3, np.float64), r"head\.bias has type float64"),
         ("stages.0.0.mlp.weight1", np.zeros((16, 2, 16), np.float32), "its op needs bits"),
@@ -154,7 +154,8 @@ def test_tensors_of_the_wrong_type_or_shape_are_named(model: bhv_file.PackedMode
         ("head.bias", np.full(3, 2.0**100, np.float32), "or of 2"),
         ("stages.1.0.mixer.exp_table", np.zeros(65, np.float32), "the first must be positive"),
         ("stages.1.0.mixer.exp_table", np.full(65, -1.0, np.float32), "the first must be positive"),
-    ]:
+    ]
+    for name, tensor, message in cases:
         with pytest.raises(FormatError, match=message):
             bhv_file.check(dataclasses.replace(model, tensors={**model.tensors, name: tensor}))
 

@@ -72,7 +72,7 @@ def specs() -> dict[str, ModelSpec]:
             num_classes=3,
             task="segment",
             stages=_STAGES["pooling"],
-            norm=norm,  # type: ignore[arg-type]
+            norm=norm,
             decoder_blocks=int(norm == "batch"),
             decoder_hidden=64,
         )

@@ -124,7 +124,7 @@ def _read_body(data: bytes) -> None:
 
     from bhvit import Session
     from bhvit.serve import inference
-    from bhvit.serve.body import Bodies, files_of_form
+    from bhvit.serve.body import Bodies, files_of
     from bhvit.serve.limits import Limits, RequestError
     from bhvit.serve.models import Model
 
@@ -140,7 +140,7 @@ def _read_body(data: bytes) -> None:
         headers = [(name.encode(), value.encode()) for name, value in given.items()]
         request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
         async with Bodies(limits).reading(request, 10) as read:
-            return await files_of_form(read, request, limits) if kind == 2 else read
+            return await files_of(read, request, limits) if kind == 2 else read
 
     try:
         found = asyncio.run(whole())
@@ -289,7 +289,7 @@ def main() -> None:
     if len(sys.argv) < 3:
         print(*READERS)
         return
-    import atheris
+    import atheris  # type: ignore[import-untyped,unused-ignore]
 
     import bhvit.data
     import bhvit.format.file

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bhvit.format import program as ops
 from bhvit.format.file import PackedModel
+from bhvit.format.op import Op
 from bhvit.image import Preprocess
 from bhvit.spec.model import ModelSpec, StageSpec
 
@@ -61,7 +62,7 @@ def bhvit(name: str, depths: tuple[int, ...], img_size: tuple[int, int], **chang
     return ModelSpec(name=name, img_size=img_size, stages=stages, **changes)
 
 
-def _numbers(op: ops.Op, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+def _numbers(op: Op, name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float64]:
     normal = rng.standard_normal(shape)
     if name == "exp_table":
         return np.exp(-2 * np.arange(shape[0]) / math.sqrt(shape[0] - 1))
@@ -93,7 +94,7 @@ def _numbers(op: ops.Op, name: str, shape: tuple[int, ...], rng: np.random.Gener
     return (normal + np.sign(normal) * 0.3) / math.sqrt(_inputs(op, name))
 
 
-def _inputs(op: ops.Op, name: str) -> int:
+def _inputs(op: Op, name: str) -> int:
     a = op.attributes
     if op.kind == "mixer":
         return 9 * a["channels"] // a["groups"]

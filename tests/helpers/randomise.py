@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TypeVar
 
-from bhvit.models import BHViT
+import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @torch.no_grad()
-def randomise(model: BHViT, seed: int = 0) -> BHViT:
+def randomise(model: Model, seed: int = 0) -> Model:
     """Draw every parameter and statistic of `model` at random and put it in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
 

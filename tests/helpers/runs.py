@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -10,7 +12,7 @@ import torch
 TIMES = ("seconds", "images_per_second")
 
 
-def outcome(folder):
+def outcome(folder: Path) -> tuple[dict[str, dict[str, torch.Tensor]], list[dict[str, Any]]]:
     """Weights, and the log without its times."""
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for entry in log:
@@ -21,7 +23,7 @@ def outcome(folder):
     return weights, log
 
 
-def assert_same(first, second):
+def assert_same(first: Path, second: Path) -> None:
     (weights, log), (other_weights, other_log) = outcome(first), outcome(second)
     assert log == other_log
     for name, tensors in weights.items():

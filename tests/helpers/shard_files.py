@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -15,7 +16,7 @@ def png(shade: int) -> bytes:
     return file.getvalue()
 
 
-def write_shard(path: Path, samples: list[dict[str, bytes]], mode: str = "w") -> Path:
+def write_shard(path: Path, samples: list[dict[str, bytes]], mode: Literal["w", "w:gz"] = "w") -> Path:
     """Samples are files by ending."""
     with tarfile.open(path, mode) as archive:
         for number, sample in enumerate(samples):

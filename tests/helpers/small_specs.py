@@ -132,7 +132,7 @@ SPECS = [
             num_classes=classes,
             task="segment",
             stages=stages,
-            **changes,  # type: ignore[arg-type]
+            **changes,
         )
         for name, size, patch, classes, stages, changes in (
             (

@@ -79,7 +79,8 @@ def test_create_model_takes_the_usual_settings() -> None:
     assert (model.num_classes, model.num_features, model.in_chans) == (5, 256, 1)
     assert model.spec.img_size == (48, 32)
     assert model.eval()(torch.randn(2, 1, 48, 32)).shape == (2, 5)
-    assert model.stages[-1][-1].drop_path.drop_prob == pytest.approx(0.2)
+    last: Any = model.stages[-1]
+    assert last[-1].drop_path.drop_prob == pytest.approx(0.2)
     with pytest.raises(UserError, match="drop_rate must be 0"):
         timm.create_model("bhvit_nano", drop_rate=0.1)
     with pytest.raises(UserError, match="multiples of 32"):
@@ -173,7 +174,7 @@ def test_feature_maps_come_in_either_order_of_axes_normalised_or_cut_short() -> 
     assert tokens.shape == (1, 4, 4, 128)
     for wrong in (4, 0, [3], [-4], []):
         with pytest.raises(UserError, match="bhvit_nano has stages 0 to 2; no feature maps of"):
-            model.forward_intermediates(images, wrong)  # type: ignore[arg-type]
+            model.forward_intermediates(images, wrong)
     with pytest.raises(UserError, match="output_fmt"):
         model.forward_intermediates(images, output_fmt="NLC")
 
@@ -202,7 +203,8 @@ def test_the_head_comes_apart_and_the_classifier_off_and_on(tmp_path: Path) -> N
     model.reset_classifier(0, "")
     assert model(images).shape == (2, 2, 2, 256)
     model.double().reset_classifier(7, "avg")
-    assert (model.spec.num_classes, model.class_names) == (7, None)
+    assert model.spec.num_classes == 7
+    assert getattr(model, "class_names") is None  # noqa: B009
     assert model(images.double()).shape == (2, 7)
     with pytest.raises(UserError, match="goes with num_classes=0"):
         model.reset_classifier(5, "")
@@ -230,7 +232,9 @@ def test_what_is_refused_leaves_the_model_as_it_was() -> None:
         assert (model.class_names, model.calibration) == (("a", "b", "c"), known)
         assert len(model.stages) == 2
         model.reset_classifier(5)
-        assert (model.num_classes, model.class_names, model.calibration) == (5, None, None)
+        assert model.num_classes == 5
+        assert getattr(model, "class_names") is None  # noqa: B009
+        assert getattr(model, "calibration") is None  # noqa: B009
 
 
 def test_transforms_that_timm_resolves_fit_the_size_of_the_model() -> None:

@@ -131,7 +131,7 @@ def test_outputs_hold_what_flows_in_between(folder: Path, model: BHViT) -> None:
     for state, grid in zip(output.hidden_states, seen.values(), strict=True):
         assert torch.equal(state.permute(0, 2, 3, 1), grid)
     assert [tuple(matrix.shape) for matrix in output.attentions] == [(2, 1, 2, 17, 17)] * 2 + [(2, 1, 4, 5, 5)] * 2
-    step = model.stages[1][0].mixer.attention.quantizer.step  # type: ignore[index, union-attr]
+    step = model.get_parameter("stages.1.0.mixer.attention.quantizer.step")
     levels = output.attentions[0] / step.view(-1, 1, 1)
     torch.testing.assert_close(levels, levels.round(), atol=1e-5, rtol=0)
     assert set(levels.round().unique().tolist()) <= {0, 1, 2, 3}

@@ -61,7 +61,8 @@ def test_checkpointing_changes_no_gradient_and_no_statistic(
     weights = torch.randn(4, 3)
     for _ in range(2):  # the first step sets the quantiser
         images = torch.randn(4, 3, 16, 16)
-        expected, found = [], []
+        expected: list[dict[str, torch.Tensor]] = []
+        found: list[dict[str, torch.Tensor]] = []
         for one, into in ((model, expected), (again, found)):
             torch.manual_seed(1)
             one.zero_grad()
@@ -139,7 +140,5 @@ def test_training_compiles_into_whole_graphs_for_several_batches(monkeypatch: py
             (one(images) * weights).sum().backward()
         torch.testing.assert_close(_quantizer(model).step, _quantizer(plain).step)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(
-            ours.grad, theirs.grad, rtol=1e-3, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}"
-        )
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4, msg=f"{{}} of {name}".format)
     assert not _quantizer(model).awaits_first_batch()

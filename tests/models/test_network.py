@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from bhvit.errors import UserError
+from bhvit.format.arithmetic import TAPS
 from bhvit.format.program import program
 from bhvit.image import Preprocess
 from bhvit.models import create_model, list_models, load_checkpoint, regularisation_loss, save_checkpoint, trace
-from bhvit.models.layers import TAPS, QuantConv2d, QuantLinear, ShiftBranches
+from bhvit.models.layers import QuantConv2d, QuantLinear, ShiftBranches
 from bhvit.models.quant_config import QuantConfig
 from helpers.randomise import randomise
 
@@ -97,7 +98,7 @@ def test_the_regularisation_loss_covers_exactly_the_layers_it_should() -> None:
         # 3 convolutions and 2 MLP layers a conv block; q, k, v, output and 2 MLP layers an attention block
         count = 5 * (spec.stages[0].depth + spec.stages[1].depth) + 6 * (spec.stages[2].depth + spec.stages[3].depth)
         assert len(layers) == count + len(model.downsamples)
-        model.stages[2][0].mixer.attention.query.linear.weight.fill_(-3.0)  # type: ignore[index, union-attr]
+        model.stages[2][0].mixer.attention.query.linear.weight.fill_(-3.0)  # type: ignore[index]
         torch.testing.assert_close(regularisation_loss(model).item(), 2 / count)
 
 
@@ -112,7 +113,7 @@ def test_trace_names_the_ops_of_the_program() -> None:
     torch.testing.assert_close(seen["head"], model(images))
 
 
-def test_checkpoints_round_trip_weights_names_and_preprocessing(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoints_round_trip_weights_names_and_preprocessing(tmp_path) -> None:
     model = randomise(create_model("bhvit_nano", num_classes=3))
     model.class_names = ("cat", "dog", "naïve ✓")
     model.preprocess = Preprocess(size=(32, 32), channels=3, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 3.0))
@@ -127,7 +128,7 @@ def test_checkpoints_round_trip_weights_names_and_preprocessing(tmp_path) -> Non
 
 
 @pytest.mark.parametrize("cut", [0, 5, 100, -1])
-def test_a_checkpoint_cut_short_is_refused(tmp_path, cut: int) -> None:  # type: ignore[no-untyped-def]
+def test_a_checkpoint_cut_short_is_refused(tmp_path, cut: int) -> None:
     path = tmp_path / "m.safetensors"
     save_checkpoint(create_model("bhvit_nano"), path)
     path.write_bytes(path.read_bytes()[:cut])
@@ -135,7 +136,7 @@ def test_a_checkpoint_cut_short_is_refused(tmp_path, cut: int) -> None:  # type:
         load_checkpoint(path)
 
 
-def test_absent_and_foreign_checkpoints_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_absent_and_foreign_checkpoints_are_refused(tmp_path) -> None:
     import safetensors.torch
 
     with pytest.raises(UserError, match="no checkpoint at"):

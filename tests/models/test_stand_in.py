@@ -17,7 +17,7 @@ def test_the_stand_in_gives_our_loss_and_gradients() -> None:
     with torch.no_grad():
         for parameter in ours.parameters():
             if parameter.ndim == 1:  # norms, scales, shifts, slopes: nothing is left at zero or one
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     theirs = PublishedWay(copy.deepcopy(ours)).train()
     images, labels = torch.randn(2, 3, 64, 64, dtype=torch.float64), torch.tensor([1, 7])
     losses = []

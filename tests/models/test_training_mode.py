@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ def through(module: torch.nn.Module, p: Array, g: Array) -> tuple[Array, Array, 
     return y.detach().numpy(), x.grad.numpy(), learned
 
 
-def close(found: object, expected: object) -> None:
+def close(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
 
@@ -82,7 +83,7 @@ def test_gsb_starts_and_stays_above_its_least_scale() -> None:
     # Rows of (0.6, 0.4): q is 60000 and 40000, T2 marks the first alone, T1 none (0.4 < 0.7 * 0.6), and
     # T0 is 1 - 1 and 1 - 0. All three scales are 1e-5.
     p = torch.tensor([[[[0.6, 0.4]]]], dtype=torch.float64)
-    close(quantizer(p).detach().flatten(), np.float64([1e-5 * np.float32(1e-5), 1e-5]))
+    close(quantizer(p).detach().flatten(), np.array([1e-5 * np.float32(1e-5), 1e-5], np.float64))
 
 
 @pytest.mark.parametrize("scale", [0.005, 0.125, 0.25, 0.7])
@@ -255,7 +256,7 @@ NANO = (("conv", 2), ("attention", 2), ("attention", 2))
     ],
 )
 def test_regularisation_is_the_mean_over_exactly_these_tensors(
-    name: str, settings: dict[str, object], expected: set[str]
+    name: str, settings: dict[str, Any], expected: set[str]
 ) -> None:
     torch.manual_seed(0)
     model = create_model(name, num_classes=2, **settings).double()

@@ -60,7 +60,7 @@ def test_levels_times_values_are_exact(isa: str, keys: int) -> None:
     rng = np.random.default_rng(keys)
     levels = rng.integers(0, 4, (7, keys))
     values = rng.integers(0, 2, (keys, 48)) * 2 - 1
-    tiles = bits.tile_weights(values.T)
+    tiles = bits.tile_weights(values.T.astype(np.float32))
     ones, twos = (_native.common_bits(isa, bits.pack_bits(levels & plane > 0), tiles) for plane in (1, 2))
     product = 2 * (ones + 2 * twos) - levels.sum(axis=1, keepdims=True)
     np.testing.assert_array_equal(product, levels @ values)

@@ -67,7 +67,7 @@ def test_models_see_the_pixels_that_python_makes(crop: float) -> None:
     model = bhv_file.read(FOLDER / "cifar10.bhv")
     rng = np.random.default_rng(int(1000 * crop))
     for interpolation in ("nearest", "bilinear", "bicubic", "lanczos"):
-        preprocess = dataclasses.replace(model.preprocess, crop=crop, interpolation=interpolation)  # type: ignore[arg-type]
+        preprocess = dataclasses.replace(model.preprocess, crop=crop, interpolation=interpolation)
         session = Session(_with_preprocess(preprocess))
         for height, width in [(32, 32), (32, 41), (1, 1), (500, 1), (1, 300), (37, 36), (33, 35)] + [
             tuple(rng.integers(1, 200, 2)) for _ in range(20)

@@ -69,6 +69,6 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     wide = StageSpec(depth=1, channels=1024, hidden=1024, mixer="attention", window=(1, 1))
     spec = ModelSpec(name="wide", img_size=(62, 64), patch=1, num_classes=2, stages=(wide,))
     bhv_file.write(random_model(spec, half=True), tmp_path / "wide.bhv")
-    refused = call("node", folder / "run.mjs", tmp_path / "wide.bhv", tmp_path / "image", tmp_path / "logits", "2")
-    assert refused.splitlines()[4].startswith("4 needs 6")
-    assert "above the limit of 512 MiB" in refused
+    said = call("node", folder / "run.mjs", tmp_path / "wide.bhv", tmp_path / "image", tmp_path / "logits", "2")
+    assert said.splitlines()[4].startswith("4 needs 6")
+    assert "above the limit of 512 MiB" in said

@@ -144,6 +144,7 @@ def test_packing_leaves_a_registered_model_as_it_was() -> None:
 
 def test_mixers_put_into_a_model_by_hand_pack_as_what_they_are() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=3))
+    block: Any
     for block in (*model.stages[0].children(), *model.stages[1].children()):
         channels, config = block.mlp.linear2.out_features, QuantConfig.of(model.spec, 0)
         block.mixer = WindowAttention(channels, 1, (2, 4), "gsb", config) if channels == 128 else PoolMixer(64, config)
@@ -162,9 +163,8 @@ def test_mixers_put_into_a_model_by_hand_pack_as_what_they_are() -> None:
 
 
 def test_verification_follows_a_registered_model_op_by_op(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = create_model(
-        "bhvit_nano", num_classes=2, activation="leaky", attention="open_ends", **{"stages.0.mixer": "smooth"}
-    )
+    mixer: dict[str, Any] = {"stages.0.mixer": "smooth"}
+    model = create_model("bhvit_nano", num_classes=2, activation="leaky", attention="open_ends", **mixer)
     save_checkpoint(randomise(model), tmp_path / "m.safetensors")
     pack(model, tmp_path / "m.bhv", class_names=["cat", "dog"], float_storage="float32")
     photos = class_folders(tmp_path / "photos", count=2)
@@ -178,11 +178,12 @@ def test_verification_follows_a_registered_model_op_by_op(tmp_path: Path, capsys
 
 def test_lowerings_hold_for_their_class_alone() -> None:
     lowering._LOWERINGS.clear()
-    for overrides, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"mixer": "smooth"}, r"stages\.0\.0\.mixer is of class Smooth, which has no lowering"),
         ({"attention": "open_ends"}, r"attention\.quantizer is of class OpenEnds, which has no lowering"),
         ({"activation": "leaky"}, r"is of class Leaky, not RPReLU"),
-    ]:
+    ]
+    for overrides, message in cases:
         with pytest.raises(UserError, match=message):
             packed_model(randomise(create_model("bhvit_nano", num_classes=3, **overrides)))
 
@@ -247,7 +248,8 @@ def test_a_registered_model_has_a_card_but_no_ops(tmp_path: Path) -> None:
 
 
 def test_a_registered_mixer_takes_settings_of_its_stage() -> None:
-    heads = create_model("bhvit_nano", num_classes=3, **{"stages.0.mixer": "smooth", "stages.0.heads": 2}).spec
+    settings: dict[str, Any] = {"stages.0.mixer": "smooth", "stages.0.heads": 2}
+    heads = create_model("bhvit_nano", num_classes=3, **settings).spec
     assert heads.stages[0].heads == 2
 
 
@@ -268,10 +270,11 @@ def test_a_weight_quantiser_put_in_by_hand_trains_and_packs() -> None:
 
     model = randomise(create_model("bhvit_nano", num_classes=3))
     expected = bhv_file.to_bytes(packed_model(model))
-    layer = model.stages[1][0].mlp.linear1  # type: ignore[index, union-attr]
-    straight = Straight(128, 512, layer.quant)  # type: ignore[union-attr, arg-type]
-    straight.load_state_dict(layer.state_dict())  # type: ignore[union-attr]
-    model.stages[1][0].mlp.linear1 = straight  # type: ignore[index, union-attr]
+    block: Any = model.stages[1]
+    layer = block[0].mlp.linear1
+    straight = Straight(128, 512, layer.quant)
+    straight.load_state_dict(layer.state_dict())
+    block[0].mlp.linear1 = straight
     assert bhv_file.to_bytes(packed_model(model.eval())) == expected
     model.train()(torch.randn(2, 3, 32, 32)).square().sum().backward()
     assert straight.weight.grad is not None

@@ -72,7 +72,7 @@ def test_a_model_in_training_mode_is_refused() -> None:
 def test_numbers_that_are_not_finite_are_refused_by_name() -> None:
     model = randomise(create_model("bhvit_nano", num_classes=10))
     with torch.no_grad():
-        model.stages[1][0].mlp.norm1.weight[3] = float("nan")  # type: ignore[index, union-attr]
+        model.get_parameter("stages.1.0.mlp.norm1.weight")[3] = float("nan")
     with pytest.raises(UserError, match=r"tensor stages\.1\.0\.mlp\.scale1 holds numbers that are not finite"):
         packed_model(model)
 
@@ -112,5 +112,5 @@ def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_of_another_package_is_refused(tmp_path):
     with pytest.raises(UserError, match="only models of this package can be packed, not Linear"):
-        pack(torch.nn.Linear(2, 2), tmp_path / "model.bhv")
+        pack(torch.nn.Linear(2, 2), tmp_path / "model.bhv")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

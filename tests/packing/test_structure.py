@@ -121,7 +121,7 @@ CHANGES: list[tuple[str, Callable[[Any], Any], str]] = [
     ("hook before", lambda m: m.register_forward_pre_hook(lambda *a: None), "the model has forward hooks"),
     (
         "pruning",
-        lambda m: prune.l1_unstructured(m.head.linear, "weight", 0.5),  # type: ignore[no-untyped-call]
+        lambda m: prune.l1_unstructured(m.head.linear, "weight", 0.5),
         r"head\.linear has forward hooks",
     ),
     (

@@ -60,7 +60,7 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.fixture(params=list(SETTINGS.values()), ids=list(SETTINGS))
 def other_settings(request: pytest.FixtureRequest) -> Iterator[Callable[[], None]]:
     yield lambda: _set_mxcsr(request.param)
     _set_mxcsr(DEFAULT)

@@ -35,7 +35,7 @@ def test_features_are_what_the_classifier_gets(name: str) -> None:
     features = session.embed(images)
     op = model.ops[-1]
     tensors = model.op_tensors(op)
-    assert (features.shape, features.dtype) == ((3, op.attributes["channels"]), np.float32)
+    assert (features.shape, features.dtype) == ((3, op.attributes["channels"]), np.dtype(np.float32))
     logits = float_linear(features, untile(tensors["weight"], len(model.class_names)), tensors["bias"])
     np.testing.assert_array_equal(logits, session(images))
     *_, (_, tokens), _ = reference.trace(model, images[0])  # NumPy gives the same bits

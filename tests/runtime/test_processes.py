@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_sessions_pickle(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (again.threads, again.isa, again.spec) == (session.threads, session.isa, session.spec)
     assert pickle.loads(pickle.dumps(by_path))(images).tobytes() == by_bytes(images).tobytes()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pictures = [np.full((64, 64, 3), shade, np.uint8) for shade in (0, 100)]
+        pictures: list[Any] = [np.full((64, 64, 3), shade, np.uint8) for shade in (0, 100)]
         assert pool.map(by_path.classify, pictures) == by_path.classify(pictures)
     by_path.close()
     with pytest.raises(UserError, match="closed session"):

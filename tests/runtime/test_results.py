@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bhvit.errors import UserError
 from bhvit.runtime.results import Results
 
 COLUMNS = {"image": str, "label": str, "probability": float, "error": str}
-RECORDS = [
+RECORDS: list[dict[str, Any]] = [
     {"image": "a.png", "label": "cat", "probability": 0.25},
     {"image": "b.png", "error": "b.png is damaged"},
     {"image": 'ü, "quoted"\n.png', "label": "dog", "probability": 1.0},

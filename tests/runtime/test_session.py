@@ -145,12 +145,13 @@ def test_pictures_are_preprocessed(session: Session) -> None:
 
 def test_bytes_and_lists(session: Session, path: Path, tmp_path: Path) -> None:
     pictures = [np.random.default_rng(seed).integers(0, 256, (20, 30, 3), np.uint8) for seed in range(3)]
-    files = []
+    files: list[Any] = []
     for index, picture in enumerate(pictures):
         Image.fromarray(picture).save(tmp_path / f"{index}.png")
         files.append(tmp_path / f"{index}.png")
     expected = [session.classify(picture) for picture in pictures]
     data = files[0].read_bytes()
+    held: Any
     for held in (data, bytearray(data), memoryview(data)):
         assert session.classify(held) == expected[0]
     assert session.classify(files) == session.classify(tuple(map(str, files))) == expected
@@ -179,7 +180,7 @@ def test_messages_stay_short(session: Session, path: Path, tmp_path: Path) -> No
 
 def test_threads_of_the_machine(path: Path) -> None:
     for threads in (0, "auto"):
-        assert Session(path, threads=threads).threads == allowed_cores()  # type: ignore[arg-type]
+        assert Session(path, threads=threads).threads == allowed_cores()
     if hasattr(os, "sched_setaffinity"):
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(allowed)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_a_closed_session_is_not_copied() -> None:
 
 
 class _Numbered(Picture):
-    def image(self):
+    def image(self, needed: Any = None) -> Any:
         raise AssertionError("not decoded here")
 
 

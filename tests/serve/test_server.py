@@ -359,7 +359,7 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "bad.bhv").write_bytes(b"no model")
     shutil.copy(MODEL, tmp_path / "cifar10.bhv")
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        for words, said in [
+        cases: list[tuple[list[object], str]] = [
             (["absent.bhv"], "absent.bhv"),
             ([tmp_path / "empty"], "holds no .bhv files"),
             ([tmp_path / "bad.bhv"], "bad.bhv"),
@@ -370,7 +370,8 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path, capsys: pytest.Captur
             (["cifar10", "--web", tmp_path], "is no built page: it has no index.html"),
             (["cifar10", "--queue", "0"], "--queue"),
             ([], "required: MODEL"),
-        ]:
+        ]
+        for words, said in cases:
             assert main(["serve", *map(str, words)]) == 2
             err = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
             assert len(err) == 1, err

@@ -110,7 +110,7 @@ def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
         ("stages", (), "a model needs at least one stage"),
     ],
 )
-def test_impossible_settings_are_refused(field: str, value: object, message: str) -> None:
+def test_impossible_settings_are_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(model_spec("bhvit_nano"), **{field: value})
 
@@ -126,7 +126,7 @@ def test_impossible_settings_are_refused(field: str, value: object, message: str
         ("hidden", 3 * 128, r"hidden/channels \(3\) must divide channels \(128\)"),
     ],
 )
-def test_impossible_stages_are_refused(field: str, value: object, message: str) -> None:
+def test_impossible_stages_are_refused(field: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         dataclasses.replace(model_spec("bhvit_nano").stages[1], **{field: value})
 

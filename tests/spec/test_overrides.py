@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,8 @@ def test_switches_reach_one_stage_or_all_and_the_one_has_the_last_word():
     assert value_of(spec, "weight_bits") == (32, 1, 32)
     assert value_of(spec, "mixer") == "attention"
     assert value_of(spec, "stages.1.heads") == 4
-    assert model_spec("bhvit_nano", **{"stages.1.depth": 1}) == model_spec("bhvit_nano", stages={"1": {"depth": 1}})
+    deeper: dict[str, Any] = {"stages.1.depth": 1}
+    assert model_spec("bhvit_nano", **deeper) == model_spec("bhvit_nano", stages={"1": {"depth": 1}})
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from bhvit.timing import turns
@@ -10,7 +12,7 @@ from bhvit.timing import turns
 def test_turns_alternate_and_discard_the_first_call():
     seen: list[str] = []
     runs = [
-        turns.Run(name=name, isa="", threads=1, batch=2, call=lambda: None, prepare=lambda name=name: seen.append(name))
+        turns.Run(name=name, isa="", threads=1, batch=2, call=lambda: None, prepare=partial(seen.append, name))
         for name in "ab"
     ]
     first, _ = turns.measure(runs, seconds=0.0)

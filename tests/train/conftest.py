@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from bhvit.train.run_folder import RunFolder
 
 pytest.importorskip("torch")
 pytest.importorskip("timm")
@@ -118,7 +121,7 @@ def kill(monkeypatch):
     """Trains until the loop, or its folder, calls a function of the name `where` for the `call`-th time."""
 
     def kill(config, where, call):
-        owner = {"_step": loop._Run, "save_checkpoint": loop}.get(where, loop.RunFolder)
+        owner: Any = {"_step": loop._Run, "save_checkpoint": loop}.get(where, RunFolder)
         real = getattr(owner, where)
         calls = []
 
@@ -156,6 +159,8 @@ def start(program):
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         processes.append(process)
+        assert process.stdout is not None
+        assert process.stderr is not None
         for event in until:
             line = None
             while line != f"{event}\n":

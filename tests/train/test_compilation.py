@@ -58,7 +58,7 @@ def test_blocks_are_compiled_for_training_and_not_for_evaluation(monkeypatch: py
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         assert theirs.grad is not None
         assert theirs.grad.abs().sum() > 0, name
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=f"{{}} of {name}".format)
 
 
 def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

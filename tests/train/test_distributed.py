@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch.distributed as dist
 
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
-from bhvit.models.fused import layers as fused
+from bhvit.models.fused import kernels as native
 from bhvit.train import train
 from bhvit.train.distributed import TIMEOUT, BatchShard, Processes, choose_device, process_group
 
@@ -112,7 +113,7 @@ def log_of(folder):
 def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch, changes):
     # Several processes compute layers as they are written, one fuses them: another rounding, which a sign that flips
     # makes larger than what is compared here. tests/models/test_fused.py compares those two, in float64.
-    monkeypatch.setattr(fused.native, "KERNELS", {})
+    monkeypatch.setattr(native, "KERNELS", {})
     (tmp_path / "program.py").write_text(STATISTICS + program)
     one = train(config(**{**OPTIONS, **changes}, out=str(tmp_path / "one")), quiet=True)
     ended = two_processes(tmp_path / "program.py", *arguments(**{**OPTIONS, **changes}, out=tmp_path / "two"), "--json")
@@ -187,7 +188,8 @@ def test_a_device_that_cannot_be_had_is_refused_with_the_reason(monkeypatch):
 @pytest.mark.parametrize("gpus", [2, 0])
 def test_processes_join_with_their_own_gpu_and_wait_for_the_first_ones_work(monkeypatch, gpus):
     """CUDA and nccl are replaced."""
-    joined, devices = [], []
+    joined: list[Any] = []
+    devices: list[Any] = []
     environment = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_PORT": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -212,7 +214,7 @@ def test_processes_join_with_their_own_gpu_and_wait_for_the_first_ones_work(monk
 
 
 def test_one_process_takes_the_gpu_it_names_as_the_current_one(monkeypatch):
-    devices = []
+    devices: list[Any] = []
     monkeypatch.setattr(torch.cuda, "set_device", devices.append)
     monkeypatch.setattr(torch, "empty", lambda *_, device: None)
     assert choose_device("cuda:1", Processes()) == torch.device("cuda", 1)

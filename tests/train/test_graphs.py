@@ -6,12 +6,13 @@ import contextlib
 import inspect
 import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from bhvit.models import load_checkpoint
-from bhvit.models.fused import layers as fused
+from bhvit.models.fused import kernels as native
 from bhvit.train import Callback, execution, graphs, phase, train
 from bhvit.train.context import RunContext
 from bhvit.train.distributed import Processes
@@ -55,7 +56,7 @@ def differing(first, second):
 
 @pytest.mark.parametrize("changes", OPTIONS, ids=lambda changes: "-".join(changes))
 def test_graphs_on_and_off_train_the_same_weights(config, tmp_path, monkeypatch, captured, changes):
-    monkeypatch.setattr(fused.native, "KERNELS", {})  # native code, which is no operation that can be recorded
+    monkeypatch.setattr(native, "KERNELS", {})  # native code, which is no operation that can be recorded
     if "layer_decay" in changes:
         start = train(config(epochs=1, out=str(tmp_path / "start")), quiet=True).last
         changes = {**changes, "init": str(start)}
@@ -72,7 +73,7 @@ def test_graphs_on_and_off_train_the_same_weights(config, tmp_path, monkeypatch,
 
 
 def test_a_resumed_run_with_graphs_goes_on_exactly(config, tmp_path, monkeypatch, captured, kill):
-    monkeypatch.setattr(fused.native, "KERNELS", {})
+    monkeypatch.setattr(native, "KERNELS", {})
     captured()
     whole = train(config(graphs=True, out=str(tmp_path / "whole")), quiet=True)
     cut = config(graphs=True, out=str(tmp_path / "cut"), save_minutes=1e-9)
@@ -82,7 +83,7 @@ def test_a_resumed_run_with_graphs_goes_on_exactly(config, tmp_path, monkeypatch
 
 
 def test_a_step_that_cannot_be_captured_is_called_and_said():
-    said = []
+    said: list[str] = []
 
     def capture(compute, device):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -148,7 +149,8 @@ def test_a_capture_is_of_its_thread_and_leaves_streams_and_generators_as_they_we
         with pytest.raises(RuntimeError, match="previous error"):
             graphs.cuda_graph(lambda: torch.zeros(1), torch.device("cuda", 0))
     else:
-        assert graphs.cuda_graph(lambda: torch.zeros(1), torch.device("cuda", 0))[0] == "replay"
+        replay: Any = graphs.cuda_graph(lambda: torch.zeros(1), torch.device("cuda", 0))[0]
+        assert replay == "replay"
     assert modes == ["thread_local"]  # another thread pins the batches of workers
     assert current == ["main"]
     assert generators.state == ("fresh" if refused else "before")
@@ -168,7 +170,7 @@ def test_training_takes_algorithms_that_repeat_and_leaves_the_choice_as_it_was(c
 
 
 def test_a_phase_gives_back_the_graph_of_the_one_before(config, tmp_path, monkeypatch, captured):
-    monkeypatch.setattr(fused.native, "KERNELS", {})
+    monkeypatch.setattr(native, "KERNELS", {})
     captured()
     steps, release = [], TrainStep.release
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +23,8 @@ def test_a_crop_is_the_same_part_of_the_picture(tmp_path: Path) -> None:
         Image.fromarray(pixels).save(tmp_path / kind / "b.png")
     dataset = open_dataset(tmp_path, "all")
     settings = BatchSettings(augment="resized-crop")
+    full: Any
+    draft: Any
     full, draft = (_Decoder(dataset, Preprocess(size=(32, 32), crop=1.0, draft=draft), settings) for draft in (0, 1))
     differs = 0
     for index in range(len(dataset)):

@@ -7,17 +7,19 @@ import json
 import math
 import shutil
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import bhvit.train.losses as losses
 import bhvit.train.step as step
 import bhvit.train.teacher_outputs as outputs_module
 from bhvit.cli.main import main
 from bhvit.data import open_dataset
-from bhvit.data.metrics import decode
+from bhvit.data.metrics import Metrics, decode
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint, save_checkpoint
@@ -39,6 +41,7 @@ def test_a_run_learns_and_leaves_its_files(config, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted([LOCK, *FILES])
     assert [entry["epoch"] for entry in result.log] == [1, 2, 3, 4, 5, 6]
     assert result.log[-1]["train_loss"] < result.log[0]["train_loss"]
+    assert isinstance(result.metrics, Metrics)
     assert result.metrics.top1 > 0.8
     model = load_checkpoint(result.last)
     assert model.class_names == ("above", "below")
@@ -122,7 +125,8 @@ def test_outputs_kept_for_images_that_were_replaced_are_not_used(config, tmp_pat
 def test_two_runs_may_make_the_same_outputs_at_once(config, tmp_path, monkeypatch):
     teacher = train(config(epochs=1, out=str(tmp_path / "teacher")), quiet=True).last
     kept = {"epochs": 1, "augment": "none", "teacher": str(teacher), "teacher_outputs": str(tmp_path / "outputs")}
-    make, written = outputs_module._make, []
+    make = outputs_module._make
+    written: list[Any] = []
 
     def twice(path, *arguments):
         """Another run gets here while this one is writing."""
@@ -149,7 +153,7 @@ def test_a_teacher_whose_outputs_cannot_be_kept_is_refused(config, tmp_path):
     kept = config(epochs=1, augment="none", teacher=str(teacher), teacher_outputs=str(tmp_path / "outputs"))
     model = load_checkpoint(teacher)
     with torch.no_grad():
-        model.head.linear.bias += 1e5
+        model.get_parameter("head.linear.bias").add_(1e5)
     save_checkpoint(model, teacher)
     with pytest.raises(UserError, match="too large for float16"):
         train(kept, quiet=True)
@@ -162,6 +166,7 @@ def test_outputs_from_a_file_teach_as_the_network_does(config, tmp_path, images)
     asked = train(config(**still, teacher=str(teacher), out=str(tmp_path / "asked")), quiet=True)
     model = load_checkpoint(teacher)
     dataset = open_dataset(str(images), "train")
+    assert model.preprocess is not None
     pixels = decode(dataset, model.preprocess, range(len(dataset)))
     with torch.no_grad():
         logits = model.eval()(torch.from_numpy(model.preprocess.normalize(pixels))).numpy()
@@ -251,7 +256,7 @@ def test_the_schedule_warms_up_and_ends_at_the_minimum(config):
 def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path):
     wrong = create_model("small", num_classes=3, img_size=8, patch=2)
     save_checkpoint(wrong, tmp_path / "three.safetensors")
-    cases = [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"model": "bhvit_nani"}, "bhvit_nano"),
         ({"img_size": 13}, "nearest that can work"),
         ({"device": "cuda:77"}, "no device"),
@@ -286,7 +291,7 @@ def test_a_run_is_replaced_only_when_forced(config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(config, tmp_path, monkeypatch):
-    real = step.total_loss
+    real = losses.total_loss
     calls = []
 
     def sick(*arguments):

@@ -59,7 +59,7 @@ class _Copies(TorchDispatchMode):
 
 
 def _stages(mixer: Mixer, **settings: Any) -> tuple[StageSpec, ...]:
-    pooled = {"key_pool": 2} if mixer == "pooled_attention" else {}
+    pooled: dict[str, Any] = {"key_pool": 2} if mixer == "pooled_attention" else {}
     first = StageSpec(depth=1, channels=64, hidden=128, mixer=mixer, **pooled, **settings)
     return first, StageSpec(depth=1, channels=64, hidden=64, mixer=mixer, **settings)
 
@@ -237,6 +237,8 @@ MODELS: list[tuple[Mixer, dict[str, Any]]] = [
 @pytest.fixture
 def models(request: pytest.FixtureRequest) -> tuple[BHViT, BHViT]:
     """The model to train, of the mixer and the settings that the test asks for, and a teacher."""
+    mixer: Mixer
+    settings: dict[str, Any]
     mixer, settings = getattr(request, "param", ("attention", {}))
     return _model(mixer, **settings), _model()
 
@@ -286,7 +288,8 @@ def test_what_waits_or_copies_is_seen(models: tuple[BHViT, BHViT], device: torch
     with pytest.raises(AssertionError, match="across devices"), _Copies():
         torch.ones(1).to(device)
     model, teacher = models
-    quantizer: Any = model.stages[0][0].mixer.attention.quantizer  # type: ignore[index, union-attr]
+    block: Any = model.stages[0]
+    quantizer = block[0].mixer.attention.quantizer
     with _disable_current_modes():
         quantizer.initialised.zero_()  # written by another than the quantiser, which then has to look
     with pytest.raises(RuntimeError, match=r"_local_scalar_dense|meta tensors"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from bhvit.data.dataset import open_dataset
+from bhvit.data.metrics import Metrics
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
 from bhvit.models import create_model, load_checkpoint
@@ -67,8 +69,9 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(config):
         run = _Run(config(accumulate=parts, **changes), Processes(), resume=False, force=False, quiet=True)
         outcome = run._step(next(run.phase.batches.drawn(0)), 0, 0)
         gradients.append([outcome, *(parameter.grad for parameter in run.phase.model.parameters())])
-        addresses = [parameter.grad.data_ptr() for parameter in run.phase.model.parameters()]
-        assert len(set(addresses)) == len(addresses)  # what is added or clipped in place is changed once
+        tensors = [parameter.grad for parameter in run.phase.model.parameters()]
+        addresses = {tensor.data_ptr() for tensor in tensors if tensor is not None}
+        assert len(addresses) == len(tensors)  # what is added or clipped in place is changed once
     for other in gradients[1:]:
         for first, second in zip(gradients[0], other, strict=True):
             torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-6)
@@ -87,7 +90,7 @@ def test_the_average_is_that_of_the_weights_and_its_statistics_are_its_own(confi
         decay = 0.0 if step == 1 else min(0.6, 1 - step ** (-2 / 3))
         expected = weight.clone() if expected is None else decay * expected + (1 - decay) * weight
     torch.testing.assert_close(average.module.stem.conv.weight.double(), expected, rtol=1e-5, atol=1e-6)
-    assert torch.equal(average.module.stages[0][0].mixer_norm.running_mean, torch.zeros(64))
+    assert torch.equal(average.module.get_buffer("stages.0.0.mixer_norm.running_mean"), torch.zeros(64))
     batches = batches_of(settings)
     average.measure(batches, 2, torch.autocast("cpu", enabled=False))
     outputs = [average.module.stem.conv(images).double() for images, _ in batches.epoch(2, stop=3)]
@@ -104,6 +107,8 @@ def test_the_average_is_what_is_saved_and_evaluated(config, tmp_path):
     first, second = (load_checkpoint(run.last) for run in (averaged, plain))
     assert not torch.equal(first.stem.conv.weight, second.stem.conv.weight)
     images = open_run_data(config(), RunContext(device=CPU, quiet=True))
+    assert images.pixels is not None
+    assert isinstance(averaged.metrics, Metrics)
     logits = first(torch.from_numpy(images.preprocess.normalize(images.pixels)))
     np.testing.assert_allclose(averaged.metrics.logits, logits.detach().numpy(), rtol=1e-5, atol=1e-6)
 
@@ -258,7 +263,7 @@ def test_dampening_draws_latent_weights_to_their_binary_value(config, model):
 
 
 def test_what_options_cannot_be(settings):
-    for changes, message in [
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),
         ({"rand_augment": 31}, "at most 30"),
         ({"layer_decay": 1.5}, "at most 1"),
@@ -274,7 +279,8 @@ def test_what_options_cannot_be(settings):
         ({"mixup": -1.0}, "at least 0"),
         ({"threads": 257}, "threads must be at most 256"),
         ({"workers": 100_000}, "workers must be at most 256"),
-    ]:
+    ]
+    for changes, message in cases:
         with pytest.raises(UserError, match=message):
             TrainConfig.from_dict({**settings, **changes})
 
@@ -288,7 +294,9 @@ def test_a_phase_on_one_process_is_its_model(config):
 
 def test_the_log_is_there_for_tensorboard(config, tmp_path):
     pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped,unused-ignore]
+        EventAccumulator,
+    )
 
     result = train(config(epochs=2, out=str(tmp_path / "run"), tensorboard=True), quiet=True)
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ import torch
 import bhvit.train.loader as loader
 import bhvit.train.loop as loop
 from bhvit.cli.main import main
+from bhvit.data.metrics import decode
 from bhvit.errors import UserError
 from bhvit.models import create_model, load_checkpoint, save_checkpoint
 from bhvit.train import TrainConfig, load_recipe, train
 from bhvit.train.recipe_files import merged
+from bhvit.train.validation import validate
 from bhvit.train.warm_start import start_from
 from helpers.runs import assert_same
 
@@ -61,7 +64,7 @@ def test_phases_follow_each_other(uninterrupted):
 
 def test_images_are_decoded_once_for_all_phases(config, monkeypatch):
     decoded = []
-    real = loader.decode
+    real = decode
     monkeypatch.setattr(loader, "decode", lambda dataset, *rest: decoded.append(len(dataset)) or real(dataset, *rest))
     train(config(**{"phases.0.epochs": 1, "phases.1.epochs": 1}), quiet=True)
     assert len(decoded) == 2  # the training images and the validation images
@@ -69,7 +72,7 @@ def test_images_are_decoded_once_for_all_phases(config, monkeypatch):
 
 def test_a_phase_starts_from_the_best_or_the_last_model_of_the_one_before(config, tmp_path, monkeypatch):
     for start in ("best", "last"):
-        monkeypatch.setattr(loop, "validate", _falling(loop.validate))
+        monkeypatch.setattr(loop, "validate", _falling(validate))
         phases = {"phases.0.epochs": 2, "phases.1.epochs": 1, "phases.1.start": start, "epochs": 1}
         train(config(**phases, out=str(tmp_path / start)), quiet=True)
         monkeypatch.undo()
@@ -183,7 +186,7 @@ def test_what_a_run_says_of_its_teacher_is_nothing_to_a_phase_without_one(tmp_pa
 def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     torch.manual_seed(0)
     start = create_model("small", num_classes=3, img_size=8, patch=2, weight_bits=32, activation_bits=32)
-    model = create_model("small", num_classes=2, img_size=16, patch=2)
+    model: Any = create_model("small", num_classes=2, img_size=16, patch=2)
     drawn = model.head.linear.weight.detach().clone()
     notes = start_from(model, start, "three")
     assert notes[0] == "new classifier: three has 3 classes, the data 2"
@@ -193,6 +196,8 @@ def test_starting_from_other_classes_another_size_and_other_bits(capsys):
     assert torch.equal(model.stem.conv.weight, start.stem.conv.weight)
     torch.testing.assert_close(model.stem.position.mean(), start.stem.position.mean(), atol=5e-3, rtol=0)
     assert model.stages[1][0].mixer.attention.quantizer.initialised == 0
+    named: Any
+    same: Any
     named, same = (
         create_model("small", num_classes=2, img_size=8, patch=2),
         create_model("small", num_classes=2, img_size=8, patch=2),
@@ -220,7 +225,7 @@ def test_starting_with_another_stride_of_the_stem():
 
 def test_finetuning_takes_the_model_from_the_checkpoint(settings, tmp_path, capsys):
     torch.manual_seed(0)
-    changed = {"norm": "layer", "stages": {1: {"mixer": "pooling"}}}
+    changed: dict[str, Any] = {"norm": "layer", "stages": {1: {"mixer": "pooling"}}}
     save_checkpoint(
         create_model("small", num_classes=5, img_size=8, patch=2, in_chans=1, stem_kernel=4, **changed),
         tmp_path / "five.safetensors",

@@ -14,7 +14,7 @@ import bhvit.train.loop as loop
 from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint, save_checkpoint
-from bhvit.train import train
+from bhvit.train import TrainConfig, train
 from helpers.runs import assert_same
 
 
@@ -34,7 +34,7 @@ def uninterrupted(images, tmp_path_factory):
         "device": "cpu",
         "warmup_epochs": 1,
     }
-    train(loop.TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
+    train(TrainConfig.from_dict({**settings, "out": str(out)}), quiet=True)
     return out, settings
 
 
@@ -45,7 +45,7 @@ def uninterrupted(images, tmp_path_factory):
 def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call):
     whole, settings = uninterrupted
     # A checkpoint every step, so that most interruptions lie within an epoch.
-    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
+    config = TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
     kill(config, where, call)
     train(config, resume=True, quiet=True)
     assert_same(whole, tmp_path / "run")
@@ -56,7 +56,7 @@ def test_a_checkpoint_that_is_gone_is_said(uninterrupted, tmp_path, name):
     whole, settings = uninterrupted
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / name).unlink()
-    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run")})
+    config = TrainConfig.from_dict({**settings, "out": str(tmp_path / "run")})
     with pytest.raises(UserError, match=f"{name} of its earlier epochs is missing"):
         train(config, resume=True, quiet=True)
 
@@ -66,7 +66,7 @@ def test_another_teacher_under_the_same_name_is_refused(uninterrupted, tmp_path,
     teacher = tmp_path / "teacher.safetensors"
     shutil.copy(whole / "best.safetensors", teacher)
     values = {**settings, "out": str(tmp_path / "run"), "teacher": str(teacher), "save_minutes": 1e-9}
-    config = loop.TrainConfig.from_dict(values)
+    config = TrainConfig.from_dict(values)
     kill(config, "_step", 3)
     model = load_checkpoint(teacher)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_ctrl_c_is_not_lost_where_python_loses_it(config, monkeypatch):
 def test_a_finished_run_resumes_to_itself(uninterrupted, tmp_path):
     whole, settings = uninterrupted
     shutil.copytree(whole, tmp_path / "copy")
-    result = train(loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "copy")}), resume=True, quiet=True)
+    result = train(TrainConfig.from_dict({**settings, "out": str(tmp_path / "copy")}), resume=True, quiet=True)
     assert len(result.log) == 4
     assert_same(whole, tmp_path / "copy")
 
@@ -145,7 +145,7 @@ def test_damaged_runs_are_refused(uninterrupted, tmp_path):
     whole, settings = uninterrupted
     out = tmp_path / "copy"
     shutil.copytree(whole, out)
-    config = loop.TrainConfig.from_dict({**settings, "out": str(out)})
+    config = TrainConfig.from_dict({**settings, "out": str(out)})
     data = (out / "resume.safetensors").read_bytes()
     for damage in (data[:1000], b"", data[: len(data) // 2]):
         (out / "resume.safetensors").write_bytes(damage)
@@ -163,4 +163,4 @@ def test_damaged_runs_are_refused(uninterrupted, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         train(config, resume=True, quiet=True)
     with pytest.raises(UserError, match="no run to resume"):
-        train(loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "absent")}), resume=True, quiet=True)
+        train(TrainConfig.from_dict({**settings, "out": str(tmp_path / "absent")}), resume=True, quiet=True)

@@ -213,11 +213,14 @@ def test_a_full_disk_is_one_line_not_a_bus_error(tmp_path, monkeypatch):
 def test_why_workers_cannot_start(monkeypatch, folder, free, reason):
     from bhvit.train import loader
 
-    monkeypatch.setattr(loader.tempfile, "gettempdir", lambda: folder)
-    monkeypatch.setattr(loader.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: folder)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(free, 0, free))
     found = loader.cannot_start_workers(1, 1 << 20)
-    assert (found is None) == (reason is None)
-    assert reason is None or reason in found
+    if reason is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert reason in found
 
 
 @pytest.mark.parametrize("stray", [{"WORLD_SIZE": "4"}, {"WORLD_SIZE": "x", "RANK": "0"}, {"LOCAL_RANK": ""}])

@@ -6,12 +6,12 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-import bhvit.train.loop as loop
 from bhvit import Session, UserError, create_model, pack
 from bhvit.cli.main import main
 from bhvit.data.masks import IGNORED, open_masked
@@ -70,7 +70,7 @@ def test_the_log_has_what_a_segmentation_is_measured_by(run):
 
 
 def test_resuming_within_an_epoch_gives_the_same_bits(settings, run, kill, tmp_path):
-    config = loop.TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
+    config = TrainConfig.from_dict({**settings, "out": str(tmp_path / "run"), "save_minutes": 1e-9})
     kill(config, "_step", 2)
     train(config, resume=True, quiet=True)
     assert_same(run, tmp_path / "run")
@@ -286,6 +286,7 @@ def test_classes_are_counted_where_decoded_images_are_on_a_gpu(settings):
     images = open_masked(settings["data"], "train")
     classes = len(images.class_names)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, classes, (len(images), 8, 16, 4), np.uint8))
-    batches = SimpleNamespace(pixels=_OnDevice(pixels))
+    batches: Any = SimpleNamespace(pixels=_OnDevice(pixels))
     expected = np.bincount(pixels[..., -1].flatten().numpy(), minlength=classes)
-    assert phase._counts(SimpleNamespace(train=images), batches).tolist() == expected.tolist()
+    data: Any = SimpleNamespace(train=images)
+    assert phase._counts(data, batches).tolist() == expected.tolist()

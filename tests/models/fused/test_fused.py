@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import bhvit
+from bhvit.models import BHViT
 from bhvit.models.attention_quantizers import DecomposedAttention
 from bhvit.models.blocks import Mlp
 from bhvit.models.fused import attention as fused_attention
 from bhvit.models.fused import grids as fused_grids
+from bhvit.models.fused import kernels as native
 from bhvit.models.fused import layers as fused
 from bhvit.models.fused import parts as fused_parts
 from bhvit.models.fused.gradients import by_name
@@ -44,13 +46,13 @@ def _step(model: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, Tensor], 
     return logits.detach(), gradients, dict(model.named_buffers())
 
 
-def _varied(name: str, **overrides: Any) -> nn.Module:
+def _varied(name: str, **overrides: Any) -> BHViT:
     torch.manual_seed(0)
     model = bhvit.create_model(name, num_classes=10, **overrides).double()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:  # norms, scales, shifts, slopes: nothing is left at zero or one
-                parameter += 0.1 * torch.randn_like(parameter)
+                parameter.add_(0.1 * torch.randn_like(parameter))
     return model.train()
 
 
@@ -66,7 +68,7 @@ def test_a_fused_step_is_the_plain_step_in_float64(
     calls = _count_calls(monkeypatch)
     logits, gradients, buffers = _step(model, images)
     assert calls, "nothing was fused"
-    monkeypatch.setattr(fused.native, "KERNELS", {})
+    monkeypatch.setattr(native, "KERNELS", {})
     plain_logits, plain_gradients, plain_buffers = _step(model, images)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-11, atol=1e-11)
     assert gradients.keys() == plain_gradients.keys()
@@ -78,13 +80,13 @@ def test_a_fused_step_is_the_plain_step_in_float64(
         torch.testing.assert_close(buffers[name], plain_buffers[name], rtol=1e-11, atol=1e-11, msg=name)
 
 
-@pytest.mark.parametrize("isa", list(fused.native.BY_ISA))
+@pytest.mark.parametrize("isa", list(native.BY_ISA))
 def test_every_instruction_set_computes_the_same(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _varied("bhvit_nano")
     images = torch.randn(2, 3, *model.spec.img_size, dtype=torch.float64)
     model(images)
     _, expected, _ = _step(model, images)
-    monkeypatch.setattr(fused.native, "KERNELS", fused.native.BY_ISA[isa])
+    monkeypatch.setattr(native, "KERNELS", native.BY_ISA[isa])
     _, gradients, _ = _step(model, images)
     for name in gradients:
         torch.testing.assert_close(gradients[name], expected[name], rtol=1e-9, atol=1e-11, msg=name)
@@ -100,6 +102,8 @@ def test_threads_do_not_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:
         y = fused.unit(x, residual, norm, activation)
         norm.zero_grad()
         (y * h).sum().backward()
+        assert x.grad is not None
+        assert norm.weight.grad is not None
         results.append((y.detach(), x.grad, norm.weight.grad))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
@@ -142,6 +146,8 @@ def test_products_of_signs_are_those_of_numbers(rows: int, inputs: int, outputs:
     torch.testing.assert_close(moments.mean.double(), exact.mean(0), rtol=0, atol=bound)
     variance = exact.var(0, unbiased=False) + norm.eps
     torch.testing.assert_close(moments.inverse.double() ** -2, variance, rtol=0, atol=2 * bound * distances)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     torch.testing.assert_close(norm.running_mean.double(), usual.running_mean, rtol=0, atol=bound)
     torch.testing.assert_close(norm.running_var.double(), usual.running_var, rtol=0, atol=2 * bound * distances)
     assert norm.num_batches_tracked == 1
@@ -163,14 +169,14 @@ def test_mlps_of_odd_widths(channels: int, hidden: int, monkeypatch: pytest.Monk
 
     assert fused.applies(layer, n)
     found, again = step(), step()
-    monkeypatch.setattr(fused.native, "KERNELS", {})
+    monkeypatch.setattr(native, "KERNELS", {})
     for a, b, c in zip(found, again, step(), strict=True):
         assert torch.equal(a, b)
         torch.testing.assert_close(a, c, rtol=1e-9, atol=1e-11)
 
 
 def test_every_gradient_has_memory_of_its_own() -> None:
-    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=10).train()
     model(torch.randn(4, 3, 32, 32)).square().sum().backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert len({gradient.data_ptr() for gradient in gradients}) == len(gradients)
@@ -178,11 +184,11 @@ def test_every_gradient_has_memory_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "part"), [("norm1", nn.Identity()), ("activation1", nn.ReLU())])
 def test_other_parts_in_the_place_of_ours_are_used(name: str, part: nn.Module) -> None:
-    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=10).train()
     mlp = model.stages[0][0].mlp
     setattr(mlp, name, part)
     seen: list[bool] = []
-    part.forward = lambda x: (seen.append(True), x)[1]  # type: ignore[method-assign]
+    part.forward = lambda x: (seen.append(True), x)[1]
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     assert seen == [True]
 
@@ -192,7 +198,8 @@ def test_a_subclass_computes_as_it_says() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return 2 * super().forward(x)
 
-    mixer = bhvit.create_model("bhvit_nano", num_classes=10).train().stages[0][0].mixer
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    mixer = model.stages[0][0].mixer
     assert fused.applies(mixer, torch.randn(2, 4))
     mixer.activations[1] = Doubled(mixer.norm.num_features)
     assert not fused.applies(mixer, torch.randn(2, 4))
@@ -206,7 +213,8 @@ def test_a_quantiser_of_another_class_is_used() -> None:
             Own.calls += 1
             return super().forward(probabilities)
 
-    model = bhvit.create_model("bhvit_nano", num_classes=3, img_size=16, stages={0: {"mixer": "attention"}}).train()
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=3, img_size=16, stages={0: {"mixer": "attention"}})
+    model.train()
     attention = model.stages[0][0].mixer.attention
     attention.quantizer = Own(attention.heads)
     for calls in (1, 2):  # in the second step the quantiser has its first values
@@ -230,7 +238,7 @@ def test_weights_that_are_no_numbers_stay_so() -> None:
 
 
 def test_layers_are_computed_as_written_where_something_looks_into_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=10).train()
     seen: list[str] = []
     mlp = model.stages[0][0].mlp
     mlp.linear1.register_forward_hook(lambda *_: seen.append("linear1"))
@@ -247,13 +255,14 @@ def test_layers_are_computed_as_written_where_something_looks_into_them(monkeypa
     hook.remove()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not fused.applies(model.stages[1][1].mlp, torch.randn(2, 4))
-    assert not fused.applies(bhvit.create_model("bhvit_nano", norm="layer").stages[0][0].mlp, torch.randn(2, 4))
+    model = bhvit.create_model("bhvit_nano", norm="layer")
+    assert not fused.applies(model.stages[0][0].mlp, torch.randn(2, 4))
 
 
 def _count_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    kernels = fused.native.kernels
-    monkeypatch.setattr(fused.native, "kernels", lambda x: (calls.append("call"), kernels(x))[1])
+    kernels = native.kernels
+    monkeypatch.setattr(native, "kernels", lambda x: (calls.append("call"), kernels(x))[1])
     return calls
 
 
@@ -269,7 +278,7 @@ def test_another_default_device_is_none_of_the_kernels(monkeypatch: pytest.Monke
 
 
 def test_tensors_that_do_not_fit_are_refused_before_a_kernel_reads_them() -> None:
-    model = bhvit.create_model("bhvit_nano", num_classes=10).train()
+    model: Any = bhvit.create_model("bhvit_nano", num_classes=10).train()
     images = torch.randn(2, 3, 32, 32)
     activation = model.stages[0][0].mlp.activation1
     model.stages[0][0].mlp.activation1 = RPReLU(1)

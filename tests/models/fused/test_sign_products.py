@@ -119,4 +119,8 @@ def test_threads_change_nothing() -> None:
             seen.append((product, *moments, norm.running_var, *gradients))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(a, b) for other in seen[1:] for a, b in zip(seen[0], other, strict=True))
+    assert all(
+        a is not None and b is not None and torch.equal(a, b)
+        for other in seen[1:]
+        for a, b in zip(seen[0], other, strict=True)
+    )

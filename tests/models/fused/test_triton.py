@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from bhvit.models.fused import conditions, gpu, triton_calls, triton_check
 from bhvit.models.fused import kernels as native
 from bhvit.models.fused.triton_check import check
 from bhvit.models.quant_config import QuantConfig
-from bhvit.spec.model import Mixer, StageSpec
+from bhvit.spec.mixers import Mixer
+from bhvit.spec.model import StageSpec
 from helpers.randomise import randomise
 
 MODELS: list[tuple[Mixer, dict[str, object]]] = [
@@ -37,8 +39,8 @@ def triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton_calls, "PROGRAMS", 2)  # so that each has several blocks of rows
 
 
-def _model(mixer: Mixer, **settings: object) -> BHViT:
-    pooled = {"key_pool": 2} if mixer == "pooled_attention" else {}
+def _model(mixer: Mixer, **settings: Any) -> BHViT:
+    pooled: dict[str, Any] = {"key_pool": 2} if mixer == "pooled_attention" else {}
     first = StageSpec(depth=1, channels=64, hidden=128, mixer=mixer, heads=2, **pooled)
     second = StageSpec(depth=1, channels=128, hidden=128, mixer=mixer, heads=2)
     torch.manual_seed(0)
@@ -64,7 +66,7 @@ def test_a_step_computes_what_the_layers_say(
     monkeypatch.setattr(native, "KERNELS", {})
     expected = _step(_model(mixer, **settings), images)
     request.getfixturevalue("triton")
-    launched: list[str] = []
+    launched: list[int] = []
     launch = triton_calls.launch
     monkeypatch.setattr(
         triton_calls, "launch", lambda kernel, *given, **named: launched.append(1) or launch(kernel, *given, **named)
@@ -76,7 +78,7 @@ def test_a_step_computes_what_the_layers_say(
         # Gradients of biases before a batch norm are nothing but rounding.
         scale = value.abs().max().clamp(min=1e-5) if value.is_floating_point() else 1
         torch.testing.assert_close(
-            found[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}"
+            found[name] / scale, value / scale, rtol=1e-9, atol=1e-9, msg=f"{{}} of {name}".format
         )
 
 
@@ -95,7 +97,7 @@ def test_expansions_that_are_no_power_of_two_take_other_kernels(
     request.getfixturevalue("triton")
     found = _step(model(), n)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9, msg=f"{{}} of {name}".format)
 
 
 def test_the_check_that_a_run_begins_with_passes(triton: None) -> None:

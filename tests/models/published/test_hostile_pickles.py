@@ -19,7 +19,7 @@ from bhvit.models import create_model, from_published, to_published
 
 CALLED = "executed"
 """Name of the file that every hostile pickle tries to create, in the working folder."""
-GLOBALS = {
+GLOBALS: dict[tuple[str, str], tuple[Any, ...]] = {
     ("os", "system"): (f"touch {CALLED}",),
     ("posix", "system"): (f"touch {CALLED}",),
     ("subprocess", "getoutput"): (f"touch {CALLED}",),

@@ -329,6 +329,7 @@ def test_what_is_plainly_something_else_is_called_so(tmp_path: Path) -> None:
     model = create_model("bhvit_tiny", img_size=32)
     with pytest.raises(UserError, match="weights of our own"):
         from_published(model.state_dict())
+    empty: dict[str, Any]
     for empty in ({}, {"model": {}}):
         with pytest.raises(UserError, match="no entry at all"):
             from_published(empty)

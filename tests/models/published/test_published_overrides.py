@@ -123,7 +123,8 @@ def images() -> torch.Tensor:
 def test_outputs_and_gradients_agree_under_every_switch(case: str) -> None:
     name, fields, bits, told, expected = CASES[case]
     spec = model_spec(name, **fields)
-    stages = tuple(dataclasses.replace(stage, depth=1, **bits) for stage in spec.stages)
+    fewer: dict[str, Any] = {"depth": 1, **bits}
+    stages = tuple(dataclasses.replace(stage, **fewer) for stage in spec.stages)
     spec = dataclasses.replace(spec, stages=stages, name="binaryvit" if name.startswith("binaryvit") else "bhvit")
     shapes = {key: tuple(value.shape) for key, value in to_published(BHViT(spec)).items()}
     model = from_published(drawn(shapes), **told)
