@@ -65,7 +65,7 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     labels = np.fromfile(tmp_path / "logits.labels", np.uint8).reshape(16, 40)
     np.testing.assert_array_equal(labels, logits[0].argmax(axis=0))
 
-    # Its scores need 16 GiB, whose bytes are 64 MiB in 32 bits.
+    # Its global tokens need 60 GiB, which 32 bits count as 64 MiB.
     wide = StageSpec(depth=1, channels=1024, hidden=1024, mixer="attention", window=(1, 1))
     spec = ModelSpec(name="wide", img_size=(62, 64), patch=1, num_classes=2, stages=(wide,))
     bhv_file.write(random_model(spec, half=True), tmp_path / "wide.bhv")
