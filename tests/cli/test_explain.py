@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from bhvit import Session, UserError, files
 from bhvit.data.embeddings import k_centres
+from bhvit.format import file as bhv_file
 
 
 def test_each_picture_gets_a_drawing(bhvit, refused, material, tmp_path):
@@ -126,3 +128,16 @@ def test_mistakes_of_embed_are_one_line(bhvit, refused, material, tmp_path):
     bad.write_bytes(b"\x89PNG")
     assert bhvit("embed", material.model, bad, material.images, "--duplicates", "1").status == 2
     assert "bad.png" in refused("embed", material.model, bad, "--duplicates", "1", "--strict")
+
+
+def test_pictures_are_decoded_as_the_model_asks(bhvit, material, tmp_path):
+    model, picture, out = tmp_path / "draft.bhv", tmp_path / "large.jpg", tmp_path / "features.npy"
+    file = bhv_file.read(material.model)
+    bhv_file.write(dataclasses.replace(file, preprocess=dataclasses.replace(file.preprocess, draft=1.0)), model)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(picture)
+    session = Session(model)
+    wanted = session.embed(session.preprocess(picture))
+    assert (wanted != session.embed(session.preprocess(Image.open(picture)))).any()  # decoded in full
+    assert bhvit("embed", model, picture, "--out", out).status == 0
+    np.testing.assert_array_equal(np.load(out), wanted)

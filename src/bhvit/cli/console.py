@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from ..data.inputs import Inputs, Picture
+    from ..decode import Needed
 
 Subparsers = Any
 """What `add_subparsers` returns; argparse keeps its type private."""
@@ -217,18 +218,23 @@ class PreparedPictures:
         progress: Progress,
         *,
         strict: bool,
+        needed: Needed | None = None,
         what: str = "a live source",
     ) -> None:
-        """Raises UserError if `inputs`, called `what` there, are live."""
+        """Take pictures that are decoded as `needed` says (`Preprocess.needed`).
+
+        Raises UserError if `inputs`, called `what` there, are live.
+        """
         if inputs.live:
             raise UserError(f"{what} never ends: name pictures, folders, archives or videos")
         self._inputs, self._prepare, self._progress, self._strict = inputs, prepare, progress, strict
+        self._needed = needed
         self.failed = 0
 
     def __iter__(self) -> Iterator[tuple[Picture, npt.NDArray[np.float32]]]:
         for done, picture in enumerate(self._inputs, 1):
             try:
-                image = self._prepare(picture.image())
+                image = self._prepare(picture.image(self._needed))
             except UserError as error:
                 if self._strict:
                     raise

@@ -126,7 +126,8 @@ def _features(session: Session, sources: Sequence[str], strict: bool) -> tuple[l
     names: list[str] = []
     rows: list[npt.NDArray[np.float32]] = []
     with open_inputs(list(sources)) as inputs:
-        pictures = PreparedPictures(inputs, session.preprocess, Progress("embedding"), strict=strict)
+        needed, progress = session.preprocessing.needed, Progress("embedding")
+        pictures = PreparedPictures(inputs, session.preprocess, progress, strict=strict, needed=needed)
         for picture, image in pictures:
             rows.append(session.embed(image)[0])
             names.append(picture.name)

@@ -179,7 +179,14 @@ def _unknown(model: OpenModel, known: Metrics, source: str, limit: int | None, s
     logits: list[npt.NDArray[np.float32]] = []
     progress = Progress("evaluating unknown images")
     with open_inputs([source]) as inputs:
-        pictures = PreparedPictures(inputs, model.preprocess, progress, strict=strict, what=f"--unknown-data {source}")
+        pictures = PreparedPictures(
+            inputs,
+            model.preprocess,
+            progress,
+            strict=strict,
+            needed=model.preprocess.needed,
+            what=f"--unknown-data {source}",
+        )
         for _, image in pictures:
             logits.append(model.predict(image))
             if limit and len(logits) >= limit:

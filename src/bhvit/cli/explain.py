@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
         session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)
         explain = _layercam(session, args) if args.method == "layercam" else _method(session, args)
         drawn, progress = _Names(args.out, args.force), Progress("explaining")
-        pictures = PreparedPictures(inputs, session.preprocess, progress, strict=args.strict)
+        needed = session.preprocessing.needed
+        pictures = PreparedPictures(inputs, session.preprocess, progress, strict=args.strict, needed=needed)
         for picture, image in pictures:
             found = explain(image)
             path = drawn.write(picture, _drawing(session, image, found))
