@@ -1,6 +1,7 @@
 /* Names what is in a picture: classify MODEL.bhv PICTURE.ppm
  *
- * The picture is a binary PPM (P6) of any size. The answer is, to the bit, that of `bhvit classify`. */
+ * The picture is a binary PPM (P6) of any size, 8 bits a channel. The class is the one that `bhvit classify` names, and
+ * the probability is the same when rounded as here. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,7 +48,8 @@ int main(int count, char **words) {
   if (!file) stop(words[2], "cannot read it");
   if (getc(file) != 'P' || getc(file) != '6') stop(words[2], "not a binary PPM (P6)");
   const size_t width = number(file), height = number(file), most = number(file);
-  if (most != 255 || !height || !width) stop(words[2], "not 8 bits a channel");
+  if (!height || !width) stop(words[2], "the header has no size");
+  if (most != 255) stop(words[2], "not 8 bits a channel (a largest value of 255)");
   getc(file); /* the one white space before the pixels */
   const size_t bytes = height * width * 3;
   unsigned char *pixels = malloc(bytes);

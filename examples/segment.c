@@ -1,7 +1,7 @@
 /* Labels each pixel of a picture: segment MODEL.bhv PICTURE.ppm LABELS.pgm
  *
- * The picture is a binary PPM (P6) of the model's own size; the result is a binary PGM (P5) whose pixels are numbers of
- * classes, the same as those of `bhvit segment`. The share of each class is printed. */
+ * The picture is a binary PPM (P6) of any size, 8 bits a channel. The result is a binary PGM (P5) of the same size whose
+ * pixels are numbers of classes, the same as those of `bhvit segment`. The share of each class is printed. */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,10 +14,32 @@ static void stop(const char *name, const char *reason) {
   exit(2);
 }
 
+/* The next number of a PPM's header, after white space and comments; 0 if there is none. */
+static size_t number(FILE *file) {
+  unsigned value = 0;
+  int c = getc(file);
+  while (c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '#') {
+    if (c == '#')
+      while (c != '\n' && c != EOF) c = getc(file);
+    c = getc(file);
+  }
+  ungetc(c, file);
+  return fscanf(file, "%6u", &value) == 1 ? value : 0;
+}
+
+/* A name comes from the model's file: control characters in it must not reach the terminal. */
+static void print_name(const char *name) {
+  for (const unsigned char *c = (const unsigned char *)name; *c; c++) {
+    const int wide = c[0] == 0xc2 && c[1] < 0xa0; /* U+0080 to U+009F */
+    putchar(c[0] < 0x20 || c[0] == 0x7f || wide ? '?' : c[0]);
+    c += wide;
+  }
+  putchar('\n');
+}
+
 int main(int count, char **words) {
   bhvit_session *session;
   bhvit_info info;
-  unsigned width, height, most;
   if (count != 4) stop("needs", "MODEL.bhv PICTURE.ppm LABELS.pgm");
   if (bhvit_open_file(words[1], 1, NULL, &session) != BHVIT_OK) stop(words[1], bhvit_error());
   bhvit_get_info(session, &info);
@@ -26,34 +48,36 @@ int main(int count, char **words) {
 
   FILE *file = fopen(words[2], "rb");
   if (!file) stop(words[2], "cannot read it");
-  if (fscanf(file, "P6 %5u %5u %3u", &width, &height, &most) != 3 || most != 255)
-    stop(words[2], "not a plain 8-bit PPM");
-  if (width != info.width || height != info.height) {
-    fprintf(stderr, "segment: %s: resize it to %zu pixels wide and %zu high\n", words[2], info.width, info.height);
-    return 2;
-  }
+  if (getc(file) != 'P' || getc(file) != '6') stop(words[2], "not a binary PPM (P6)");
+  const size_t width = number(file), height = number(file), most = number(file);
+  if (!height || !width) stop(words[2], "the header has no size");
+  if (most != 255) stop(words[2], "not 8 bits a channel (a largest value of 255)");
   getc(file); /* the one white space before the pixels */
-  const size_t pixels = info.width * info.height;
-  unsigned char *colours = malloc(3 * pixels), *labels = malloc(pixels);
+  const size_t pixels = height * width, own = info.height * info.width;
+  unsigned char *colours = malloc(3 * pixels), *labels = malloc(pixels), *found = malloc(own);
   float *image = malloc(info.image_floats * sizeof *image);
   size_t *counts = calloc(info.classes, sizeof *counts);
-  if (!colours || !labels || !image || !counts) stop(words[2], "not enough memory");
+  if (!colours || !labels || !found || !image || !counts) stop(words[2], "not enough memory");
   if (fread(colours, 3, pixels, file) != pixels) stop(words[2], "cut short");
   fclose(file);
 
-  if (bhvit_normalize(session, colours, 3 * pixels, height, width, image, info.image_floats) != BHVIT_OK ||
-      bhvit_segment(session, 1, image, info.image_floats, labels, pixels) != BHVIT_OK) {
+  if (bhvit_preprocess(session, colours, 3 * pixels, height, width, 3, image, info.image_floats) != BHVIT_OK ||
+      bhvit_segment(session, 1, image, info.image_floats, found, own) != BHVIT_OK ||
+      bhvit_resize_labels(found, own, info.height, info.width, labels, pixels, height, width) != BHVIT_OK) {
     stop(words[2], bhvit_error());
   }
   file = fopen(words[3], "wb");
-  if (!file || fprintf(file, "P5\n%u %u\n255\n", width, height) < 0 || fwrite(labels, 1, pixels, file) != pixels ||
+  if (!file || fprintf(file, "P5\n%zu %zu\n255\n", width, height) < 0 || fwrite(labels, 1, pixels, file) != pixels ||
       fclose(file)) {
     stop(words[3], "cannot write it");
   }
   for (size_t i = 0; i < pixels; i++) counts[labels[i]]++;
-  for (size_t i = 0; i < info.classes; i++)
-    if (counts[i]) printf("%5.1f %%  %s\n", 100.0 * (double)counts[i] / (double)pixels, bhvit_class_name(session, i));
-  free(colours), free(labels), free(image), free(counts);
+  for (size_t i = 0; i < info.classes; i++) {
+    if (!counts[i]) continue;
+    printf("%5.1f %%  ", 100.0 * (double)counts[i] / (double)pixels);
+    print_name(bhvit_class_name(session, i));
+  }
+  free(colours), free(labels), free(found), free(image), free(counts);
   bhvit_close(session);
   return 0;
 }

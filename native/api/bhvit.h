@@ -140,6 +140,22 @@ BHVIT_API bhvit_status bhvit_run(bhvit_session *session, size_t count, const flo
 BHVIT_API bhvit_status bhvit_segment(bhvit_session *session, size_t count, const float *images, size_t image_floats,
                                      uint8_t *labels, size_t label_bytes);
 
+/* Labels (height, width), a byte each, at another size: each pixel gets the label of the nearest one, as in
+ * `bhvit segment`. The sizes in bytes are those of the whole buffers and must be exact. */
+BHVIT_API bhvit_status bhvit_resize_labels(const uint8_t *labels, size_t label_bytes, size_t height, size_t width,
+                                           uint8_t *resized, size_t resized_bytes, size_t resized_height,
+                                           size_t resized_width);
+
+/* Features of an image that bhvit_embed gives: 0, with an error text, for a model that labels pixels and a null session. */
+BHVIT_API size_t bhvit_feature_count(const bhvit_session *session);
+
+/* Normalised images (count, channels, height, width) -> the features that the classifier's last layer takes, (count,
+ * bhvit_feature_count): images that look alike to the model have features with a large cosine. The sizes, in floats, are
+ * those of the whole buffers and must be exact. `count` may be 0. Allocates nothing. BHVIT_ARGUMENT for a model that labels
+ * pixels. */
+BHVIT_API bhvit_status bhvit_embed(bhvit_session *session, size_t count, const float *images, size_t image_floats,
+                                   float *features, size_t feature_floats);
+
 /* Logits (count, classes), as bhvit_run gives them -> probabilities of the same shape: softmax(logits / temperature), the
  * temperature as the file was calibrated, 1 where it was not. They are Python's to about a unit in the last place.
  * `probabilities` may be `logits`. */

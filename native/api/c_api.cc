@@ -1,5 +1,6 @@
 // The C API over Program: checks of arguments and translation of exceptions, no arithmetic.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -134,11 +135,16 @@ bhvit_status check_images(const bhvit_session& session, const float* images, siz
 #if defined(BHVIT_WEB)
 // Nothing is caught in this build: throwing ends in JavaScript, which leaves WebAssembly by an exception of its own.
 extern "C" __attribute__((import_module("env"), import_name("bhvit_throw"), noreturn)) void bhvit_throw(void* error);
-extern "C" void* __cxa_allocate_exception(size_t bytes) noexcept { return std::malloc(bytes); }
+extern "C" void* __cxa_allocate_exception(size_t bytes) noexcept {
+  void* const error = std::malloc(bytes);
+  if (!error) bhvit_throw(nullptr);
+  return error;
+}
 extern "C" void __cxa_throw(void* error, void*, void (*)(void*)) { bhvit_throw(error); }
 
-// The status of an exception that left a call, with its text for bhvit_error.
+// The status of an exception that left a call, with its text for bhvit_error. Null stands for one that found no memory.
 extern "C" bhvit_status bhvit_caught(std::exception* error) {
+  if (!error) return fail(BHVIT_MEMORY, "not enough memory for this model");
   const auto is = [&]<class Kind>(Kind*) { return dynamic_cast<Kind*>(error) != nullptr; };
   if (is(static_cast<bhvit::FormatError*>(nullptr))) return fail(BHVIT_FORMAT, error->what());
   if (is(static_cast<bhvit::MemoryLimitError*>(nullptr))) return fail(BHVIT_MEMORY, error->what());
@@ -300,6 +306,50 @@ bhvit_status bhvit_segment(bhvit_session* session, size_t count, const float* im
     }
     if (status == BHVIT_OK) status = check_images(*session, images, image_floats);
     if (status == BHVIT_OK) program.segment(images, static_cast<long>(count), labels);
+    return status;
+  });
+}
+
+bhvit_status bhvit_resize_labels(const uint8_t* labels, size_t label_bytes, size_t height, size_t width,
+                                 uint8_t* resized, size_t resized_bytes, size_t resized_height, size_t resized_width) {
+  return guarded([&] {
+    for (const size_t edge : {height, width, resized_height, resized_width}) {
+      if (edge < 1 || edge > kMaxEdge) {
+        return fail(BHVIT_ARGUMENT,
+                    ("a map of labels has 1 to " + std::to_string(kMaxEdge) + " pixels an edge").c_str());
+      }
+    }
+    bhvit_status status = check_size("labels", labels, label_bytes, height * width);
+    if (status == BHVIT_OK) status = check_size("resized", resized, resized_bytes, resized_height * resized_width);
+    if (status != BHVIT_OK) return status;
+    const bhvit::FloatEnvironment defaults;
+    const bhvit::Picture picture = {labels, static_cast<int64_t>(height), static_cast<int64_t>(width), 1, 1};
+    const bhvit::Box whole = {0.0f, 0.0f, static_cast<float>(width), static_cast<float>(height)};
+    const std::vector<uint8_t> found = bhvit::resize(picture, static_cast<int64_t>(resized_height),
+                                                     static_cast<int64_t>(resized_width), "nearest", whole);
+    std::copy(found.begin(), found.end(), resized);
+    return BHVIT_OK;
+  });
+}
+
+size_t bhvit_feature_count(const bhvit_session* session) {
+  if (!session) return no_session(), 0;
+  if (session->program.segments()) fail(BHVIT_ARGUMENT, "the model labels pixels; only a model that classifies has features");
+  return static_cast<size_t>(session->program.features());
+}
+
+bhvit_status bhvit_embed(bhvit_session* session, size_t count, const float* images, size_t image_floats,
+                         float* features, size_t feature_floats) {
+  return guarded([&] {
+    if (!session) return no_session();
+    bhvit::Program& program = session->program;
+    bhvit_status status = check_size("images", images, image_floats, product(count, image_size(program)));
+    if (status == BHVIT_OK && !program.segments()) {
+      status = check_size("features", features, feature_floats,
+                          product(count, static_cast<size_t>(program.features())));
+    }
+    if (status == BHVIT_OK) status = check_images(*session, images, image_floats);
+    if (status == BHVIT_OK) program.embed(images, static_cast<long>(count), features);
     return status;
   });
 }

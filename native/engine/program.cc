@@ -94,6 +94,14 @@ long Program::segment(const float* images, long count, uint8_t* labels, double s
   });
 }
 
+long Program::embed(const float* images, long count, float* features, double seconds) {
+  if (segments()) throw std::invalid_argument("the model labels pixels; only a model that classifies has features");
+  return run_images(images, count, seconds, [&](long i) {
+    for (size_t step = 0; step < steps_.size(); step++) run_step(step);
+    std::copy_n(steps_.back()->features, this->features(), features + i * this->features());
+  });
+}
+
 template <class Image>
 long Program::run_images(const float* images, long count, double seconds, const Image& each) {
   using Clock = std::chrono::steady_clock;

@@ -42,6 +42,11 @@ class Program {
   long segment(const float* images, long count, uint8_t* labels,
                double seconds = std::numeric_limits<double>::infinity());
 
+  // The same of a classifier: images -> what its linear layer takes, (count, features). Throws std::invalid_argument for a
+  // program that labels pixels.
+  long embed(const float* images, long count, float* features,
+             double seconds = std::numeric_limits<double>::infinity());
+
   struct Traced {
     std::string name;
     std::vector<int64_t> shape;  // (H, W, C); of logits (classes), or of pixels (classes, H, W)
@@ -62,6 +67,7 @@ class Program {
   int64_t classes() const { return ops_.back()["classes"]; }
   bool segments() const { return ops_.back().segments(); }
   int64_t logit_floats() const;  // of one image
+  int64_t features() const { return segments() ? 0 : ops_.back()["channels"]; }
   const std::vector<std::string>& class_names() const { return class_names_; }
   const Preprocess& preprocess() const { return preprocess_; }
   const Calibration& calibration() const { return calibration_; }

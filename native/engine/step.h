@@ -40,7 +40,8 @@ class Step {
   virtual bool do_norm(const NextNorm&) { return false; }
 
   const Op* op = nullptr;
-  const float* output = nullptr;  // x after the op, or the logits; null for logits of pixels
+  const float* output = nullptr;    // x after the op, or the logits; null for logits of pixels
+  const float* features = nullptr;  // of a classifier, what its linear layer takes
 };
 
 constexpr long kTokenGrain = 8;  // tokens that a thread takes at least

@@ -20,6 +20,7 @@ import pytest
 from bhvit import Session
 from bhvit.calibration import fit
 from bhvit.format import file as bhv_file
+from bhvit.runtime import label_maps
 from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.c_library import ROOT, SPEC, call
 from helpers.random_model import random_images, random_model
@@ -60,6 +61,10 @@ def library(prefix: Path) -> ctypes.CDLL:
     library.bhvit_run.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_segment.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_task.argtypes = (pointer,)
+    library.bhvit_resize_labels.argtypes = (pointer, size, size, size, pointer, size, size, size)
+    library.bhvit_feature_count.argtypes = (pointer,)
+    library.bhvit_feature_count.restype = size
+    library.bhvit_embed.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_probabilities.argtypes = (pointer, size, pointer, size, pointer, size)
     library.bhvit_unknown.argtypes = (pointer, ctypes.c_double, size, pointer, size, pointer, size)
     return library
@@ -373,7 +378,47 @@ def test_labels_of_a_segmentation_are_python_s(library: ctypes.CDLL, session: ct
         ):
             assert library.bhvit_segment(*given) == ARGUMENT
             assert wanted in library.bhvit_error()
+        assert library.bhvit_feature_count(opened) == 0
+        assert b"only a model that classifies has features" in library.bhvit_error()
+        assert library.bhvit_embed(opened, 2, address(images), images.size, address(labels), 0) == ARGUMENT
+        assert b"only a model that classifies has features" in library.bhvit_error()
         images[0, 0, 0, 0] = np.nan
         assert library.bhvit_segment(opened, 2, address(images), images.size, address(labels), labels.size) == ARGUMENT
     finally:
         library.bhvit_close(opened)
+
+
+def test_features_are_python_s(library: ctypes.CDLL, session: ctypes.c_void_p, path: Path) -> None:
+    images = random_images(SPEC, 3)
+    with Session(path) as python:
+        expected = python.embed(images)
+    assert library.bhvit_feature_count(session) == expected.shape[1]
+    features = np.empty_like(expected)
+    given = (session, 3, address(images), images.size, address(features), features.size)
+    assert library.bhvit_embed(*given) == OK, library.bhvit_error()
+    np.testing.assert_array_equal(features, expected)
+    assert library.bhvit_embed(*given[:5], features.size - 1) == ARGUMENT
+    assert b"features must hold" in library.bhvit_error()
+    assert library.bhvit_embed(None, *given[1:]) == ARGUMENT
+    assert library.bhvit_feature_count(None) == 0
+    assert b"session must not be null" in library.bhvit_error()
+
+
+@pytest.mark.parametrize("size", [(8, 12), (37, 51), (3, 5), (1, 400), (16, 24)])
+def test_labels_are_resized_as_in_python(library: ctypes.CDLL, size: tuple[int, int]) -> None:
+    labels = np.random.default_rng(0).integers(0, 256, (8, 12)).astype(np.uint8)
+    resized = np.empty(size, np.uint8)
+    given = (address(labels), labels.size, 8, 12, address(resized), resized.size, *size)
+    assert library.bhvit_resize_labels(*given) == OK, library.bhvit_error()
+    np.testing.assert_array_equal(resized, label_maps.resized(labels, size))
+    for changed, said in (
+        ({1: 95}, b"labels must hold 96 values, not 95"),
+        ({5: 1}, b"resized must hold"),
+        ({2: 0}, b"1 to 1048576 pixels an edge"),
+        ({7: 1 << 40}, b"1 to 1048576 pixels an edge"),
+        ({0: None}, b"labels must not be null"),
+        ({4: None}, b"resized must not be null"),
+    ):
+        wrong = [changed.get(i, value) for i, value in enumerate(given)]
+        assert library.bhvit_resize_labels(*wrong) == ARGUMENT
+        assert said in library.bhvit_error()

@@ -51,10 +51,12 @@ def test_the_example_answers_as_classify(
 def test_the_example_says_what_is_wrong_with_a_picture(example: Path, path: Path, tmp_path: Path) -> None:
     (tmp_path / "b.ppm").write_bytes(b"P6 12 8 255\n" + bytes(100))
     (tmp_path / "c.ppm").write_bytes(b"P6 # a comment that does not end")
+    (tmp_path / "f.ppm").write_bytes(b"P6 12 8 65535\n" + bytes(576))
     (tmp_path / "d.ppm").write_bytes(b"P5 12 8 255\n" + bytes(288))
     for name, said in (
         ("b", "cut short"),
-        ("c", "not 8 bits a channel"),
+        ("c", "the header has no size"),
+        ("f", "not 8 bits a channel"),
         ("d", "P6"),
         ("e", "cannot read"),
     ):
@@ -68,15 +70,20 @@ def test_the_example_labels_pixels_as_python_does(example: Path, path: Path, tmp
     stage = StageSpec(depth=1, channels=64, hidden=64, mixer="conv")
     spec = ModelSpec(name="labels", img_size=(8, 12), patch=4, num_classes=3, task="segment", stages=(stage,))
     model, picture, labels = tmp_path / "labels.bhv", tmp_path / "picture.ppm", tmp_path / "labels.pgm"
-    bhv_file.write(random_model(spec), model)
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 12, 3)).astype(np.uint8)).save(picture)
-    said = call(example.with_name("segment"), model, picture, labels)
-    assert "%  class " in said
-    with Session(model) as session, Image.open(labels) as written:
-        np.testing.assert_array_equal(np.asarray(written), session.segment(picture))
+    packed = random_model(spec)
+    names = ("class \x1b[2J", *packed.class_names[1:])  # a file may clear the terminal
+    bhv_file.write(bhv_file.PackedModel(**{**vars(packed), "class_names": names}), model)
+    for size in ((8, 12), (37, 51), (5, 3)):
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
+        picture.write_bytes(b"P6\n# a comment\n%d %d\n255\n" % size[::-1] + pixels.tobytes())
+        said = call(example.with_name("segment"), model, picture, labels)
+        assert "%  class " in said
+        assert "\x1b" not in said
+        with Session(model) as session, Image.open(labels) as written:
+            np.testing.assert_array_equal(np.asarray(written), session.segment(picture))
     for words, message in (
         ([path, picture, labels], "the model classifies"),
-        ([model, path, labels], "not a plain 8-bit PPM"),
+        ([model, path, labels], "not a binary PPM"),
         ([tmp_path / "none.bhv", picture, labels], "cannot read"),
     ):
         done = subprocess.run([example.with_name("segment"), *words], capture_output=True, text=True, check=False)

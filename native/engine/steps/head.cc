@@ -24,6 +24,7 @@ class HeadStep : public Step {
              .features = p.take<float>(op["channels"]),
              .logits = p.take<float>(round_up(op["classes"], kLanes))};
     output = args_.logits;
+    features = args_.features;
   }
 
   bool in_place() const override { return false; }
