@@ -4,19 +4,19 @@
 # Nothing catches exceptions here: one leaves WebAssembly as a JavaScript exception, and bhvit_caught says what it was.
 # What it leaves behind goes with the module's memory, which one model has for itself.
 file(GLOB BHVIT_WEB_SOURCES CONFIGURE_DEPENDS native/format/*.cc native/engine/*.cc native/engine/steps/*.cc)
-list(REMOVE_ITEM BHVIT_WEB_SOURCES ${CMAKE_CURRENT_SOURCE_DIR}/native/format/file.cc)
 set(BHVIT_WEB_OPTIONS -msimd128 -ffp-contract=off -fno-math-errno -Wall -Wextra)
 if(BHVIT_WARNINGS_AS_ERRORS)
   list(APPEND BHVIT_WEB_OPTIONS -Werror)
 endif()
 
-add_library(bhvit_web_engine OBJECT ${BHVIT_WEB_SOURCES} native/api/c_api.cc native/format/file.cc)
+add_library(bhvit_web_engine OBJECT ${BHVIT_WEB_SOURCES} native/api/c_api.cc)
 set_target_properties(bhvit_web_engine PROPERTIES UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
 target_compile_options(bhvit_web_engine PRIVATE -Os ${BHVIT_WEB_OPTIONS})
 
 # Objects are optimised already; linking with -O2 shortens them further.
 set(BHVIT_WEB_EXPORTS bhvit_version bhvit_error bhvit_open_memory bhvit_close bhvit_get_info bhvit_class_name bhvit_task
-  bhvit_preprocess bhvit_normalize bhvit_run bhvit_caught malloc free)
+  bhvit_preprocess bhvit_run bhvit_segment bhvit_resize_labels bhvit_feature_count
+  bhvit_embed bhvit_probabilities bhvit_caught malloc free)
 list(TRANSFORM BHVIT_WEB_EXPORTS PREPEND "_")
 list(JOIN BHVIT_WEB_EXPORTS "," BHVIT_WEB_EXPORTS)
 foreach(name IN ITEMS bhvit bhvit.relaxed)

@@ -3,18 +3,22 @@
 import { BhvitError } from "./errors.js";
 import { bytesOf } from "./module.js";
 import type { ModelInfo } from "./native.js";
-import { pixelsOf, type ImageInput } from "./pixels.js";
-import { openHere, openInWorker, type Runner } from "./runners.js";
+import { pixelsOf, seenPart, type ImageInput, type Part } from "./pixels.js";
+import type { TaskName, Tasks } from "./protocol.js";
+import { openHere, openInWorker, WorkerError, type Runner } from "./runners.js";
 
 export { BhvitError, type BhvitErrorCode } from "./errors.js";
-export type { ModelInfo } from "./native.js";
-export { MAX_PIXELS, type ImageInput, type RawImage } from "./pixels.js";
+export type { ModelInfo, Task } from "./native.js";
+export { MAX_PIXELS, type ImageInput, type Part, type RawImage } from "./pixels.js";
 
 /** Where a model comes from: an address, a picked file, or its bytes. */
 export type ModelSource = string | URL | Blob | ArrayBuffer | Uint8Array;
 
 export interface LoadOptions {
-  /** Whether the model runs in a worker of its own: by default where there are workers, so that pages stay smooth. */
+  /**
+   * Whether the model runs in a worker of its own. By default it does where a worker can be started, so that pages stay
+   * smooth, and in this thread elsewhere; with `true`, `load` fails where none can be started.
+   */
   worker?: boolean;
   /** Address of the engine, for pages that keep it elsewhere than next to this script. */
   wasm?: string | URL;
@@ -26,12 +30,29 @@ export interface Prediction {
   readonly probability: number;
 }
 
+/** The class of each pixel of an image: rows from the top. */
+export interface Labels {
+  readonly labels: Uint8Array;
+  readonly width: number;
+  readonly height: number;
+}
+
+/** A map of what an answer depends on. */
+export interface Explanation extends Prediction {
+  /** 0 to 1, the largest 1, for each pixel of the model's input, rows from the top. */
+  readonly heat: Float32Array;
+  readonly width: number;
+  readonly height: number;
+  /** The part of the image that the model sees, and the map covers. */
+  readonly part: Part;
+}
+
 /** Workers of models that were dropped without `close`. */
 const dropped = new FinalizationRegistry<Runner>((runner) => {
   runner.close();
 });
 
-/** A packed model, ready to run. Calls are answered in the order in which they are made. */
+/** A packed model, ready to run. */
 export class Bhvit {
   readonly #runner: Runner;
   #closed = false;
@@ -45,34 +66,68 @@ export class Bhvit {
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Bhvit> {
     const file = await readModel(source);
     const wasm = options.wasm === undefined ? undefined : String(options.wasm);
-    const open = (options.worker ?? typeof Worker !== "undefined") ? openInWorker : openHere;
-    return new Bhvit(await open(file, wasm));
+    if (options.worker ?? typeof Worker !== "undefined") {
+      try {
+        return new Bhvit(await openInWorker(file, wasm));
+      } catch (error) {
+        if (options.worker || !(error instanceof WorkerError)) throw error;
+      }
+    }
+    return new Bhvit(await openHere(file, wasm));
   }
 
-  /** What the model takes, and its classes in the order of the logits. */
+  /** What the model takes and does, and its classes in the order of the logits. */
   get info(): ModelInfo {
     return this.#runner.info;
   }
 
-  /** The logits of an image of any size: the same bits as Python's for the same pixels. */
+  /**
+   * The logits of an image of any size, of a segmentation (classes, height, width) at the model's size: the same bits as
+   * Python's for the same pixels.
+   */
   async logits(image: ImageInput): Promise<Float32Array> {
-    if (this.#closed) throw new BhvitError("closed", "the model is closed; load it again");
-    return this.#runner.run(await pixelsOf(image));
+    return this.#ask("logits", image);
   }
 
-  /** The `top` likeliest classes, the likeliest first. */
+  /** The `top` likeliest classes, the likeliest first; probabilities are calibrated where the file is. */
   async classify(image: ImageInput, { top = 5 }: { top?: number } = {}): Promise<Prediction[]> {
     if (!Number.isInteger(top) || top < 1) {
       throw new BhvitError("argument", `top must be a whole number of at least 1, not ${String(top)}`);
     }
-    const logits = await this.logits(image);
-    const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-    const odds = Array.from(logits, (logit) => Math.exp(logit - largest));
-    const sum = odds.reduce((a, b) => a + b, 0);
-    return odds
-      .map((value, index) => ({ index, name: this.info.classes[index] ?? "", probability: value / sum }))
+    const probabilities = await this.#ask("probabilities", image);
+    return Array.from(probabilities, (probability, index) => this.#prediction(index, probability))
       .sort((a, b) => b.probability - a.probability)
       .slice(0, top);
+  }
+
+  /** The class of each pixel, at the image's own size. Throws BhvitError for a model that classifies. */
+  async segment(image: ImageInput): Promise<Labels> {
+    const pixels = await this.#pixels(image);
+    const labels = await this.#runner.ask({ task: "labels", image: pixels });
+    return { labels, width: pixels.width, height: pixels.height };
+  }
+
+  /**
+   * The features that the classifier's last layer takes: images that look alike to the model have features with a large
+   * cosine. Throws BhvitError for a model that labels pixels.
+   */
+  async embed(image: ImageInput): Promise<Float32Array> {
+    return this.#ask("embed", image);
+  }
+
+  /**
+   * What the answer depends on: how much the probability of a class, by default the likeliest, falls where a part of the
+   * image is hidden. Runs the model some fifty times. Throws BhvitError for a model that labels pixels.
+   */
+  async explain(image: ImageInput, { index }: { index?: number } = {}): Promise<Explanation> {
+    const { classes, width, height } = this.info;
+    if (index !== undefined && !(Number.isInteger(index) && index >= 0 && index < classes.length)) {
+      throw new BhvitError("argument", `index must be a class, 0 to ${classes.length - 1}, not ${String(index)}`);
+    }
+    const pixels = await this.#pixels(image);
+    const found = await this.#runner.ask({ task: "explain", image: pixels, index });
+    const part = seenPart(pixels, this.info);
+    return { ...this.#prediction(found.index, found.probability), heat: found.heat, width, height, part };
   }
 
   /** Frees the model's memory and its worker. Calls that are still running are rejected. */
@@ -81,6 +136,19 @@ export class Bhvit {
     this.#closed = true;
     dropped.unregister(this);
     this.#runner.close();
+  }
+
+  async #ask<Name extends TaskName>(task: Name, image: ImageInput): Promise<Tasks[Name]> {
+    return this.#runner.ask({ task, image: await this.#pixels(image) });
+  }
+
+  async #pixels(image: ImageInput): ReturnType<typeof pixelsOf> {
+    if (this.#closed) throw new BhvitError("closed", "the model is closed; load it again");
+    return pixelsOf(image);
+  }
+
+  #prediction(index: number, probability: number): Prediction {
+    return { index, name: this.info.classes[index] ?? "", probability };
   }
 }
 

@@ -1,4 +1,8 @@
 import { BhvitError, codeOf } from "./errors.js";
+import { importsOf, NativeException } from "./imports.js";
+import { occlusion } from "./occlusion.js";
+import type { RawImage } from "./pixels.js";
+import type { Question, TaskName, Tasks } from "./protocol.js";
 
 /** What the WebAssembly module exports: the C API (`native/api/bhvit.h`) with pointers as numbers. */
 interface Exports {
@@ -19,35 +23,53 @@ interface Exports {
     floats: number,
   ): number;
   bhvit_run(session: number, count: number, images: number, imageFloats: number, logits: number, floats: number): number;
+  bhvit_probabilities(
+    session: number, count: number, logits: number, floats: number, probabilities: number, probabilityFloats: number,
+  ): number;
+  bhvit_segment(session: number, count: number, images: number, imageFloats: number, labels: number, bytes: number): number;
+  bhvit_resize_labels(
+    labels: number, bytes: number, height: number, width: number, resized: number, resizedBytes: number,
+    resizedHeight: number, resizedWidth: number,
+  ): number;
+  bhvit_feature_count(session: number): number;
+  bhvit_embed(session: number, count: number, images: number, imageFloats: number, features: number, floats: number): number;
   bhvit_caught(exception: number): number;
 }
 
-/** An exception of C++ on its way out of WebAssembly. */
-class NativeException extends Error {
-  constructor(readonly pointer: number) {
-    super("an exception of C++");
-  }
-}
+/** What a model does: it names what is in an image, or labels each pixel. */
+export type Task = "classify" | "segment";
 
-/** Size in pixels and channels of what a model takes, and its classes. */
+/** What a model takes and does. */
 export interface ModelInfo {
+  readonly task: Task;
+  /** Of what the model takes; images of any size are resized. */
   readonly width: number;
   readonly height: number;
   readonly channels: number;
+  /** What images are resized to just cover, keeping their aspect, before their centre is cropped. */
+  readonly coverWidth: number;
+  readonly coverHeight: number;
   readonly classes: readonly string[];
+  /** Length of what `embed` gives; 0 where the model labels pixels. */
+  readonly features: number;
+}
+
+/** A map of what an answer depends on, at the model's size. */
+export interface NativeExplanation {
+  readonly index: number;
+  readonly probability: number;
+  readonly heat: Float32Array;
 }
 
 const INFO_BYTES = 48; // bhvit_info: twelve fields of four bytes
-const ENOSYS = 52;
 
 /** A compiled module with one open model. Its memory is its own, and goes with it. */
 export class NativeModel {
   readonly info: ModelInfo;
   readonly #exports: Exports;
   readonly #session: number;
-  readonly #image: number;
+  readonly #image: number; // what the model takes
   readonly #imageFloats: number;
-  readonly #logits: number;
   #closed = false;
 
   /** Opens the bytes of a `.bhv` file. Throws BhvitError for a file that is damaged or needs too much memory. */
@@ -58,42 +80,104 @@ export class NativeModel {
       this.#check(() => this.#exports.bhvit_open_memory(pointer, file.length, 1, 0, opened));
     });
     this.#session = this.#words(opened, 1)[0] ?? 0;
-    if (this.#text(this.#exports.bhvit_task(this.#session)) !== "classify") {
-      throw new BhvitError("argument", "the model labels pixels; this package runs classifications");
-    }
+    const task = this.#text(this.#exports.bhvit_task(this.#session)) as Task;
     const info = this.#allocate(INFO_BYTES);
     this.#check(() => this.#exports.bhvit_get_info(this.#session, info));
-    const [channels = 0, height = 0, width = 0, classes = 0, floats = 0] = this.#words(info, 5);
+    const [channels = 0, height = 0, width = 0, classes = 0, floats = 0, coverHeight = 0, coverWidth = 0] =
+      this.#words(info, 7);
     const names = Array.from({ length: classes }, (_, index) =>
       this.#text(this.#exports.bhvit_class_name(this.#session, index)),
     );
-    this.info = { width, height, channels, classes: names };
+    const features = task === "segment" ? 0 : this.#exports.bhvit_feature_count(this.#session);
+    this.info = { task, width, height, channels, coverWidth, coverHeight, classes: names, features };
     this.#imageFloats = floats;
     this.#image = this.#allocate(4 * floats);
-    this.#logits = this.#allocate(4 * classes);
   }
 
-  /** Logits of a picture of any size: bytes (height, width, channels), RGBA or with the model's channels. */
-  run(pixels: Uint8Array | Uint8ClampedArray, width: number, height: number): Float32Array {
+  /** Answers a question about an image of any size: bytes (height, width, channels), RGBA or with the model's channels. */
+  answer<Name extends TaskName>(question: Question<Name>): Tasks[Name] {
     if (this.#closed) throw new BhvitError("closed", "the model is closed; load it again");
-    const channels = pixels.length / (width * height);
-    this.#with(pixels, (pointer) => {
-      this.#check(() =>
-        this.#exports.bhvit_preprocess(
-          this.#session, pointer, pixels.length, height, width, channels, this.#image, this.#imageFloats,
-        ),
-      );
-    });
-    const classes = this.info.classes.length;
-    this.#check(() =>
-      this.#exports.bhvit_run(this.#session, 1, this.#image, this.#imageFloats, this.#logits, classes),
-    );
-    return new Float32Array(this.#exports.memory.buffer, this.#logits, classes).slice();
+    const { task, image, index } = question;
+    const answers: { [Task in TaskName]: () => Tasks[Task] } = {
+      logits: () => this.#logits(),
+      probabilities: () => this.#probabilities(),
+      labels: () => this.#labels(image),
+      embed: () => this.#embed(),
+      explain: () => this.#explain(index),
+    };
+    if (this.info.task === "segment" && (task === "probabilities" || task === "explain")) {
+      throw new BhvitError("argument", "the model labels pixels: segment shows what it takes them for");
+    }
+    this.#preprocess(image);
+    return answers[task]();
   }
 
   close(): void {
     if (!this.#closed) this.#exports.bhvit_close(this.#session);
     this.#closed = true;
+  }
+
+  #preprocess({ data, width, height }: RawImage): void {
+    const channels = data.length / (width * height);
+    this.#with(data, (pointer) => {
+      this.#check(() =>
+        this.#exports.bhvit_preprocess(
+          this.#session, pointer, data.length, height, width, channels, this.#image, this.#imageFloats,
+        ),
+      );
+    });
+  }
+
+  #logits(): Float32Array {
+    const { task, width, height, classes } = this.info;
+    return this.#result(classes.length * (task === "segment" ? width * height : 1), (logits, count) =>
+      this.#exports.bhvit_run(this.#session, 1, this.#image, this.#imageFloats, logits, count),
+    );
+  }
+
+  #probabilities(): Float32Array {
+    return this.#result(this.info.classes.length, (logits, count) =>
+      this.#exports.bhvit_run(this.#session, 1, this.#image, this.#imageFloats, logits, count) ||
+      this.#exports.bhvit_probabilities(this.#session, 1, logits, count, logits, count),
+    );
+  }
+
+  #labels({ width, height }: RawImage): Uint8Array {
+    const own = this.info.width * this.info.height;
+    const [labels, resized] = [this.#allocate(own), this.#allocate(width * height)];
+    try {
+      this.#check(() =>
+        this.#exports.bhvit_segment(this.#session, 1, this.#image, this.#imageFloats, labels, own),
+      );
+      this.#check(() =>
+        this.#exports.bhvit_resize_labels(
+          labels, own, this.info.height, this.info.width, resized, width * height, height, width,
+        ),
+      );
+      return new Uint8Array(this.#exports.memory.buffer, resized, width * height).slice();
+    } finally {
+      this.#exports.free(labels);
+      this.#exports.free(resized);
+    }
+  }
+
+  #embed(): Float32Array {
+    return this.#result(this.info.features, (features, count) =>
+      this.#exports.bhvit_embed(this.#session, 1, this.#image, this.#imageFloats, features, count),
+    );
+  }
+
+  #explain(index: number | undefined): NativeExplanation {
+    const { channels, height, width } = this.info;
+    const image = this.#floats(this.#image, this.#imageFloats);
+    const probabilities = this.#probabilities();
+    const chosen = index ?? probabilities.indexOf(Math.max(...probabilities));
+    const heat = occlusion(image, [channels, height, width], (hidden) => {
+      new Float32Array(this.#exports.memory.buffer).set(hidden, this.#image / 4);
+      return this.#probabilities()[chosen] ?? 0;
+    });
+    const largest = Math.max(heat.reduce((a, b) => Math.max(a, b), 0), 1e-30);
+    return { index: chosen, probability: probabilities[chosen] ?? 0, heat: heat.map((value) => value / largest) };
   }
 
   #check(call: () => number): void {
@@ -110,16 +194,27 @@ export class NativeModel {
   }
 
   #allocate(bytes: number): number {
-    const pointer = this.#exports.malloc(bytes);
+    const pointer = this.#exports.malloc(bytes || 1);
     if (pointer === 0) throw new BhvitError("memory", `not enough memory for ${bytes} bytes`);
     return pointer;
   }
 
   #with(bytes: Uint8Array | Uint8ClampedArray, body: (pointer: number) => void): void {
-    const pointer = this.#allocate(bytes.length || 1);
+    const pointer = this.#allocate(bytes.length);
     try {
       new Uint8Array(this.#exports.memory.buffer).set(bytes, pointer);
       body(pointer);
+    } finally {
+      this.#exports.free(pointer);
+    }
+  }
+
+  /** So many floats, as a call writes them. */
+  #result(count: number, call: (pointer: number, count: number) => number): Float32Array {
+    const pointer = this.#allocate(4 * count);
+    try {
+      this.#check(() => call(pointer, count));
+      return this.#floats(pointer, count);
     } finally {
       this.#exports.free(pointer);
     }
@@ -129,45 +224,24 @@ export class NativeModel {
     return new Uint32Array(this.#exports.memory.buffer, pointer, count);
   }
 
+  #floats(pointer: number, count: number): Float32Array {
+    return new Float32Array(this.#exports.memory.buffer, pointer, count).slice();
+  }
+
   #text(pointer: number): string {
     const bytes = new Uint8Array(this.#exports.memory.buffer, pointer);
     return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
   }
 }
 
-/** The module with what it imports. It reads no files and prints nothing; whatever else it asks for is refused. */
+/** The module with what it imports. */
 function instantiate(module: WebAssembly.Module): Exports {
   const loaded: { exports?: Exports } = {};
-  const memory = (): ArrayBuffer => {
+  const imports = importsOf(module, () => {
     if (!loaded.exports) throw new BhvitError("system", "the engine called out before it was loaded");
     return loaded.exports.memory.buffer;
-  };
-  const known: Record<string, WebAssembly.ImportValue> = {
-    bhvit_throw: (pointer: number) => {
-      throw new NativeException(pointer);
-    },
-    emscripten_notify_memory_growth: () => undefined,
-    clock_time_get: (_clock: number, _low: number, _high: number, result: number) => {
-      new DataView(memory()).setBigUint64(result, BigInt(Math.round(performance.now() * 1e6)), true);
-      return 0;
-    },
-    environ_sizes_get: (count: number, bytes: number) => {
-      const view = new DataView(memory());
-      view.setUint32(count, 0, true);
-      view.setUint32(bytes, 0, true);
-      return 0;
-    },
-    environ_get: () => 0,
-    proc_exit: () => {
-      throw new BhvitError("system", "the engine ended itself");
-    },
-  };
-  const imports: WebAssembly.Imports = {};
-  for (const { module: from, name } of WebAssembly.Module.imports(module)) {
-    (imports[from] ??= {})[name] = known[name] ?? (() => ENOSYS);
-  }
-  const instance = new WebAssembly.Instance(module, imports);
-  const exports = instance.exports as unknown as Exports;
+  });
+  const exports = new WebAssembly.Instance(module, imports).exports as unknown as Exports;
   loaded.exports = exports;
   exports._initialize?.();
   return exports;

@@ -18,6 +18,14 @@ export type ImageInput =
   | HTMLVideoElement
   | VideoFrame;
 
+/** A part of an image, in its pixels, which need not be whole. */
+export interface Part {
+  readonly x: number;
+  readonly y: number;
+  readonly width: number;
+  readonly height: number;
+}
+
 /** Pixels of the largest picture that is decoded. */
 export const MAX_PIXELS = 89_478_485;
 
@@ -39,6 +47,16 @@ export async function pixelsOf(image: ImageInput): Promise<RawImage> {
   } finally {
     bitmap.close();
   }
+}
+
+/** The part of an image that a model sees: the centre of what just covers the size that its preprocessing names. */
+export function seenPart(
+  image: { readonly width: number; readonly height: number },
+  model: { readonly width: number; readonly height: number; readonly coverWidth: number; readonly coverHeight: number },
+): Part {
+  const scale = Math.max(model.coverWidth / image.width, model.coverHeight / image.height);
+  const [width, height] = [model.width / scale, model.height / scale];
+  return { x: (image.width - width) / 2, y: (image.height - height) / 2, width, height };
 }
 
 function isRaw(image: unknown): image is RawImage {

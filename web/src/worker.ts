@@ -14,8 +14,8 @@ async function handle(request: Request): Promise<void> {
     model = new NativeModel(await engine(request.wasm), request.file);
     respond({ id: request.id, info: model.info });
   } else if (model) {
-    const logits = model.run(request.data, request.width, request.height);
-    respond({ id: request.id, logits }, [logits.buffer]);
+    const value = model.answer(request.question);
+    respond({ id: request.id, value }, [("heat" in value ? value.heat : value).buffer]);
   }
 }
 
