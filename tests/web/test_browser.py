@@ -51,15 +51,23 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
+SEGMENTATIONS = [spec for spec in small_specs.SPECS if spec.task == "segment"]
+LABELS = next(spec for spec in SEGMENTATIONS if spec.in_chans == 3)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a site with all bundled models, and models of every op and option."""
-    folder = tmp_path_factory.mktemp("site")
-    write_site(MODELS, folder)
+    folder, photos = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("photos")
+    for name in ("cat", "dog"):
+        (photos / name).mkdir()
+        (photos / name / "1.png").write_bytes(_picture(40, 30))
+    bhv_file.write(random_model(LABELS), photos / "labels.bhv")
+    write_site([*MODELS, photos / "labels.bhv"], folder, examples=photos)
     for i, spec in enumerate(SPECS):
         bhv_file.write(random_model(spec), folder / f"{i}.bhv")
+    for i, spec in enumerate(SEGMENTATIONS):
+        bhv_file.write(random_model(spec), folder / f"labels{i}.bhv")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -135,6 +143,58 @@ def test_every_op_and_option_gives_the_bits_of_python(page: Any, wasm: str) -> N
         np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected, spec.name)
 
 
+_TASK = """async ([model, pixels, width, height, task]) => {
+  const { Bhvit } = await import("./lib/index.js");
+  const data = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0));
+  const opened = await Bhvit.load(model);
+  const found = await opened[task]({ data, width, height });
+  opened.close();
+  const values = found.labels ?? found.heat ?? found;
+  return [found.width, found.height, found.name, Array.from(new Uint8Array(values.buffer))];
+}"""
+
+
+def _ask(page: Any, model: str, pixels: np.ndarray[Any, Any], task: str) -> Any:
+    height, width = pixels.shape[:2]
+    *rest, found = page.evaluate(_TASK, [model, base64.b64encode(pixels.tobytes()).decode(), width, height, task])
+    return [*rest, bytes(found)]
+
+
+def test_features_are_the_bits_of_python(page: Any) -> None:
+    for i, spec in enumerate(SPECS):
+        session = Session(bhv_file.to_bytes(random_model(spec)))
+        pixels = np.random.default_rng(0).integers(0, 256, (37, 51, spec.in_chans), np.uint8)
+        *_, found = _ask(page, f"{i}.bhv", pixels, "embed")
+        expected = session.embed(session._preprocess.normalize(session.program.fit(pixels)[None]))[0]
+        np.testing.assert_array_equal(np.frombuffer(found, np.float32), expected, spec.name)
+
+
+def test_labels_of_pixels_are_python_s(page: Any) -> None:
+    for i, spec in enumerate(SEGMENTATIONS):
+        session = Session(bhv_file.to_bytes(random_model(spec)))
+        for height, width in ((37, 51), spec.img_size):
+            pixels = np.random.default_rng(0).integers(0, 256, (height, width, spec.in_chans), np.uint8)
+            *size, _, found = _ask(page, f"labels{i}.bhv", pixels, "segment")
+            assert size == [width, height]
+            labels = np.frombuffer(found, np.uint8).reshape(height, width)
+            np.testing.assert_array_equal(labels, session.segment(pixels), spec.name)
+        assert len(np.unique(labels)) > 1
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
+def test_explanations_are_python_s(page: Any, model: Path) -> None:
+    """The same but for the logarithm's last digit: each hidden square has the bits of Python's."""
+    session = Session(model)
+    height, width = session.spec.img_size
+    pixels = np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+    expected = session.explain(pixels)
+    *size, name, found = _ask(page, f"models/{model.name}", pixels, "explain")
+    assert (size, name) == ([width, height], expected.name)
+    heat = np.frombuffer(found, np.float32).reshape(height, width)
+    np.testing.assert_allclose(heat, expected.heat, rtol=0, atol=1e-5)
+    assert expected.heat.std() > 0.05
+
+
 def _picture(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "PNG")
@@ -164,6 +224,94 @@ def test_a_chosen_picture_is_named_as_in_python(page: Any) -> None:
     assert page.locator("#classes li span").first.inner_text() == f"{100 * probability:.1f} %"
     assert "ms" in page.inner_text("#time")
     assert page.locator("#preview").is_visible()
+
+
+def test_the_map_over_a_picture_is_shown_and_hidden(page: Any) -> None:
+    assert page.locator("#explain").is_hidden()
+    _choose(page, _picture(64, 48))
+    _wait(page, "#status", "picture.png: ")
+    page.click("#explain")
+    _wait(page, "#status", "the answer depends most on what is")
+    assert page.get_attribute("#explain", "aria-pressed") == "true"
+    box, over = page.locator("#preview").bounding_box(), page.locator("#overlay").bounding_box()
+    assert box == over
+    drawn = """() => {
+      const { width, height } = document.getElementById("overlay");
+      const { data } = document.getElementById("overlay").getContext("2d").getImageData(0, 0, width, height);
+      return [width, height, Math.max(...data.filter((_, i) => i % 4 === 3))];
+    }"""
+    width, height, alpha = page.evaluate(drawn)
+    assert (width, height) == (64, 48)
+    assert alpha > 100
+    page.click("#explain")
+    assert page.locator("#overlay").is_hidden()
+    assert page.get_attribute("#explain", "aria-pressed") == "false"
+    page.click("#explain")
+    _wait(page, "#status", "the answer depends most on what is")
+    _choose(page, _picture(32, 32), "next.png")  # a map is about one picture
+    _wait(page, "#status", "next.png: ")
+    assert page.locator("#overlay").is_hidden()
+
+
+def test_labels_are_drawn_over_the_picture_and_the_camera(page: Any) -> None:
+    page.select_option("#model", "labels")
+    _wait(page, "#facts", "labels each pixel")
+    _wait(page, "#status", "Ready")
+    data = _picture(40, 32)
+    _choose(page, data)
+    _wait(page, "#status", "picture.png: ")
+    assert page.locator("#overlay").is_visible()
+    assert page.locator("#explain").is_hidden()
+    session = Session(bhv_file.to_bytes(random_model(LABELS)))
+    counts = np.bincount(session.segment(data).reshape(-1), minlength=len(session.class_names))
+    shares = [f"{100 * count / counts.sum():.1f} %" for count in sorted(counts, reverse=True) if count][:10]
+    assert page.locator("#classes li span").all_inner_texts() == shares
+    page.click("#camera")
+    _wait(page, "#time", "frames a second")
+    assert page.locator("#overlay").is_visible()
+    page.click("#camera")
+    assert page.locator("#overlay").is_hidden()
+    page.select_option("#model", MODELS[0].stem)
+    _wait(page, "#status", "Ready")
+    assert page.locator("#overlay").is_hidden()
+
+
+def test_an_example_is_answered(page: Any) -> None:
+    assert page.locator("#groups h3").all_inner_texts() == ["cat", "dog"]
+    page.get_by_role("button", name="dog, example 1").click()
+    _wait(page, "#status", "dog, example 1: ")
+    assert page.locator("#preview").is_visible()
+
+
+_WITHOUT_WORKER = """async (worker) => {
+  const { Bhvit } = await import("./lib/index.js");
+  window.Worker = class { constructor() { throw new DOMException("of another origin", "SecurityError"); } };
+  const options = worker === null ? {} : { worker };
+  const load = Bhvit.load("models/cifar10.bhv", options);
+  return load.then(async (model) => (await model.classify(new ImageData(8, 8))).length,
+                   (error) => [error.name, error.code, error.message]);
+}"""
+
+
+def test_where_no_worker_starts_the_model_runs_in_the_page(page: Any) -> None:
+    assert page.evaluate(_WITHOUT_WORKER, None) == 5
+    name, code, message = page.evaluate(_WITHOUT_WORKER, True)
+    assert (name, code) == ("BhvitError", "system")
+    assert "of another origin" in message
+    assert "{ worker: false }" in message
+
+
+def test_calls_to_a_closed_model_are_rejected(page: Any) -> None:
+    script = """async () => {
+      const { Bhvit } = await import("./lib/index.js");
+      const model = await Bhvit.load("models/cifar10.bhv");
+      const image = await createImageBitmap(new ImageData(64, 64));
+      const calls = [model.logits(new ImageData(64, 64)), model.explain(image), model.segment(new ImageData(64, 64))];
+      model.close();
+      calls.push(model.embed(image));
+      return (await Promise.allSettled(calls)).map(({ reason }) => reason?.code);
+    }"""
+    assert page.evaluate(script) == ["closed"] * 4
 
 
 def test_a_dropped_and_a_pasted_picture(page: Any) -> None:

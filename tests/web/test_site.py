@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
@@ -52,7 +53,7 @@ def test_site_asks_nobody_else(tmp_path: Path, library: Path) -> None:
     assert "unsafe-inline" not in page
     assert "<style" not in page
     assert " style=" not in page
-    for name in ("index.html", "app.js", "style.css", "sw.js"):
+    for name in ("index.html", "app.js", "draw.js", "style.css", "sw.js"):
         text = (out / name).read_text().replace("http://www.w3.org", "")
         assert "://" not in text, name
 
@@ -80,11 +81,41 @@ def test_nothing_is_written_for_a_damaged_model(tmp_path: Path, library: Path) -
     assert not (tmp_path / "site").exists()
 
 
-def test_models_that_label_pixels_are_refused(tmp_path: Path, library: Path) -> None:
+def test_models_that_label_pixels_are_taken(tmp_path: Path, library: Path) -> None:
     spec = next(spec for spec in small_specs.SPECS if spec.task == "segment")
     bhv_file.write(random_model(spec), tmp_path / "labels.bhv")
-    with pytest.raises(UserError, match=r"labels\.bhv labels pixels; the page names classes only"):
-        site.write_site([tmp_path / "labels.bhv"], tmp_path / "site")
+    site.write_site([tmp_path / "labels.bhv"], tmp_path / "site")
+    (model,) = json.loads((tmp_path / "site" / "models.json").read_text())
+    assert model["name"] == "labels"
+
+
+def test_examples_are_the_first_of_each_class(tmp_path: Path, library: Path) -> None:
+    photos = tmp_path / "photos"
+    for name, count in (("<b>cat", 5), ("dog", 1), ("empty", 0)):
+        (photos / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (1000, 500), (i, 0, 0)).save(photos / name / f"{i}.png")
+    (photos / "dog" / "0.txt").write_text("no picture")
+    (photos / "stray.png").write_bytes((photos / "dog" / "0.png").read_bytes())
+    out = tmp_path / "site"
+    assert main(["web", "cifar10", "--out", str(out), "--examples", str(photos)]) == 0
+    groups = json.loads((out / "examples.json").read_text())
+    assert [(group["name"], len(group["files"])) for group in groups] == [("<b>cat", 3), ("dog", 1)]
+    assert set(json.loads((out / "files.json").read_text())) >= {path for group in groups for path in group["files"]}
+    with Image.open(out / groups[0]["files"][0]) as image:
+        assert (image.format, image.size) == ("JPEG", (320, 160))
+
+
+@pytest.mark.parametrize(("given", "said"), [("none", "is not a folder"), ("", "has no pictures in folders")])
+def test_examples_that_cannot_be_read(
+    tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str], given: str, said: str
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "1.txt").write_text("no picture")
+    assert (
+        main(["web", "cifar10", "--out", str(tmp_path / "site"), "--examples", str(tmp_path / "photos" / given)]) == 2
+    )
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
 
 

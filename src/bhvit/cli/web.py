@@ -9,7 +9,8 @@ from ..errors import UserError
 from .console import Subparsers, command
 
 _DESCRIPTION = """\
-Write a static site that classifies pictures in the browser: drop, choose or paste a picture, or use the camera.
+Write a static site that runs models in the browser: drop, choose or paste a picture, or use the camera. It names what
+is in a picture and shows what the answer depends on, or draws the labels of its pixels.
 
 It works from any static host (camera and offline use need HTTPS or localhost), makes no request to other hosts, and
 works offline once loaded. Pictures stay on the visitor's device."""
@@ -22,10 +23,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "web",
         "write a static site that runs models in the browser",
         _DESCRIPTION,
-        "bhvit web cifar10 --out site\nbhvit web photos.bhv cifar10 --out site --force",
+        "bhvit web cifar10 --out site\nbhvit web photos.bhv cifar10 --out site --force --examples photos",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a .bhv file or a bundled model's name")
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write")
+    parser.add_argument(
+        "--examples",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of pictures for each class, of which the site shows the first few",
+    )
     parser.add_argument("--force", action="store_true", help="write into a folder that has files already")
     parser.set_defaults(run=run)
 
@@ -38,6 +45,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.out} is not a folder")
     if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
         raise UserError(f"{args.out} is not empty; --force writes into it")
-    names = write_site(args.models, args.out)
+    names = write_site(args.models, args.out, examples=args.examples)
     print(f"{args.out}: {len(names)} files; try it with `python -m http.server --directory {args.out}`")
     return 0

@@ -44,7 +44,7 @@ def occlusion(predict: Callable[[Floats], Floats], image: Floats, label: int, pa
         for top in _starts(height, edge, step)
         for left in _starts(width, edge, step)
     ]
-    mean = image.mean(axis=(1, 2), keepdims=True)
+    mean = image.mean(axis=(1, 2), dtype=np.float64, keepdims=True).astype(np.float32)
     whole = _log_probability(predict(image[None]), label)[0]
     total, count = np.zeros((height, width)), np.zeros((height, width))
     for first in range(0, len(boxes), _BATCH):

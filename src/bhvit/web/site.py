@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..files import write_atomically
 from ..format import file as bhv_file
 from ..text import describe, size_text
+from .examples import read_examples
 
 PAGE = Path(__file__).parent / "page"
 _PLACES = (Path(__file__).parent / "lib", Path(__file__).parents[3] / "web" / "dist")
@@ -32,10 +33,13 @@ def find_library() -> Path:
     )
 
 
-def write_site(models: Sequence[str | Path], folder: Path, library: Path | None = None) -> list[str]:
+def write_site(
+    models: Sequence[str | Path], folder: Path, library: Path | None = None, examples: Path | None = None
+) -> list[str]:
     """Write the site of some `.bhv` files into `folder`; return its files' names.
 
     The site works from any static host, makes no request to others, and works offline once loaded.
+    `examples` is a folder of pictures for each class, of which the site shows the first few.
     Raises UserError for files that are no models, for two models of one name, and where the engine is not built.
     """
     library = library or find_library()
@@ -45,8 +49,6 @@ def write_site(models: Sequence[str | Path], folder: Path, library: Path | None 
     for model in models:
         path = bundled.find(model, ".bhv")
         packed = bhv_file.read(path)
-        if packed.spec.task != "classify":
-            raise UserError(f"{path} labels pixels; the page names classes only")
         name = f"models/{path.name}"
         if name in contents:
             raise UserError(f"two models are called {path.name}: rename one")
@@ -60,6 +62,12 @@ def write_site(models: Sequence[str | Path], folder: Path, library: Path | None 
                 "classes": ", ".join(packed.class_names[:20]) + (", …" if len(packed.class_names) > 20 else ""),
             }
         )
+    groups = []
+    for number, group in enumerate(read_examples(examples) if examples else ()):
+        files = {f"examples/{number}-{i}.jpg": picture for i, picture in enumerate(group.pictures)}
+        contents |= files
+        groups.append({"name": group.name, "files": list(files)})
+    contents["examples.json"] = json.dumps(groups, ensure_ascii=False, indent=1).encode()
     contents["models.json"] = json.dumps(entries, ensure_ascii=False, indent=1).encode()
     names = [*contents, "files.json"]
     contents["files.json"] = json.dumps(["./", *names]).encode()
