@@ -25,7 +25,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm web check-slow check-cross threads coverage docs clean
+.PHONY: setup demo test lint example-c example-wasm web web-built check-slow check-cross threads coverage docs clean
 .PHONY: fuzz fuzz-python fuzzers fuzz-models fuzz-json fuzz-schema fuzz-resize atheris
 
 setup: $(VENV)/.installed
@@ -104,8 +104,14 @@ example-wasm:
 
 # The npm package, with which `bhvit web` writes sites and the tests in a browser run.
 web:
+	@command -v npm >/dev/null || { echo 'needs npm: apt-get install nodejs npm'; exit 1; }
+	cd web && npm install --no-audit --no-fund --silent
+	$(MAKE) web-built
+
+# The same where npm has installed what the build needs.
+web-built:
 	@command -v emcmake >/dev/null && command -v npm >/dev/null || { echo 'needs Emscripten, Node and npm: apt-get install emscripten nodejs npm'; exit 1; }
-	cd web && npm install --no-audit --no-fund --silent && CMAKE=$(CMAKE) npm run build && npm run lint && npm test
+	cd web && CMAKE=$(CMAKE) npm run build && npm run lint && npm test
 
 # Valid small files of every op and option; needs the environment of `make setup`.
 CORPUS := build/corpus
