@@ -188,11 +188,12 @@ BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, 
   int32_t sums[T][P];
   softmax_levels<T, P>(h, head, s.distances, least, s.planes, sums);
   const u32* planes[P];
-  for (int p = 0; p < P; p++) {
-    // Both planes of the decomposition are counted together.
-    u32* const index = s.index + p * kIndexWords * (T + T % 2) * h.key_words;
-    planes[p] = P == 2 ? prepared_levels<T>(s.planes, h.key_words, s.index)
-                       : prepared_plane<T, P>(s.planes + p, h.key_words, index);
+  if constexpr (P == 2) {  // both planes of the decomposition are counted together
+    planes[0] = prepared_levels<T>(s.planes, h.key_words, s.index);
+  } else {
+    for (int p = 0; p < P; p++) {
+      planes[p] = prepared_plane<T, P>(s.planes + p, h.key_words, s.index + p * kIndexWords * (T + T % 2) * h.key_words);
+    }
   }
   for (long i = 0; i < h.depth; i += kLanes) {
     const u32* const values = weight_tile(value_tiles, i, h.key_words);

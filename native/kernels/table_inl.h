@@ -33,9 +33,15 @@ BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words
         for (long w = 0; w < part; w++) {
           for (int t = 0; t < T; t++) bits[w * T + t] = activations[(first + t) * words + start + w];
         }
-        u32 expanded[kChunk * kLanes * kWeightWords], index[kChunk * kMaxBlock * kIndexWords + 1];
-        expand_weights(weight + (tile * words + start) * kLanes, part, expanded);
-        count.template operator()<T>(acc, prepared<T>(bits, T, part, index), expanded, part);
+        u32 index[kChunk * kMaxBlock * kIndexWords + 1];
+        const u32* from = weight + (tile * words + start) * kLanes;
+        if constexpr (kWeightWords == 1) {
+          count.template operator()<T>(acc, prepared<T>(bits, T, part, index), from, part);
+        } else {
+          u32 expanded[kChunk * kLanes * kWeightWords];
+          expand_weights(from, part, expanded);
+          count.template operator()<T>(acc, prepared<T>(bits, T, part, index), expanded, part);
+        }
       }
       for (int t = 0; t < T; t++) store(out + ((first + t) * tiles + tile) * kLanes, acc[t]);
     }

@@ -335,9 +335,9 @@ BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
   }
 }
 
-// Kernels whose shares are all compiled: for those that are tuned. With BHVIT_LITTLE_CODE, blocks of kBlock tokens, of
+// Kernels whose shares are all compiled: for those that are tuned. With BHVIT_FEW_INSTANCES, blocks of kBlock tokens, of
 // half of that, and of one; and for other kernels of four and of one.
-#if defined(BHVIT_LITTLE_CODE)
+#if defined(BHVIT_FEW_INSTANCES)
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
   for (; begin + kBlock <= end; begin += kBlock) fn.template operator()<kBlock>(begin);

@@ -5,7 +5,7 @@
 #define BHVIT_NATIVE_LANES 4
 #define BHVIT_OWN_INDEX
 #define BHVIT_OWN_PRELU
-#define BHVIT_LITTLE_CODE
+#define BHVIT_FEW_INSTANCES
 #include "kernels/vectors_inl.h"
 
 namespace bhvit {

@@ -29,7 +29,7 @@ struct SegmentKernels {
 namespace {
 
 struct SegmentScratch {
-  float* features;  // [channels] of one token
+  float* features;  // [token][channels] of a block
   float* rows;      // [class][stride], logits of one row of pixels at the tokens' columns
   BHVIT_INLINE SegmentScratch(Scratch& s, const SegmentArgs& a)
       : features(s.take<float>(kMaxBlock * a.channels)), rows(s.take<float>(a.classes * a.stride)) {}

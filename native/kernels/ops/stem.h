@@ -93,7 +93,7 @@ BHVIT_INLINE void stem_rows(const StemArgs& args, long begin, long end) {
 
 void stem(const StemArgs& a, long begin, long end) {
   if (a.patch == 4 && a.kernel == 4) return stem_rows<4, 4>(a, begin, end);
-#if !defined(BHVIT_LITTLE_CODE)  // or one copy for the published models, one for all others
+#if !defined(BHVIT_FEW_INSTANCES)  // or one copy for the published models, one for all others
   if (a.patch == 2 && a.kernel == 2) return stem_rows<2, 2>(a, begin, end);
   if (a.patch == 2 && a.kernel == 4) return stem_rows<2, 4>(a, begin, end);
 #endif
