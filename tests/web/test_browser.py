@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import html
 import http.server
 import importlib.util
 import io
@@ -19,9 +20,11 @@ from PIL import Image
 
 from bhvit import Session
 from bhvit.bundled import FOLDER
+from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
-from bhvit.web import site, write_site
+from bhvit.spec.model import ModelSpec, StageSpec
+from bhvit.web import single_file, site, site_files, write_site
 from helpers import small_specs
 from helpers.random_model import random_model
 
@@ -52,7 +55,14 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
 SEGMENTATIONS = [spec for spec in small_specs.SPECS if spec.task == "segment"]
-LABELS = next(spec for spec in SEGMENTATIONS if spec.in_chans == 3)
+LABELS = ModelSpec(
+    name="labels",
+    img_size=(24, 32),
+    patch=4,
+    num_classes=5,
+    task="segment",
+    stages=(StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),),
+)
 
 
 @pytest.fixture(scope="module")
@@ -377,6 +387,42 @@ def test_a_huge_picture_is_refused(page: Any) -> None:
       return model.logits(huge).then(() => "answered", (error) => error.message);
     }"""
     assert "is larger than the" in page.evaluate(script)
+
+
+def test_a_single_file_needs_no_server(browser: Any, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.png").write_bytes(_picture(40, 30))
+    words = ["web", "cifar10", "--out", str(tmp_path / "page.html"), "--examples", str(tmp_path / "photos")]
+    assert main(words) == 0
+    context = browser.new_context()
+    opened = context.new_page()
+    asked: list[str] = []
+    wrong: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    opened.goto((tmp_path / "page.html").as_uri())
+    _wait(opened, "#status", "Ready")
+    opened.get_by_role("button", name="cat, example 1").click()
+    _wait(opened, "#status", "cat, example 1: ")
+    data = _picture(40, 32)
+    _choose(opened, data)
+    _wait(opened, "#status", "picture.png: ")
+    assert opened.inner_text("#status") == f"picture.png: {Session('cifar10').classify(data)[0][0]}"
+    opened.click("#explain")
+    _wait(opened, "#status", "the answer depends most on what is")
+    assert not wrong
+    assert [url for url in asked if not url.startswith(("blob:", "data:"))] == [(tmp_path / "page.html").as_uri()]
+    context.close()
+
+
+def test_a_report_embeds_the_page(browser: Any, tmp_path: Path) -> None:
+    inner = single_file(site_files(["cifar10"]))
+    (tmp_path / "report.html").write_text(f'<iframe srcdoc="{html.escape(inner)}"></iframe>')
+    context = browser.new_context()
+    opened = context.new_page()
+    opened.goto((tmp_path / "report.html").as_uri())
+    _wait(opened.frame_locator("iframe"), "#status", "Ready")
+    context.close()
 
 
 def test_the_page_works_offline_once_loaded(browser: Any, address: str) -> None:

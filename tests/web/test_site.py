@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
-from bhvit.web import site
+from bhvit.web import single_file, site
 from helpers import small_specs
 from helpers.random_model import random_model
 
@@ -126,7 +128,31 @@ def test_two_models_of_one_name(tmp_path: Path, library: Path) -> None:
         site.write_site([MODEL, tmp_path / "other" / "cifar10.bhv"], tmp_path / "site")
 
 
+def test_a_single_file_is_not_replaced(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "page.html").write_text("mine")
+    assert main(["web", "cifar10", "--out", str(tmp_path / "page.html")]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert (tmp_path / "page.html").read_text() == "mine"
+
+
+def test_a_single_file_holds_all_it_needs(tmp_path: Path, library: Path) -> None:
+    for name in ("errors", "imports", "occlusion", "pixels", "native", "module", "runners"):
+        (library / f"{name}.js").write_text(f'import {{ a }} from "./a.js";\nexport const {name}_ = 1;\nexport {{}};\n')
+    page = single_file(site.site_files([MODEL]))
+    assert "default-src 'none'" in page
+    assert "unsafe-inline" not in page
+    script = page.split('<script type="module">')[1].split("</script>")[0]
+    assert "import {" not in script
+    assert "\nexport " not in script
+    assert "const errors_ = 1;" in script
+    sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{sha}' 'wasm-unsafe-eval'" in page
+    embedded = json.loads(page.split('id="embedded">')[1].split("</script>")[0])
+    assert set(embedded) == {"lib/bhvit.wasm", "models/cifar10.bhv", "models.json", "examples.json"}
+    assert base64.b64decode(embedded["models/cifar10.bhv"]) == MODEL.read_bytes()
+
+
 def test_engine_that_is_not_built_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "_PLACES", (tmp_path,))
-    with pytest.raises(UserError, match="npm install && npm run build"):
+    with pytest.raises(UserError, match="run `make web` in a checkout"):
         site.write_site([MODEL], tmp_path / "site")

@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
     _step(5, "Writing the report")
     page = out / "report.html"
-    write_report(found, page)
+    write_report(found, page, _browser_page(packed))
     print(f"  {page}: {size_text(page.stat().st_size)}")
 
     failures = _failures(found)
@@ -119,6 +119,18 @@ def run(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"bhvit: the demo failed: {failure}", file=sys.stderr)
     return 1 if failures else 0
+
+
+def _browser_page(packed: Path) -> str:
+    """A page that runs the model; empty where the engine for browsers has not been built."""
+    from ..web import single_file, site_files
+    from ..web.site import find_library
+
+    try:
+        find_library()
+    except UserError:
+        return ""
+    return single_file(site_files([packed]))
 
 
 def _clear(out: Path, force: bool) -> None:

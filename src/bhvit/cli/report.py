@@ -45,6 +45,9 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="also measure accuracy on corrupted images: 35 times the work, so combine it with --limit",
     )
+    parser.add_argument(
+        "--browser", action="store_true", help="also embed the model, to be run in the browser (needs `make web`)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -54,7 +57,11 @@ def run(args: argparse.Namespace) -> int:
     from ..report.build import write_report
     from ..report.measure import measure_run
     from ..train.run_folder import RunFolder
+    from ..web import single_file, site_files
+    from ..web.site import find_library
 
+    if args.browser:
+        find_library()  # known before anything is measured
     folder = args.folder
     out = args.out or folder / "report.html"
     settings = RunFolder(folder).settings()
@@ -80,6 +87,6 @@ def run(args: argparse.Namespace) -> int:
             corruptions=args.corruptions,
             progress=Progress,
         )
-        write_report(found, out)
+        write_report(found, out, single_file(site_files([packed])) if args.browser else "")
     print(f"{out}: {size_text(out.stat().st_size)}")
     return 0

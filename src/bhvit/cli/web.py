@@ -13,7 +13,8 @@ Write a static site that runs models in the browser: drop, choose or paste a pic
 is in a picture and shows what the answer depends on, or draws the labels of its pixels.
 
 It works from any static host (camera and offline use need HTTPS or localhost), makes no request to other hosts, and
-works offline once loaded. Pictures stay on the visitor's device."""
+works offline once loaded. Pictures stay on the visitor's device. With --out NAME.html it is one file, which needs no
+server."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -26,21 +27,30 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit web cifar10 --out site\nbhvit web photos.bhv cifar10 --out site --force --examples photos",
     )
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a .bhv file or a bundled model's name")
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="folder to write, or one file.html")
     parser.add_argument(
         "--examples",
         type=Path,
         metavar="FOLDER",
         help="a folder of pictures for each class, of which the site shows the first few",
     )
-    parser.add_argument("--force", action="store_true", help="write into a folder that has files already")
+    parser.add_argument(
+        "--force", action="store_true", help="write into a folder that has files already, or replace a file"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the site; 0. Raises UserError."""
-    from ..web import write_site
+    """Write the site, or the page; 0. Raises UserError."""
+    from ..files import check_absent, write_atomically
+    from ..text import size_text
+    from ..web import single_file, site_files, write_site
 
+    if args.out.suffix == ".html":
+        check_absent(args.out, args.force)
+        write_atomically(args.out, single_file(site_files(args.models, examples=args.examples)).encode())
+        print(f"{args.out}: {size_text(args.out.stat().st_size)}")
+        return 0
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out} is not a folder")
     if args.out.is_dir() and any(args.out.iterdir()) and not args.force:

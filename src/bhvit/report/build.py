@@ -17,10 +17,10 @@ from .page import Page
 from .weights import weight_findings
 
 
-def write_report(found: Findings | MaskFindings, out: Path) -> None:
+def write_report(found: Findings | MaskFindings, out: Path, browser: str = "") -> None:
     """Write the page of `found`, completely or not at all.
 
-    Raises UserError if `out` cannot be written.
+    `browser` is an HTML page that runs the model, to be embedded. Raises UserError if `out` cannot be written.
     """
     log = RunFolder(found.folder).entries()
     if isinstance(found, MaskFindings):
@@ -55,6 +55,7 @@ def write_report(found: Findings | MaskFindings, out: Path) -> None:
         ],
         settings=found.settings,
         environment=environment(),
+        browser=browser,
     )
     write_atomically(out, page.html().encode())
 

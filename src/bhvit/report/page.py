@@ -46,12 +46,15 @@ class Page:
     model: Sequence[tuple[str, str]]
     settings: Mapping[str, Any]
     environment: Mapping[str, str]
+    browser: str = ""
+    """An HTML page that runs the model, if it is to be embedded."""
 
     def html(self) -> str:
         """The page as text."""
         sections = [
             ("Training", self._training()),
             *self.results,
+            ("The model in your browser", self._browser()),
             ("Size and speed", self._sizes() + self._speeds()),
             ("Agreement of the packed file with PyTorch", pairs(self.fidelity)),
             ("Model", pairs(self.model)),
@@ -74,6 +77,11 @@ class Page:
             f"<header><h1>{escape(self.title)}</h1><p>{escape(self.subtitle)}</p></header>"
             f'<main><ul class="tiles">{tiles}</ul>{body}</main></body></html>\n'
         )
+
+    def _browser(self) -> str:
+        if not self.browser:
+            return ""
+        return f'<iframe title="The model in your browser" loading="lazy" srcdoc="{escape(self.browser)}"></iframe>'
 
     def _training(self) -> str:
         if not self.log:

@@ -1,5 +1,6 @@
-"""A static site that runs packed models in the browser."""
+"""Pages that run packed models in the browser."""
 
-from .site import write_site
+from .single_file import single_file
+from .site import site_files, write_site
 
-__all__ = ["write_site"]
+__all__ = ["single_file", "site_files", "write_site"]

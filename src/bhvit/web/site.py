@@ -28,20 +28,15 @@ def find_library() -> Path:
         if all((place / name).is_file() for name in _NEEDED):
             return place
     raise UserError(
-        "the engine for browsers is not built: run `npm install && npm run build` in the checkout's web/ "
-        "(needs Emscripten and Node 20)"
+        "the engine for browsers is not built: run `make web` in a checkout (needs Emscripten and Node 20), then "
+        "`bhvit web` there or in an installation made from it"
     )
 
 
-def write_site(
-    models: Sequence[str | Path], folder: Path, library: Path | None = None, examples: Path | None = None
-) -> list[str]:
-    """Write the site of some `.bhv` files into `folder`; return its files' names.
-
-    The site works from any static host, makes no request to others, and works offline once loaded.
-    `examples` is a folder of pictures for each class, of which the site shows the first few.
-    Raises UserError for files that are no models, for two models of one name, and where the engine is not built.
-    """
+def site_files(
+    models: Sequence[str | Path], library: Path | None = None, examples: Path | None = None
+) -> dict[str, bytes]:
+    """Make the files of a site, by name, without the list of them. Raises UserError as `write_site` does."""
     library = library or find_library()
     contents = {name.name: name.read_bytes() for name in sorted(PAGE.iterdir())}
     contents |= {f"lib/{path.name}": path.read_bytes() for path in sorted(library.iterdir()) if _is_loaded(path)}
@@ -69,6 +64,19 @@ def write_site(
         groups.append({"name": group.name, "files": list(files)})
     contents["examples.json"] = json.dumps(groups, ensure_ascii=False, indent=1).encode()
     contents["models.json"] = json.dumps(entries, ensure_ascii=False, indent=1).encode()
+    return contents
+
+
+def write_site(
+    models: Sequence[str | Path], folder: Path, library: Path | None = None, examples: Path | None = None
+) -> list[str]:
+    """Write the site of some `.bhv` files into `folder`; return its files' names.
+
+    The site works from any static host, makes no request to others, and works offline once loaded. `examples` is a
+    folder of pictures for each class, of which the site shows the first few.
+    Raises UserError for files that are no models, for two models of one name, and where the engine is not built.
+    """
+    contents = site_files(models, library, examples)
     names = [*contents, "files.json"]
     contents["files.json"] = json.dumps(["./", *names]).encode()
     for name, data in contents.items():

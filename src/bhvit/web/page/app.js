@@ -11,6 +11,9 @@ const [preview, overlay, video, camera, select, drop, files, explain] =
 const EDGE = 1024; // longer edge of what is drawn
 const WHY = "Show what the answer depends on";
 
+const single = find("embedded"); // whether the page is a single file
+const embedded = single ? JSON.parse(single.textContent) : {};
+
 let model;
 let stream;
 let models = [];
@@ -192,7 +195,9 @@ async function load(entry) {
   time.textContent = "";
   model?.close();
   model = undefined;
-  model = await Bhvit.load(entry.file);
+  model = single ?
+    await Bhvit.load(await read(entry.file), { worker: false, wasm: URL.createObjectURL(await read("lib/bhvit.wasm")) }) :
+    await Bhvit.load(entry.file);
   const { width, height } = model.info;
   const rows = { Name: entry.name, Task: TASKS[model.info.task], Architecture: entry.architecture,
     Input: `${width}×${height}`, Classes: String(model.info.classes.length), File: entry.size,
@@ -216,15 +221,12 @@ function showExamples(groups) {
     group.append(heading, ...paths.map((path, i) => {
       const [button, image] = [document.createElement("button"), document.createElement("img")];
       button.type = "button";
-      image.src = path;
+      image.src = path in embedded ? `data:image/jpeg;base64,${embedded[path]}` : path;
       image.loading = "lazy";
       image.alt = `${name}, example ${i + 1}`;
       button.append(image);
       button.addEventListener("click", () => attempt(async () => {
-        const response = await fetch(path);
-        if (!response.ok) throw new Error(`${path}: HTTP status ${response.status}`);
-        const data = await response.blob();
-        await answerFile(new File([data], image.alt, { type: data.type }));
+        await answerFile(new File([await read(path)], image.alt));
       }));
       return button;
     }));
@@ -232,11 +234,15 @@ function showExamples(groups) {
   }));
 }
 
-async function readList(path) {
+/** A file of the site; of a page that is a single file, one that is embedded in it. */
+async function read(path) {
+  if (path in embedded) return new Blob([Uint8Array.from(atob(embedded[path]), (c) => c.charCodeAt(0))]);
   const response = await fetch(path);
   if (!response.ok) throw new Error(`${path}: HTTP status ${response.status}`);
-  return response.json();
+  return response.blob();
 }
+
+const readList = async (path) => JSON.parse(await (await read(path)).text());
 
 files.addEventListener("change", () => attempt(async () => {
   if (files.files[0]) await answerFile(files.files[0]);
@@ -271,5 +277,5 @@ attempt(async () => {
   showExamples(await readList("examples.json"));
   await load(models[0]);
   // Offline once loaded; a page that is not served securely works without.
-  if ("serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js").catch(() => undefined);
+  if (!single && "serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js").catch(() => undefined);
 });
