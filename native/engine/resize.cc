@@ -77,16 +77,13 @@ struct Weights {
     }
   }
 
-  // Position i of the result, from values `step` bytes apart that begin with position `start`.
-  uint8_t at(int64_t i, const uint8_t* source, int64_t step, int64_t start = 0) const {
-    const Range range = ranges[static_cast<size_t>(i)];
-    const int32_t* weight = values.data() + i * most;
-    source += (range.first - start) * step;
-    int32_t sum = 1 << (kPrecision - 1);
-    for (int64_t k = 0; k < range.count; k++) sum += source[k * step] * weight[k];
-    return static_cast<uint8_t>(std::clamp(sum >> kPrecision, 0, 255));
-  }
+  const Range& range(int64_t i) const { return ranges[static_cast<size_t>(i)]; }
+  const int32_t* of(int64_t i) const { return values.data() + i * most; }
 };
+
+constexpr int32_t kHalf = 1 << (kPrecision - 1);
+
+uint8_t rounded(int32_t sum) { return static_cast<uint8_t>(std::clamp(sum >> kPrecision, 0, 255)); }
 
 bool is_whole(float v) { return v == std::trunc(v); }
 
@@ -129,30 +126,58 @@ std::vector<uint8_t> cut(const Picture& p, int64_t top, int64_t left, int64_t he
 
 // One direction of a picture; the result has no padding.
 std::vector<uint8_t> resample_rows(const Picture& p, int64_t first, int64_t rows, const Weights& weights) {
-  std::vector<uint8_t> out;
-  out.reserve(static_cast<size_t>(rows) * weights.ranges.size() * static_cast<size_t>(p.channels));
+  const int64_t width = static_cast<int64_t>(weights.ranges.size());
+  std::vector<uint8_t> result(static_cast<size_t>(rows * width * p.channels));
+  uint8_t* out = result.data();
   for (int64_t y = first; y < first + rows; y++) {
     const uint8_t* line = p.pixels + y * p.width * p.stride;
-    for (size_t x = 0; x < weights.ranges.size(); x++) {
-      for (int64_t c = 0; c < p.channels; c++) out.push_back(weights.at(static_cast<int64_t>(x), line + c, p.stride));
+    for (int64_t x = 0; x < width; x++, out += p.channels) {
+      const Weights::Range range = weights.range(x);
+      const int32_t* weight = weights.of(x);
+      const uint8_t* from = line + range.first * p.stride;
+      if (p.channels == 3) {
+        int32_t red = kHalf, green = kHalf, blue = kHalf;
+        for (int64_t k = 0; k < range.count; k++, from += p.stride) {
+          red += from[0] * weight[k];
+          green += from[1] * weight[k];
+          blue += from[2] * weight[k];
+        }
+        out[0] = rounded(red);
+        out[1] = rounded(green);
+        out[2] = rounded(blue);
+        continue;
+      }
+      for (int64_t c = 0; c < p.channels; c++) {
+        int32_t sum = kHalf;
+        for (int64_t k = 0; k < range.count; k++) sum += from[k * p.stride + c] * weight[k];
+        out[c] = rounded(sum);
+      }
     }
   }
-  return out;
+  return result;
 }
 
 // `p` has the rows of its picture from `first` on.
 std::vector<uint8_t> resample_columns(const Picture& p, int64_t first, const Weights& weights) {
-  std::vector<uint8_t> out;
-  out.reserve(weights.ranges.size() * static_cast<size_t>(p.width * p.channels));
-  for (size_t y = 0; y < weights.ranges.size(); y++) {
-    for (int64_t x = 0; x < p.width; x++) {
-      const uint8_t* pixel = p.pixels + x * p.stride;
-      for (int64_t c = 0; c < p.channels; c++) {
-        out.push_back(weights.at(static_cast<int64_t>(y), pixel + c, p.width * p.stride, first));
-      }
+  const size_t line = static_cast<size_t>(p.width * p.stride);  // with padding, so that sums lie side by side
+  std::vector<uint8_t> result(weights.ranges.size() * static_cast<size_t>(p.width * p.channels));
+  std::vector<int32_t> sums(line);
+  uint8_t* out = result.data();
+  for (int64_t y = 0; y < static_cast<int64_t>(weights.ranges.size()); y++) {
+    const Weights::Range range = weights.range(y);
+    std::fill(sums.begin(), sums.end(), kHalf);
+    for (int64_t k = 0; k < range.count; k++) {
+      const int32_t weight = weights.of(y)[k];
+      const uint8_t* const from = p.pixels + (range.first - first + k) * static_cast<int64_t>(line);
+      int32_t* const to = sums.data();
+      for (size_t i = 0; i < line; i++) to[i] += from[i] * weight;
+    }
+    const int32_t* sum = sums.data();
+    for (int64_t x = 0; x < p.width; x++, sum += p.stride, out += p.channels) {
+      for (int64_t c = 0; c < p.channels; c++) out[c] = rounded(sum[c]);
     }
   }
-  return out;
+  return result;
 }
 
 // Rows first, as far as columns need them; or columns first, as Pillow does from version 13 on where the height shrinks by
