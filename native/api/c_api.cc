@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <system_error>
 
@@ -30,7 +30,9 @@ constexpr size_t kMaxEdge = 1 << 20;  // pixels; positions beyond 2^24 would not
 thread_local char last_error[1024];
 
 bhvit_status fail(bhvit_status status, const char* text) {
-  std::snprintf(last_error, sizeof last_error, "%s", text);
+  const size_t length = std::min(std::strlen(text), sizeof last_error - 1);
+  std::memcpy(last_error, text, length);
+  last_error[length] = 0;
   for (char* c = last_error; *c; c++) {
     if (static_cast<unsigned char>(*c) < 0x20)
       *c = '?';  // paths and names are the caller's: one line, whatever they hold
@@ -141,6 +143,7 @@ extern "C" void* __cxa_allocate_exception(size_t bytes) noexcept {
   return error;
 }
 extern "C" void __cxa_throw(void* error, void*, void (*)(void*)) { bhvit_throw(error); }
+extern "C" void __cxa_pure_virtual() { __builtin_trap(); }  // the library's would bring printf along
 
 // The status of an exception that left a call, with its text for bhvit_error. Null stands for one that found no memory.
 extern "C" bhvit_status bhvit_caught(std::exception* error) {

@@ -15,11 +15,18 @@
 namespace bhvit {
 namespace {
 
+#if defined(BHVIT_WEB)  // JavaScript has a parser, correctly rounded
+extern "C" __attribute__((import_module("env"), import_name("bhvit_number"))) double bhvit_number(const char* text,
+                                                                                                   size_t size);
+#endif
+
 // The number whose JSON text is [begin, end), whatever the locale of the process is; not finite if it is too large.
 double to_double(const char* begin, const char* end) {
 #if defined(__cpp_lib_to_chars)
   double value = 0;
   return std::from_chars(begin, end, value).ec == std::errc() ? value : NAN;
+#elif defined(BHVIT_WEB)
+  return bhvit_number(begin, static_cast<size_t>(end - begin));
 #elif defined(__EMSCRIPTEN__) || defined(__wasi__)
   return std::strtod(std::string(begin, end).c_str(), nullptr);  // knows one locale only
 #else

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cstdio>
 #include <cstring>
 #include <set>
 
@@ -62,8 +61,8 @@ void check_checksum(std::string_view file, const std::string& stored) {
       crc = crc32(file.substr(digits + kNoChecksum.size()), crc);
     }
   }
-  char computed[9];
-  std::snprintf(computed, sizeof computed, "%08x", static_cast<unsigned>(crc));
+  std::string computed;
+  for (int shift = 28; shift >= 0; shift -= 4) computed += "0123456789abcdef"[crc >> shift & 15];
   require(well_formed && stored == computed, "damaged: its checksum does not match; copy or pack it again");
 }
 

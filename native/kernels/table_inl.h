@@ -19,6 +19,7 @@
 namespace bhvit {
 namespace {
 
+#if !defined(BHVIT_WEB)  // for tests and benchmarks, which pages have not
 template <class Count>
 BHVIT_INLINE void count_all(const uint32_t* activations, long tokens, long words, const uint32_t* weight, long tiles,
                             int32_t* out, Count count) {
@@ -75,6 +76,7 @@ long float_peak(long rounds, float* sink) {
   store(sink + 4, values[0]);
   return rounds * kFloatChains * BHVIT_NATIVE_LANES;
 }
+#endif
 
 void expand_all(const uint32_t* weights, long words, uint32_t* out) { expand_weights(weights, words, out); }
 
@@ -83,10 +85,13 @@ constexpr KernelTable table(const char* name) {
           .ops = BHVIT_OP_KERNELS,
           .expand_weights = kWeightWords == 1 ? nullptr : expand_all,
           .norm = norm,
+#if !defined(BHVIT_WEB)
           .count_xor = count_xor,
           .count_and = count_and,
           .peak = peak,
-          .float_peak = float_peak};
+          .float_peak = float_peak
+#endif
+  };
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ export function importsOf(module: WebAssembly.Module, memory: () => ArrayBuffer)
     bhvit_throw: (pointer: number) => {
       throw new NativeException(pointer);
     },
+    bhvit_number: (text: number, size: number) =>
+      Number(new TextDecoder().decode(new Uint8Array(memory(), text, size))),
     emscripten_notify_memory_growth: () => undefined,
     clock_time_get: (_clock: number, _low: number, _high: number, result: number) => {
       new DataView(memory()).setBigUint64(result, BigInt(Math.round(performance.now() * 1e6)), true);
