@@ -1,5 +1,5 @@
-// Counting bits by look-ups of nibbles, for WebAssembly: its engines on x86-64 take six instructions for a popcount of 16
-// bytes, and no vector there is longer.
+// Counting bits by look-ups of nibbles, for WebAssembly: its engines on x86-64 take six instructions for a popcount of
+// 16 bytes, and no vector there is longer.
 //
 // A nibble of each of two tokens chooses one of 256 tables of 16 bytes. A nibble of the
 // weights of each of 16 outputs chooses an entry of the table, whose halves are the set bits of (token XOR weight) of
@@ -114,13 +114,16 @@ BHVIT_INLINE void unrolled(Fn fn) {
 }
 #define BHVIT_UNROLLED(i) [&]<int i>() __attribute__((always_inline))
 
-// Adds the sums of at most kWordsPerByteSum words to those of T tokens.
-template <int T>
-BHVIT_INLINE void count_part(Halves (&sums)[T][2], const uint8_t* tables, const u32* weight, long words) {
-  constexpr int P = (T + 1) / 2;
+// Keeps what comes before it in front of what comes after: LLVM would load all tables first, more than registers hold.
+#define BHVIT_IN_ORDER asm volatile("" ::: "memory")
+
+// Look-ups of at most kWordsPerByteSum words of P pairs of tokens. `low` gets the sums of the pairs' first tokens. A half
+// of `high` has two outputs: the sum of the second token for the first one, and 16 times that of the first token and 256
+// times that of the second for the other.
+template <int P>
+BHVIT_INLINE void count_part(Bytes (&low)[P], Halves (&high)[P], const uint8_t* tables, const uint8_t* nibbles,
+                             long words) {
   const Bytes half = splat<Bytes>(static_cast<uint8_t>(15));
-  Bytes low[P];
-  Halves high[P];  // of two outputs: the high half's sum of the first, and 16 times the low and 256 times the high of the other
   unrolled<P>(BHVIT_UNROLLED(p) {
     low[p] = Bytes{};
     high[p] = Halves{};
@@ -129,7 +132,6 @@ BHVIT_INLINE void count_part(Halves (&sums)[T][2], const uint8_t* tables, const 
     low[p] = low[p] + (sum & half);
     high[p] = high[p] + ((Halves)sum >> 4);
   };
-  const uint8_t* nibbles = reinterpret_cast<const uint8_t*>(weight);
   long left = words * kNibbles;
   for (; left >= 3; left -= 3, tables += 3 * P * 16, nibbles += 3 * 16) {
     const Bytes w0 = load<Bytes>(nibbles), w1 = load<Bytes>(nibbles + 16), w2 = load<Bytes>(nibbles + 32);
@@ -138,43 +140,107 @@ BHVIT_INLINE void count_part(Halves (&sums)[T][2], const uint8_t* tables, const 
       const Bytes first = look_up_bytes(load<Bytes>(table), w0);
       const Bytes second = look_up_bytes(load<Bytes>(table + P * 16), w1);
       part.template operator()<p>(first + second + look_up_bytes(load<Bytes>(table + 2 * P * 16), w2));
+      BHVIT_IN_ORDER;
     });
   }
+#pragma clang loop unroll(disable)
   for (; left > 0; left--, tables += P * 16, nibbles += 16) {
     const Bytes weights = load<Bytes>(nibbles);
     unrolled<P>(BHVIT_UNROLLED(p) {
       part.template operator()<p>(look_up_bytes(load<Bytes>(tables + p * 16), weights));
     });
   }
-  unrolled<P>(BHVIT_UNROLLED(p) {
-    Halves wide[2];
-    widen_bytes(low[p], wide);
-    sums[2 * p][0] = sums[2 * p][0] + wide[0];
-    sums[2 * p][1] = sums[2 * p][1] + wide[1];
-    if constexpr (2 * p + 1 < T) {
-      widen_bytes((Bytes)(high[p] - ((Halves)low[p] >> 8 << 4)), wide);
-      sums[2 * p + 1][0] = sums[2 * p + 1][0] + wide[0];
-      sums[2 * p + 1][1] = sums[2 * p + 1][1] + wide[1];
-    }
-  });
+}
+
+// Calls each(t, sums) with the set bits of T tokens over at most kWordsPerHalfSum words, one token after the other, so
+// that few values are alive at a time.
+template <int T, class Each>
+BHVIT_INLINE void sum_pairs(const u32* index, const u32* weight, long words, Each each) {
+  constexpr int P = (T + 1) / 2;
+  const uint8_t *tables = reinterpret_cast<const uint8_t*>(index), *nibbles = reinterpret_cast<const uint8_t*>(weight);
+  Halves kept[P][4];
+  for (bool further = false; words > 0; further = true) {
+    const long part = words < kWordsPerByteSum ? words : kWordsPerByteSum;
+    Bytes low[P];
+    Halves high[P];
+    count_part<P>(low, high, tables, nibbles, part);
+    tables += part * P * kPairBytes;
+    nibbles += part * kNibbles * 16;
+    words -= part;
+    unrolled<P>(BHVIT_UNROLLED(p) {
+      Halves sums[2][2];
+      widen_bytes(low[p], sums[0]);
+      widen_bytes((Bytes)(high[p] - ((Halves)low[p] >> 8 << 4)), sums[1]);
+      if (further) {
+        for (int i = 0; i < 4; i++) sums[i / 2][i % 2] = sums[i / 2][i % 2] + load<Halves>(&kept[p][i]);
+      }
+      if (words > 0) {
+        for (int i = 0; i < 4; i++) store(&kept[p][i], sums[i / 2][i % 2]);
+      } else {
+        each(2 * p, sums[0]);
+        if constexpr (2 * p + 1 < T) each(2 * p + 1, sums[1]);
+      }
+      BHVIT_IN_ORDER;
+    });
+  }
 }
 
 template <int T>
 BHVIT_INLINE void count_pairs(i32x16 (&acc)[T], const u32* index, const u32* weight, long words) {
-  const uint8_t* tables = reinterpret_cast<const uint8_t*>(index);
   while (words > 0) {
     const long most = words < kWordsPerHalfSum ? words : kWordsPerHalfSum;
-    Halves sums[T][2] = {};
-    for (long done = 0; done < most;) {
-      const long part = most - done < kWordsPerByteSum ? most - done : kWordsPerByteSum;
-      count_part<T>(sums, tables, weight, part);
-      tables += part * ((T + 1) / 2) * kPairBytes;
-      weight += part * kLanes * kWeightWords;
-      done += part;
-    }
-    unrolled<T>(BHVIT_UNROLLED(t) { acc[t] = acc[t] + widen_halves(sums[t]); });
+    sum_pairs<T>(index, weight, most, [&](int t, const Halves(&sums)[2]) __attribute__((always_inline)) {
+      acc[t] = acc[t] + widen_halves(sums);
+    });
+    index += most * ((T + 1) / 2) * kPairBytes / static_cast<long>(sizeof *index);
+    weight += most * kLanes * kWeightWords;
     words -= most;
   }
+}
+
+// 2^23 + sums as floats: 16 bits below the exponent of 2^23.
+BHVIT_INLINE f32x16 raised_floats(const Halves (&sums)[2]) {
+  const Halves exponent = splat<Halves>(static_cast<uint16_t>(0x4b00));
+  const auto lanes = [&](const Halves& v) -> Pair<NativeF> {
+    return {(NativeF)__builtin_shufflevector(v, exponent, 0, 8, 1, 9, 2, 10, 3, 11),
+            (NativeF)__builtin_shufflevector(v, exponent, 4, 12, 5, 13, 6, 14, 7, 15)};
+  };
+  return {lanes(sums[0]), lanes(sums[1])};
+}
+
+// Counts the first words of rows that are too long for 16 bits. Not inlined: no published model has such.
+template <int T>
+BHVIT_NOINLINE void count_first(i32x16* first, const u32* index, const u32* weight, long words) {
+  i32x16 acc[T];
+  for (int t = 0; t < T; t++) acc[t] = splati(0);
+  count_pairs<T>(acc, index, weight, words);
+  for (int t = 0; t < T; t++) store(first + t, acc[t]);
+}
+
+// Calls each(t, y) with 2^23 and the set bits of (token XOR weight) of T tokens, as floats: exact, like all sums of
+// these integers.
+template <int T, class Each>
+BHVIT_INLINE void raised_counts(const u32* index, const u32* weight, long words, Each each) {
+  const long before = words - kWordsPerHalfSum;
+  i32x16 first[T];
+  if (before > 0) {
+    count_first<T>(first, index, weight, before);
+    index += before * ((T + 1) / 2) * kPairBytes / static_cast<long>(sizeof *index);
+    weight += before * kLanes * kWeightWords;
+    words = kWordsPerHalfSum;
+  }
+  sum_pairs<T>(index, weight, words, [&](int t, const Halves(&sums)[2]) __attribute__((always_inline)) {
+    f32x16 y = raised_floats(sums);
+    if (before > 0) y = y + to_float(load<i32x16>(first + t));
+    each(t, y);
+  });
+}
+
+template <int T, class Each>
+BHVIT_INLINE void xor_products(int32_t start, const u32* index, long, const u32* weight, long words, Each each) {
+  const f32x16 base = splatf(0x1p23f - static_cast<float>(start));
+  raised_counts<T>(index, weight, words,
+                   [&](int t, const f32x16& y) __attribute__((always_inline)) { each(t, y - base); });
 }
 
 template <int T>

@@ -131,11 +131,7 @@ BHVIT_INLINE NativeI as_int(const NativeF& v) { return (NativeI)v; }
 BHVIT_INLINE NativeF max(const NativeF& a, const NativeF& b) { return a > b ? a : b; }
 BHVIT_INLINE NativeF min(const NativeF& a, const NativeF& b) { return a < b ? a : b; }
 BHVIT_INLINE NativeI min(const NativeI& a, const NativeI& b) { return a < b ? a : b; }
-#if defined(BHVIT_OWN_PRELU)
-BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope);
-#else
 BHVIT_INLINE NativeF prelu(const NativeF& v, const NativeF& slope) { return v > 0 ? v : v * slope; }
-#endif
 BHVIT_INLINE NativeF sign_ge(const NativeF& a, const NativeF& b) {
   return a >= b ? splat<NativeF>(1.0f) : splat<NativeF>(-1.0f);
 }
@@ -335,13 +331,12 @@ BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
   }
 }
 
-// Kernels whose shares are all compiled: for those that are tuned. With BHVIT_FEW_INSTANCES, blocks of kBlock tokens, of
-// half of that, and of one; and for other kernels of four and of one.
+// Kernels whose shares are all compiled: for those that are tuned. With BHVIT_FEW_INSTANCES, blocks of kBlock tokens and
+// of one; and for other kernels of four and of one.
 #if defined(BHVIT_FEW_INSTANCES)
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
   for (; begin + kBlock <= end; begin += kBlock) fn.template operator()<kBlock>(begin);
-  for (; begin + kBlock / 2 <= end; begin += kBlock / 2) fn.template operator()<kBlock / 2>(begin);
   for (; begin < end; begin++) fn.template operator()<1>(begin);
 }
 

@@ -47,12 +47,23 @@ namespace {
 
 struct MixerScratch {
   uint32_t* words;  // [dilation][group][word][token]
-  uint32_t* index;  // what `prepared` makes of them
   float* sums;      // [token][channel], before layer norm
+  // For kernels that look counts up, see mixer_lookup_inl.h.
+  uint32_t *index, *tables;
+  float* bases;
   BHVIT_INLINE MixerScratch(Scratch& s, const MixerArgs& a)
       : words(a.weight ? s.take<uint32_t>(kDilations * a.groups * a.words * a.row_stride) : nullptr),
-        index(a.weight ? s.take<uint32_t>(2 * kIndexWords * kDilations * a.groups * a.words * a.row_stride) : nullptr),
-        sums(a.sum_shift ? s.take<float>(a.width * a.channels) : nullptr) {}
+        sums(a.sum_shift ? s.take<float>(a.width * a.channels) : nullptr),
+        index(nullptr),
+        tables(nullptr),
+        bases(nullptr) {
+    if (kIndexWords && a.weight) {
+      const long channels = a.channels / a.groups;
+      index = s.take<uint32_t>(kDilations * a.words * a.row_stride * kWeightWords);
+      tables = s.take<uint32_t>(kDilations * a.words * channels * kIndexWords);
+      bases = s.take<float>(kDilations * channels * a.row_stride);
+    }
+  }
 };
 
 }  // namespace
@@ -81,17 +92,17 @@ void mixer_bits(const MixerArgs& args, long begin, long end) {
   }
 }
 
-// The words of all taps of one row of tokens: [group][word][token], for one dilation. A weight's inputs
-// are (tap, channel of the group), so the halves of a word list go through the halves of one tap after the other's.
-// Whole vectors are written: the words past the row's last token mean nothing.
-BHVIT_INLINE void gather_taps(const MixerArgs& a, long row, long dilation, u32* words) {
+// The words of all taps of one row of tokens, for one dilation and groups begin to end - 1: [group][word][token]. A
+// weight's inputs are (tap, channel of the group), so the halves of a word list go through the halves of one tap after the
+// other's. Whole vectors are written: the words past the row's last token mean nothing.
+BHVIT_INLINE void gather_taps(const MixerArgs& a, long row, long dilation, long begin, long end, u32* words) {
   const long halves = a.channels / a.groups / kLanes;  // of one tap
   long offsets[9];
   for (long tap = 0; tap < 9; tap++) {
     offsets[tap] = (row + kBorder + (tap / 3 - 1) * dilation) * a.plane_stride + kBorder + (tap % 3 - 1) * dilation;
   }
-  const uint16_t* plane = a.planes;
-  for (long group = 0; group < a.groups; group++, plane += halves * a.plane_size) {
+  const uint16_t* plane = a.planes + begin * halves * a.plane_size;
+  for (long group = begin; group < end; group++, plane += halves * a.plane_size) {
     long tap = 0, half = 0;
     const auto next = [&] {
       const uint16_t* from = plane + half * a.plane_size + offsets[tap];
@@ -137,30 +148,13 @@ BHVIT_INLINE void mixer_finish(const MixerArgs& a, long row, float* rows) {
   for (long at = 0; at < a.width * a.channels; at += kLanes) store(x + at, loadf(x + at) + loadf(rows + at));
 }
 
-// What `prepared` makes of each block of tokens of a row's word lists.
-struct TapIndex {
-  const MixerArgs& a;
-  const u32* words;
-  u32* index;
-  BHVIT_INLINE TapIndex(const MixerArgs& args, const u32* lists, u32* memory) : a(args), words(lists), index(memory) {
-    if constexpr (kIndexWords) {
-      for (long list = 0; list < kDilations * a.groups; list++) {
-        for_blocks<kBlock>(0, a.width, [&]<int T>(long first) {
-          (void)prepared<T>(words + list * a.words * a.row_stride + first, a.row_stride, a.words, at(list, first));
-        });
-      }
-    }
-  }
-  // Of the block that starts with token `first`, in a list of [dilation][group].
-  BHVIT_INLINE const u32* tokens(long list, long first) const {
-    return kIndexWords ? at(list, first) : words + list * a.words * a.row_stride + first;
-  }
-  // A block of one token takes as much as one of two.
-  BHVIT_INLINE u32* at(long list, long first) const {
-    return index + 2 * (list * a.row_stride + first) * a.words * kIndexWords;
-  }
-};
-
+#if defined(BHVIT_OWN_INDEX)
+}  // namespace
+}  // namespace bhvit
+#include "kernels/mixer_lookup_inl.h"
+namespace bhvit {
+namespace {
+#else
 void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
   const MixerArgs a = args;
   const MixerScratch scratch = scratch_of<MixerScratch>(memory, a);
@@ -170,8 +164,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
   const long tiles = a.channels / kLanes, tiles_of_group = tiles / a.groups;
 
   for (long row = begin; row < end; row++) {
-    for (long d = 0; d < kDilations; d++) gather_taps(a, row, 2 * d + 1, words + d * dilation_words);
-    const TapIndex index(a, words, scratch.index);
+    for (long d = 0; d < kDilations; d++) gather_taps(a, row, 2 * d + 1, 0, a.groups, words + d * dilation_words);
     for (long tile = 0; tile < tiles; tile++) {
       const long c = tile * kLanes;
       const long list = tile / tiles_of_group;
@@ -191,7 +184,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
               acc[t] = loadi(start + border_class(first + t, a.width, dilation) * a.channels);
             }
           }
-          xor_count<T>(acc, index.tokens(d * a.groups + list, first), a.row_stride,
+          xor_count<T>(acc, words + (d * a.groups + list) * a.words * a.row_stride + first, a.row_stride,
                        weight_tile(a.weight, (d * tiles + tile) * kLanes, a.words), a.words);
           const long p = d * a.channels + c;
           const f32x16 scale = loadf(a.scale2 + p), shift = loadf(a.shift + p), slope = loadf(a.slope + p);
@@ -206,6 +199,8 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
     mixer_finish(a, row, sums);
   }
 }
+
+#endif
 
 void mixer_values(const MixerArgs& args, long begin, long end) {
   const MixerArgs a = args;

@@ -174,19 +174,17 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
       for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
       for (long i = 0; i < r; i++) {
         const long h = i * channels + c;
-        i32x16 acc[T];
-        for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-channels / 2));
-        xor_count<T>(acc, tokens, T, weight_tile(a.first.bits, h, words), words);
         const f32x16 scale = loadf(a.first.scale + h), shift = loadf(a.first.shift + h), slope = loadf(a.slope1 + h);
         const f32x16 threshold = loadf(a.second.threshold + h);
         const float* rest = residual + (i * a.period + phase) * T;
         u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) +
                       static_cast<u32>(h) / kLanes % 2;
-        for (int t = 0; t < T; t++) {
-          const f32x16 z = prelu((to_float(acc[t]) * scale + shift) + loadf(rest + t * kLanes), slope);
-          halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
-          sum[t] = sum[t] + z;
-        }
+        xor_products<T>(static_cast<int32_t>(-channels / 2), tokens, T, weight_tile(a.first.bits, h, words), words,
+                        BHVIT_EACH_PRODUCT {
+                          const f32x16 z = prelu((product * scale + shift) + loadf(rest + t * kLanes), slope);
+                          halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
+                          sum[t] = sum[t] + z;
+                        });
       }
       for (int t = 0; t < T; t++) store(mean + c * T + t * kLanes, sum[t] * share);
       phase += kLanes;
@@ -197,12 +195,10 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
     find_taps<T>(a, first, taps);
     const u32* const hidden = prepared<T>(hidden_bits, T, hidden_words, scratch.index);
     for (long c = 0; c < channels; c += kLanes) {
-      i32x16 acc[T];
-      for (int t = 0; t < T; t++) acc[t] = splati(static_cast<int32_t>(-a.hidden / 2));
-      xor_count<T>(acc, hidden, T, weight_tile(a.second.bits, c, hidden_words), hidden_words);
       const f32x16 scale = loadf(a.second.scale + c), shift = loadf(a.second.shift + c);
       f32x16 y[T];
-      for (int t = 0; t < T; t++) y[t] = to_float(acc[t]) * scale + shift;
+      xor_products<T>(static_cast<int32_t>(-a.hidden / 2), hidden, T, weight_tile(a.second.bits, c, hidden_words),
+                      hidden_words, BHVIT_EACH_PRODUCT { y[t] = product * scale + shift; });
       mlp_tail<T>(a, first, c, y, mean, taps);
     }
   });
