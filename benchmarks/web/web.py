@@ -5,7 +5,8 @@ One thread, 224x224, in turns.
     python -m benchmarks.web.web --ort NODE_MODULES/onnxruntime-web/dist
 
 Random weights. ONNX files and int8 quantisation are those of `benchmarks.latency.peers`. Needs the built npm package
-(`make web`), Node, Chromium, Playwright, and onnx, onnxscript and onnxruntime. Writes `results.md`.
+(`make web`), Node, Chromium, Playwright, and onnx, onnxscript and onnxruntime. `--networks FOLDER` keeps the networks
+for the next run. Writes `results.md`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import functools
 import gzip
 import http.server
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -32,7 +34,13 @@ from bhvit.web.site import find_library
 from helpers.randomise import randomise
 
 HERE = Path(__file__).parent
-NETWORKS = ("resnet18", "mobilenetv3_large_100")
+NETWORKS = {
+    "resnet18": ("int8", "float32"),
+    "mobilenetv3_large_100": ("float32",),
+    "mobilenetv3_small_100": ("float32",),
+    "deit_tiny_patch16_224": ("int8",),
+}
+"""Networks and the precisions in which ONNX Runtime Web runs them."""
 _ORT_FILES = ("ort-wasm-simd-threaded.wasm", "ort-wasm-simd-threaded.mjs", "ort.wasm.min.mjs")
 """What a page loads of ONNX Runtime Web for the CPU."""
 
@@ -41,18 +49,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ort", type=Path, required=True, help="folder dist/ of the npm package onnxruntime-web")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each network (default 3)")
+    parser.add_argument("--networks", type=Path, metavar="FOLDER", help="keep the networks here, and take those there")
     add_page(parser, HERE / "results.md")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, args.ort)
-        command = ["node", str(HERE / "node.mjs"), str(folder), str(args.seconds)]
+        prepare(folder, args.ort, args.networks)
+        # Node 20 has relaxed SIMD behind a flag.
+        command = ["node", "--experimental-wasm-relaxed-simd", str(HERE / "node.mjs"), str(folder), str(args.seconds)]
         node = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        chromium = in_chromium(folder, args.seconds)
+        chromium, version = in_chromium(folder, args.seconds)
         sizes = load_sizes(folder)
-    tables = [_table(title, rows) for title, rows in (("Node", node), ("Chromium", chromium))]
-    text = f"""One thread, networks in turns, 15 calls to warm up. "First answer" is opening, compiling and one
-image. Times of bhvit include resizing and normalising.
+    tables = [
+        _table("Node, ms of CPU", node),
+        _table("Chromium, ms on the clock", chromium),
+    ]
+    node_version = subprocess.run(["node", "--version"], check=True, capture_output=True, text=True).stdout.strip()
+    ort_version = json.loads((args.ort.parent / "package.json").read_text())["version"]
+    load = os.getloadavg()[1]
+    text = f"""Node {node_version} with `--experimental-wasm-relaxed-simd`, Chromium {version}, onnxruntime-web
+{ort_version}. One thread, networks in turns, 15 calls to warm up. "First answer" is opening, compiling and one image,
+on the clock. Times of bhvit include resizing and normalising; those of ONNX Runtime Web do not. Other programs ran at
+the same time (load {load:.1f}): compare the last column.
 
 {tables[0]}
 
@@ -64,21 +82,30 @@ What a page loads in addition to the model:
     write_results(args.page, "bhvit and ONNX Runtime Web", text)
 
 
-def prepare(folder: Path, ort: Path) -> None:
-    """The engines and the networks, as one site."""
+def prepare(folder: Path, ort: Path, networks: Path | None = None) -> None:
+    """The engines and the networks, as one site; networks that are in their folder already are taken from there."""
+    kept = networks or folder
+    kept.mkdir(parents=True, exist_ok=True)
     shutil.copytree(find_library(), folder / "bhvit")
     shutil.copytree(ort, folder / "ort", ignore=shutil.ignore_patterns("*.map"))
     entries = []
     for name in ("bhvit_small", "bhvit_tiny"):
         torch.manual_seed(0)
-        bhvit.pack(randomise(create_model(name)), folder / f"{name}.bhv")
+        if not (kept / f"{name}.bhv").exists():
+            bhvit.pack(randomise(create_model(name)), kept / f"{name}.bhv")
         for variant, wasm in (("relaxed SIMD where there is", None), ("SIMD", "bhvit/bhvit.wasm")):
             entry = {"name": f"{name}, {variant}", "engine": "bhvit", "file": f"{name}.bhv"}
             entries.append(entry | ({"wasm": wasm} if wasm else {}))
-    for name in NETWORKS:
-        floats, ints = peers._exported(name, folder)
-        entries.append({"name": f"{name}, float32", "engine": "ONNX Runtime Web", "file": floats.name})
-        entries.append({"name": f"{name}, int8", "engine": "ONNX Runtime Web", "file": ints.name})
+    for name, precisions in NETWORKS.items():
+        files = {"float32": f"{name}.onnx", "int8": f"{name}-int8.onnx"}
+        if not all((kept / files[precision]).exists() for precision in precisions):
+            peers._exported(name, kept)
+        for precision in precisions:
+            entry = {"name": f"{name}, {precision}", "engine": "ONNX Runtime Web", "file": files[precision]}
+            entries.append(entry)
+    for entry in entries:
+        if kept != folder and not (folder / entry["file"]).exists():
+            shutil.copy(kept / entry["file"], folder)
     (folder / "entries.json").write_text(json.dumps(entries))
     shutil.copy(HERE / "turns.mjs", folder)
     (folder / "index.html").write_text("<!doctype html><title>Benchmark</title>")
@@ -94,7 +121,8 @@ _IN_PAGE = """async (seconds) => {
 }"""
 
 
-def in_chromium(folder: Path, seconds: float) -> list[dict[str, Any]]:
+def in_chromium(folder: Path, seconds: float) -> tuple[list[dict[str, Any]], str]:
+    """The measurements, and the browser's version."""
     from playwright.sync_api import sync_playwright
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -110,9 +138,10 @@ def in_chromium(folder: Path, seconds: float) -> list[dict[str, Any]]:
         page = browser.new_page()
         page.goto(f"http://127.0.0.1:{server.server_port}/")
         rows: list[dict[str, Any]] = page.evaluate(_IN_PAGE, seconds)
+        version = browser.version
         browser.close()
     server.shutdown()
-    return rows
+    return rows, version
 
 
 def load_sizes(folder: Path) -> str:
@@ -129,7 +158,7 @@ def load_sizes(folder: Path) -> str:
 
 def _table(title: str, rows: list[dict[str, Any]]) -> str:
     small = rows[0]["median"]
-    header = [f"{title}: network", "Run by", "Median ms", "p10", "p90", "First answer ms", "Model MB", "Times ours"]
+    header = [f"{title}: network", "Run by", "Median", "p10", "p90", "First answer", "Model MB", "Times the first"]
     lines = [
         [row["name"], row["engine"]]
         + [f"{row[key]:.1f}" for key in ("median", "p10", "p90", "first")]
