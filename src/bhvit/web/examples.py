@@ -27,9 +27,10 @@ class Group(NamedTuple):
 
 
 def read_examples(folder: Path) -> list[Group]:
-    """Read the first `EACH` pictures of each class of a folder `class/picture`, the first `MAX_CLASSES` classes.
+    """Read the first pictures of each class of a folder `class/picture`.
 
-    Files that are no pictures are passed over. Raises UserError where nothing is left.
+    At most `EACH` pictures of `MAX_CLASSES` classes; files that are no pictures are passed over. Raises UserError where
+    nothing is left.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: --examples names one with a folder of pictures for each class")

@@ -1,4 +1,4 @@
-"""The page as one HTML file that works without a server: scripts, engine and models inline."""
+"""The page as one HTML file that needs no server."""
 
 from __future__ import annotations
 

@@ -36,7 +36,10 @@ def find_library() -> Path:
 def site_files(
     models: Sequence[str | Path], library: Path | None = None, examples: Path | None = None
 ) -> dict[str, bytes]:
-    """Make the files of a site, by name, without the list of them. Raises UserError as `write_site` does."""
+    """Make the files of a site, by name, without the list of them.
+
+    Raises UserError as `write_site` does.
+    """
     library = library or find_library()
     contents = {name.name: name.read_bytes() for name in sorted(PAGE.iterdir())}
     contents |= {f"lib/{path.name}": path.read_bytes() for path in sorted(library.iterdir()) if _is_loaded(path)}
