@@ -180,6 +180,7 @@ def test_features_are_the_bits_of_python(page: Any) -> None:
 
 
 def test_labels_of_pixels_are_python_s(page: Any) -> None:
+    seen = 0
     for i, spec in enumerate(SEGMENTATIONS):
         session = Session(bhv_file.to_bytes(random_model(spec)))
         for height, width in ((37, 51), spec.img_size):
@@ -188,7 +189,8 @@ def test_labels_of_pixels_are_python_s(page: Any) -> None:
             assert size == [width, height]
             labels = np.frombuffer(found, np.uint8).reshape(height, width)
             np.testing.assert_array_equal(labels, session.segment(pixels), spec.name)
-        assert len(np.unique(labels)) > 1
+            seen = max(seen, len(np.unique(labels)))
+    assert seen > 2  # or all of one class would prove little
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
