@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from bhvit.timing import turns
 
 
-def test_turns_alternate_and_discard_the_first_call():
+def test_turns_alternate_and_discard_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count()  # of a clock that stands still while other programs have the processor
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks) * 1e-3, process_time=lambda: 0.0)
+    monkeypatch.setattr(turns, "time", clock)
     seen: list[str] = []
     runs = [
         turns.Run(name=name, isa="", threads=1, batch=2, call=lambda: None, prepare=partial(seen.append, name))
