@@ -79,8 +79,9 @@ typedef struct bhvit_options {
   size_t size; /* of this struct */
   int threads;
   const char *isa;
-  uint64_t max_memory; /* bytes that a session may take in addition to the file, checked before allocating; 0: 512 MiB */
-  int mapping;         /* a bhvit_mapping; ignored by bhvit_open_memory_with */
+  uint64_t
+      max_memory; /* bytes that a session may take in addition to the file, checked before allocating; 0: 512 MiB */
+  int mapping;    /* a bhvit_mapping; ignored by bhvit_open_memory_with */
 } bhvit_options;
 #define BHVIT_OPTIONS {sizeof(bhvit_options), 1, NULL, 0, BHVIT_MAP_LARGE}
 

@@ -337,7 +337,8 @@ bhvit_status bhvit_resize_labels(const uint8_t* labels, size_t label_bytes, size
 
 size_t bhvit_feature_count(const bhvit_session* session) {
   if (!session) return no_session(), 0;
-  if (session->program.segments()) fail(BHVIT_ARGUMENT, "the model labels pixels; only a model that classifies has features");
+  if (session->program.segments())
+    fail(BHVIT_ARGUMENT, "the model labels pixels; only a model that classifies has features");
   return static_cast<size_t>(session->program.features());
 }
 
@@ -348,8 +349,8 @@ bhvit_status bhvit_embed(bhvit_session* session, size_t count, const float* imag
     bhvit::Program& program = session->program;
     bhvit_status status = check_size("images", images, image_floats, product(count, image_size(program)));
     if (status == BHVIT_OK && !program.segments()) {
-      status = check_size("features", features, feature_floats,
-                          product(count, static_cast<size_t>(program.features())));
+      status =
+          check_size("features", features, feature_floats, product(count, static_cast<size_t>(program.features())));
     }
     if (status == BHVIT_OK) status = check_images(*session, images, image_floats);
     if (status == BHVIT_OK) program.embed(images, static_cast<long>(count), features);

@@ -17,7 +17,7 @@ namespace {
 
 #if defined(BHVIT_WEB)  // JavaScript has a parser, correctly rounded
 extern "C" __attribute__((import_module("env"), import_name("bhvit_number"))) double bhvit_number(const char* text,
-                                                                                                   size_t size);
+                                                                                                  size_t size);
 #endif
 
 // The number whose JSON text is [begin, end), whatever the locale of the process is; not finite if it is too large.

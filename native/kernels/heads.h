@@ -192,7 +192,8 @@ BHVIT_INLINE void attend_bits(const Heads& h, long head, const u32* query_bits, 
     planes[0] = prepared_levels<T>(s.planes, h.key_words, s.index);
   } else {
     for (int p = 0; p < P; p++) {
-      planes[p] = prepared_plane<T, P>(s.planes + p, h.key_words, s.index + p * kIndexWords * (T + T % 2) * h.key_words);
+      planes[p] =
+          prepared_plane<T, P>(s.planes + p, h.key_words, s.index + p * kIndexWords * (T + T % 2) * h.key_words);
     }
   }
   for (long i = 0; i < h.depth; i += kLanes) {

@@ -158,8 +158,9 @@ BHVIT_INLINE void xor_products(int32_t start, const u32* rows, long stride, cons
 template <int T>
 BHVIT_INLINE void multiply_bits(const Linear& l, const u32* rows, long o, f32x16 (&y)[T]) {
   const long words = l.inputs / kWordBits;
-  xor_products<T>(static_cast<int32_t>(-l.inputs / 2), rows, T, weight_tile(l.bits, o, words), words,
-                  BHVIT_EACH_PRODUCT { y[t] = product; });
+  xor_products<T>(
+      static_cast<int32_t>(-l.inputs / 2), rows, T, weight_tile(l.bits, o, words), words,
+      BHVIT_EACH_PRODUCT { y[t] = product; });
 }
 
 template <int T>

@@ -20,8 +20,8 @@ namespace {
 
 typedef uint16_t Halves __attribute__((vector_size(16)));
 
-constexpr long kNibbles = 8;           // of a word
-constexpr long kWordsPerByteSum = 6;   // 48 nibbles count at most 192, and three divide them
+constexpr long kNibbles = 8;             // of a word
+constexpr long kWordsPerByteSum = 6;     // 48 nibbles count at most 192, and three divide them
 constexpr long kWordsPerHalfSum = 2046;  // 65472 bits
 
 // Entries are f(a, w) of the low half of the table's number + 16 * f of the high half; or, in `levels`, bits of the low
@@ -146,9 +146,8 @@ BHVIT_INLINE void count_part(Bytes (&low)[P], Halves (&high)[P], const uint8_t* 
 #pragma clang loop unroll(disable)
   for (; left > 0; left--, tables += P * 16, nibbles += 16) {
     const Bytes weights = load<Bytes>(nibbles);
-    unrolled<P>(BHVIT_UNROLLED(p) {
-      part.template operator()<p>(look_up_bytes(load<Bytes>(tables + p * 16), weights));
-    });
+    unrolled<P>(
+        BHVIT_UNROLLED(p) { part.template operator()<p>(look_up_bytes(load<Bytes>(tables + p * 16), weights)); });
   }
 }
 

@@ -99,15 +99,15 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
                 const long at = d * a.channels + first + c + quad;
                 const float* const base = scratch.bases + (d * channels + c + quad) * a.row_stride + block * kLanes;
                 const uint8_t* const table = tables + (d * channels + c + quad) / kQuad * quad_bytes;
-                raised_counts<kQuad>(
-                    reinterpret_cast<const u32*>(table), entries, a.words,
-                    [&](int t, const f32x16& count) __attribute__((always_inline)) {
-                      const f32x16 product = count - loadf(base + t * a.row_stride);
-                      const f32x16 z = prelu(product * splatf(a.scale2[at + t]) + splatf(a.shift[at + t]),
-                                             splatf(a.slope[at + t]));
-                      float* const sum = sums + (quad + t) * kLanes;
-                      store(sum, (d ? loadf(sum) : splatf(0.0f)) + z);
-                    });
+                raised_counts<kQuad>(reinterpret_cast<const u32*>(table), entries, a.words,
+                                     [&](int t, const f32x16& count) __attribute__((always_inline)) {
+                                       const f32x16 product = count - loadf(base + t * a.row_stride);
+                                       const f32x16 z =
+                                           prelu(product * splatf(a.scale2[at + t]) + splatf(a.shift[at + t]),
+                                                 splatf(a.slope[at + t]));
+                                       float* const sum = sums + (quad + t) * kLanes;
+                                       store(sum, (d ? loadf(sum) : splatf(0.0f)) + z);
+                                     });
               }
             }
             transpose_tile(sums, columns);

@@ -89,7 +89,8 @@ void close_while_running(const char* path, const std::vector<float>& expected) {
     auto owned = std::shared_ptr<bhvit_session>(opened, bhvit_close);
     std::vector<std::thread> threads;
     for (int t = 0; t < kThreads; t++) {
-      threads.emplace_back([session = owned, &expected] { expect(run(session.get()) == expected, "logits of the last"); });
+      threads.emplace_back(
+          [session = owned, &expected] { expect(run(session.get()) == expected, "logits of the last"); });
     }
     owned.reset();
     for (std::thread& thread : threads) thread.join();

@@ -17,7 +17,7 @@ struct UnitOperands {
 long width_of(const Tokens& h, const UnitOperands& given) {
   const Lengths shape = given.residual.shape();
   const long width = shape.empty() ? 0 : shape.back(), channels = h.channels();
-  if (width < 1 || channels % width || (given.move && width % (channels / width))) {
+  if (width < 1 || channels < 1 || channels % width || (given.move && width % (channels / width))) {
     refuse("a residual of shape " + text(shape) + " cannot be tiled to " + text(given.h.shape()));
   }
   return width;

@@ -332,6 +332,13 @@ def test_messages_name_the_argument(name: str, change: Arguments, message: str) 
         getattr(native.KERNELS[torch.float32], name)(**arguments)
 
 
+def test_a_unit_has_channels() -> None:
+    arguments = {**_arguments(CALLS["unit"][2], torch.float32), **_vectors("move", 0), **_vectors(NORM, 0)}
+    arguments |= {**_vectors("shift_in slope shift_out", 0), **_grids("h signs", 0), **_grids("residual means", 32)}
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        native.KERNELS[torch.float32].unit(**arguments)
+
+
 def test_channels_of_hidden_means_stay_in_one_tile() -> None:
     arguments = {**_arguments(CALLS["unit"][2], torch.float32), **_vectors("move", 192), **_vectors(NORM, 192)}
     arguments |= {**_vectors("shift_in slope shift_out", 192), **_grids("h signs", 192), **_grids("residual means", 32)}
