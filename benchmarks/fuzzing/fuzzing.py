@@ -55,10 +55,11 @@ def main() -> None:
     seconds = sum(int(cells[2]) for cells in rows if cells[2].isdigit())
     findings = sum(int(cells[-1]) for cells in rows)
     text = (
-        f"{executions:,} executions in {seconds / 60:.0f} minutes of wall time, {findings} findings. {args.note}\n\n"
+        f"{executions:,} executions, {findings} findings; the runs that ended by themselves took {seconds / 60:.0f} "
+        f"minutes. {args.note}\n\n"
         "Edges and features are libFuzzer's: of C++ all that is linked, of Python the functions of bhvit, Pillow and "
         "python-multipart. Sanitizers of the C++ targets: AddressSanitizer, LeakSanitizer and "
-        "UndefinedBehaviorSanitizer. A run that ended with a finding has no seconds.\n\n"
+        "UndefinedBehaviorSanitizer. Runs that ended with a finding or were ended have no seconds.\n\n"
     )
     header = ("Target", "Executions", "Seconds", "Edges", "Features", "Corpus", "Findings")
     write_results(args.page, "Fuzzing", text + markdown(header, rows))
