@@ -52,7 +52,7 @@ from bhvit.train import TrainConfig
 from bhvit.train.compilation import allow_for_blocks
 from bhvit.train.context import RunContext
 from bhvit.train.execution import reproducible
-from bhvit.train.graphs import StaticStep, cuda_graph
+from bhvit.train.graphs import Capture, StaticStep, cuda_graph
 from bhvit.train.phase import Phase
 
 CASES = ("bhvit_nano:32:512", "bhvit_small:224:128", "bhvit_tiny:224:128")
@@ -70,6 +70,11 @@ KINDS = {
     "elementwise": r"elementwise|add|mul|where|clamp|prelu|index|roll",
 }
 """Kinds of kernels by what is in their names, the first that fits."""
+
+
+def capture_on(device: torch.device) -> Capture | None:
+    """What captures a step; on a CPU nothing does, and the same step is called."""
+    return cuda_graph if device.type == "cuda" else None
 
 
 class Batch:
@@ -94,7 +99,7 @@ class Batch:
         self.inputs = {"images": images, "labels": labels}
         self.static: StaticStep | None = None
         if "graphs" in way:
-            self.static = StaticStep(self._compute, device, cuda_graph, _fail)
+            self.static = StaticStep(self._compute, device, capture_on(device), _fail)
 
     def step(self) -> Tensor:
         """Take a step. The loss."""

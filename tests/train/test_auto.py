@@ -37,11 +37,13 @@ def few(tmp_path_factory):
 
 def test_settings_follow_number_and_size_of_images(few, tmp_path):
     settings = auto.chosen(open_dataset(str(few), "train"))
-    assert (settings["init"], settings["model"], settings["augment"]) == ("cifar10", "bhvit_nano", "resized-crop")
+    assert (settings["init"], settings["model"], settings["augment"]) == ("tinyimagenet", "bhvit_nano", "shift")
     assert (settings["batch_size"], settings["epochs"]) == (24, 60)  # 24 images train, 6 are held out
-    assert settings["img_size"] == [32, 32]
+    assert settings["img_size"] == [64, 64]
     small = auto.chosen(open_dataset(str(photos(tmp_path / "small", {"a": 300, "b": 100}, 20)), "train"))
-    assert (small["augment"], small["batch_size"]) == ("shift", 32)
+    assert (small["init"], small["augment"], small["batch_size"]) == ("cifar10", "shift", 32)
+    large = auto.chosen(open_dataset(str(photos(tmp_path / "large", {"a": 4, "b": 4}, 120)), "train"))
+    assert (large["init"], large["augment"]) == ("tinyimagenet", "resized-crop")
 
 
 def test_batches_and_epochs_of_larger_sets(few):
@@ -74,11 +76,11 @@ def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, 
     assert main(["train", "--data", "my photos", "--epochs", "1", "--workers", "0", "--set", "balance=1"]) == 0
     error = capsys.readouterr().err
     (line,) = [line for line in error.splitlines() if line.startswith("chosen for these images: ")]
-    assert "bundled model cifar10 at 32x32" in line
+    assert "bundled model tinyimagenet at 64x64" in line
     assert "1 epochs (--epochs) of 24 images in batches of 24" in line
     assert "--set balance=1" in line
     config = json.loads((tmp_path / "runs" / "my photos" / "config.json").read_text())
-    assert (config["epochs"], config["balance"], config["patience"], config["init"]) == (1, 1.0, 15, "cifar10")
+    assert (config["epochs"], config["balance"], config["patience"], config["init"]) == (1, 1.0, 15, "tinyimagenet")
     assert load_checkpoint("runs/my photos/last.safetensors").class_names == ("a", "b")
     assert main(["train", "--data", "my photos"]) == 2  # the folder is taken
     assert main(["train", "--resume"]) == 2

@@ -119,8 +119,9 @@ def test_two_processes_compute_what_one_computes(config, arguments, program, tmp
     ended = two_processes(tmp_path / "program.py", *arguments(**{**OPTIONS, **changes}, out=tmp_path / "two"), "--json")
     for (_, error), status in ended:
         assert status == 0, error
-    assert json.loads(ended[0][0][0])["validation"]["images"] == 16  # each counted once
-    assert ended[1][0][0] == ""  # the first one alone tells
+    (told, _), (announced, _) = (streams for streams, _ in ended)
+    assert json.loads(told[told.index("{") :])["validation"]["images"] == 16  # each counted once
+    assert set(announced.split()) == {"_step"}  # the first one alone saves and tells
     for first, second in zip(one.log, log_of(tmp_path / "two"), strict=True):
         assert second["train_loss"] == pytest.approx(first["train_loss"], rel=1e-5)
         assert second["train_top1"] == first["train_top1"]

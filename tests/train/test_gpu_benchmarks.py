@@ -69,7 +69,7 @@ def test_a_step_that_cannot_be_captured_is_no_measurement_of_graphs(monkeypatch:
     def refuse(compute: Any, device: Any) -> Any:
         raise RuntimeError("not permitted | in a capture")
 
-    monkeypatch.setattr(gpu, "cuda_graph", refuse)
+    monkeypatch.setattr(gpu, "capture_on", lambda device: refuse)
     device = torch.device("cpu")
     found = gpu.measure(lambda: gpu.Batch("bhvit_nano", 32, 2, "graphs", device, None), device, 0)
     assert found["failed"].endswith("training runs without: not permitted / in a capture")

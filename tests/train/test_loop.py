@@ -259,8 +259,8 @@ def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path
     cases: list[tuple[dict[str, Any], str]] = [
         ({"model": "bhvit_nani"}, "bhvit_nano"),
         ({"img_size": 13}, "nearest that can work"),
-        ({"device": "cuda:77"}, "no device"),
-        ({"device": "toaster"}, "no device"),
+        ({"device": "cuda:77"}, "cannot use device 'cuda:77'"),
+        ({"device": "toaster"}, "cannot use device 'toaster'"),
         ({"batch_size": 64}, "do not fill a batch"),
         ({"data": str(tmp_path / "absent")}, "there is no"),
         ({"teacher": str(tmp_path / "three.safetensors")}, "3 classes, the data has 2"),
