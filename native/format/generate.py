@@ -24,9 +24,18 @@ OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.FloorDiv, ast.Mod, ast.And, ast.Or,
 
 
 def main() -> None:
+    if absent := missing():
+        raise SystemExit(f"an op of src/bhvit/format/ops has no native code: write {', '.join(map(str, absent))}")
     for path, text in files().items():
         path.write_text(text)
         print(f"wrote {path}")
+
+
+def missing(root: Path = HERE.parent) -> list[Path]:
+    """Files of ops that the generated code calls but nobody has written."""
+    expected = [root / "engine" / "steps" / f"{kind}.cc" for kind in SCHEMAS]
+    expected += [root / "kernels" / "ops" / f"{kind}.h" for kind in SCHEMAS]
+    return [path for path in expected if not path.is_file()]
 
 
 def files() -> dict[Path, str]:

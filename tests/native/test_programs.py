@@ -114,7 +114,7 @@ def test_profile_names_every_op() -> None:
     assert all(nanoseconds > 0 for *_, nanoseconds in timings)
 
 
-def test_the_generated_rules_are_those_of_the_schema() -> None:
+def test_the_generated_rules_are_those_of_the_schema(tmp_path: Path) -> None:
     """`python native/format/generate.py` writes them again."""
     path = Path(__file__).parents[2] / "native" / "format" / "generate.py"
     found = importlib.util.spec_from_file_location("generate", path)
@@ -124,6 +124,12 @@ def test_the_generated_rules_are_those_of_the_schema() -> None:
     found.loader.exec_module(generate)
     for file, text in generate.files().items():
         assert file.read_text() == text, f"{file.name} is stale"
+    assert generate.missing() == []
+    (tmp_path / "kernels" / "ops").mkdir(parents=True)
+    (tmp_path / "kernels" / "ops" / "stem.h").touch()
+    absent = {path.relative_to(tmp_path).as_posix() for path in generate.missing(tmp_path)}
+    assert "engine/steps/stem.cc" in absent
+    assert "kernels/ops/stem.h" not in absent
 
 
 def test_instruction_sets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
