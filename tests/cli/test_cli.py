@@ -87,6 +87,8 @@ def test_without_arguments_the_help_is_printed(bhvit):
         (["import", "w.pth", "--out", "c", "--weight-bits", "x"], "--weight-bits: not a whole number: 'x'"),
         (["pack", "a", "b", "--float-storage", "some"], "--float-storage: invalid choice: 'some'"),
         (["verify", "c", "m", "--data", "d", "--threshold", "101"], "--threshold"),
+        (["classify", "a.jpg", "--out", "r.jsonl", "--resume", "--force"], "give one of them"),
+        (["segment", "m.bhv", "a.jpg", "--out", "maps", "--resume", "--force"], "give one of them"),
         (["train", "--data", "d", "--processes", "100000"], "--processes: '100000' is more than 256"),
         (
             ["eval", "cifar10", "--data", "digits", "--threads", "100000"],

@@ -74,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
     model, sources = split_model(args.sources)
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a file: name it with --out FILE.jsonl")
+    if args.resume and args.force:
+        raise UserError("--resume goes on with answers that are there, --force replaces them: give one of them")
     if args.out is not None and args.json:
         raise UserError("--json prints the answers, --out writes them: give one of them")
     if args.address is not None and args.engine != "ray":
@@ -91,7 +93,11 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             results = stack.enter_context(_open_results(args, session))
             if results.complete:
-                print(f"{args.out} is complete; --force computes it again", file=sys.stderr)
+                print(
+                    f"{args.out} is complete and was not compared with this model or these pictures; "
+                    "--force in place of --resume computes it again",
+                    file=sys.stderr,
+                )
                 return 0
         window = None
         if args.show:

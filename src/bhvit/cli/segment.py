@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     check_overlap(args.overlap)
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a folder: name it with --out DIR")
+    if args.resume and args.force:
+        raise UserError("--resume goes on with label maps that are there, --force replaces them: give one of them")
     if args.out is not None:
         check_outside(args.out, sources)
     with ExitStack() as stack:
