@@ -27,8 +27,8 @@ SPEC = ModelSpec(
     patch=4,
     num_classes=5,
     stages=(
-        StageSpec(depth=1, channels=32, hidden=64, mixer="conv"),
-        StageSpec(depth=1, channels=64, hidden=128, mixer="attention", heads=2, window=(4, 4)),
+        StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),
+        StageSpec(depth=1, channels=128, hidden=128, mixer="attention", heads=2, window=(4, 4)),
     ),
 )
 
