@@ -172,9 +172,10 @@ export class NativeModel {
     const image = this.#floats(this.#image, this.#imageFloats);
     const probabilities = this.#probabilities();
     const chosen = index ?? probabilities.indexOf(Math.max(...probabilities));
+    // The map is about the network itself, as in Python: without the temperature of a calibrated file.
     const heat = occlusion(image, [channels, height, width], (hidden) => {
       new Float32Array(this.#exports.memory.buffer).set(hidden, this.#image / 4);
-      return this.#probabilities()[chosen] ?? 0;
+      return softmax(this.#logits())[chosen] ?? 0;
     });
     const largest = Math.max(heat.reduce((a, b) => Math.max(a, b), 0), 1e-30);
     return { index: chosen, probability: probabilities[chosen] ?? 0, heat: heat.map((value) => value / largest) };
@@ -232,6 +233,13 @@ export class NativeModel {
     const bytes = new Uint8Array(this.#exports.memory.buffer, pointer);
     return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
   }
+}
+
+function softmax(logits: Float32Array): number[] {
+  const largest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+  const odds = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const sum = odds.reduce((a, b) => a + b, 0);
+  return odds.map((value) => value / sum);
 }
 
 /** The module with what it imports. */
