@@ -108,6 +108,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The page once the model is loaded; it must not have asked any other host."""
     context = browser.new_context(permissions=["camera"])
+    context.set_default_timeout(120_000)  # a busy machine takes long to start a page
     opened = context.new_page()
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
