@@ -43,7 +43,7 @@ ROWS: Mapping[str, Row] = {
     "lraspp": Row("LR-ASPP, MobileNetV3-Large (torchvision), from scratch", network="lraspp", rate=0.5),
 }
 MAIN = ("scratch", "cifar10", "tinyimagenet", "twin", "lraspp")
-"""Rows of which several seeds are of interest."""
+"""Rows that are trained with several seeds."""
 
 
 class Stage(NamedTuple):

@@ -177,4 +177,4 @@ LABELS = ModelSpec(
     task="segment",
     stages=(StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),),
 )
-"""A segmentation of pictures, of which services and commands are tested."""
+"""A segmentation for the tests of services and commands."""

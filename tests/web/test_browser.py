@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import functools
 import html
 import http.server
@@ -23,7 +24,6 @@ from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
-from bhvit.spec.model import ModelSpec, StageSpec
 from bhvit.web import single_file, site, site_files, write_site
 from helpers import small_specs
 from helpers.random_model import random_model
@@ -55,14 +55,7 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
 SEGMENTATIONS = [spec for spec in small_specs.SPECS if spec.task == "segment"]
-LABELS = ModelSpec(
-    name="labels",
-    img_size=(24, 32),
-    patch=4,
-    num_classes=5,
-    task="segment",
-    stages=(StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),),
-)
+LABELS = dataclasses.replace(small_specs.LABELS, img_size=(24, 32), num_classes=5)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from .console import (
@@ -21,7 +21,6 @@ from .console import (
 
 if TYPE_CHECKING:
     from ..data.dataset import Dataset
-    from ..data.masks import MaskedDataset
     from ..verification.compare import Comparison
     from ..verification.exported import ExportComparison, MaskExportComparison
     from ..verification.segmentation import MaskComparison
@@ -139,7 +138,7 @@ def _run_masks(args: argparse.Namespace, exported: bool) -> int:
     )
     dataset = dataset.subset(evenly(len(dataset), args.limit))
     if exported:
-        return _verify_mask_export(args, dataset)
+        return _verify_export(args, dataset)
     found = compare_masks(
         args.checkpoint,
         args.model,
@@ -184,35 +183,22 @@ def _conclude(
 
 
 def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
-    from ..verification.exported import compare_export
+    from ..data.masks import MaskedDataset
+    from ..verification.exported import compare_export, compare_mask_export
 
-    found = compare_export(
-        args.checkpoint,
-        args.model,
-        dataset,
-        checkpoint=args.third,
-        threads=args.threads,
-        isa=args.isa,
-        max_memory=args.max_memory,
-        labelled=not args.unlabelled,
-        progress=Progress,
-    )
-    return _conclude(args, found, [table(found.findings(), right=False)])
-
-
-def _verify_mask_export(args: argparse.Namespace, dataset: MaskedDataset) -> int:
-    from ..verification.exported import compare_mask_export
-
-    found = compare_mask_export(
-        args.checkpoint,
-        args.model,
-        dataset,
-        checkpoint=args.third,
-        threads=args.threads,
-        isa=args.isa,
-        max_memory=args.max_memory,
-        progress=Progress("comparing"),
-    )
+    common: dict[str, Any] = {
+        "checkpoint": args.third,
+        "threads": args.threads,
+        "isa": args.isa,
+        "max_memory": args.max_memory,
+    }
+    found: ExportComparison | MaskExportComparison
+    if isinstance(dataset, MaskedDataset):
+        progress = Progress("comparing")
+        found = compare_mask_export(args.checkpoint, args.model, dataset, progress=progress, **common)
+    else:
+        labelled = not args.unlabelled
+        found = compare_export(args.checkpoint, args.model, dataset, labelled=labelled, progress=Progress, **common)
     return _conclude(args, found, [table(found.findings(), right=False)])
 
 

@@ -32,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--examples",
         type=Path,
         metavar="FOLDER",
-        help="a folder of pictures for each class, of which the site shows the first few",
+        help="a folder with a folder of pictures for each class; the site shows the first few of each",
     )
     parser.add_argument(
         "--force", action="store_true", help="write into a folder that has files already, or replace a file"

@@ -76,7 +76,7 @@ def write_site(
     """Write the site of some `.bhv` files into `folder`; return its files' names.
 
     The site works from any static host, makes no request to others, and works offline once loaded. `examples` is a
-    folder of pictures for each class, of which the site shows the first few.
+    folder of pictures for each class; the site shows the first few of each.
     Raises UserError for files that are no models, for two models of one name, and where the engine is not built.
     """
     contents = site_files(models, library, examples)
