@@ -141,26 +141,25 @@ BHVIT_INLINE void norm_products_of(const Linear& l, float* out, Products product
   }
 }
 
-// Calls each(t, y) with the products of T rows, as `prepared` gives them, with 16 outputs: `start` and the set bits of
-// (row XOR weight), as floats.
+// BHVIT_EACH_PRODUCT(T, start, rows, stride, weight, words) { … t … product … }; runs its body for the products of T rows,
+// as `prepared` gives them, with 16 outputs: `start` and the set bits of (row XOR weight), as floats. It is a loop here,
+// as GCC keeps what a closure changes in memory: AVX2 took 15 % longer.
 #if !defined(BHVIT_OWN_INDEX)
-template <int T, class Each>
-BHVIT_INLINE void xor_products(int32_t start, const u32* rows, long stride, const u32* weight, long words, Each each) {
-  i32x16 acc[T];
-  for (int t = 0; t < T; t++) acc[t] = splati(start);
-  xor_count<T>(acc, rows, stride, weight, words);
-  for (int t = 0; t < T; t++) each(t, to_float(acc[t]));
-}
+#define BHVIT_EACH_PRODUCT(T, start, rows, stride, weight, words) \
+  i32x16 counts[T];                                               \
+  for (int t = 0; t < T; t++) counts[t] = splati(start);          \
+  xor_count<T>(counts, rows, stride, weight, words);              \
+  for (int t = 0; t < T; t++)                                     \
+    if (const f32x16 product = to_float(counts[t]); true)
 #endif
-#define BHVIT_EACH_PRODUCT [&](int t, const f32x16& product) __attribute__((always_inline))
 
 // Products of the signs of T rows, as `prepared` gives them, with outputs o to o + 15.
 template <int T>
 BHVIT_INLINE void multiply_bits(const Linear& l, const u32* rows, long o, f32x16 (&y)[T]) {
   const long words = l.inputs / kWordBits;
-  xor_products<T>(
-      static_cast<int32_t>(-l.inputs / 2), rows, T, weight_tile(l.bits, o, words), words,
-      BHVIT_EACH_PRODUCT { y[t] = product; });
+  BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-l.inputs / 2), rows, T, weight_tile(l.bits, o, words), words) {
+    y[t] = product;
+  };
 }
 
 template <int T>

@@ -235,12 +235,23 @@ BHVIT_INLINE void raised_counts(const u32* index, const u32* weight, long words,
   });
 }
 
-template <int T, class Each>
-BHVIT_INLINE void xor_products(int32_t start, const u32* index, long, const u32* weight, long words, Each each) {
-  const f32x16 base = splatf(0x1p23f - static_cast<float>(start));
-  raised_counts<T>(index, weight, words,
-                   [&](int t, const f32x16& y) __attribute__((always_inline)) { each(t, y - base); });
-}
+template <int T>
+struct XorProducts {
+  int32_t start;
+  const u32* index;
+  const u32* weight;
+  long words;
+
+  template <class Each>
+  BHVIT_INLINE void operator+(Each each) const {
+    const f32x16 base = splatf(0x1p23f - static_cast<float>(start));
+    raised_counts<T>(index, weight, words,
+                     [&](int t, const f32x16& y) __attribute__((always_inline)) { each(t, y - base); });
+  }
+};
+// As in linear_inl.h, but each product is finished before the next one is counted.
+#define BHVIT_EACH_PRODUCT(T, start, rows, stride, weight, words) \
+  XorProducts<T>{start, rows, weight, words} + [&](int t, const f32x16& product) __attribute__((always_inline))
 
 template <int T>
 BHVIT_INLINE void xor_count(i32x16 (&acc)[T], const u32* index, long, const u32* weight, long words) {

@@ -151,13 +151,12 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
         const long at = p * channels + c;
         const f32x16 scale = loadf(a.qkv[p].scale + c), shift = loadf(a.qkv[p].shift + c);
         const f32x16 slope = loadf(a.qkv_slope + at), threshold = loadf(a.qkv_threshold + at);
-        xor_products<T>(
-            static_cast<int32_t>(-channels / 2), signs[p], T, weight_tile(a.qkv[p].bits, c, words), words,
-            BHVIT_EACH_PRODUCT {
-              const f32x16 z = prelu((product * scale + shift) + loadf(tokens + t * channels + c), slope);
-              a.signs[(p * rows + first + t) * tiles + c / kLanes] = static_cast<uint16_t>(mask_ge(z, threshold));
-              sum[t] = sum[t] + z;
-            });
+        BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-channels / 2), signs[p], T, weight_tile(a.qkv[p].bits, c, words),
+                           words) {
+          const f32x16 z = prelu((product * scale + shift) + loadf(tokens + t * channels + c), slope);
+          a.signs[(p * rows + first + t) * tiles + c / kLanes] = static_cast<uint16_t>(mask_ge(z, threshold));
+          sum[t] = sum[t] + z;
+        };
       }
       for (int t = 0; t < T; t++) store(a.context + (first + t) * channels + c, sum[t]);
     }

@@ -82,14 +82,13 @@ void downsample(const DownsampleArgs& args, long begin, long end, void* memory) 
     for (long o = 0; o < a.out_channels; o += kLanes) {
       const f32x16 scale = loadf(a.conv.scale + o), shift = loadf(a.conv.shift + o), slope = loadf(a.slope + o);
       const f32x16 out_shift = loadf(a.out_shift + o);
-      xor_products<T>(
-          static_cast<int32_t>(-2 * a.channels), patches, T, weight_tile(a.conv.bits, o, 4 * words), 4 * words,
-          BHVIT_EACH_PRODUCT {
-            const long at = (first + t) * a.out_channels + o;
-            const f32x16 residual = loadf(pool + t * a.channels + o % a.channels);
-            const f32x16 y = prelu((product * scale + shift) + residual, slope);
-            store(a.out + at, (y + out_shift) + loadf(a.position + at));
-          });
+      BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-2 * a.channels), patches, T, weight_tile(a.conv.bits, o, 4 * words),
+                         4 * words) {
+        const long at = (first + t) * a.out_channels + o;
+        const f32x16 residual = loadf(pool + t * a.channels + o % a.channels);
+        const f32x16 y = prelu((product * scale + shift) + residual, slope);
+        store(a.out + at, (y + out_shift) + loadf(a.position + at));
+      };
     }
   });
 }

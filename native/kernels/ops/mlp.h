@@ -180,13 +180,12 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
         const float* rest = residual + (i * a.period + phase) * T;
         u16* halves = reinterpret_cast<u16*>(hidden_bits + static_cast<u32>(h) / kWordBits * T) +
                       static_cast<u32>(h) / kLanes % 2;
-        xor_products<T>(
-            static_cast<int32_t>(-channels / 2), tokens, T, weight_tile(a.first.bits, h, words), words,
-            BHVIT_EACH_PRODUCT {
-              const f32x16 z = prelu((product * scale + shift) + loadf(rest + t * kLanes), slope);
-              halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
-              sum[t] = sum[t] + z;
-            });
+        BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-channels / 2), tokens, T, weight_tile(a.first.bits, h, words),
+                           words) {
+          const f32x16 z = prelu((product * scale + shift) + loadf(rest + t * kLanes), slope);
+          halves[2 * t] = static_cast<uint16_t>(mask_ge(z, threshold));
+          sum[t] = sum[t] + z;
+        };
       }
       for (int t = 0; t < T; t++) store(mean + c * T + t * kLanes, sum[t] * share);
       phase += kLanes;
@@ -199,9 +198,10 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
     for (long c = 0; c < channels; c += kLanes) {
       const f32x16 scale = loadf(a.second.scale + c), shift = loadf(a.second.shift + c);
       f32x16 y[T];
-      xor_products<T>(
-          static_cast<int32_t>(-a.hidden / 2), hidden, T, weight_tile(a.second.bits, c, hidden_words), hidden_words,
-          BHVIT_EACH_PRODUCT { y[t] = product * scale + shift; });
+      BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-a.hidden / 2), hidden, T, weight_tile(a.second.bits, c, hidden_words),
+                         hidden_words) {
+        y[t] = product * scale + shift;
+      };
       mlp_tail<T>(a, first, c, y, mean, taps);
     }
   });
