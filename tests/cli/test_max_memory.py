@@ -85,7 +85,16 @@ def test_no_command_opens_a_packed_model_without_the_option():
             assert "--max-memory" in options, name
 
 
-OPENERS = {"Session", "native_runs", "compare", "compare_export", "compare_masks", "open_labeller", "open_model"}
+OPENERS = {
+    "Session",
+    "native_runs",
+    "compare",
+    "compare_export",
+    "compare_mask_export",
+    "compare_masks",
+    "open_labeller",
+    "open_model",
+}
 OWN_MODELS = {"cli/demo.py", "cli/demo_pretrained.py"}
 """Commands that open only models that they made themselves or that come with the package."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from .console import (
@@ -186,19 +186,30 @@ def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
     from ..data.masks import MaskedDataset
     from ..verification.exported import compare_export, compare_mask_export
 
-    common: dict[str, Any] = {
-        "checkpoint": args.third,
-        "threads": args.threads,
-        "isa": args.isa,
-        "max_memory": args.max_memory,
-    }
     found: ExportComparison | MaskExportComparison
     if isinstance(dataset, MaskedDataset):
-        progress = Progress("comparing")
-        found = compare_mask_export(args.checkpoint, args.model, dataset, progress=progress, **common)
+        found = compare_mask_export(
+            args.checkpoint,
+            args.model,
+            dataset,
+            checkpoint=args.third,
+            threads=args.threads,
+            isa=args.isa,
+            max_memory=args.max_memory,
+            progress=Progress("comparing"),
+        )
     else:
-        labelled = not args.unlabelled
-        found = compare_export(args.checkpoint, args.model, dataset, labelled=labelled, progress=Progress, **common)
+        found = compare_export(
+            args.checkpoint,
+            args.model,
+            dataset,
+            checkpoint=args.third,
+            threads=args.threads,
+            isa=args.isa,
+            max_memory=args.max_memory,
+            labelled=not args.unlabelled,
+            progress=Progress,
+        )
     return _conclude(args, found, [table(found.findings(), right=False)])
 
 
