@@ -10,12 +10,14 @@ from bhvit import bundled
 from bhvit.train import TrainConfig, load_recipe
 from bhvit.train.run_folder import RunFolder
 
-EPOCHS = {"small": 12, "full": 6}
+EPOCHS = {"small": 40, "full": 6}
 STAGES: Mapping[str, Mapping[str, Any]] = {
     "small": {"img_size": (128, 160), "lr": 2e-3},
-    "full": {"img_size": (240, 320), "lr": 1e-3, "warmup_epochs": 0.2},
+    "full": {"lr": 1e-3, "warmup_epochs": 0.2},
 }
-"""Of each row: small images, then, from those weights, images of their own size."""
+"""Of each row: small images, then, from those weights, images of the row's size."""
+COMMON: Mapping[str, Any] = {"colour": 0.5}
+"""Test images are from darker to brighter than all training images, so brightness changes more than usual."""
 
 
 class Row(NamedTuple):
@@ -29,14 +31,20 @@ class Row(NamedTuple):
     """"lraspp": torchvision's, not ours."""
     rate: float = 1.0
     """Times the learning rate of binary networks."""
+    size: tuple[int, int] = (240, 320)
+    """Height and width of the last stage's images; smaller for networks that need more time for an image."""
 
 
 NANO = {"model": "bhvit_nano", "decoder_channels": 64, "decoder_hidden": 256, "patch": 4}
 ROWS: Mapping[str, Row] = {
     "scratch": Row("binary, from scratch"),
     "twin": Row("the same in full precision", {"weight_bits": 32, "activation_bits": 32, "float_bits": 32}),
-    "cifar10": Row("binary, from the bundled classifier `cifar10`", {**NANO, "stem_kernel": 4}, "cifar10"),
-    "tinyimagenet": Row("binary, from the bundled `tinyimagenet`", {**NANO, "stem_kernel": 8}, "tinyimagenet"),
+    "cifar10": Row(
+        "binary, from the bundled classifier `cifar10`", {**NANO, "stem_kernel": 4}, "cifar10", size=(192, 256)
+    ),
+    "tinyimagenet": Row(
+        "binary, from the bundled `tinyimagenet`", {**NANO, "stem_kernel": 8}, "tinyimagenet", size=(192, 256)
+    ),
     "no-blocks": Row("decoder without blocks at the finest grid", {"decoder_blocks": 0}),
     "two-blocks": Row("decoder of two blocks", {"decoder_blocks": 2}),
     "narrow": Row("decoder of 64 channels", {"decoder_channels": 64, "decoder_hidden": 128}),
@@ -65,6 +73,8 @@ class Stage(NamedTuple):
         row = ROWS[self.row]
         settings = {
             **load_recipe("segment"),
+            **COMMON,
+            "img_size": row.size,
             **row.settings,
             **STAGES[self.name],
             "data": data,
