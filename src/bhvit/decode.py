@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 import struct
 import threading
 import warnings
@@ -37,6 +38,11 @@ MAX_PIXELS = environment_limit("BHVIT_MAX_PIXELS", 89_478_485)
 """Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
 if os.environ.get("BHVIT_MAX_PIXELS"):
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS  # Pillow refuses twice that before it says how large a picture is
+MAX_SCANS = 100
+"""Scans of a JPEG: each costs time for all of its pixels, however few bytes it has. Encoders write ten or so."""
+_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""What ends the data of a scan: neither a stuffed byte nor a restart."""
 _MAX_ICONS = 32
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 """Tags of a TIFF: a tile is decoded as a whole, however little of it the picture shows."""
@@ -91,9 +97,12 @@ def load_image(
         _check_icons(source, name, max_pixels)
         with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
             _check_pixels(image, name, max_pixels)
+            jpeg = image.format in ("JPEG", "MPO")
+            if jpeg:
+                _check_scans(image, name)
             if quick:
                 image.draft(None, (1, 1))
-            elif needed is not None and image.format in ("JPEG", "MPO"):
+            elif needed is not None and jpeg:
                 _draft(image, needed)
             image.load()
             return _decoded(image, name)
@@ -191,6 +200,36 @@ def _check_pixels(image: Image.Image, name: str, limit: int | None) -> None:
             f"{name} is a TIFF with tiles of {shown(tile[0])}x{shown(tile[1])} pixels, more than the {MAX_PIXELS} that "
             "are decoded"
         )
+
+
+def _check_scans(image: Image.Image, name: str) -> None:
+    """Raises UserError for a JPEG of more than `MAX_SCANS` scans, which would take minutes for few bytes."""
+    file: IO[bytes] = image.fp  # type: ignore[attr-defined]
+    begin = file.tell()
+    file.seek(0)
+    count, last = 0, b""
+    while chunk := file.read(1 << 20):
+        count += (last + chunk).count(_SCAN)
+        last = chunk[-1:]
+    if count > MAX_SCANS:  # what follows the picture, such as a phone's film, may hold these bytes by chance
+        file.seek(0)
+        count = _scans(file.read())
+    file.seek(begin)
+    if count > MAX_SCANS:
+        raise UserError(f"{name} is a JPEG of more than {MAX_SCANS} scans, which no camera or program writes")
+
+
+def _scans(data: bytes) -> int:
+    """Count the scans of a JPEG up to its end, or one more than `MAX_SCANS`."""
+    count, at = 0, 2
+    while count <= MAX_SCANS and (marker := _MARKER.search(data, at)):
+        kind, at = data[marker.start() + 1], marker.end()
+        if kind == 0xD9:
+            break
+        count += kind == 0xDA
+        if kind not in (0x01, 0xD8):  # these have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+    return count
 
 
 @functools.cache

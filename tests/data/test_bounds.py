@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
 import struct
+import sys
 import tarfile
 import threading
 import tracemalloc
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from bhvit import bundled
 from bhvit.data import index_cache, webdataset
 from bhvit.data import parquet as parquet_module
-from bhvit.data.archives import MAX_HEADER, ZipStore
+from bhvit.data.archives import MAX_HEADER, ZipStore, locate
 from bhvit.data.dataset import open_dataset
 from bhvit.decode import load_image
 from bhvit.errors import UserError
@@ -216,3 +222,82 @@ def test_lists_of_other_users_are_not_believed(tmp_path: Path, monkeypatch: pyte
 def test_these_files_are_read_where_nothing_is_wrong(tmp_path: Path) -> None:
     assert len(open_dataset(class_folders(tmp_path / "folders", count=2), "all")) == 4
     assert len(open_dataset(shard(tmp_path / "a.tar", [0, 1]), "all")) == 2
+
+
+def test_a_chain_of_links_in_a_tar_is_followed_once(tmp_path: Path) -> None:
+    def steps(links: int) -> int:
+        """Lines that run to find what each of so many links, one to the next, leads to."""
+        infos = [tarfile.TarInfo(f"{number}.png") for number in range(links + 1)]
+        for number, info in enumerate(infos[:-1]):
+            info.type, info.linkname = tarfile.SYMTYPE, f"{number + 1}.png"
+        ran = 0
+
+        def count(frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+            nonlocal ran
+            ran += event == "line"
+            return count if frame.f_code is locate.__code__ else None
+
+        before = sys.gettrace()
+        sys.settrace(count)
+        try:
+            places, notes = locate(tmp_path, infos)
+        finally:
+            sys.settrace(before)
+        assert (len(places), notes) == (links + 1, [])
+        return ran
+
+    assert steps(200) < 2.2 * steps(100)
+
+
+def test_members_of_a_zip_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/0.png", png(0))
+        archive.writestr("dog/0.png", png(1, 1).ljust(1 << 20, b"\0"))
+        archive.writestr("dog/1.png", png(2, 1))
+        for number in range(5):
+            shared = copy.copy(archive.infolist()[1])
+            shared.filename = f"dog/shared{number}.png"
+            archive.filelist.append(shared)
+        assert len(archive.infolist()) == 8
+    with pytest.raises(UserError, match=r"a\.zip has members that share their bytes \(\d+ of \d+\): make it again"):
+        ZipStore(path)
+
+
+def test_a_parquet_file_of_rows_without_images_is_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pa.table({"image": pa.nulls(200_000, pa.binary())}), path)
+    with pytest.raises(UserError, match="claims 200000 rows, more than its bits"):
+        parquet_module.ParquetStore([path], "image")
+
+
+def test_small_rows_of_a_group_share_their_memory(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet
+
+    path, rows = tmp_path / "a.parquet", [str(row).encode() for row in range(10_000)]
+    pyarrow.parquet.write_table(pa.table({"image": pa.array(rows, pa.binary())}), path)
+    store = parquet_module.ParquetStore([path], "image")
+    assert [store._group(0)[row].as_py() for row in (0, 4095, 4096, 9999)] == [rows[k] for k in (0, 4095, 4096, 9999)]
+    assert store._group(0).num_chunks < 200
+
+
+def _many_scans(count: int) -> bytes:
+    """A progressive JPEG whose last scan is there `count` times more."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused() -> None:
+    assert load_image(_many_scans(50)).size == (64, 64)
+    with pytest.raises(UserError, match="is a JPEG of more than 100 scans"):
+        load_image(_many_scans(150))
+    usual = _many_scans(0)
+    comment = b"\xff\xfe" + (2 + 400).to_bytes(2, "big") + 200 * b"\xff\xda"
+    assert load_image(usual[:2] + comment + usual[2:]).size == (64, 64)  # neither in a comment
+    assert load_image(usual + 200 * b"\xff\xda").size == (64, 64)  # nor after the end, as phones keep a film

@@ -40,6 +40,7 @@ class ZipStore(FileStore):
         check_regular(path)
         with reading(path), zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
+            _check_shared(path, infos)
         self._infos: dict[str, zipfile.ZipInfo] = {}
         folders: list[str] = []
         files: list[str] = []
@@ -82,6 +83,14 @@ class ZipStore(FileStore):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _check_shared(path: Path, infos: Iterable[zipfile.ZipInfo]) -> None:
+    """Raises UserError if members lie over each other, so that a small archive would unpack to any size."""
+    size = path.stat().st_size
+    packed = sum(info.compress_size for info in infos if info.header_offset + info.compress_size <= size)
+    if packed > size:
+        raise UserError(f"{path} has members that share their bytes ({packed} of {size}): make it again")
 
 
 class TarStore(FileStore):
@@ -193,11 +202,15 @@ def locate(path: Path, infos: list[tarfile.TarInfo]) -> tuple[dict[str, tuple[in
             notes.append(f"{path / name} is a sparse member, which is not read")
         elif not (info.isreg() or info.isdir()):
             notes.append(f"{path / name} is no file but a device or pipe")
+    ends: dict[str, str] = {}
+    """What a chain of links leads to, by each of its links: none is followed twice."""
     for name, target in targets.items():
-        seen = {name}
-        while target in targets and target not in seen:
-            seen.add(target)
+        chain = {name}
+        while target in targets and target not in chain and target not in ends:
+            chain.add(target)
             target = targets[target]
+        target = ends.get(target, target)
+        ends.update(dict.fromkeys(chain, target))
         if target in places:
             places[name] = places[target]
         else:

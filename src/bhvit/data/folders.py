@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import stat
 from pathlib import Path
@@ -65,7 +66,9 @@ def _walk(root: Path) -> tuple[Stamp, tuple[list[str], list[str], list[str]]]:
             entered.add((status.st_dev, status.st_ino))
             stamp[str(here.absolute())] = stamp_of(here)
             names[:] = sorted(name for name in names if not is_side_file(name))
-            links.extend(here / name for name in names if (here / name).is_symlink())
+            for name in names:
+                if (here / name).is_symlink():
+                    heapq.heappush(links, here / name)
             names[:] = [name for name in names if not (here / name).is_symlink()]
             below = here.relative_to(root)
             folders.extend((below / name).as_posix() for name in names)
@@ -74,8 +77,7 @@ def _walk(root: Path) -> tuple[Stamp, tuple[list[str], list[str], list[str]]]:
     with reading(root):
         enter(root)
         while links:
-            link = min(links)
-            links.remove(link)
+            link = heapq.heappop(links)
             status = link.stat()
             if (status.st_dev, status.st_ino) in entered:
                 notes.append(f"{link} is a link to a folder that is read already")

@@ -30,6 +30,10 @@ file may name one image a million times. Raised by BHVIT_MAX_GROUP_BYTES."""
 _IMAGE_COLUMNS = ("image", "img")
 _BATCH = 16
 """Rows that are unpacked before their bytes are counted."""
+_CHUNKS = 256
+"""Parts of a row group after which small ones become one."""
+_SMALL = 1 << 18
+"""Bytes of so many parts that are small."""
 
 
 class ParquetStore(EncodedStore):
@@ -46,6 +50,7 @@ class ParquetStore(EncodedStore):
         rows: list[int] = []
         for number, path in enumerate(self.files):
             metadata = open_parquet(path).metadata
+            _check_rows(path, metadata.num_rows)
             self.first_rows.append(sum(rows))
             for group in range(metadata.num_row_groups):
                 self.groups.append((number, group))
@@ -123,7 +128,7 @@ class ParquetStore(EncodedStore):
         import pyarrow
 
         chunks: list[Any] = []
-        size = 0
+        size = whole = 0
         limit = max(MAX_GROUP_BYTES, 2 * self.files[number].stat().st_size)
         self._check_claim(file.metadata.row_group(group), number, group, limit)
         for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=[self.column]):
@@ -132,6 +137,10 @@ class ParquetStore(EncodedStore):
             size += chunks[-1].nbytes
             if size > limit:
                 raise self._too_large(number, group, limit)
+            if len(chunks) - whole == _CHUNKS:
+                if sum(chunk.nbytes for chunk in chunks[whole:]) < _SMALL:  # less than the objects that hold them
+                    chunks[whole:] = [pyarrow.concat_arrays(chunks[whole:])]
+                whole = len(chunks)
         return pyarrow.chunked_array(chunks)
 
     def _check_claim(self, metadata: Any, number: int, group: int, limit: int) -> None:
@@ -239,6 +248,12 @@ def _check_encoded(path: Path, column: str, kind: Any) -> None:
         raise UserError(f"{path}: column {column} is {kind}, not encoded images {{bytes, path}}")
 
 
+def _check_rows(path: Path, rows: int) -> None:
+    """Raises UserError for more rows than there can be images."""
+    if rows > 8 * path.stat().st_size:
+        raise UserError(f"{path} claims {rows} rows, more than its bits: it cannot hold images")
+
+
 def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
     """Return the labels of all rows, int64 (N,).
 
@@ -247,8 +262,7 @@ def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
     parts = []
     for path in files:
         file = open_parquet(path)
-        if file.metadata.num_rows > 8 * path.stat().st_size:
-            raise UserError(f"{path} claims {file.metadata.num_rows} rows, more than its bits: it cannot hold images")
+        _check_rows(path, file.metadata.num_rows)
         if 8 * file.metadata.num_rows > max(MAX_GROUP_BYTES, 2 * path.stat().st_size):
             raise UserError(
                 f"{path} claims {file.metadata.num_rows} rows, whose labels alone have more than {MAX_GROUP_BYTES} "
