@@ -332,3 +332,26 @@ def test_a_name_longer_than_any_file_has_is_one_bad_picture() -> None:
 def test_frames_are_counted_from_one(folder: Path, every: int) -> None:
     with pytest.raises(UserError, match="every must be a whole number of frames from 1"):
         open_inputs(folder, every=every)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.mkv"])
+def test_a_playlist_that_is_called_a_video_opens_no_other_file(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it would wait for ever
+    for text in ("ffconcat version 1.0\nfile pipe.mp4\n", "#EXTM3U\n#EXTINF:1,\npipe.mp4\n#EXT-X-ENDLIST\n"):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=f"cannot open .*{name} as a video"):
+            open_inputs(tmp_path / name)
+
+
+def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.mjpeg").write_bytes(jpeg(1))  # a format whose header does not say how large frames are
+    for path in (video(tmp_path / "a.mp4", frames=1), tmp_path / "a.mjpeg"):
+        monkeypatch.setattr("bhvit.decode.MAX_PIXELS", 1 << 20)
+        (picture,) = open_inputs(path)
+        assert pixels(picture).shape == (48, 64, 3)
+        monkeypatch.setattr("bhvit.decode.MAX_PIXELS", 1024)
+        (picture,) = open_inputs(path)
+        with pytest.raises(UserError, match=r"at its first frame: .* too large .at most 1024 pixels are decoded"):
+            picture.image()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ... import decode
 from ...decode import Needed
 from ...errors import UserError, require_extra
 from .picture import Decoded, Failed, Part, Picture, Still
@@ -17,6 +19,10 @@ from .web import shown_address
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .mjpeg .mjpg .h264 .hevc".split()
 )
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,mjpeg,mpjpeg,jpeg_pipe,m4v,h264,hevc"
+)
+"""FFmpeg's names of the formats that a video file may have: others, such as playlists, name more files to open."""
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "rtp", "srt")
 _CAMERAS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 """FFmpeg's name for the cameras of a system."""
@@ -52,14 +58,14 @@ class Video(Part):
 
     def __init__(self, source: str, every: int = 1) -> None:
         self._source, self._every = source, every
-        container, stream = _open(source)
+        container, stream = _open(source, {"format_whitelist": _CONTAINERS})
         frames = stream.frames  # 0: the file does not say
         self.total = -(-frames // every) if frames else None
         container.close()
 
     def __iter__(self) -> Iterator[Picture]:
         name = shown_address(self._source)
-        container, stream = _open(self._source)
+        container, stream = _open(self._source, {"format_whitelist": _CONTAINERS})
         number = -1
         with container:
             try:
@@ -67,7 +73,9 @@ class Video(Part):
                     if number % self._every == 0:
                         yield Frame(f"{name} frame {number}", frame)
             except _failures() as error:
-                yield Failed(f"{name} frame {number + 1}", f"{name} is damaged after frame {number}: {_reason(error)}")
+                where = f"after frame {number}" if number >= 0 else "at its first frame"
+                reason = f"{name} is damaged {where}: {_reason(error)}{_too_large(stream)}"
+                yield Failed(f"{name} frame {number + 1}", reason)
 
 
 class Live(Part):
@@ -109,7 +117,8 @@ class Live(Part):
                     if number % self._every == 0:
                         self._offer(Frame(f"{name} frame {number}", frame))
         except _failures() as error:
-            self._offer(Failed(f"{name} frame {number + 1}", f"{name} ended after frame {number}: {_reason(error)}"))
+            reason = f"{name} ended after frame {number}: {_reason(error)}{_too_large(self._stream)}"
+            self._offer(Failed(f"{name} frame {number + 1}", reason))
         finally:
             with self._changed:
                 self._ended = True
@@ -139,7 +148,8 @@ def _open(source: str, options: Mapping[str, str] | None = None) -> tuple[Any, A
     except ImportError:
         raise require_extra("av", "video") from None
     name = shown_address(source)
-    form, chosen = None, dict(options or {})
+    limit = {"max_pixels": str(decode.MAX_PIXELS)}  # of a frame: FFmpeg's own is eight times as many
+    form, chosen = None, {**(options or {}), **limit}
     if _is_camera(source):
         form = _CAMERAS.get(sys.platform)
         if form is None:
@@ -150,13 +160,22 @@ def _open(source: str, options: Mapping[str, str] | None = None) -> tuple[Any, A
     try:
         container = av.open(source, format=form, options=chosen, timeout=_TIMEOUT)
     except _failures() as error:
-        raise UserError(f"cannot open {name} as a video: {_reason(error)}") from None
+        refused = "format_whitelist" in chosen and getattr(error, "errno", None) == errno.EINVAL
+        reason = "its format is none of " + _CONTAINERS.replace(",", ", ") if refused else _reason(error)
+        raise UserError(f"cannot open {name} as a video: {reason}") from None
     streams = container.streams.video
     if not streams:
         container.close()
         raise UserError(f"{name} has no video stream")
+    streams[0].codec_context.options = limit
     streams[0].thread_type = "AUTO"
     return container, streams[0]
+
+
+def _too_large(stream: Any) -> str:
+    """What a message adds where FFmpeg has found no size of frames: it does not say that they are too large."""
+    allowed = f"at most {decode.MAX_PIXELS} pixels are decoded; BHVIT_MAX_PIXELS allows more"
+    return "" if stream.codec_context.width else f", or its frames are too large ({allowed})"
 
 
 def _failures() -> tuple[type[Exception], ...]:
