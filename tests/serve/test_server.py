@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gzip
 import io
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from bhvit import Session, bundled
@@ -26,7 +31,7 @@ from bhvit.format import file as bhv_file
 from bhvit.serve.limits import Limits, RequestError
 from bhvit.serve.log import Log
 from bhvit.serve.pool import Pool
-from bhvit.serve.server import _watch
+from bhvit.serve.server import _protocol, _watch
 from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.images import png
 from helpers.random_model import random_model
@@ -400,3 +405,42 @@ def test_labelled_pixels_are_no_classes(tmp_path: Path, capsys: pytest.CaptureFi
 
     with pytest.raises(UserError, match="labels pixels, and a Predictor classifies"):
         Predictor(tmp_path / "labels.bhv")
+
+
+def test_a_job_that_does_not_end_does_not_keep_the_process() -> None:
+    code = (
+        "import asyncio, threading\n"
+        "from bhvit.serve.pool import Pool\n"
+        "from bhvit.serve.limits import RequestError\n"
+        "async def late():\n"
+        "    try: await pool.run(threading.Event().wait, 0.01)\n"
+        "    except RequestError as error: print(error.status)\n"
+        "pool = Pool(1, 1)\nasyncio.run(late())\npool.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "504\n"), done.stderr
+
+
+def test_an_answer_that_is_not_taken_is_given_up() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
+        await send({"type": "http.response.body", "body": bytes(50_000_000)})
+
+    async def ask() -> None:
+        config = uvicorn.Config(app, http=_protocol(0.2), lifespan="off", log_config=None)
+        config.load()
+        server = uvicorn.Server(config)
+        protocol = functools.partial(_protocol(0.2), config, server.server_state, {})
+        listening = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname(), limit=1 << 16)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        while not server.server_state.connections:
+            await asyncio.sleep(0.01)
+        while server.server_state.connections:
+            await asyncio.sleep(0.01)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await reader.readexactly(50_000_000)
+        writer.close()
+        listening.close()
+
+    asyncio.run(asyncio.wait_for(ask(), 10))

@@ -6,8 +6,10 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from concurrent.futures import Future
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
 
 from .limits import RequestError, busy
 
@@ -15,14 +17,19 @@ Result = TypeVar("Result")
 
 
 class Pool:
-    """`workers` threads, and at most `queue` jobs that wait for one."""
+    """`workers` threads, and at most `queue` jobs that wait for one.
+
+    They are daemons: unlike those of a ThreadPoolExecutor, they do not keep a process whose time to end has come.
+    """
 
     def __init__(self, workers: int, queue: int) -> None:
         self._workers, self._most = workers, workers + queue
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="bhvit-serve")
+        self._waiting: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._jobs = 0
         self._seconds = 0.05  # of a job, averaged over the last ones
+        for number in range(workers):
+            threading.Thread(target=self._work, name=f"bhvit-serve-{number}", daemon=True).start()
 
     @property
     def jobs(self) -> int:
@@ -39,18 +46,25 @@ class Pool:
             if self._jobs >= self._most:
                 raise busy("too many requests: try again later", self._jobs * self._seconds / self._workers)
             self._jobs += 1
-        future = self._threads.submit(self._timed, work)
+        future: Future[Result] = Future()
         future.add_done_callback(self._done)
+        self._waiting.put((future, work))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), seconds)
         except asyncio.TimeoutError:
             raise RequestError(504, f"no answer within {seconds:g} seconds") from None
 
-    def _timed(self, work: Callable[[], Result]) -> Result:
-        begin = time.perf_counter()
-        try:
-            return work()
-        finally:
+    def _work(self) -> None:
+        while (job := self._waiting.get()) is not None:
+            future, work = job
+            if not future.set_running_or_notify_cancel():
+                continue
+            begin = time.perf_counter()
+            try:
+                future.set_result(work())
+            except BaseException as error:  # for who asked
+                future.set_exception(error)
+            del job, future, work  # the next one may be long in coming
             self._seconds += 0.1 * (time.perf_counter() - begin - self._seconds)
 
     def _done(self, _: Future[Result]) -> None:
@@ -59,4 +73,8 @@ class Pool:
 
     def close(self) -> None:
         """Let what runs end; what waits never begins."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        with suppress(Empty):
+            while (job := self._waiting.get_nowait()) is not None:
+                job[0].cancel()
+        for _ in range(self._workers):
+            self._waiting.put(None)

@@ -98,11 +98,13 @@ class _Server(uvicorn.Server):
 def _protocol(seconds: float) -> type[H11Protocol]:
     """HTTP/1.1 that closes a connection whose request does not begin, or whose headers do not end, in time.
 
-    Bytes that trickle in do not extend the time, nor do those of a body whose request has been refused.
+    Bytes that trickle in do not extend the time, nor do those of a body whose request has been refused. A client that
+    does not take its answer in time loses it, and the server the memory that held it.
     """
 
     class Protocol(H11Protocol):
         _deadline: asyncio.TimerHandle | None = None
+        _untaken: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -114,7 +116,21 @@ def _protocol(seconds: float) -> type[H11Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._forget()
+            self._taken()
             super().connection_lost(exc)
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._untaken = self.loop.call_later(seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            self._taken()
+            super().resume_writing()
+
+        def _taken(self) -> None:
+            if self._untaken is not None:
+                self._untaken.cancel()
+                self._untaken = None
 
         def _watch(self) -> None:
             """Start the deadline, unless it has begun or a request is being answered."""
