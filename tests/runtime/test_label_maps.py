@@ -5,11 +5,14 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from bhvit.cli.main import main
+from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
+from bhvit.runtime import label_maps
 from helpers.images import png
 from helpers.random_model import random_model
 from helpers.small_specs import LABELS
@@ -40,3 +43,45 @@ def test_long_names_get_results_of_their_own(model: Path, tmp_path: Path) -> Non
     assert len(list(out.glob("*.overlay.jpg"))) == len(list(out.glob("*.png"))) == len(names)
     assert main(["segment", str(model), str(tmp_path / "set.zip"), "--out", str(out), "--resume"]) == 0
     assert len(list(out.iterdir())) == 2 * len(names)
+
+
+@pytest.mark.parametrize(("height", "width", "overlap"), [(7, 9, 0.25), (4, 6, 0.0), (23, 17, 0.6), (40, 6, 0.9)])
+def test_windows_add_up_as_over_the_whole_picture(height: int, width: int, overlap: float) -> None:
+    window, classes, rng = (4, 6), 3, np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    weights = rng.standard_normal((classes, 3)).astype(np.float32)
+
+    def run(part: label_maps.Labels) -> np.ndarray:
+        return weights @ part.reshape(-1, 3).T.astype(np.float32).reshape(3, -1) @ mixed
+
+    mixed = rng.standard_normal((24, 24)).astype(np.float32)
+    total = np.zeros((classes, height, width), np.float32)
+    for top in label_maps.starts(height, window[0], overlap):
+        for left in label_maps.starts(width, window[1], overlap):
+            part = np.s_[top : top + window[0], left : left + window[1]]
+            total[:, part[0], part[1]] += run(pixels[part]).reshape(classes, *window)
+    found = label_maps.covered(pixels, window, overlap, classes, lambda part: run(part).reshape(classes, *window))
+    np.testing.assert_array_equal(found, total.argmax(axis=0))
+
+
+def test_windows_hold_the_logits_of_a_band_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_maps, "MAX_WINDOW_FLOATS", 3 * 4 * 100)
+    monkeypatch.setattr(label_maps, "MAX_LABELS", 50_000)
+    label_maps.check_size((500, 100), (4, 6), 3)  # far more logits than that in all
+    for size in ((4, 101), (501, 100)):
+        with pytest.raises(UserError, match="is too large for windows"):
+            label_maps.check_size(size, (4, 6), 3)
+
+
+def test_what_stands_where_a_label_map_would_be_starts_no_program(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import EpsImagePlugin
+
+    (tmp_path / "x.png").write_bytes(png(1))
+    (tmp_path / "out").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "out" / "x.png", "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("it was started"))
+    words = ["segment", str(model), str(tmp_path / "x.png"), "--out", str(tmp_path / "out"), "--resume"]
+    assert main(words) == 2
+    assert "was made by another model" in capsys.readouterr().err

@@ -226,7 +226,7 @@ def made_by(path: Path) -> str | None:
 
     check_regular(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             image.load()
             found = image.info.get(_MADE_BY)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

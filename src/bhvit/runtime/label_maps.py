@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ Labels = npt.NDArray[np.uint8]
 OVERLAP = 0.25
 """Share of a window that the next one covers, unless told otherwise."""
 MAX_WINDOW_FLOATS = 1 << 28
-"""Logits of a whole picture that windows are added up in: classes * height * width, 1 GiB."""
+"""Logits that windows are added up in, those of as many rows as a window has: 1 GiB."""
+MAX_LABELS = 1 << 27
+"""Pixels of a picture that windows cover, after it was enlarged where it is smaller than one."""
 
 
 def check_overlap(overlap: object) -> float:
@@ -42,17 +44,10 @@ def starts(edge: int, window: int, overlap: float) -> list[int]:
     return [round(index * (edge - window) / max(1, count - 1)) for index in range(count)]
 
 
-def windows(size: tuple[int, int], window: tuple[int, int], overlap: float) -> Iterator[tuple[int, int]]:
-    """Top left corners (row, column) of windows that cover a picture."""
-    for top in starts(size[0], window[0], overlap):
-        for left in starts(size[1], window[1], overlap):
-            yield top, left
-
-
-def check_size(size: tuple[int, int], classes: int) -> None:
+def check_size(size: tuple[int, int], window: tuple[int, int], classes: int) -> None:
     """Raises UserError for a picture of `size` (height, width) whose logits windows cannot add up."""
     height, width = size
-    if classes * height * width > MAX_WINDOW_FLOATS:
+    if classes * window[0] * width > MAX_WINDOW_FLOATS or height * width > MAX_LABELS:
         raise UserError(
             f"a picture of {width}x{height} pixels and {classes} classes is too large for windows: resize it, or leave "
             "windows out"
@@ -69,9 +64,15 @@ def covered(
     Raises UserError for a picture that is too large.
     """
     height, width = pixels.shape[:2]
-    check_size((height, width), classes)
-    total = np.zeros((classes, height, width), np.float32)
-    for top, left in windows((height, width), window, overlap):
-        bottom, right = top + window[0], left + window[1]
-        total[:, top:bottom, left:right] += run(pixels[top:bottom, left:right])
-    return np.asarray(total.argmax(axis=0).astype(np.uint8))
+    check_size((height, width), window, classes)
+    labels = np.empty((height, width), np.uint8)
+    band = np.zeros((classes, window[0], width), np.float32)  # the sums of the rows that a row of windows covers
+    tops = starts(height, window[0], overlap)
+    for top, following in zip(tops, [*tops[1:], height]):
+        for left in starts(width, window[1], overlap):
+            right = left + window[1]
+            band[:, :, left:right] += run(pixels[top : top + window[0], left:right])
+        done = following - top  # rows that no later window covers
+        labels[top:following] = band[:, :done].argmax(axis=0)
+        band = np.concatenate([band[:, done:], np.zeros((classes, done, width), np.float32)], axis=1)
+    return labels

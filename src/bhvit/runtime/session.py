@@ -204,7 +204,9 @@ class Session(Insight):
             height, width = pixels.shape[:2]
             grow = max(1.0, preprocess.size[0] / height, preprocess.size[1] / width)
             size = (max(preprocess.size[0], round(grow * height)), max(preprocess.size[1], round(grow * width)))
-            label_maps.check_size(size, len(self._class_names))  # a long thin picture grows to gigabytes
+            label_maps.check_size(
+                size, preprocess.size, len(self._class_names)
+            )  # a long thin picture grows to gigabytes
             found = label_maps.covered(
                 preprocess.resized(pixels, size) if grow > 1 else pixels,
                 preprocess.size,
