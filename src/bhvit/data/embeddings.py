@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -37,16 +38,18 @@ def near_duplicates(features: Features, similarity: float = SIMILARITY) -> list[
         raise UserError(f"a similarity is a cosine, from -1 to 1, not {similarity}")
     unit = _unit(features)
     pairs: list[Pair] = []
-    for start in range(0, len(unit), _BLOCK):
-        cosines = unit[start : start + _BLOCK] @ unit[start:].T
-        rows, columns = np.nonzero(np.triu(cosines >= similarity, k=1))
+    starts = range(0, len(unit), _BLOCK)
+    for start, other in itertools.combinations_with_replacement(starts, 2):
+        cosines = unit[start : start + _BLOCK] @ unit[other : other + _BLOCK].T
+        near = cosines >= similarity
+        rows, columns = np.nonzero(np.triu(near, k=1) if start == other else near)
         if len(pairs) + len(rows) > MAX_PAIRS:
             raise UserError(
                 f"more than {MAX_PAIRS} pairs of images have a similarity of {similarity:g} or more: ask for a higher "
                 "one, or give fewer images"
             )
         pairs += [
-            Pair(start + int(row), start + int(column), min(1.0, float(cosines[row, column])))
+            Pair(start + int(row), other + int(column), min(1.0, float(cosines[row, column])))
             for row, column in zip(rows, columns, strict=True)
         ]
     return sorted(pairs, key=lambda pair: (-pair.similarity, pair.first, pair.second))
@@ -74,7 +77,10 @@ def k_centres(features: Features, count: int, known: Features | None = None) -> 
         nearest = np.full(len(unit), -np.inf)
         others = _unit(known)
         for start in range(0, len(others), _BLOCK):
-            nearest = np.maximum(nearest, (unit @ others[start : start + _BLOCK].T).max(axis=1))
+            for row in range(0, len(unit), _BLOCK):
+                rows = slice(row, row + _BLOCK)
+                cosines = unit[rows] @ others[start : start + _BLOCK].T
+                nearest[rows] = np.maximum(nearest[rows], cosines.max(axis=1))
     else:
         chosen.append(int((unit @ unit.mean(axis=0)).argmax()))
         nearest = unit @ unit[chosen[0]]
