@@ -33,9 +33,11 @@ bhvit_status fail(bhvit_status status, const char* text) {
   const size_t length = std::min(std::strlen(text), sizeof last_error - 1);
   std::memcpy(last_error, text, length);
   last_error[length] = 0;
+  // Paths and names are the caller's: one line, and nothing that a terminal takes for a command, whatever they hold.
   for (char* c = last_error; *c; c++) {
-    if (static_cast<unsigned char>(*c) < 0x20)
-      *c = '?';  // paths and names are the caller's: one line, whatever they hold
+    const auto first = static_cast<unsigned char>(c[0]), second = static_cast<unsigned char>(c[1]);
+    if (first < 0x20 || first == 0x7f) *c = '?';
+    if (first == 0xc2 && second >= 0x80 && second < 0xa0) c[0] = c[1] = '?';  // U+0080 to U+009F
   }
   return status;
 }

@@ -265,6 +265,13 @@ def test_a_pipe_is_refused_without_waiting(library: ctypes.CDLL, path: Path, tmp
     assert session.value is None
 
 
+def test_an_error_holds_no_control_characters_of_a_path(library: ctypes.CDLL, tmp_path: Path) -> None:
+    session = ctypes.c_void_p(1)
+    name = os.fsencode(tmp_path) + "/a\x1b[2J\x7f\x9b1m\u00a0é\n.bhv".encode()
+    assert library.bhvit_open_file(name, 1, None, ctypes.byref(session)) == FILE
+    assert "/a?[2J???1m\u00a0é?.bhv" in library.bhvit_error().decode()
+
+
 class Options(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_size_t),
