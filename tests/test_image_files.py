@@ -138,6 +138,13 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
                 load_image(path)
 
 
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+    for source in (tmp_path / "a.png", io.BytesIO()):
+        with pytest.raises(UserError, match="is not an image but an empty file: copy or download it again"):
+            load_image(source)
+
+
 def test_a_page_is_no_picture(tmp_path: Path) -> None:
     path = tmp_path / "cat.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")

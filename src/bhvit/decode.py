@@ -255,6 +255,8 @@ def _unread_format(source: str | Path | IO[bytes]) -> str:
             begin = source.read(12)
     except (OSError, ValueError):
         begin = b""
+    if not begin:
+        return " but an empty file: copy or download it again"
     if begin[4:8] == b"ftyp" and begin[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
         return " that Pillow reads, but a HEIC file: `pip install pillow-heif` makes it readable"
     return ", or is of a format that is not read (JPEG, PNG, WebP, GIF, BMP, TIFF and the like are)"

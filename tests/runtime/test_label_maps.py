@@ -85,3 +85,16 @@ def test_what_stands_where_a_label_map_would_be_starts_no_program(
     words = ["segment", str(model), str(tmp_path / "x.png"), "--out", str(tmp_path / "out"), "--resume"]
     assert main(words) == 2
     assert "was made by another model" in capsys.readouterr().err
+
+
+def test_a_resumed_run_keeps_no_label_map_of_another_image(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(png(1))
+    options = ["--out", str(tmp_path / "out"), "--resume"]
+    for _ in range(2):
+        assert main(["segment", str(model), str(tmp_path / "a"), *options]) == 0
+    assert main(["segment", str(model), str(tmp_path / "b"), *options]) == 2
+    assert f"or of another image than {tmp_path / 'b' / 'x.png'}" in capsys.readouterr().err

@@ -107,13 +107,10 @@ class _Results:
         self.progress = Progress("segmenting")
         self._count = self._failed = self._kept = 0
         self._used: set[str] = set()
-        # Kept in each label map: --resume goes on among maps of the same model and options only.
-        self._made_by = json.dumps(
-            {
-                "model": hashlib.sha256(session.program.header).hexdigest(),
-                "windows": args.overlap if args.windows else None,
-            }
-        )
+        self._made_by = {
+            "model": hashlib.sha256(session.program.header).hexdigest(),
+            "windows": args.overlap if args.windows else None,
+        }
         self._places: list[str] = []
         if args.out is not None:
             try:
@@ -131,10 +128,10 @@ class _Results:
             path = self._args.out / f"{place}.png"
             there = path.exists()
             if there and self._args.resume:
-                if made_by(path) != self._made_by:
+                if made_by(path) != self._note(name):
                     raise UserError(
-                        f"{path} was made by another model or with other options: give the same ones, --force to "
-                        "replace it, or another folder"
+                        f"{path} was made by another model or with other options, or of another image than {name}: "
+                        "give the same ones, --force to replace it, or another folder"
                     )
                 self._kept += 1
                 return False
@@ -167,7 +164,7 @@ class _Results:
             print(f"bhvit: {error}", file=sys.stderr)
             return
         if self._args.out is not None:
-            self._write(place, encoded, labels)
+            self._write(place, self._note(picture.name), encoded, labels)
         else:
             self.progress.clear()
             print(picture.name)
@@ -178,7 +175,11 @@ class _Results:
         if total != 1:
             self.progress(self._count + self._kept, total)
 
-    def _write(self, place: str, drawn: bytes | None, labels: Labels) -> None:
+    def _note(self, name: str) -> str:
+        """What a label map keeps of how it was made: --resume goes on among maps of the same images and options."""
+        return json.dumps({**self._made_by, "image": name})
+
+    def _write(self, place: str, made_by: str, drawn: bytes | None, labels: Labels) -> None:
         import io
 
         from PIL.PngImagePlugin import PngInfo
@@ -190,7 +191,7 @@ class _Results:
             write_atomically(self._args.out / f"{place}.overlay.jpg", drawn)
         data = io.BytesIO()
         note = PngInfo()
-        note.add_text(_MADE_BY, self._made_by)
+        note.add_text(_MADE_BY, made_by)
         index_image(labels, len(self._names)).save(data, "PNG", pnginfo=note)
         write_atomically(self._args.out / f"{place}.png", data.getvalue())  # last: --resume looks for it
 
