@@ -1,5 +1,6 @@
 # make demo   set up, then train, pack, verify and report on the digits (needs Python 3.10+, a C++20 compiler)
 # make test   set up, then linters, type checks, the layer check and all tests
+# make test-long   further tests, of some seconds each, that every change must pass too: minutes
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
 # make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
 # make web   the npm package in web/, checked and tested (needs cmake, Emscripten, Node, npm)
@@ -25,7 +26,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test lint example-c example-wasm web web-built check-slow check-cross threads coverage docs clean
+.PHONY: setup demo test test-long lint example-c example-wasm web web-built check-slow check-cross threads coverage docs clean
 .PHONY: fuzz fuzz-python fuzzers fuzz-models fuzz-json fuzz-schema fuzz-resize atheris
 
 setup: $(VENV)/.installed
@@ -49,6 +50,9 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
+test-long: setup
+	$(BIN)/python -m pytest $(PARALLEL) -m long
+
 # The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
 # kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
 SANITIZED := build/sanitized
@@ -69,7 +73,7 @@ check-cross: setup
 	$(BIN)/python tests/cross/check.py
 
 coverage: setup
-	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" --cov --cov-report=term:skip-covered --cov-report=html
 
 # Executes the notebooks; warnings are errors.
 docs: $(VENV)/.docs

@@ -124,6 +124,7 @@ def test_the_checkpoint_packs_to_the_packed_file(name: str, tmp_path: Path) -> N
         ("tinyimagenet", "tiny-imagenet", "validation, 10,000 images"),
     ],
 )
+@pytest.mark.long
 def test_evaluation_gives_the_cards_numbers(
     name: str, data: str, images: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -31,6 +31,7 @@ def untrained(monkeypatch):
     monkeypatch.setattr("bhvit.train.train", train)
 
 
+@pytest.mark.long
 def test_a_demo_below_its_bar_is_finished_and_is_status_1(bhvit, untrained, tmp_path):
     out = tmp_path / "demo"
     answer = bhvit("demo", "--out", out, "--epochs", 1)

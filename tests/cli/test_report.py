@@ -141,7 +141,7 @@ def test_lines_of_any_values_can_be_drawn(values):
     assert "<t>" not in chart
 
 
-@pytest.mark.parametrize("count", [1, 2, 24, 25, 200])
+@pytest.mark.parametrize("count", [1, 2, 24, 25, pytest.param(200, marks=pytest.mark.long)])
 def test_matrices_of_any_size_can_be_drawn(count):
     confusion = np.random.default_rng(0).integers(0, 5, (count, count))
     confusion[0] = 0  # a class without images

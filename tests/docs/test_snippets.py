@@ -9,6 +9,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from helpers.site import DOCS, WRITTEN, code_blocks
 
 NOTEBOOKS = sorted(DOCS.rglob("*.ipynb"))
@@ -35,6 +37,7 @@ def run(pieces: list[tuple[str, str]], folder: Path) -> None:
     assert result.stdout.count("running ") == len(pieces)
 
 
+@pytest.mark.long
 def test_notebooks_run(tmp_path: Path) -> None:
     pieces = []
     for notebook in NOTEBOOKS:

@@ -33,15 +33,21 @@ def _python(code: str) -> str:
     "code",
     [
         "import timm, bhvit",
-        "import bhvit, timm.layers, importlib; importlib.reload(timm)",
-        "import bhvit; bhvit.create_model; import timm",
-        "import bhvit.models; import timm",
+        *(
+            pytest.param(code, marks=pytest.mark.long)
+            for code in (
+                "import bhvit, timm.layers, importlib; importlib.reload(timm)",
+                "import bhvit; bhvit.create_model; import timm",
+                "import bhvit.models; import timm",
+            )
+        ),
     ],
 )
 def test_either_order_of_importing_registers_every_model(code: str) -> None:
     assert _python(f"{code}\nprint(all(map(timm.is_model, bhvit.models.list_models())))") == "True"
 
 
+@pytest.mark.long
 def test_a_library_that_cannot_be_imported_fails_as_without_us_and_can_be_tried_again(tmp_path: Path) -> None:
     (tmp_path / "timm.py").write_text("raise RuntimeError('broken')")
     code = f"""

@@ -69,9 +69,14 @@ def _python(code: str) -> str:
     "first",
     [
         "import bhvit; from transformers import pipeline",
-        "from transformers import AutoImageProcessor, AutoModelForImageClassification; import bhvit",
-        "import bhvit.integrations.transformers.modeling",
-        "import bhvit.models, transformers",
+        *(
+            pytest.param(code, marks=pytest.mark.long)
+            for code in (
+                "from transformers import AutoImageProcessor, AutoModelForImageClassification; import bhvit",
+                "import bhvit.integrations.transformers.modeling",
+                "import bhvit.models, transformers",
+            )
+        ),
     ],
 )
 def test_either_order_of_importing_registers_the_classes(first: str, folder: Path) -> None:

@@ -31,7 +31,9 @@ def _quantizer(model: bhvit.BHViT) -> DecomposedAttention:
     return found
 
 
-@pytest.mark.parametrize("attention", ["decomposition", "gsb", "one_bit"])
+@pytest.mark.parametrize(
+    "attention", ["decomposition", *(pytest.param(name, marks=pytest.mark.long) for name in ("gsb", "one_bit"))]
+)
 def test_an_exported_model_takes_any_batch(attention: str) -> None:
     model = randomise(_model(attention=attention))
     free = {"images": {0: torch.export.Dim("batch")}}
@@ -127,6 +129,7 @@ def test_constants_follow_the_weights_to_another_type_or_memory() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of dynamo's own looking at graphs' inputs
+@pytest.mark.long
 def test_training_compiles_into_whole_graphs_for_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     # Compiled layers are never fused, and fused ones round differently, which flips signs.
     monkeypatch.setattr("bhvit.models.fused.kernels.KERNELS", {})

@@ -103,7 +103,9 @@ def test_the_callers_settings_change_no_bit(
     assert classes == session.classify(PICTURE)
 
 
-@pytest.mark.parametrize("name", ["de_DE", "fr_FR", "ps_AF"])
+@pytest.mark.parametrize(
+    "name", ["de_DE", *(pytest.param(name, marks=pytest.mark.long) for name in ("fr_FR", "ps_AF"))]
+)
 def test_a_locale_with_another_decimal_point(path: Path, tmp_path: Path, name: str) -> None:
     made = subprocess.run(
         ["localedef", "-i", name, "-f", "UTF-8", str(tmp_path / f"{name}.UTF-8")], capture_output=True, check=False

@@ -109,6 +109,7 @@ def test_the_log_goes_to_weights_and_biases(config: Any, tmp_path: Any, wandb: l
     assert wandb[2].settings["id"] != first.settings["id"]
 
 
+@pytest.mark.long
 def test_weights_and_biases_keeps_a_run_offline(
     arguments: Any, start: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

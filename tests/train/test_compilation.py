@@ -30,6 +30,7 @@ def test_where_compiling_fails_the_model_stays_as_it_is(
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # of dynamo's own looking at graphs' inputs
+@pytest.mark.long
 def test_blocks_are_compiled_for_training_and_not_for_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     graphs: list[int] = []
 

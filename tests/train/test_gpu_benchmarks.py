@@ -32,6 +32,7 @@ def run(module: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_ways_of_a_step_are_measured_and_profiled(tmp_path: Path) -> None:
     page = tmp_path / "gpu.md"
     ways = "fused", "graphs", "train"

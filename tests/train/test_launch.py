@@ -43,7 +43,9 @@ def test_processes_are_started_and_train_together(file: Path, arguments: Argumen
     assert len((tmp_path / "two" / "log.jsonl").read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGINT", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [pytest.param("SIGTERM", marks=pytest.mark.long), pytest.param("SIGINT", marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_all_processes_and_the_run_resumes(
     name: str, file: Path, arguments: Arguments, start: Start, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def _page_faults(what: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc than glibc's keeps what it likes")
+@pytest.mark.long
 def test_memory_is_kept() -> None:
     usual = _page_faults("leave")
     assert usual > 30  # of 4 KiB each, or of 2 MiB

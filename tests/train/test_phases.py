@@ -106,6 +106,7 @@ def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path
     assert_same(whole, tmp_path / "run")
 
 
+@pytest.mark.long
 def test_killed_by_signal_9_in_the_second_phase(uninterrupted, arguments, start, tmp_path):
     whole, settings, _ = uninterrupted
     command = arguments(**settings, epochs=1, out=tmp_path / "killed", save_minutes=1e-9)

@@ -40,7 +40,13 @@ def uninterrupted(images, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("where", "call"),
-    [("_step", 3), ("_step", 12), ("_step", 14), ("append_log", 2), ("save_checkpoint", 4), ("save", 7), ("save", 9)],
+    [
+        ("_step", 3),
+        ("append_log", 2),
+        ("save_checkpoint", 4),
+        ("save", 7),
+        *(pytest.param(*place, marks=pytest.mark.long) for place in (("_step", 12), ("_step", 14), ("save", 9))),
+    ],
 )
 def test_resuming_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call):
     whole, settings = uninterrupted

@@ -106,7 +106,9 @@ def test_what_a_killed_writer_left_is_removed(config):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(name, marks=pytest.mark.long) for name in ("SIGHUP", "SIGINT"))]
+)
 def test_a_signal_saves_and_says_how_to_go_on(arguments, program, tmp_path, name):
     number = getattr(signal, name)
     out = tmp_path / "stopped"

@@ -86,6 +86,7 @@ def test_another_network_is_trained_and_exported(comparison, tmp_path: Path, mon
     assert "ONNX Runtime, int8" in page.read_text()
 
 
+@pytest.mark.long
 def test_an_interrupted_stage_goes_on(comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.segmentation import rows
 

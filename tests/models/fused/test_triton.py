@@ -23,11 +23,11 @@ from bhvit.spec.mixers import Mixer
 from bhvit.spec.model import StageSpec
 from helpers.randomise import randomise
 
-MODELS: list[tuple[Mixer, dict[str, object]]] = [
+MODELS: list[Any] = [
     ("conv", {}),
     ("attention", {"norm": "layer"}),
-    ("attention", {}),
-    ("pooled_attention", {"branches": "pool", "centre_conv_weights": False}),
+    pytest.param("attention", {}, marks=pytest.mark.long),
+    pytest.param("pooled_attention", {"branches": "pool", "centre_conv_weights": False}, marks=pytest.mark.long),
 ]
 
 
