@@ -9,6 +9,7 @@ import pytest
 
 from bhvit.data import parquet as module
 from bhvit.data.dataset import open_dataset
+from bhvit.data.parquet_pages import chunks_of, unpacked_size
 from bhvit.errors import UserError
 from helpers.images import parquet, png
 
@@ -93,3 +94,69 @@ def test_images_are_named_after_their_row_in_their_own_file(tmp_path: Path) -> N
         *(f"0.parquet {row}" for row in range(5)),
         *(f"2.parquet {row}" for row in range(4)),
     ]
+
+
+WRITTEN: list[dict[str, object]] = [
+    {},
+    {"compression": "gzip", "use_dictionary": False},
+    {"data_page_version": "2.0", "data_page_size": 500, "write_page_checksum": True},
+    {"compression": "none", "row_group_size": 30},
+]
+
+
+@pytest.mark.parametrize("options", WRITTEN, ids=lambda options: "-".join(options) or "default")
+def test_pages_are_found_where_they_lie(tmp_path: Path, options: dict[str, object]) -> None:
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    rows = [{"bytes": png(row), "path": f"{row}.png" if row % 3 else None} for row in range(100)]
+    table = pa.table({"image": rows, "label": list(range(100))})
+    pyarrow.parquet.write_table(table, path, **options)
+    metadata = pyarrow.parquet.ParquetFile(path).metadata
+    groups = chunks_of(path)
+    assert len(groups) == metadata.num_row_groups
+    for group, chunks in enumerate(groups):
+        assert len(chunks) == metadata.num_columns
+        for index, chunk in enumerate(chunks):
+            column = metadata.row_group(group).column(index)
+            assert chunk.size == column.total_compressed_size
+            size = unpacked_size(path, [chunk], 1 << 40)
+            assert size <= column.total_uncompressed_size <= size + 1000 * metadata.num_rows  # which counts headers
+    whole = unpacked_size(path, groups[0], 1 << 40)
+    assert whole > unpacked_size(path, groups[0][:1], 1 << 40) >= sum(len(png(row)) for row in range(30))
+    assert 10 < unpacked_size(path, groups[0], 10) <= whole
+
+
+def test_what_a_column_claims_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    images = [png(row).ljust(1 << 18, b"\0") for row in range(4)]
+    pyarrow.parquet.write_table(pa.table({"image": images}), path, compression="gzip", use_dictionary=False)
+    claimed = pyarrow.parquet.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size
+    said, small, data = b"", b"", path.read_bytes()
+    for value in (2 * claimed, 2 * 100):  # as Thrift writes them, of as many bytes
+        said, small = small, bytes(value >> shift & 127 | 128 for shift in (0, 7, 14)) + bytes([value >> 21])
+    assert data.count(said) >= 1
+    path.write_bytes(data.replace(said, small))
+    assert pyarrow.parquet.ParquetFile(path).metadata.row_group(0).column(0).total_uncompressed_size == 100
+    monkeypatch.setattr(module, "MAX_GROUP_BYTES", 1 << 19)
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match="the images of row group 0 have more than 524288 bytes"):
+        module.ParquetStore([path], "image").open(0)
+
+
+def test_a_damaged_footer_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    data = parquet(path, [0, 1, 0, 1]).read_bytes()
+    start = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    found: set[int | str] = set()
+    for at in range(start, len(data) - 8, 13):
+        for value in (0, 255):
+            path.write_bytes(data[:at] + bytes([value]) + data[at + 1 :])
+            try:
+                found.add(len(chunks_of(path)))
+            except UserError as error:
+                found.add(str(error))
+    assert f"{path} is not a whole parquet file, copy or download it again" in found
+    assert 1 in found

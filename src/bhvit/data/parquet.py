@@ -19,6 +19,7 @@ from ..errors import UserError, require_extra
 from ..system import environment_limit
 from ..text import some
 from .index_cache import stamp_of
+from .parquet_pages import Chunk, chunks_of, unpacked_size
 from .stores import WINDOW, EncodedStore, check_size, first_line, reading
 
 PARQUET_CACHE = 512 << 20
@@ -71,6 +72,7 @@ class ParquetStore(EncodedStore):
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._open: dict[int, Any] = {}
+        self._chunks: dict[int, list[list[Chunk]]] = {}
         self._cache: OrderedDict[int, Any] = OrderedDict()
         self._refused: dict[int, str] = {}
         """Why row groups cannot be read: each is tried once, not once for each of its images."""
@@ -130,7 +132,7 @@ class ParquetStore(EncodedStore):
         chunks: list[Any] = []
         size = whole = 0
         limit = max(MAX_GROUP_BYTES, 2 * self.files[number].stat().st_size)
-        self._check_claim(file.metadata.row_group(group), number, group, limit)
+        self._check_pages(file, number, group, limit)
         for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=[self.column]):
             column: Any = batch.column(0)
             chunks.append(column.field("bytes") if column.type.num_fields else column)
@@ -143,14 +145,17 @@ class ParquetStore(EncodedStore):
                 whole = len(chunks)
         return pyarrow.chunked_array(chunks)
 
-    def _check_claim(self, metadata: Any, number: int, group: int, limit: int) -> None:
-        """Raises UserError if a file claims images that are too large.
-
-        A page is unpacked as a whole.
-        """
-        columns = [metadata.column(index) for index in range(metadata.num_columns)]
-        own = [column for column in columns if column.path_in_schema.split(".")[0] == self.column]
-        if sum(column.total_uncompressed_size for column in own) > limit:
+    def _check_pages(self, file: Any, number: int, group: int, limit: int) -> None:
+        """Raises UserError if the pages of the images, each of which is unpacked as a whole, are too large."""
+        if number not in self._chunks:
+            self._chunks[number] = chunks_of(self.files[number])
+        chunks = self._chunks[number][group]
+        own = [
+            chunk
+            for index, chunk in enumerate(chunks[: len(file.schema)])
+            if file.schema.column(index).path.split(".")[0] == self.column
+        ]
+        if unpacked_size(self.files[number], own, limit) > limit:
             raise self._too_large(number, group, limit)
 
     def _too_large(self, number: int, group: int, limit: int) -> UserError:
