@@ -72,7 +72,7 @@ class Stage(NamedTuple):
         """Its settings; `epochs` scales the number of epochs, at least one remains."""
         row = ROWS[self.row]
         settings = {
-            **load_recipe("segment"),
+            **load_recipe("scene"),
             **COMMON,
             "img_size": row.size,
             **row.settings,

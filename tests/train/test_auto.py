@@ -58,6 +58,7 @@ def test_batches_and_epochs_of_larger_sets(few):
     [
         ({"data": "photos"}, True),
         ({"data": "photos", "epochs": 3, "img_size": "64"}, True),
+        ({"data": "photos", "task": "classify"}, True),
         ({"data": "cifar10"}, False),
         ({"data": "photos", "model": "bhvit_tiny"}, False),
         ({"data": "photos", "init": "cifar10"}, False),
@@ -150,3 +151,24 @@ def test_a_segmentation_is_no_start_for_a_classifier(tmp_path, monkeypatch):
             create_model("bhvit_nano", num_classes=3, img_size=400, task=task), tmp_path / f"{name}.safetensors"
         )
         assert auto._nearest_bundled(500) == (before if task == "segment" else name)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("", ("bhvit_nano", "tinyimagenet", (192, 256), 8)),
+        ("--img-size 96x128 --epochs 2", ("bhvit_nano", "tinyimagenet", (96, 128), 8)),
+        ("--model bhvit_scene", ("bhvit_scene", None, None, 12)),
+        ("--set decoder_channels=32", ("bhvit_scene", None, None, 12)),
+        ("--init cifar10", ("bhvit_nano", "cifar10", (192, 256), 4)),  # its stem, not that of the recipe's own
+        ("--init cifar10 --model bhvit_nano --set stem_kernel=4", ("bhvit_nano", "cifar10", (192, 256), 4)),
+        ("--recipe road", ("bhvit_nano", "tinyimagenet", (128, 160), 8)),
+        ("--recipe road --init cifar10", ("bhvit_nano", "cifar10", (128, 160), 4)),
+    ],
+)
+def test_training_on_masks_starts_from_a_bundled_model_unless_told_otherwise(words, expected):
+    from bhvit.cli.main import build_parser
+    from bhvit.cli.train import _config
+
+    config = _config(build_parser().parse_args(["train", "--task", "segment", "--data", "streets", *words.split()]))
+    assert (config.model, config.init, config.img_size, config.overrides.get("stem_kernel")) == expected

@@ -134,7 +134,7 @@ def _print_masks(result: Result, metrics: SegmentationMetrics) -> None:
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     from ..errors import UserError
-    from ..train.auto import applies, output_folder
+    from ..train.auto import applies, names_model, output_folder
     from ..train.config import TrainConfig, parse_setting
     from ..train.recipe_files import default_recipe, load_recipe, merged
     from ..train.run_folder import RunFolder
@@ -163,7 +163,10 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     given.setdefault("out", output_folder(given["data"]))
     if args.recipe is None and given.get("task", "classify") == "classify" and applies(given):
         return _by_images(given, quiet=args.quiet)
-    recipe = load_recipe(args.recipe or default_recipe(given["data"], given.get("task", "classify")))
+    own_model = "init" not in given and names_model(given)
+    recipe = load_recipe(args.recipe or default_recipe(given["data"], given.get("task", "classify"), own_model))
+    if "init" in given and "init" in recipe and "model" not in given:  # the recipe's model is that of its own `init`
+        recipe = {**recipe, **_settings_of(given["init"]), "img_size": recipe["img_size"]}
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
 
 
@@ -210,6 +213,10 @@ def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[
     init = given.get("init", recipe.get("init"))
     if init is None or "model" in recipe or "model" in given:
         return {"model": DEFAULT_MODEL}
+    return _settings_of(init)
+
+
+def _settings_of(checkpoint: str) -> dict[str, Any]:
     from ..train.warm_start import settings_of
 
-    return settings_of(init)
+    return settings_of(checkpoint)

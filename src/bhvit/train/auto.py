@@ -31,14 +31,19 @@ SAMPLE = 50
 """Images whose size is looked at."""
 SMALL = 1.5
 """Images of up to this many times the model's edge are moved a little; larger ones are cropped at random."""
-DECIDED_BY_MODEL = (*OVERRIDES, "model", "init", "patch", "channels", "phases")
+DECIDED_BY_MODEL = {*OVERRIDES, "model", "init", "patch", "channels", "phases"} - {"task"}
 """Settings that say which model to train: with one of them nothing is chosen."""
 
 
 def applies(given: Mapping[str, Any]) -> bool:
     """Whether the given settings name own images and no model."""
+    return given["data"] not in BUILT_IN and not names_model(given)
+
+
+def names_model(given: Mapping[str, Any]) -> bool:
+    """Whether one of the given settings says which model to train."""
     names = {name.partition(".")[0] for name in given}
-    return given["data"] not in BUILT_IN and "stages" not in names and not names & set(DECIDED_BY_MODEL)
+    return "stages" in names or bool(names & DECIDED_BY_MODEL)
 
 
 def chosen(dataset: Dataset) -> dict[str, Any]:

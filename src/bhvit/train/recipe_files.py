@@ -22,10 +22,10 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def default_recipe(data: str, task: str = "classify") -> str:
-    """The recipe for a data source and task where none is named."""
+def default_recipe(data: str, task: str = "classify", own_model: bool = False) -> str:
+    """The recipe for a data source and task where none is named; `own_model`: from scratch, not from a bundled one."""
     if task == "segment":
-        return "segment"
+        return "scene" if own_model else "segment"
     return "digits" if data == "digits" else "small"
 
 
