@@ -18,8 +18,10 @@ import pytest
 from bhvit import Session
 from bhvit._native import available_isas
 from bhvit.format import file as bhv_file
+from bhvit.runtime.saliency import METHODS
 from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.random_model import random_images, random_model
+from helpers.small_specs import LABELS
 
 STAGES = (
     StageSpec(depth=1, channels=64, hidden=128, mixer="conv"),
@@ -101,6 +103,22 @@ def test_the_callers_settings_change_no_bit(
     assert opened(images).tobytes() == expected.tobytes()
     assert inputs.tobytes() == session.preprocess(PICTURE).tobytes()
     assert classes == session.classify(PICTURE)
+
+
+@needs_x86
+def test_they_change_no_bit_of_explanations_features_and_labels(other_settings: Callable[[], None]) -> None:
+    session, labels = Session(bhv_file.to_bytes(random_model(SPEC))), Session(bhv_file.to_bytes(random_model(LABELS)))
+
+    def found() -> list[bytes]:
+        heat = [session.explain(PICTURE, method).heat.tobytes() for method in METHODS]
+        maps = [labels.segment(PICTURE, windows=windows).tobytes() for windows in (False, True)]
+        return [*heat, *maps, session.embed(PICTURE[None]).tobytes()]
+
+    expected = found()
+    other_settings()
+    under_others = found()
+    _set_mxcsr(DEFAULT)
+    assert under_others == expected
 
 
 @pytest.mark.parametrize(

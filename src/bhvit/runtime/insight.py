@@ -111,9 +111,10 @@ class Insight(abc.ABC):
                 heat: Floats | None = saliency.occlusion(self, prepared[0], label)
             else:
                 heat = saliency.attention(self._model(), self.program.trace, prepared[0])
+            heat = None if heat is None else heat / max(heat.max(), 1e-30)
         if heat is None:
             raise UserError("the model has no attention with levels to add up; the method occlusion takes any model")
-        return Explanation(self._class_names[label], float(chances[label]), heat / max(heat.max(), 1e-30), method)
+        return Explanation(self._class_names[label], float(chances[label]), heat, method)
 
     def label(self, name: str) -> int:
         """Return the number of a class. Raises UserError if the model does not know it."""
