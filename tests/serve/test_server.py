@@ -335,10 +335,12 @@ def test_what_runs_is_finished_before_the_end(number: int) -> None:
 
 def test_the_end_comes_within_its_limit() -> None:
     server = Server("cifar10", "--drain", 1)
-    with request_under_way(server, 100):
+    with request_under_way(server, 100) as connection:
         begin = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begin < 8
+        assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
+    assert not any(event["event"].startswith("Exception") for event in server.log)
     assert server.process.stderr is not None
     server.process.stderr.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import traceback
@@ -95,6 +96,11 @@ class Service:
             except UserError as error:
                 response = _error(400, str(error))
                 fields["reason"] = str(error)
+            except asyncio.CancelledError:  # the time to finish what runs is over
+                if not self.draining:
+                    raise
+                response = _error(503, "the server has stopped before the answer")
+                fields["reason"] = "stopped"
             except Exception as error:
                 response = _error(500, "the server has made a mistake; its log says more")
                 fields["reason"] = "".join(traceback.format_exception(error))
