@@ -206,17 +206,37 @@ def _check_scans(image: Image.Image, name: str) -> None:
     """Raises UserError for a JPEG of more than `MAX_SCANS` scans, which would take minutes for few bytes."""
     file: IO[bytes] = image.fp  # type: ignore[attr-defined]
     begin = file.tell()
-    file.seek(0)
-    count, last = 0, b""
-    while chunk := file.read(1 << 20):
-        count += (last + chunk).count(_SCAN)
-        last = chunk[-1:]
-    if count > MAX_SCANS:  # what follows the picture, such as a phone's film, may hold these bytes by chance
+    if not _one_scan(file):
         file.seek(0)
-        count = _scans(file.read())
+        count, last = 0, b""
+        while chunk := file.read(1 << 20):
+            count += (last + chunk).count(_SCAN)
+            last = chunk[-1:]
+        if count > MAX_SCANS:  # what follows the picture, such as a phone's film, may hold these bytes by chance
+            file.seek(0)
+            count = _scans(file.read())
+        if count > MAX_SCANS:
+            raise UserError(f"{name} is a JPEG of more than {MAX_SCANS} scans, which no camera or program writes")
     file.seek(begin)
-    if count > MAX_SCANS:
-        raise UserError(f"{name} is a JPEG of more than {MAX_SCANS} scans, which no camera or program writes")
+
+
+def _one_scan(file: IO[bytes]) -> bool:
+    """Whether a JPEG is sequential and its first scan has all components: decoders read no other then."""
+    file.seek(2)
+    components = 0
+    while (head := file.read(4))[:1] == b"\xff" and len(head) == 4:
+        kind, size = head[1], int.from_bytes(head[2:], "big") - 2
+        if kind == 0xDA:
+            return 0 < components == int.from_bytes(file.read(1), "big")
+        if kind in (0xC0, 0xC1):
+            components = int.from_bytes(file.read(6)[5:], "big")
+            size -= 6
+        elif not (0xE0 <= kind <= 0xEF or kind in (0xDB, 0xC4, 0xDD, 0xFE)):  # metadata, tables, restarts, comment
+            return False
+        if size < 0:
+            return False
+        file.seek(size, 1)
+    return False
 
 
 def _scans(data: bytes) -> int:

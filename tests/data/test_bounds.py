@@ -301,3 +301,14 @@ def test_a_jpeg_of_very_many_scans_is_refused() -> None:
     comment = b"\xff\xfe" + (2 + 400).to_bytes(2, "big") + 200 * b"\xff\xda"
     assert load_image(usual[:2] + comment + usual[2:]).size == (64, 64)  # neither in a comment
     assert load_image(usual + 200 * b"\xff\xda").size == (64, 64)  # nor after the end, as phones keep a film
+
+
+def test_scans_of_an_ordinary_jpeg_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bhvit.decode.MAX_SCANS", 0)
+    options: dict[str, Any] = {"exif": b"Exif\0\0" + bytes(60_000), "icc_profile": bytes(70_000), "comment": b"new"}
+    for mode in ("L", "RGB", "CMYK"):
+        file = io.BytesIO()
+        Image.new(mode, (64, 64)).save(file, "JPEG", restart_marker_rows=1, **options)
+        assert load_image(file).size == (64, 64)
+    with pytest.raises(UserError, match="more than 0 scans"):
+        load_image(_many_scans(0))
