@@ -6,7 +6,9 @@ import pickle
 
 import pytest
 
-from bhvit.errors import LONGEST, FormatError, UserError
+from bhvit.errors import LONGEST, FormatError, UserError, listed
+from bhvit.spec.values import convert
+from bhvit.text import some
 
 
 def test_a_message_is_one_line() -> None:
@@ -37,3 +39,21 @@ def test_a_long_value_is_cut_in_the_middle() -> None:
 def test_errors_pickle() -> None:
     error = pickle.loads(pickle.dumps(UserError("no file a.bhv")))
     assert (type(error), str(error)) == (UserError, "no file a.bhv")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["cat", "dog"],
+        ["goldfish, Carassius auratus", "cat"],
+        ['a "good", dog', 'a "dog"', " dog", "dog "],
+        ["", "cat"],
+    ],
+)
+def test_lists_of_names_can_be_told_apart(names: list[str]) -> None:
+    assert convert("foreground", tuple[str, ...], listed(names)) == tuple(names)
+
+
+def test_lists_quote_names_with_commas() -> None:
+    assert listed(["cat", "dog"]) == "cat, dog"
+    assert some(["goldfish, Carassius auratus", "cat", "dog"], 2) == '"goldfish, Carassius auratus", cat and 1 more'

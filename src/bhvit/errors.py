@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import reprlib
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 5000
@@ -39,6 +41,21 @@ def shown(value: Any) -> str:
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = 200
     return brief.repr(value)
+
+
+def listed(names: Iterable[object]) -> str:
+    """Return names as a list in one line; a name that holds a comma or a quote stands in quotes, as in CSV."""
+    return ", ".join(map(_quoted, map(str, names)))
+
+
+def _quoted(name: str) -> str:
+    plain = name and name == name.strip() and not {",", '"'} & set(name)
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def report(line: str) -> None:
+    """Print a line on standard error, marked as all lines of the command line are."""
+    print(f"bhvit: {line}", file=sys.stderr)
 
 
 class UserError(ValueError):

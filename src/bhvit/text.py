@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .errors import listed
 from .spec.model import ModelSpec
 
 
@@ -35,7 +36,7 @@ def describe(spec: ModelSpec) -> str:
 
 def some(names: Sequence[str], limit: int = 5) -> str:
     """The first of `names`, and how many more there are."""
-    shown = ", ".join(str(name) for name in names[:limit])
+    shown = listed(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..data.masks import IGNORED
 from ..data.segmentation_metrics import Labels
+from ..errors import listed
 from ..runtime.overlays import overlay, palette
 from .elements import data_url, table
 from .measure import MaskFindings
@@ -128,7 +129,7 @@ def _found(found: MaskFindings, labels: Labels) -> str:
     """The classes that labels have, the largest first."""
     counts = np.bincount(labels.reshape(-1), minlength=len(found.file.class_names))
     order = np.argsort(-counts, kind="stable")
-    return ", ".join(found.file.class_names[index] for index in order if counts[index])
+    return listed(found.file.class_names[index] for index in order if counts[index])
 
 
 def _mistakes(image: Image.Image, wrong: npt.NDArray[np.bool_]) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
 import importlib
 import math
@@ -12,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from ..errors import UserError, require_extra
+from ..errors import UserError, listed, require_extra
 
 
 def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
@@ -26,7 +27,7 @@ def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
     name = name.lstrip(marks)
     # Letters in another order are near, however short the name.
     near = difflib.get_close_matches(name, bare, n=1) or [n for n in bare if sorted(n) == sorted(name)]
-    return f"; did you mean {bare[near[0]]}?" if near else f"; known: {', '.join(bare.values())}"
+    return f"; did you mean {bare[near[0]]}?" if near else f"; known: {listed(bare.values())}"
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:
@@ -46,7 +47,7 @@ def convert(name: str, kind: Any, value: Any) -> Any:
             if isinstance(value, list | tuple) and all(_is_int(number) for number in value):
                 return tuple(value)
         elif option == tuple[str, ...]:
-            words = value.split(",") if isinstance(value, str) else value  # "road,pavement" as well
+            words = _names(value) if isinstance(value, str) else value  # "road,pavement" as well
             if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
                 return tuple(words)
         elif option == tuple[float, ...]:
@@ -111,6 +112,11 @@ def _size(value: Any) -> tuple[int, int] | None:
             return None
     pair = (value, value) if _is_int(value) else value
     return (pair[0], pair[1]) if isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_int, pair)) else None
+
+
+def _names(text: str) -> list[str]:
+    """Names separated by commas; one that holds a comma stands in quotes."""
+    return [name for row in csv.reader(text.splitlines(), skipinitialspace=True) for name in row]
 
 
 def _float(value: Any) -> float | None:

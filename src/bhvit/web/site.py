@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..files import write_atomically
 from ..format import file as bhv_file
 from ..text import describe, size_text
@@ -57,7 +57,7 @@ def site_files(
                 "file": name,
                 "size": size_text(len(contents[name])),
                 "architecture": describe(packed.spec).splitlines()[0],
-                "classes": ", ".join(packed.class_names[:20]) + (", …" if len(packed.class_names) > 20 else ""),
+                "classes": listed(packed.class_names[:20]) + (", …" if len(packed.class_names) > 20 else ""),
             }
         )
     groups = []

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from ...cost.counts import op_costs, total
-from ...errors import printable
+from ...errors import listed, printable
 from ...spec.model import ModelSpec
 
 _SHOWN = 20
@@ -116,7 +116,7 @@ def _metadata(license: str | None, pipeline: str) -> str:
 def _classes(count: int, names: Sequence[str] | None) -> str:
     if not names:
         return f"{count} classes"
-    shown = ", ".join(map(_plain, names[:_SHOWN]))
+    shown = _plain(listed(names[:_SHOWN]))
     return f"{count} classes ({shown}{', …' if count > _SHOWN else ''})"
 
 
