@@ -105,7 +105,7 @@ class Calibration:
 
     def unknown(self, logits: Array, miss_rate: float = MISS_RATE) -> npt.NDArray[np.bool_]:
         """Logits (N, classes) -> whether each image is unlike those that the model knows, (N,)."""
-        return self.scores(logits) < self.threshold(miss_rate)
+        return ~(self.scores(logits) >= self.threshold(miss_rate))  # so that NaN is nothing known
 
 
 def probabilities(logits: Array, temperature: float = 1.0) -> Doubles:

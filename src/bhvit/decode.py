@@ -34,6 +34,11 @@ Needed: TypeAlias = Callable[[int, int], tuple[int, int]]
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "JPEG2000", "AVIF")
 """Formats that are decoded. Pillow knows others, which start programs (PostScript) or are no pictures."""
+IMAGE_SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
+    ".avifs .heic .heif".split()
+)
+"""Endings of files in a folder or archive that are taken for images; one that cannot be decoded is then named."""
 MAX_PIXELS = environment_limit("BHVIT_MAX_PIXELS", 89_478_485)
 """Pixels of the largest picture that is decoded, by default Pillow's own limit; raised by BHVIT_MAX_PIXELS."""
 if os.environ.get("BHVIT_MAX_PIXELS"):

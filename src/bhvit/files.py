@@ -23,6 +23,7 @@ PART = ".part"
 """Ending of a file that is being written; one that is left over belongs to a process that was killed."""
 STALE_SECONDS = 3600.0
 """A part that nothing has been written to for so long belongs to no live process."""
+_SIDE_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 _UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EROFS, errno.EACCES}
 """What file systems answer that cannot flush on demand, such as mounted buckets."""
 
@@ -80,6 +81,11 @@ def lock(handle: int) -> None:
         raise
     except OSError:
         pass
+
+
+def is_side_file(name: str) -> bool:
+    """Whether a file or folder is hidden, or one that macOS and Windows leave behind."""
+    return name.startswith(".") or name.lower() in _SIDE_FILES
 
 
 def new_part(path: Path) -> Path:

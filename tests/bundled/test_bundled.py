@@ -75,7 +75,9 @@ def test_a_downloaded_model_is_found_by_name(tmp_path: Path, monkeypatch: pytest
     for suffix in (".bhv", ".safetensors"):
         (downloaded / f"large{suffix}").write_bytes(find("cifar10", suffix).read_bytes())
         (downloaded / f"cifar10{suffix}").write_bytes(b"not the one that ships with the package")
+    (downloaded / "._large.bhv").write_bytes(b"what macOS leaves behind")
     assert list_bundled() == sorted([*before, "large"])
+    (downloaded / "._large.bhv").unlink()
     assert find("cifar10", ".bhv") == FOLDER / "cifar10.bhv"
     assert bhvit.Session("large").class_names == NAMES
     assert main(["pack", "large"]) == 0

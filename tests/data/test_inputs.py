@@ -355,3 +355,36 @@ def test_frames_of_too_many_pixels_are_refused_before_they_are_decoded(
         (picture,) = open_inputs(path)
         with pytest.raises(UserError, match=r"at its first frame: .* too large .at most 1024 pixels are decoded"):
             picture.image()
+
+
+def test_a_pattern_finds_a_picture_once_whatever_links_lead_to_it(folder: Path, tmp_path: Path) -> None:
+    expected = [str(folder / name) for name in FILES]
+    (folder / "cat" / "above").symlink_to(folder)
+    (folder / "again").symlink_to(folder / "dog")
+    (folder / "cat" / "other.png").symlink_to(folder / "dog" / "000.png")  # a link to a file is a file
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.png").write_bytes(png(5))
+    (folder / "far").symlink_to(tmp_path / "elsewhere")
+    more = [str(folder / "cat" / "other.png"), str(folder / "far" / "b.png")]
+    assert names(open_inputs(f"{folder}/**/*.png")) == sorted(expected + more)
+    assert names(open_inputs(f"{folder}/again/*.png")) == [str(folder / "again" / f"00{i}.png") for i in range(2)]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    lines = b"\xef\xbb\xbf" + b"".join(f"{folder}/{name}\r\n".encode() for name in FILES[:2])
+    assert names(open_inputs("-", stdin=io.BytesIO(lines))) == [f"{folder}/{name}" for name in FILES[:2]]
+
+
+def test_standard_input_that_is_closed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="standard input is closed"):
+        open_inputs("-")
+
+
+def test_any_sequence_of_sources_is_taken(folder: Path) -> None:
+    from collections import UserList
+
+    expected = [str(folder / name) for name in FILES[:2]]
+    assert names(open_inputs(UserList(expected))) == expected
+    with pytest.raises(UserError, match="a source is a path"):
+        open_inputs(b"a.png")  # type: ignore[arg-type]

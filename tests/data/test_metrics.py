@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from bhvit.data.dataset import open_dataset
-from bhvit.data.metrics import agreement, decode, evaluate, metrics
+from bhvit.data.metrics import NonFiniteLogitsError, agreement, decode, evaluate, metrics
+from bhvit.data.segmentation_metrics import SegmentationMetrics
 from bhvit.errors import UserError
 from bhvit.image import Preprocess
+from bhvit.verification.predictors import labels_of
 
 LOGITS = np.array([[2, 1, 0], [0, 3, 1], [1, 0, 1], [0, 0, 5]], dtype=np.float32)
 NAMES = ("a", "b", "c")
@@ -26,6 +28,22 @@ def test_accuracies_confusion_and_loss():
     expected = torch.nn.functional.cross_entropy(torch.tensor(LOGITS), torch.tensor([0, 2, 2, 2])).item()
     assert result.cross_entropy == pytest.approx(expected, rel=1e-6)
     assert result.to_dict()["per_class"]["b"] is None
+
+
+def test_classes_of_one_name_are_told_apart():
+    result = metrics(LOGITS, np.array([0, 2, 2, 2]), ("crane", "dog", "crane"))
+    assert result.to_dict()["per_class"] == {"crane (0)": 1.0, "dog": None, "crane (2)": pytest.approx(1 / 3)}
+    pixels = SegmentationMetrics(class_names=("a", "a"), confusion=np.array([[1, 0], [1, 1]]), images=1)
+    assert pixels.to_dict()["per_class"] == {"a (0)": 0.5, "a (1)": 0.5}
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_no_labels(value):
+    logits = np.zeros((2, 3, 4), np.float32)
+    assert (labels_of(logits) == 0).all()
+    logits[1, 2, 3] = value
+    with pytest.raises(NonFiniteLogitsError, match="not finite"):
+        labels_of(logits)
 
 
 def test_calibration_is_the_gap_between_confidence_and_frequency():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import UserList
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ def test_bytes_and_lists(session: Session, path: Path, tmp_path: Path) -> None:
     for held in (data, bytearray(data), memoryview(data)):
         assert session.classify(held) == expected[0]
     assert session.classify(files) == session.classify(tuple(map(str, files))) == expected
+    assert session.classify(UserList(files)) == expected
     assert session.classify([]) == []
     model = path.read_bytes()
     for held in (model, bytearray(model), memoryview(model)):
@@ -234,3 +236,26 @@ def test_a_session_needs_no_torch(path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "(1, 4)", done.stderr
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_no_answer(session: Session, value: float) -> None:
+    logits = np.zeros((1, len(session.class_names)), np.float32)
+    logits[0, 1] = value
+    for ask in (session.likeliest, session.probabilities):
+        with pytest.raises(UserError, match="NaN or infinity"):
+            ask(logits)
+
+
+def test_a_home_that_may_not_be_looked_into_is_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = Path.is_file
+
+    def refuse(self: Path) -> bool:
+        if self.is_relative_to(tmp_path / "private"):
+            raise PermissionError(13, "Permission denied", str(self))
+        return real(self)
+
+    monkeypatch.setenv("BHVIT_MODELS", str(tmp_path / "private"))
+    monkeypatch.setattr(Path, "is_file", refuse)
+    with pytest.raises(UserError, match=r"cannot read absent: .*; bundled models: cifar10"):
+        Session("absent")

@@ -253,6 +253,7 @@ def test_models_are_replaced_without_dropping_a_request(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
     replace(folder / "a.bhv", tiny(0))
+    (folder / "._a.bhv").write_bytes(b"what macOS leaves behind")
     shutil.copy(MODEL, folder / "other.bhv")
     expected = [[{"name": n, "probability": v} for n, v in Session(tiny(seed)).classify(png(1))] for seed in (0, 1)]
     assert expected[0] != expected[1]

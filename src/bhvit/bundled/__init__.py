@@ -6,8 +6,12 @@ file, and may have a checkpoint with float16 latent weights to start training fr
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
+
+from ..errors import UserError
+from ..files import is_side_file
 
 FOLDER = Path(__file__).parent
 DEFAULT = "cifar10"
@@ -29,7 +33,8 @@ def list_bundled(suffix: str = ".bhv") -> list[str]:
 
     Not every model comes with a checkpoint.
     """
-    return sorted({path.stem for folder in _folders() for path in folder.glob(f"*{suffix}")})
+    found = [path for folder in _folders() for path in folder.glob(f"*{suffix}")]
+    return sorted({path.stem for path in found if not is_side_file(path.name)})
 
 
 def find(path: str | Path, suffix: str) -> Path:
@@ -42,8 +47,9 @@ def find(path: str | Path, suffix: str) -> Path:
     if len(path.parts) == 1 and not path.exists():
         for folder in _folders():
             named = folder / f"{path}{suffix}"
-            if named.is_file():
-                return named
+            with contextlib.suppress(OSError):  # a home that this user may not look into, as containers have
+                if named.is_file():
+                    return named
     return path
 
 
@@ -65,6 +71,12 @@ def hint(path: str | Path, suffix: str = ".bhv") -> str:
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
     return f"; bundled models: {', '.join(list_bundled(suffix))}" if meant else ""
+
+
+def check_name(path: Path, suffix: str) -> None:
+    """Raise UserError if `path`, from `find`, is a name that no model has: before PyTorch is loaded, or missed."""
+    if known := hint(path, suffix):
+        raise UserError(f"there is no file {path}{known}")
 
 
 def is_packed(path: str | Path) -> bool:

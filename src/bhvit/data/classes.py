@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,13 @@ def read_class_names(path: Path, data: bytes | None = None) -> tuple[str, ...]:
     if any(len(fields) > 1 and fields[0] != str(number) for number, fields in enumerate(columns)):
         raise UserError(f"{path}: with more columns than one, the first must count 0, 1, 2, …")
     return tuple(fields[-1].strip() for fields in columns)
+
+
+def by_class(names: Sequence[str], values: Iterable[Any]) -> dict[str, Any]:
+    """Return values by the names of their classes; a name that several classes have is followed by their number."""
+    several = {name for name, count in Counter(names).items() if count > 1}
+    keys = (f"{name} ({label})" if name in several else name for label, name in enumerate(names))
+    return dict(zip(keys, values))
 
 
 def named_classes(source: Path, classes_file: Path | None) -> tuple[str, ...] | None:

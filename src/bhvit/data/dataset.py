@@ -18,7 +18,6 @@ what was found damaged are remembered between runs.
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..decode import Needed
-from ..errors import UserError
+from ..errors import UserError, report
 from ..image import Preprocess
 from ..text import some
 from .classes import Labels, match_classes
@@ -144,7 +143,7 @@ def open_dataset(
         raise UserError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
     if test_fraction is not None and not (isinstance(test_fraction, int | float) and 0 < test_fraction < 1):
         raise UserError(f"the held-out fraction must lie between 0 and 1, not {test_fraction!r}")
-    warn = warn or to_stderr
+    warn = warn or report
     found = find(str(source), split, Path(classes_file) if classes_file else None)
     indices, labels = found.indices, found.labels
     if len(labels) == 0:
@@ -190,7 +189,3 @@ def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) ->
     kept = dataset.subset([index for index in range(len(dataset)) if index not in found])
     kept.skipped = tuple(damaged)
     return kept
-
-
-def to_stderr(line: str) -> None:
-    print(line, file=sys.stderr)

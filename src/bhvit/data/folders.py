@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import UserError
+from ..files import is_side_file
 from .index_cache import LARGE, Stamp, remembered, stamp_of
-from .stores import FileStore, check_size, is_side_file, reading
+from .stores import FileStore, check_size, reading
 
 
 class FolderStore(FileStore):

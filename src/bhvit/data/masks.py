@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -24,22 +23,21 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..decode import load_image
-from ..errors import UserError
+from ..decode import IMAGE_SUFFIXES, load_image
+from ..errors import UserError, report
 from ..image import Preprocess
 from ..spec.model import MAX_LABELS
 from ..system import allowed_cores
 from ..text import some
 from .archives import TarStore, ZipStore
 from .classes import read_class_names
-from .dataset import Dataset, Warn, to_stderr
+from .dataset import Dataset, Warn
 from .folders import FolderStore
 from .index_cache import LARGE
 from .parquet import ParquetStore, mask_columns
 from .sources import files_below
 from .splits import Kind, by_split, choose, hold_out
 from .stores import FileStore, Store, reading
-from .webdataset import IMAGES
 
 IGNORED = 255
 """Label of pixels that count for nothing, in every mask that is handed out."""
@@ -195,7 +193,7 @@ def open_masked(
     """
     if ignore is not None and not (type(ignore) is int and 0 <= ignore <= IGNORED):
         raise UserError(f"ignore must be a label from 0 to {IGNORED}, not {ignore!r}")
-    warn = warn or to_stderr
+    warn = warn or report
     found = _find(Path(source), split)
     if len(found.indices) == 0:
         raise UserError(f"{source} has no images in its {split} split")
@@ -332,7 +330,7 @@ def _folders(store: FileStore, split: str) -> _Pairs:
     images = {
         PurePosixPath(*path.parts[1:]): index
         for path, index in inside.items()
-        if path.parts[0] == "images" and path.suffix.lower().lstrip(".") in _ENDINGS
+        if path.parts[0] == "images" and path.suffix.lower() in IMAGE_SUFFIXES
     }
     if mask_folder is None or not images:
         missing = "images" if not images else "masks"
@@ -403,6 +401,3 @@ def _parquet(source: Path, files: Mapping[str, Path], split: str) -> _Pairs:
     classes = source / "classes.txt" if source.is_dir() else source.parent / "classes.txt"
     names = read_class_names(classes) if classes.is_file() else None
     return _Pairs(store, masks, indices, indices, names, what, hold_out, kinds, tuple(left_out))
-
-
-_ENDINGS = {re.sub(r"^\.", "", ending.lower()) for ending in IMAGES}

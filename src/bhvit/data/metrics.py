@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..calibration import Calibration, calibration_error, negative_log_likelihood
 from ..errors import UserError
 from ..image import Preprocess
+from .classes import by_class
 from .dataset import Dataset
 
 Floats: TypeAlias = "npt.NDArray[np.float32]"
@@ -130,9 +131,6 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics for JSON; None for a class without images."""
-        per_class = {
-            name: None if np.isnan(value) else float(value) for name, value in zip(self.class_names, self.per_class)
-        }
         return {
             "images": len(self.labels),
             "top1": self.top1,
@@ -140,7 +138,7 @@ class Metrics:
             "cross_entropy": self.cross_entropy,
             "calibration_error": self.calibration_error,
             "seconds": self.seconds,
-            "per_class": per_class,
+            "per_class": by_class(self.class_names, (None if np.isnan(one) else float(one) for one in self.per_class)),
             "confusion": self.confusion.tolist(),
         }
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..errors import UserError
+from .classes import by_class
 from .masks import IGNORED, MaskedDataset
 
 Labels = npt.NDArray[np.uint8]
@@ -92,14 +93,13 @@ class SegmentationMetrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics for JSON; None for a class that does not occur."""
-        named = zip(self.class_names, self.per_class)
         return {
             "images": self.images,
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
             "cross_entropy": self.cross_entropy,
             "seconds": self.seconds,
-            "per_class": {name: None if np.isnan(value) else float(value) for name, value in named},
+            "per_class": by_class(self.class_names, (None if np.isnan(one) else float(one) for one in self.per_class)),
             "confusion": self.confusion.tolist(),
         }
 

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..decode import IMAGE_SUFFIXES
 from ..errors import UserError, require_extra
-from ..files import check_regular
+from ..files import check_regular, is_side_file
 from ..text import some
 from .archives import TarStore, ZipStore
 from .classes import Labels, check_distinct, check_labels, check_text, named_classes, numbered, written_otherwise
@@ -21,12 +22,12 @@ from .folders import FolderStore
 from .index_cache import cache_folder
 from .parquet import ParquetStore, parquet_labels, parquet_schema
 from .splits import KINDS, Kind, by_split, choose, split_of
-from .stores import ArrayStore, FileStore, Store, is_side_file, reading
-from .webdataset import IMAGES, ShardStore, is_shard
+from .stores import ArrayStore, FileStore, Store, reading
+from .webdataset import ShardStore, is_shard
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
 _COMPRESSED = (".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_DATA = (*IMAGES, ".parquet", ".arrow", ".tar", ".zip", *_COMPRESSED)
+_DATA = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", ".zip", *_COMPRESSED)
 """Endings of files that hold images: where they cannot be used, that is said."""
 
 

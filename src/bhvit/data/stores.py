@@ -25,6 +25,7 @@ from PIL import Image
 
 from ..decode import Needed, load_image
 from ..errors import UserError
+from ..files import is_side_file
 from ..system import environment_limit
 from .index_cache import Stamp
 
@@ -33,7 +34,6 @@ WINDOW = 16
 MAX_FILE_BYTES = environment_limit("BHVIT_MAX_FILE_BYTES", 256 << 20)
 """Largest encoded image in bytes: a member of an archive may claim any size. Raised by BHVIT_MAX_FILE_BYTES."""
 
-_SIDE_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
 _ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -191,11 +191,6 @@ def read_range(path: Path, name: str, offset: int, size: int) -> IO[bytes]:
 def first_line(error: Exception) -> str:
     """Return an error's message in one line, or its type without one."""
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def is_side_file(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that macOS and Windows leave behind."""
-    return name.startswith(".") or name.lower() in _SIDE_FILES
 
 
 def without_side_files(paths: list[str]) -> list[str]:

@@ -21,16 +21,13 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..decode import IMAGE_SUFFIXES
 from ..errors import UserError
-from ..files import check_regular
+from ..files import check_regular, is_side_file
 from .archives import check_end, open_tar, sparse
 from .index_cache import LARGE, Stamp, remembered, stamp_of
-from .stores import EncodedStore, is_side_file, read_range, reading
+from .stores import EncodedStore, read_range, reading
 
-IMAGES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".jp2", ".heic", ".heif"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".bmp", ".tif", ".tiff", ".gif", ".tga", ".ico"),
-)
 LABELS = (".cls", ".json")
 MAX_LABEL = 8 << 20
 """Bytes of a label's file; JSON takes up to twenty times as many in memory."""
@@ -89,7 +86,7 @@ def is_shard(path: Path) -> bool:
                         break
         except tarfile.ReadError:
             return False
-    return any(found & set(IMAGES) and found & set(LABELS) for found in endings.values())
+    return any(found & IMAGE_SUFFIXES and found & set(LABELS) for found in endings.values())
 
 
 def _index(files: Sequence[Path]) -> tuple[Stamp, tuple[list[tuple[int, int, int, int]], list[str]]]:
@@ -135,8 +132,8 @@ def _samples(path: Path, left_out: list[str]) -> Iterator[tuple[int, int, int]]:
                             left_out.append(key)
                         yield from _sample(path, key, image, label)
                         key, image, label, of_use = own, None, None, False
-                    of_use = of_use or ending.endswith((*IMAGES, *LABELS))
-                    if ending in IMAGES:
+                    of_use = of_use or ending.endswith((*IMAGE_SUFFIXES, *LABELS))
+                    if ending in IMAGE_SUFFIXES:
                         if image is not None:
                             raise UserError(f"{path}: the sample {key} has two images; which one has the label?")
                         image = (info.offset_data, info.size)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
-from ..spec.model import StageSpec
+from ..spec.model import ModelSpec, StageSpec
 
 BINARY_PER_FLOAT = 64
 """Binary multiply-accumulates that count as one operation: the width of a word."""
@@ -34,6 +35,11 @@ class OpCost:
     def parameters(self) -> int:
         """Learned numbers, binary and full precision."""
         return self.binary_parameters + self.float_parameters
+
+
+def downsampled(spec: ModelSpec, index: int) -> tuple[int, int, int]:
+    """Return the tokens after the downsampling before a stage, and its channels before and after."""
+    return math.prod(spec.grid(index)), spec.stages[index - 1].channels, spec.stages[index].channels
 
 
 def quantised(

@@ -97,7 +97,10 @@ class Engine:
         worker's `Session`.
         """
         ray = _ray()
-        data = bundled.find(model, ".bhv").read_bytes()
+        try:
+            data = bundled.find(model, ".bhv").read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read {model}: {error.strerror}{bundled.hint(model)}") from None
         self._joined = address is None and ray.is_initialized()  # by the program that calls this
         if not self._joined:
             dashboard = False if address is None else None

@@ -123,6 +123,8 @@ class Insight(abc.ABC):
                 f"the model does not know the class {shown(name)}{nearest(name, self._class_names)}; "
                 f"it knows {some(self._class_names)}"
             )
+        if self._class_names.count(name) > 1:
+            raise UserError(f"several classes are called {name}: leave the name out, and the likeliest class is taken")
         return self._class_names.index(name)
 
     @property

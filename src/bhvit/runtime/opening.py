@@ -81,10 +81,7 @@ def open_program(
         raise FormatError(f"{named(source)}{error}") from error
     except UserError as error:
         raise UserError(f"{named(source)}{error}") from error
-    except (
-        ValueError,
-        RuntimeError,
-    ) as error:  # no such instruction set, or threads that cannot start
+    except (ValueError, RuntimeError) as error:  # no such instruction set; threads that cannot start
         raise UserError(str(error)) from error
 
 

@@ -229,7 +229,7 @@ class Session(Insight):
     @overload
     def classify(
         self,
-        image: list[ImageLike] | tuple[ImageLike, ...],
+        image: Sequence[ImageLike],
         top: int = 5,
         *,
         bgr: bool = False,
@@ -238,7 +238,7 @@ class Session(Insight):
     ) -> list[Answer]: ...
     def classify(
         self,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
+        image: ImageLike | Sequence[ImageLike],
         top: int = 5,
         *,
         bgr: bool = False,
@@ -247,7 +247,7 @@ class Session(Insight):
     ) -> Answer | list[Answer]:
         """Name the `top` likeliest classes of one image with their probabilities, the likeliest first.
 
-        `image` is what `preprocess` takes. A list or tuple of images gives a list of such answers. Probabilities are
+        `image` is what `preprocess` takes. A sequence of images gives a list of such answers. Probabilities are
         calibrated where the file is, see `probabilities`. With `unknown`, the answer is empty for an image that is
         unlike those the model knows; `miss_rate`, 0 to 1, is the share of known images that may be refused so.
         Raises UserError with `unknown` where the file is not calibrated.
@@ -257,7 +257,7 @@ class Session(Insight):
             raise UserError(f"{self._spec.name} labels pixels: session.segment(image) gives a map of them")
         if unknown:
             self._calibrated().threshold(miss_rate)  # refused for no images, too
-        if isinstance(image, list | tuple):
+        if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
             return [self.classify(one, top, bgr=bgr, unknown=unknown, miss_rate=miss_rate) for one in image]
         logits = self(self.preprocess(image, bgr=bgr))
         if unknown and self.unknown(logits, miss_rate)[0]:
@@ -306,6 +306,8 @@ class Session(Insight):
         if not isinstance(logits, np.ndarray) or logits.ndim != 2 or logits.shape[1] != classes:
             given = f"shape {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
             raise UserError(f"logits must be an array (B, {classes}), as session(images) gives them, not {given}")
+        if not np.isfinite(logits).all():
+            raise UserError("logits hold NaN or infinity, which say nothing of a class")
 
     def stream(
         self,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from .. import bundled
 from ..errors import UserError
+from ..files import is_side_file
 from ..runtime import Session
 from ..spec.model import Task
 
@@ -143,7 +144,9 @@ class Models:
         found: dict[str, Path] = {}
         for source in self._sources:
             source = bundled.find(source, ".bhv")
-            inside = sorted(source.glob("*.bhv")) if source.is_dir() else [source]
+            inside = [source]
+            if source.is_dir():
+                inside = sorted(path for path in source.glob("*.bhv") if not is_side_file(path.name))
             for path in inside:
                 if path.stem in found and strict:
                     raise UserError(f"{found[path.stem]} and {path} would both be the model {path.stem}: rename one")

@@ -18,7 +18,7 @@ from ..errors import UserError, require_extra
 from ..files import check_regular
 from ..format import file as bhv_file
 from ..runtime import Session
-from .predictors import open_pair, torch_predict
+from .predictors import labels_of, open_pair, torch_predict
 
 if TYPE_CHECKING:
     from ..models import BHViT
@@ -157,10 +157,12 @@ def compare_mask_export(
     """
     model, file = _opened(checkpoint, packed)
     session = Session(packed, threads=threads, isa=isa, max_memory=max_memory)
-    labellers = {"ONNX Runtime": _labels(onnx_predict(exported, file, packed, threads))}
+    by_onnx = onnx_predict(exported, file, packed, threads)
+    labellers: dict[str, Callable[[Floats], Labels]] = {"ONNX Runtime": lambda images: labels_of(by_onnx(images)[0])}
     labellers["packed file"] = lambda images: session.program.segment(images)[0]
     if model is not None:
-        labellers["PyTorch"] = _labels(torch_predict(model))
+        by_torch = torch_predict(model)
+        labellers["PyTorch"] = lambda images: labels_of(by_torch(images)[0])
     classes = len(dataset.class_names)
     counts = {name: np.zeros((classes, classes), np.int64) for name in labellers}
     same, pixels = dict.fromkeys(labellers, 0), 0
@@ -185,11 +187,6 @@ def compare_mask_export(
 
 def _opened(checkpoint: Path | None, packed: Path) -> tuple[BHViT | None, bhv_file.PackedModel]:
     return (None, bhv_file.read(packed)) if checkpoint is None else open_pair(checkpoint, packed)
-
-
-def _labels(predict: Predict) -> Callable[[Floats], Labels]:
-    """Logits of pixels as labels of the first image, the first of equal classes."""
-    return lambda images: np.asarray(predict(images)[0].argmax(axis=0).astype(np.uint8))
 
 
 def onnx_predict(path: Path, file: bhv_file.PackedModel, packed: Path, threads: int = 1) -> Predict:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from .. import bundled
 from ..calibration import Calibration
-from ..data.metrics import Floats, Predict
+from ..data.metrics import Floats, NonFiniteLogitsError, Predict
 from ..data.segmentation_metrics import Labeller, Labels
 from ..errors import UserError
 from ..format import file as bhv_file
@@ -75,7 +76,8 @@ def open_model(path: str, threads: int | None = None, max_memory: int | None = N
         return OpenModel(session, model.preprocess, model.class_names, model.calibration)
     if not path.endswith(".safetensors"):
         raise UserError(f"{path} is neither a .safetensors checkpoint nor a .bhv file")
-    return _open_checkpoint(path, threads)
+    checkpoint, preprocess = _open_checkpoint(path, threads)
+    return OpenModel(torch_predict(checkpoint), preprocess, checkpoint.class_names, checkpoint.calibration)
 
 
 def task_of(path: str) -> Task:
@@ -84,9 +86,20 @@ def task_of(path: str) -> Task:
     Raises UserError if it has none.
     """
     found = bundled.find(path, ".bhv")
+    bundled.check_name(found, ".bhv")
     if found.suffix == ".bhv":
         return bhv_file.read(found).spec.task
     return CheckpointDescription.from_metadata(read_metadata(found), found).spec.task
+
+
+def labels_of(logits: Floats) -> Labels:
+    """Logits of pixels (classes, H, W) -> their labels, the first of equal classes.
+
+    Raises NonFiniteLogitsError for NaN and infinity, which would be taken for a class.
+    """
+    if not np.isfinite(logits).all():
+        raise NonFiniteLogitsError("the model gives numbers that are not finite: its weights are damaged or diverged")
+    return np.asarray(logits.argmax(axis=0).astype(np.uint8))
 
 
 def torch_labeller(model: BHViT) -> Labeller:
@@ -100,8 +113,7 @@ def torch_labeller(model: BHViT) -> Labeller:
         pixels = preprocess.decoded(image)
         with torch.inference_mode():
             logits = model(torch.from_numpy(preprocess.normalize(preprocess.resized(pixels, preprocess.size)[None])))
-        found = logits[0].argmax(dim=0).to(torch.uint8).numpy()
-        return label_maps.resized(found, pixels.shape[:2])
+        return label_maps.resized(labels_of(logits[0].numpy()), pixels.shape[:2])
 
     return label
 
@@ -117,23 +129,19 @@ def open_labeller(
     if path.endswith(".bhv"):
         session = Session(path, threads=threads or allowed_cores(), max_memory=max_memory)
         return session.segment, session.class_names
-    from ..models import load_checkpoint
-
-    _set_threads(threads)
-    model = load_checkpoint(path)
-    if model.preprocess is None:
-        raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
+    model, _ = _open_checkpoint(path, threads)
     return torch_labeller(model), model.class_names
 
 
-def _open_checkpoint(path: str, threads: int | None) -> OpenModel:
+def _open_checkpoint(path: str, threads: int | None) -> tuple[BHViT, Preprocess]:
+    """Load a checkpoint that `threads` run, with its preprocessing. Raises UserError if it has none."""
     from ..models import load_checkpoint
 
     _set_threads(threads)
     model = load_checkpoint(path)
     if model.preprocess is None:
         raise UserError(f"{path} does not say how images are prepared for it: train it with `bhvit train`")
-    return OpenModel(torch_predict(model), model.preprocess, model.class_names, model.calibration)
+    return model, model.preprocess
 
 
 def _set_threads(threads: int | None) -> None:

@@ -14,7 +14,7 @@ from ..data.masks import MaskedDataset
 from ..data.segmentation_metrics import SegmentationMetrics, confusion
 from ..runtime import Session
 from .compare import Traces, follow
-from .predictors import open_pair
+from .predictors import labels_of, open_pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def compare_masks(
         images, mask = file.preprocess.normalize(both[None, :, :, :-1]), both[:, :, -1]
         native = session.program.segment(images)[0]
         with torch.inference_mode():
-            ours = model(torch.from_numpy(images))[0].argmax(dim=0).to(torch.uint8).numpy()
+            ours = labels_of(model(torch.from_numpy(images))[0].numpy())
         same, pixels = same + int((ours == native).sum()), pixels + native.size
         counts += np.stack([confusion(mask, found, classes) for found in (ours, native)])
         if index < traced:

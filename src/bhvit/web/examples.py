@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..data.folders import FolderStore
+from ..decode import convert
 from ..errors import UserError
 
 EDGE = 320
@@ -52,7 +53,7 @@ def read_examples(folder: Path) -> list[Group]:
 def _small(store: FolderStore, index: int) -> bytes | None:
     """A picture as a small JPEG; None for a file that is no picture."""
     try:
-        image = store.image(index).convert("RGB")
+        image = convert(store.image(index), 3)
     except UserError:
         return None
     image.thumbnail((EDGE, EDGE), Image.Resampling.BICUBIC)

@@ -5,6 +5,6 @@ whichever thread runs it. One file for each kind of source.
 """
 
 from .open import Inputs, Source, open_inputs
-from .picture import IMAGE_SUFFIXES, Failed, Part, Picture
+from .picture import Failed, Part, Picture
 
-__all__ = ["IMAGE_SUFFIXES", "Failed", "Inputs", "Part", "Picture", "Source", "open_inputs"]
+__all__ = ["Failed", "Inputs", "Part", "Picture", "Source", "open_inputs"]

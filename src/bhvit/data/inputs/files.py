@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -55,7 +56,9 @@ class Listed(Part):
         self._stream, self._make = stream, make
 
     def __iter__(self) -> Iterator[Picture]:
-        for entry in _entries(self._stream):
+        for number, entry in enumerate(_entries(self._stream)):
+            if number == 0:
+                entry = entry.removeprefix(codecs.BOM_UTF8)  # which PowerShell writes
             text = os.fsdecode(entry.rstrip(b"\r"))
             if not text.strip():
                 continue

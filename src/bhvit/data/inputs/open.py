@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import IO
 
 from ... import bundled
+from ...decode import IMAGE_SUFFIXES
 from ...errors import UserError, shown
-from ...files import check_regular
+from ...files import check_regular, is_side_file
 from ..folders import FolderStore
-from ..stores import is_side_file
 from . import stored, video, web
 from .files import FilePicture, Files, Listed
-from .picture import IMAGE_SUFFIXES, Part, Picture, left_out
+from .picture import Part, Picture, left_out
 
 Source = str | os.PathLike[str] | int
 STANDARD_INPUT = "-"
@@ -100,7 +100,7 @@ def open_inputs(sources: Source | Sequence[Source], *, every: int = 1, stdin: IO
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise UserError(f"every must be a whole number of frames from 1, not {shown(every)}")
-    several: Sequence[Source] = sources if isinstance(sources, list | tuple) else [sources]  # type: ignore[list-item]
+    several = [sources] if isinstance(sources, str | bytes) or not isinstance(sources, Sequence) else sources
     if not several:
         raise UserError("there is no source: name image files, folders, archives, videos, cameras or addresses")
     parts: list[Part] = []
@@ -120,6 +120,8 @@ def _open(source: Source, every: int, stdin: IO[bytes] | None) -> list[Part]:
     if not text:
         raise UserError("a source is empty: name an image file, folder, archive, video, camera or address")
     if text == STANDARD_INPUT:
+        if stdin is None and sys.stdin is None:
+            raise UserError("there is no list of pictures: standard input is closed")
         return [Listed(stdin or sys.stdin.buffer, _listed)]
     if "://" in text:
         return [_address(text, every)]
@@ -133,12 +135,30 @@ def _open(source: Source, every: int, stdin: IO[bytes] | None) -> list[Part]:
     if text.isascii() and text.isdigit() and len(text) < 4:
         return [video.Live(video.camera(int(text)), every)]
     if any(sign in text for sign in "*?["):
-        found = sorted(glob.glob(text, recursive=True))  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        found = glob.glob(text, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not found:
             raise UserError(f"no file or folder fits {text}")
-        return _several([Path(name) for name in found], every)
+        return _several(_once(found), every)
     models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_bundled())}"
     raise UserError(f"there is no image or folder {text}{'' if path.suffix else models}")
+
+
+def _once(names: Sequence[str]) -> list[Path]:
+    """Sort what a pattern found, without what it found again through links to folders.
+
+    Of several ways to an entry of a folder the one without links stays, or the shortest: `**` follows a link to a
+    folder above it forty times.
+    """
+    real: dict[str, str] = {}
+    found: dict[tuple[str, str], tuple[bool, int, str]] = {}
+    for name in names:
+        folder, entry = os.path.split(name.rstrip(os.sep))
+        if folder not in real:
+            real[folder] = os.path.realpath(folder)
+        way = (real[folder] != str(Path(folder).absolute()), name.count(os.sep), name)
+        place = (real[folder], entry)
+        found[place] = min(way, found.get(place, way))
+    return [Path(name) for _, _, name in sorted(found.values(), key=lambda way: way[2])]
 
 
 def _several(paths: Sequence[Path], every: int) -> list[Part]:

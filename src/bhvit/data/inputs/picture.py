@@ -14,12 +14,6 @@ from PIL import Image
 from ...decode import Needed, load_image
 from ...errors import UserError
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .tga .ico .jp2 .j2k .avif "
-    ".avifs .heic .heif".split()
-)
-"""Endings of files in a folder or archive that are taken for images; one that cannot be decoded is then named."""
-
 UNREAD_SUFFIXES = frozenset(
     ".jxl .jxr .svg .psd .psb .xcf .eps .pdf .exr .hdr .heics "
     ".dng .cr2 .cr3 .nef .nrw .arw .srf .orf .rw2 .raf .pef .srw .x3f".split()

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...decode import Needed
+from ...decode import IMAGE_SUFFIXES, Needed
 from ...errors import UserError
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore
-from .picture import IMAGE_SUFFIXES, Decoded, Failed, Part, Picture, Still, left_out
+from .picture import Decoded, Failed, Part, Picture, Still, left_out
 
 ARCHIVES = {".zip": ZipStore, ".tar": TarStore}
 COMPRESSED = frozenset(".tgz .tbz .tbz2 .txz .gz .bz2 .xz .zst .7z .rar".split())

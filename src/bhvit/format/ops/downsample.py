@@ -8,15 +8,13 @@ x = (prelu(y + pool[o mod C], slope) + out_shift) + position.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from ...bits import Floats
 from ...spec.model import ModelSpec
 from ..arithmetic import Tensors, linear, norm, patches2x2, prelu
 from ..op import Op
-from ..op_cost import BIAS_BEFORE_SIGN, NORM, RPRELU, OpCost, quantised
+from ..op_cost import BIAS_BEFORE_SIGN, NORM, RPRELU, OpCost, downsampled, quantised
 from ..schema import DOWNSAMPLING, HALVED, LAYER, NORM_TENSORS, QUANTISED, OpSchema, floats, weights
 
 SCHEMA = OpSchema(
@@ -46,11 +44,7 @@ def reference(op: Op, t: Tensors, x: Floats) -> Floats:
 
 def cost(spec: ModelSpec, index: int, name: str) -> OpCost:
     """Return the cost of the op `name` in stage `index`."""
-    tokens, channels, outputs = (
-        math.prod(spec.grid(index)),
-        spec.stages[index - 1].channels,
-        spec.stages[index].channels,
-    )
+    tokens, channels, outputs = downsampled(spec, index)
     weights = 4 * channels * outputs
     # A norm before and after, position map, learnable bias and activation.
     floats = (NORM + BIAS_BEFORE_SIGN) * channels + (NORM + tokens + RPRELU) * outputs

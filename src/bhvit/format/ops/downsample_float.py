@@ -7,13 +7,11 @@ position.
 
 from __future__ import annotations
 
-import math
-
 from ...bits import LANES, Floats
 from ...spec.model import ModelSpec
 from ..arithmetic import Tensors, float_linear, layer_norm, norm, patches2x2, untile
 from ..op import Op
-from ..op_cost import NORM, OpCost
+from ..op_cost import NORM, OpCost, downsampled
 from ..schema import BATCH, DOWNSAMPLING, HALVED, LAYER, OpSchema, floats
 
 SCHEMA = OpSchema(
@@ -42,11 +40,7 @@ def reference(op: Op, t: Tensors, x: Floats) -> Floats:
 
 def cost(spec: ModelSpec, index: int, name: str) -> OpCost:
     """Return the cost of the op `name` in stage `index`."""
-    tokens, channels, outputs = (
-        math.prod(spec.grid(index)),
-        spec.stages[index - 1].channels,
-        spec.stages[index].channels,
-    )
+    tokens, channels, outputs = downsampled(spec, index)
     weights = 4 * channels * outputs
     floats = NORM * channels + (NORM + tokens) * outputs  # a norm before and after, position map
     return OpCost(name=name, kind="downsample_float", float_macs=tokens * weights, float_parameters=weights + floats)

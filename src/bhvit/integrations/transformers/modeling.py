@@ -17,26 +17,27 @@ from ...models.blocks import Block, initialise_position
 from ...models.layers import initialise
 from ...models.mixers import QuantAttention
 from ...models.trace import recording
+from ...spec.model import Task
 from .configuration import BHViTConfig
 
 
-class BHViTForImageClassification(PreTrainedModel):
-    """Images (B, C, H, W) -> loss, logits (B, labels), and what flows in between.
-
-    `bhvit` is the network itself, which can be packed: `bhvit.pack(model.bhvit.eval(), path, preprocess=…)`.
-    """
+class _Pretrained(PreTrainedModel):
+    """What transformers needs to know of the network, whatever its task."""
 
     config_class = BHViTConfig
     base_model_prefix = PREFIX.rstrip(".")  # so weights that the network itself saved load too
     main_input_name = "pixel_values"
     _no_split_modules = ("Block",)
+    _task: Task
+    _elsewhere: str
+    """What is said of a model of another task."""
 
     def __init__(self, config: BHViTConfig) -> None:
         super().__init__(config)
         self.num_labels = config.num_labels
         spec = config.model_spec()
-        if spec.task != "classify":
-            raise UserError(f"{spec.name} labels pixels: AutoModelForSemanticSegmentation loads it")
+        if spec.task != self._task:
+            raise UserError(f"{spec.name} {self._elsewhere} loads it")
         self.bhvit = BHViT(spec, drop_path=config.drop_path)
         self.bhvit.class_names = config.class_names()
         self.post_init()
@@ -45,6 +46,16 @@ class BHViTForImageClassification(PreTrainedModel):
         """For weights that a folder lacks: a classifier of other labels, position maps of another size."""
         initialise(module)
         initialise_position(module)
+
+
+class BHViTForImageClassification(_Pretrained):
+    """Images (B, C, H, W) -> loss, logits (B, labels), and what flows in between.
+
+    `bhvit` is the network itself, which can be packed: `bhvit.pack(model.bhvit.eval(), path, preprocess=…)`.
+    """
+
+    _task = "classify"
+    _elsewhere = "labels pixels: AutoModelForSemanticSegmentation"
 
     def forward(
         self,
@@ -87,31 +98,14 @@ class BHViTForImageClassification(PreTrainedModel):
         return {name: module.quantizer for name, module in modules if isinstance(module, QuantAttention)}
 
 
-class BHViTForSemanticSegmentation(PreTrainedModel):
+class BHViTForSemanticSegmentation(_Pretrained):
     """Label pixels: images (B, C, H, W) to logits (B, labels, H, W).
 
     `bhvit` is the network itself, whose spec has the task "segment".
     """
 
-    config_class = BHViTConfig
-    base_model_prefix = PREFIX.rstrip(".")
-    main_input_name = "pixel_values"
-    _no_split_modules = ("Block",)
-
-    def __init__(self, config: BHViTConfig) -> None:
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        spec = config.model_spec()
-        if spec.task != "segment":
-            raise UserError(f"{spec.name} classifies: AutoModelForImageClassification loads it")
-        self.bhvit = BHViT(spec, drop_path=config.drop_path)
-        self.bhvit.class_names = config.class_names()
-        self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """For weights that a folder lacks."""
-        initialise(module)
-        initialise_position(module)
+    _task = "segment"
+    _elsewhere = "classifies: AutoModelForImageClassification"
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **settings: Any
