@@ -32,7 +32,7 @@ _HOMES = {
     "create_model": "models",
     "from_published": "models",
     "to_published": "models",
-    "list_models": "models",
+    "list_models": "spec.sizes",
     "load_checkpoint": "models",
     "save_checkpoint": "models",
     "pack": "packing",

@@ -8,8 +8,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError
-from ..spec.values import parse_setting, parse_size
+from ..errors import UserError, listed
+from ..spec.values import nearest, parse_setting, parse_size
 from ..text import count_text, describe, joules_text, size_text
 from .console import Subparsers, add_json, add_set, command, positive, print_json, table
 
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     print(describe(subject.described.spec))
     if subject.kinds:
         names = subject.described.class_names
-        print("  classes: " + ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else ""))
+        print("  classes: " + listed(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else ""))
         print(f"  images: {_preprocess_text(subject.described.preprocess)}")
         calibration = subject.described.calibration
         print(f"  probabilities: {f'temperature {calibration.temperature:g}' if calibration else 'not calibrated'}")
@@ -109,9 +109,12 @@ def _open(args: argparse.Namespace) -> _Subject:
     path = bundled.find(args.model, ".bhv")
     looks_like_file = path.suffix in (".bhv", ".safetensors") or "/" in args.model or path.exists()
     if not looks_like_file:
-        from ..models import model_spec
         from ..spec.overrides import known
+        from ..spec.sizes import list_models, model_spec
 
+        if args.model not in list_models():
+            names = [*bundled.list_bundled(), *list_models()]
+            raise UserError(f"there is no file or model {args.model}{nearest(args.model, names)}")
         settings: dict[str, Any] = dict(parse_setting(text, known) for text in args.set)
         if args.img_size:
             settings["img_size"] = parse_size(args.img_size)

@@ -16,7 +16,8 @@ from torch import nn
 from ..errors import UserError
 from ..image import IMAGENET_MEAN, IMAGENET_STD
 from ..models.base.backbone import Backbone
-from ..models.registry import create_model, list_models, model_spec
+from ..models.registry import create_model
+from ..spec.sizes import list_models, model_spec
 
 default_cfgs: dict[str, dict[str, Any]] = {}
 """What timm knows of each model before it is made; `register_model` looks here."""

@@ -3,6 +3,7 @@
 import importlib
 
 from ..errors import require_extra
+from ..spec.sizes import list_models, model_spec
 
 try:
     importlib.import_module("torch")
@@ -21,7 +22,7 @@ from .registration import (
     register_mixer,
     register_weight_quantizer,
 )
-from .registry import create_model, list_models, model_spec
+from .registry import create_model
 from .trace import trace
 
 __all__ = [

@@ -20,7 +20,7 @@ from bhvit.errors import UserError
 from bhvit.models import create_model, from_published, to_published
 from bhvit.models.network import BHViT
 from bhvit.models.published.convert import PublishedWeightsError, infer_spec
-from bhvit.models.registry import model_spec
+from bhvit.spec.sizes import model_spec
 from helpers.randomise import randomise
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -17,8 +17,8 @@ from torch import Tensor
 from ...errors import UserError
 from ...spec.mixers import Mixer
 from ...spec.model import MAX_BLOCKS, AttentionQuantizer, ModelSpec, StageSpec
+from ...spec.sizes import list_models, model_spec
 from ..network import BHViT
-from ..registry import list_models, model_spec
 from .files import as_weights, read_state, unwrap
 from .names import is_binaryvit, published_names
 
