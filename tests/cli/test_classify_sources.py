@@ -111,10 +111,57 @@ def test_a_finished_file_is_not_made_again(bhvit, refused, photos, tmp_path):
     bhvit("classify", photos / "dog", "--out", out)
     before = out.read_bytes()
     assert f"{out} exists; --force" in refused("classify", photos, "--out", out)
-    assert bhvit("classify", photos, "--out", out, "--resume").status == 0
+    assert "has no answer for" in refused("classify", photos, "--out", out, "--resume")
+    answer = bhvit("classify", photos / "dog", "--out", out, "--resume")
+    assert (answer.status, answer.err) == (0, f"bhvit: {out} is complete, and its answers are those of this model\n")
     assert out.read_bytes() == before
     assert bhvit("classify", photos, "--out", out, "--force").status == 2
     assert len(lines(out)) == 8
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_finished_file_is_compared(bhvit, refused, photos, tmp_path, ending):
+    out = tmp_path / f"a.{ending}"
+    assert bhvit("classify", photos, "--out", out).status == 2
+    answer = bhvit("classify", photos, "--out", out, "--resume")
+    assert answer.status == 2  # as the run that made it: a picture cannot be read
+    assert "1 of 8 images could not be read" in answer.err
+    assert bhvit("classify", photos / "dog", "--out", out, "--resume").status == 2  # a part of the pictures
+    resumed = ("--out", out, "--resume")
+    small = tmp_path / "small"
+    class_folders(small / "photos", count=1)
+    assert f"has no answer for {small}/photos/cat/000.png" in refused("classify", small / "photos", *resumed)
+    changed = ("has another answer for", "other options")
+    for words in (["--top", "2"], ["--top", "6"], ["--unknown"]):
+        assert any(said in refused("classify", photos, *resumed, *words) for said in changed)
+    assert changed[0] in refused("classify", "tinyimagenet", photos, *resumed)
+    (photos / "cat" / "000.png").write_bytes(png(77))
+    assert f"has another answer for {photos}/cat/000.png" in refused("classify", photos, *resumed)
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("jsonl", b"mine\n"),
+        ("jsonl", b'{"image": 3, "classes": 5}\n'),
+        ("csv", b"image,price\na.png,3\n"),
+        ("csv", b"\xff"),
+        ("parquet", b"PAR1"),
+        ("parquet", b""),
+    ],
+)
+def test_a_file_of_something_else_is_not_taken_for_answers(refused, photos, tmp_path, ending, content):
+    out = tmp_path / f"a.{ending}"
+    out.write_bytes(content)
+    assert str(out) in refused("classify", photos / "dog", "--out", out, "--resume")
+    assert out.read_bytes() == content
+
+
+def test_a_live_source_is_not_compared(refused, photos, tmp_path):
+    bhvit_out = tmp_path / "a.jsonl"
+    bhvit_out.write_text("")
+    with serving() as at:
+        assert "a live source cannot be compared" in refused("classify", f"{at}/stream", "--out", bhvit_out, "--resume")
 
 
 STOPPING = """

@@ -100,6 +100,43 @@ def test_mistakes_in_the_arguments_are_one_line(refused, words, said):
     assert said in refused(*words)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["info", "{name}"],
+        ["eval", "{name}", "--data", "digits"],
+        ["calibrate", "{name}", "--data", "digits"],
+        ["pack", "{name}"],
+        ["bench", "{name}"],
+        ["bench", "cifar10", "--torch", "{name}"],
+        ["export", "{name}"],
+        ["serve", "{name}"],
+        ["classify", "{name}", "{images}"],
+        ["embed", "{name}", "{images}", "--duplicates", "1"],
+        ["explain", "{name}", "{images}", "--out", "why"],
+        ["explain", "cifar10", "{images}", "--out", "why", "--method", "layercam", "--checkpoint", "{name}"],
+        ["segment", "{name}", "{images}"],
+        ["segment", "{images}", "--model", "{name}"],
+        ["verify", "{name}", "{model}", "--data", "digits"],
+        ["verify", "{checkpoint}", "{name}", "--data", "digits"],
+        ["report", "{run}", "--model", "{name}"],
+        ["train", "--data", "digits", "--init", "{name}"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_no_model_names_those_there_are(refused, material, words):
+    said = refused(*(word.format(**material._asdict(), name="cifar11") for word in words))
+    assert "cifar11" in said
+    assert "cifar10" in said
+
+
+def test_a_name_that_is_no_model_needs_no_torch_to_be_refused():
+    for words in (["info", "bhvit_nan"], ["pack", "cifar11"], ["verify", "cifar11", "cifar10", "--data", "digits"]):
+        result = _python(_BARE_COMMAND, *words)
+        assert result.returncode == 2
+        assert "cifar10" in result.stderr or "did you mean bhvit_nano?" in result.stderr
+
+
 def test_a_file_that_begins_with_a_dash_is_told_how_to_be_named(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "-cat.jpg").touch()
@@ -119,6 +156,7 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
         ["classify", material.model, picture],
         ["info", material.model],
         ["info", material.checkpoint],
+        ["info", "bhvit_nano"],
         ["bench", material.model, "--seconds", "0.01", "--profile"],
     ):
         result = _python(_BARE_COMMAND, *words)
@@ -129,7 +167,6 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
     "words",
     [
         ["pack", "{checkpoint}", "{out}"],
-        ["info", "bhvit_nano"],
         ["report", "{run}"],
         ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
         ["demo", "--out", "{out}"],

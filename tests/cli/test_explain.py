@@ -141,3 +141,34 @@ def test_pictures_are_decoded_as_the_model_asks(bhvit, material, tmp_path):
     assert (wanted != session.embed(session.preprocess(Image.open(picture)))).any()  # decoded in full
     assert bhvit("embed", model, picture, "--out", out).status == 0
     np.testing.assert_array_equal(np.load(out), wanted)
+
+
+@pytest.mark.parametrize(("command", "rest"), [("embed", ["--duplicates", "1"]), ("explain", ["--out", "why"])])
+def test_messages_are_about_the_command(refused, material, command, rest):
+    said = refused(command, material.model, *rest)
+    assert f"no image to {command} with" in said
+    assert "classify" not in said
+
+
+def test_what_is_left_out_is_said_by_every_command(bhvit, material, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(next(material.images.rglob("*.png")).read_bytes())
+    (photos / "b.png").write_bytes(b"\x89PNG")
+    (photos / "c.cr2").write_bytes(b"raw")
+    (photos / "d").symlink_to(photos)
+    out = tmp_path / "out"
+    data = ("--data", material.images, "--split", "all", "--limit", "2", "--unknown-data", photos)
+    for words in (
+        ("classify", material.model, photos),
+        ("embed", material.model, photos, "--duplicates", "1"),
+        ("explain", material.model, photos, "--out", out),
+        ("eval", material.model, *data),
+    ):
+        lines = bhvit(*words).err.splitlines()
+        assert all(line.startswith("bhvit: ") for line in lines), lines
+        assert f"bhvit: {photos / 'd'} is a link to a folder that is read already" in lines
+        assert any("are left out (.cr2 1)" in line for line in lines)
+        skipped = "" if words[0] == "classify" else "skipped: "  # it answers each picture, if with an error
+        assert any(line.startswith(f"bhvit: {skipped}{photos / 'b.png'} ") for line in lines), lines
+        assert "bhvit: 1 of 2 images could not be read" in lines

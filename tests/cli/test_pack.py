@@ -79,7 +79,7 @@ def test_the_checkpoint_itself_is_never_replaced(refused, material, tmp_path, mo
     assert checkpoint.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors", "m.PT", "m.pth", "m.json"])
+@pytest.mark.parametrize("name", ["m.onnx", "m.safetensors", "m.PT", "m.pth", "m.json", "m.txt", "m", "m.BHV"])
 def test_the_ending_of_another_format_is_refused(refused, material, tmp_path, name):
     assert "end it in .bhv" in refused("pack", material.checkpoint, tmp_path / name)
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from .. import bundled
 from ..errors import UserError
 from ..text import count_text, describe, size_text
 from .console import (
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from ..timing.runs import native_runs, torch_runs
 
     file = bhv_file.read(args.model)
+    if args.torch:
+        bundled.check_name(args.torch, ".safetensors")
     isas = _isas(args.isa)
     memory = args.max_memory
     runs = native_runs(args.model, file, isas=isas, threads=args.threads, batches=args.batch, max_memory=memory)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,8 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..calibration import MISS_RATE
-from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_json, add_sources, command, fraction, positive, print_json
+from ..errors import UserError, listed, report
+from ..text import some
+from .console import (
+    Progress,
+    Subparsers,
+    add_engine,
+    add_json,
+    add_sources,
+    command,
+    fraction,
+    positive,
+    print_json,
+    report_unread,
+    split_model,
+)
 
 if TYPE_CHECKING:
     from ..data.inputs import Inputs
@@ -22,6 +35,10 @@ if TYPE_CHECKING:
     from ..runtime.results import Results
     from ..runtime.session import Streamed
     from .show import Window
+
+
+COMPARED = 3
+"""Pictures of a finished file that `--resume` answers again, to see that model and options are the same."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -71,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
 
-    model, sources = split_model(args.sources)
+    model, sources = split_model(args.sources, "classify")
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a file: name it with --out FILE.jsonl")
     if args.resume and args.force:
@@ -93,23 +110,18 @@ def run(args: argparse.Namespace) -> int:
         if args.out is not None:
             results = stack.enter_context(_open_results(args, session))
             if results.complete:
-                print(
-                    f"{args.out} is complete and was not compared with this model or these pictures; "
-                    "--force in place of --resume computes it again",
-                    file=sys.stderr,
-                )
-                return 0
+                return _check_finished(args, inputs, session, results)
         window = None
         if args.show:
             from .show import Window
 
             window = stack.enter_context(Window(f"bhvit {model}"))
         if not args.json and results is None and model == Path(bundled.DEFAULT):
-            introduction = f"bundled model {model}, which knows: {', '.join(session.class_names)}"
+            introduction = f"bundled model {model}, which knows: {listed(session.class_names)}"
         else:
             introduction = None
         for note in inputs.notes:
-            print(note, file=sys.stderr)
+            report(note)
         answers = _Answers(args, inputs, results, window, introduction)
         if args.engine == "ray":
             from ..integrations.ray import Engine
@@ -183,13 +195,13 @@ class _Answers:
         if streamed.error is not None:
             self._failed += 1
             self._progress.clear()
-            print(f"bhvit: {streamed.error}", file=sys.stderr)
+            report(str(streamed.error))
             return
         assert streamed.classes is not None
         if self._results is None and not self._args.json:
             self._progress.clear()
             if self._introduction:
-                print(self._introduction, file=sys.stderr)
+                report(self._introduction)
                 self._introduction = None
             _print(streamed.name, streamed.classes, streamed.unknown)
         if self._window is not None:
@@ -206,9 +218,8 @@ class _Answers:
         if self._results is not None or self._inputs.live:
             rate = f"{self._count} images in {seconds:.1f} s, {self._count / max(seconds, 1e-9):.1f} a second"
             late = f", {self._inputs.dropped} late frames dropped" if self._inputs.live else ""
-            print(f"{rate}{late}", file=sys.stderr)
-        if failed and count > 1:
-            print(f"bhvit: {failed} of {count} images could not be read", file=sys.stderr)
+            report(f"{rate}{late}")
+        report_unread(failed, count)
         return 2 if failed else 0
 
 
@@ -251,17 +262,33 @@ def _open_results(args: argparse.Namespace, session: Session) -> Results:
     return Results(args.out, table, row, made_by=made_by, resume=args.resume, force=args.force)
 
 
-def split_model(named: Sequence[str]) -> tuple[Path, Sequence[str]]:
-    """Split the arguments into the model and its sources.
+def _check_finished(args: argparse.Namespace, inputs: Inputs, session: Session, results: Results) -> int:
+    """Compare a finished file with what this run would write, and return the exit status.
 
-    The model comes first, or is the bundled one. Raises UserError if there is no source.
+    All pictures must be in it, and the first `COMPARED` are answered again. Raises UserError if they differ.
     """
-    first, *rest = named
-    if "://" in first or not first or not bundled.is_packed(first):
-        return Path(bundled.DEFAULT), named
-    if not rest:
-        raise UserError(f"no image to classify with {first}: name image files or folders after it")
-    return Path(first), rest
+    instead = "--force in place of --resume answers all of them again; another --out leaves it as it is"
+    if inputs.live:
+        raise UserError(f"{args.out} is finished, and a live source cannot be compared with it: {instead}")
+    rows = results.read_finished(COMPARED)
+    named: Counter[str] = Counter()
+
+    def wanted(name: str) -> bool:
+        named[name] += 1
+        return name in rows and named[name] == 1
+
+    inputs.choose(wanted)
+    for streamed in session.stream(inputs, args.top, workers=1, unknown=args.unknown, miss_rate=args.miss_rate):
+        if results.as_row(as_record(streamed)) != rows[streamed.name]:
+            raise UserError(
+                f"{args.out} is finished and has another answer for {streamed.name}: it was made with another model or "
+                f"other options, or the picture has changed; {instead}"
+            )
+    if missing := list((named - results.done).elements()):
+        raise UserError(f"{args.out} is finished and has no answer for {some(missing)}; {instead}")
+    report(f"{args.out} is complete, and its answers are those of this model")
+    report_unread(results.failed, sum(results.done.values()))
+    return 2 if results.failed else 0
 
 
 def _print(name: str, classes: Sequence[tuple[str, float]], unknown: bool | None) -> None:

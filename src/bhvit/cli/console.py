@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, report
 from ..system import MAX_THREADS, allowed_cores
 
 if TYPE_CHECKING:
@@ -205,10 +205,17 @@ class Progress:
             sys.stderr.flush()
 
 
+def report_unread(failed: int, count: int) -> None:
+    """Say how many of several pictures could not be read, if any."""
+    if failed and count > 1:
+        report(f"{failed} of {count} images could not be read")
+
+
 class PreparedPictures:
     """The pictures of sources that end, each with its prepared image (1, C, H, W).
 
-    Those that cannot be read are said and counted in `failed`; with `strict` the first one raises UserError.
+    What was left out is said. Pictures that cannot be read are said and counted in `failed`; with `strict` the first
+    one raises UserError.
     """
 
     def __init__(
@@ -232,6 +239,9 @@ class PreparedPictures:
         self.failed = 0
 
     def __iter__(self) -> Iterator[tuple[Picture, npt.NDArray[np.float32]]]:
+        for note in self._inputs.notes:
+            report(note)
+        done = 0
         for done, picture in enumerate(self._inputs, 1):
             try:
                 image = self._prepare(picture.image(self._needed))
@@ -240,11 +250,25 @@ class PreparedPictures:
                     raise
                 self.failed += 1
                 self._progress.clear()
-                print(f"skipped: {error}", file=sys.stderr)
+                report(f"skipped: {error}")
                 continue
             yield picture, image
             self._progress(done, self._inputs.total)
         self._progress.clear()
+        report_unread(self.failed, done)
+
+
+def split_model(named: Sequence[str], doing: str) -> tuple[Path, Sequence[str]]:
+    """Split the arguments into the model and its sources.
+
+    The model comes first, or is the bundled one. Raises UserError if there is no source for `doing`.
+    """
+    first, *rest = named
+    if "://" in first or not first or not bundled.is_packed(first):
+        return Path(bundled.DEFAULT), named
+    if not rest:
+        raise UserError(f"no image to {doing} with {first}: name image files or folders after it")
+    return Path(first), rest
 
 
 def packed_file(text: str) -> Path:

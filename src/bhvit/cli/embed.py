@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError, require_extra
-from .classify import split_model
-from .console import PreparedPictures, Progress, Subparsers, add_engine, add_json, command, positive, print_json
+from ..errors import UserError, listed, report, require_extra
+from .console import (
+    PreparedPictures,
+    Progress,
+    Subparsers,
+    add_engine,
+    add_json,
+    command,
+    positive,
+    print_json,
+    split_model,
+)
 
 if TYPE_CHECKING:
     from ..runtime import Session
@@ -65,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.embeddings import k_centres, near_duplicates
     from ..runtime import Session
 
-    model, sources = split_model(args.sources)
+    model, sources = split_model(args.sources, "embed")
     if args.out is None and args.duplicates is None and args.label_next is None:
         raise UserError("say what the features are for: --out FILE, --duplicates COSINE or --label-next N")
     if args.labelled is not None and args.label_next is None:
@@ -132,7 +140,7 @@ def _features(session: Session, sources: Sequence[str], strict: bool) -> tuple[l
             rows.append(session.embed(image)[0])
             names.append(picture.name)
     if not rows:
-        raise UserError(f"none of the pictures of {', '.join(sources)} can be read")
+        raise UserError(f"none of the pictures of {listed(sources)} can be read")
     return names, np.stack(rows), pictures.failed
 
 
@@ -167,6 +175,6 @@ def _print(result: dict[str, Any]) -> None:
     for pair in result.get("duplicates", ()):
         print(f"{pair['similarity']:.4f}  {pair['first']}  {pair['second']}")
     if result.get("duplicates") == []:
-        print("no near duplicates", file=sys.stderr)
+        report("no near duplicates")
     for name in result.get("label_next", ()):
         print(name)

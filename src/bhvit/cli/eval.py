@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from ..calibration import MISS_RATE, SCORES, Calibration
 from ..data.dataset import SPLITS, Dataset, Warn, evenly, open_dataset
 from ..data.metrics import Metrics, evaluate
-from ..errors import UserError
+from ..errors import UserError, report
 from .console import (
     PreparedPictures,
     Progress,
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
         lines.clear()
         dataset = open_split("all", lines.append)
     for line in lines:
-        print(line, file=sys.stderr)
+        report(line)
     dataset = dataset.subset(evenly(len(dataset), args.limit))
     progress = Progress("evaluating")
     metrics = evaluate(model.predict, dataset, model.preprocess, batch_size=args.batch_size, progress=progress)
@@ -195,6 +194,8 @@ def _unknown(model: OpenModel, known: Metrics, source: str, limit: int | None, s
     if not logits:
         raise UserError(f"--unknown-data {source} holds no pictures")
     strange = np.concatenate(logits)
+    if not np.isfinite(strange).all():
+        raise UserError(f"the model gives numbers that are not finite for pictures of --unknown-data {source}")
     found = {
         "data": source,
         "images": len(strange),

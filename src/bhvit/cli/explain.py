@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from .. import bundled
 from ..errors import UserError
-from .classify import split_model
-from .console import PreparedPictures, Progress, Subparsers, add_engine, check_outside, checkpoint_file, command
+from .console import (
+    PreparedPictures,
+    Progress,
+    Subparsers,
+    add_engine,
+    check_outside,
+    checkpoint_file,
+    command,
+    split_model,
+)
 
 if TYPE_CHECKING:
     from ..bits import Floats
@@ -62,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
 
-    model, sources = split_model(args.sources)
+    model, sources = split_model(args.sources, "explain")
     if (args.method == "layercam") != (args.checkpoint is not None):
         raise UserError("--method layercam and --checkpoint FILE go together")
+    if args.checkpoint is not None:
+        bundled.check_name(args.checkpoint, ".safetensors")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"{args.out} is a file; --out names a folder")
     check_outside(args.out, sources)

@@ -81,7 +81,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print("\nbhvit: interrupted", file=sys.stderr)
         return 130
     except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-        return _fail(f"cannot use {error.filename}: {error.strerror}")
+        return _fail(f"cannot use {error.filename}: {error.strerror}" if error.filename else str(error.strerror))
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise

@@ -40,6 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pack a checkpoint and print the file's size; 0. Raises UserError."""
+    bundled.check_name(args.checkpoint, ".safetensors")
     from ..cost.counts import bytes_by_kind
     from ..errors import UserError
     from ..format import file as bhv_file

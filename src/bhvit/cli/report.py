@@ -7,6 +7,7 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from ..errors import UserError
 from ..text import size_text
 from .console import Progress, Subparsers, add_max_memory, command, packed_file, positive
 
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         find_library()  # known before anything is measured
     folder = args.folder
     out = args.out or folder / "report.html"
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--out {out} must end in .html: the report is a page for browsers")
     settings = RunFolder(folder).settings()
     check_absent(out, args.force)
     checkpoint = folder / f"{args.checkpoint}.safetensors"

@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import re
-import sys
 import time
 import zlib
 from contextlib import ExitStack
@@ -14,8 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError
-from .console import Progress, Subparsers, add_engine, add_sources, check_outside, command
+from ..errors import UserError, report
+from .console import (
+    Progress,
+    Subparsers,
+    add_engine,
+    add_sources,
+    check_outside,
+    command,
+    report_unread,
+)
 
 if TYPE_CHECKING:
     from ..runtime import Session
@@ -79,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
 
             results.window = stack.enter_context(Window(f"bhvit {model}"))
         for note in inputs.notes:
-            print(note, file=sys.stderr)
+            report(note)
 
         inputs.choose(results.wants)
         total = inputs.total
@@ -161,7 +168,7 @@ class _Results:
                 raise error
             self._failed += 1
             self.progress.clear()
-            print(f"bhvit: {error}", file=sys.stderr)
+            report(str(error))
             return
         if self._args.out is not None:
             self._write(place, self._note(picture.name), encoded, labels)
@@ -200,9 +207,8 @@ class _Results:
         if self._args.out is not None:
             rate = self._count / max(seconds, 1e-9)
             kept = f", {self._kept} were there" if self._kept else ""
-            print(f"{self._count} images in {seconds:.1f} s, {rate:.1f} a second{kept}", file=sys.stderr)
-        if self._failed and self._count > 1:
-            print(f"bhvit: {self._failed} of {self._count} images could not be read", file=sys.stderr)
+            report(f"{self._count} images in {seconds:.1f} s, {rate:.1f} a second{kept}")
+        report_unread(self._failed, self._count)
         return 2 if self._failed else 0
 
     def _place(self, name: str) -> str:
@@ -241,7 +247,10 @@ def _split_model(args: argparse.Namespace) -> tuple[Path, list[str]]:
     named = args.model
     if named is None:
         if not bundled.is_packed(sources[0]):
-            raise UserError(f"no model is named: bhvit segment MODEL.bhv {sources[0]}, or --model MODEL.bhv")
+            raise UserError(
+                f"no model is named: bhvit segment MODEL.bhv {sources[0]}, or --model MODEL.bhv"
+                f"{bundled.hint(sources[0])}"
+            )
         named = sources.pop(0)
     if not sources:
         raise UserError(f"nothing to segment: name images after {named}")

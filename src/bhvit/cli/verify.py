@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from .. import bundled
 from ..errors import UserError
 from .console import (
     Progress,
@@ -90,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
     from ..data.dataset import evenly, open_dataset
     from ..format import file as bhv_file
 
+    for checkpoint in filter(None, (args.checkpoint, args.third)):
+        bundled.check_name(checkpoint, ".safetensors")
     exported = args.checkpoint.suffix == ".onnx"
     if args.third is not None and not exported:
         raise UserError("--checkpoint goes with an exported model (.onnx) as the first file")

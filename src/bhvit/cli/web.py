@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from ..text import size_text
     from ..web import single_file, site_files, write_site
 
-    if args.out.suffix == ".html":
+    if args.out.suffix.lower() in (".html", ".htm"):
         check_absent(args.out, args.force)
         write_atomically(args.out, single_file(site_files(args.models, examples=args.examples)).encode())
         print(f"{args.out}: {size_text(args.out.stat().st_size)}")

@@ -22,9 +22,6 @@ from ..models import BHViT
 from .lowering import lowered
 from .ops import lower
 
-_OTHER_FORMATS = {".onnx", ".safetensors", ".pt", ".pth", ".ckpt", ".pkl", ".npz", ".h5", ".tflite", ".json", ".zip"}
-"""Endings that programs go by."""
-
 
 def packed_model(
     model: BHViT,
@@ -83,7 +80,7 @@ def pack(
 ) -> None:
     """Write `model`, in evaluation mode, to a `.bhv` file; the arguments are those of `packed_model`.
 
-    Raises UserError if `path` exists and `force` is not set, has the ending of another format, or cannot be written.
+    Raises UserError if `path` exists and `force` is not set, does not end in .bhv, or cannot be written.
     """
     check_target(path, force)
     data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, float_storage))
@@ -94,11 +91,11 @@ def pack(
 def check_target(path: str | Path, force: bool) -> None:
     """Raises UserError unless a packed file can be written to `path`.
 
-    It would be taken for another kind of file with some endings.
+    With another ending than .bhv, commands and other programs would take it for another kind of file.
     """
-    if Path(path).suffix.lower() in _OTHER_FORMATS:
-        raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
     check_absent(path, force)
+    if Path(path).suffix != ".bhv":
+        raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
 
 
 def check_opens(data: bytes) -> None:

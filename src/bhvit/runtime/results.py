@@ -75,6 +75,27 @@ class Results:
             )
         self._open(json.dumps(made_by, sort_keys=True), resume)
 
+    def read_finished(self, count: int) -> dict[str, dict[str, Any]]:
+        """Count the answers of a finished file, and return the first `count` of them as rows, by name.
+
+        Pictures that could not be read, or are named twice, are not among these. Raises UserError if the file has other
+        columns or is damaged.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for row in self._rows():
+            name = row["image"]
+            self.done[name] += 1
+            self.failed += row.get("error") is not None
+            if name in found:
+                del found[name]
+            elif len(found) < count and row.get("error") is None and self.done[name] == 1:
+                found[name] = row
+        return found
+
+    def as_row(self, record: Record) -> dict[str, Any]:
+        """Return a record as `read_finished` reads it."""
+        return self._whole(self._row(record))
+
     def write(self, record: Record) -> None:
         """Append a record; it is kept whatever happens to this process afterwards."""
         assert self._journal is not None
@@ -183,6 +204,42 @@ class Results:
         for number, line in enumerate(_lines(self._journal_path)):
             if number:
                 yield self._record(line, number)
+
+    def _whole(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """All columns of a row, absent ones as None."""
+        if not row.keys() <= self._columns.keys():
+            raise self._others()
+        return {name: _utf8(row.get(name)) for name in self._columns}
+
+    def _others(self) -> UserError:
+        return UserError(f"{self.path} was made with other options: give the same ones, or --force starts again")
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """The rows of the finished file."""
+        kind = self.path.suffix.lower()
+        try:
+            if kind == ".jsonl":
+                for line in _lines(self.path):
+                    yield self._whole(self._row(json.loads(line)))
+            elif kind == ".csv":
+                with self.path.open(encoding="utf-8", newline="") as text:
+                    table = csv.DictReader(text)
+                    if table.fieldnames != list(self._columns):
+                        raise self._others()
+                    for row in table:
+                        yield {name: kind(row[name]) if row[name] else None for name, kind in self._columns.items()}
+            else:
+                _, parquet = _arrow()
+                file = parquet.ParquetFile(self.path)
+                if file.schema_arrow.names != list(self._columns):
+                    raise self._others()
+                for batch in file.iter_batches(_BLOCK):
+                    yield from batch.to_pylist()
+        except UserError:
+            raise
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or "it is damaged"
+            raise UserError(f"cannot read the answers in {self.path}: {reason}; --force starts again") from None
 
     def _convert(self, file: IO[bytes]) -> None:
         kind = self.path.suffix.lower()
