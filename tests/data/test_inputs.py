@@ -87,8 +87,9 @@ def test_pictures_of_kinds_that_are_not_read_are_counted(folder: Path, tmp_path:
     raw = tmp_path / "raw"
     raw.mkdir()
     (raw / "a.cr3").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"holds no images .*pictures of kinds that are not read .*\.cr3 1"):
-        open_inputs(raw)
+    for source in (raw, zipped(tmp_path / "raw.zip", raw)):
+        with pytest.raises(UserError, match=r"holds no images .*pictures of kinds that are not read .*\.cr3 1"):
+            open_inputs(source)
 
 
 def test_parquet_files_need_no_labels(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ...files import check_regular, is_side_file
 from ..folders import FolderStore
 from . import stored, video, web
 from .files import FilePicture, Files, Listed
-from .picture import Part, Picture, left_out
+from .picture import Part, Picture, left_out, no_images
 
 Source = str | os.PathLike[str] | int
 STANDARD_INPUT = "-"
@@ -195,8 +195,7 @@ def _folder(path: Path, every: int) -> list[Part]:
         if entry.suffix.lower() in _PACKED and not is_side_file(entry.name) and entry.is_file()
     )
     if not packed:
-        unread = "".join(f"; {line}" for line in left_out(path, inside.members))
-        raise UserError(f"the folder {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …){unread}")
+        raise no_images("folder", path, inside.members)
     return _several(packed, every)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ...decode import Needed, load_image
+from ...decode import IMAGE_SUFFIXES, Needed, load_image
 from ...errors import UserError
 
 UNREAD_SUFFIXES = frozenset(
@@ -30,6 +30,12 @@ def left_out(source: str | PurePath, names: Iterable[str]) -> tuple[str, ...]:
         return ()
     listed = ", ".join(f"{suffix} {count}" for suffix, count in sorted(kinds.items()))
     return (f"{source}: pictures of kinds that are not read are left out ({listed}): convert them",)
+
+
+def no_images(what: str, source: str | PurePath, names: Iterable[str]) -> UserError:
+    """Return the error for a folder or archive without images, which names the kinds that are there but not read."""
+    unread = "".join(f"; {line}" for line in left_out(source, names))
+    return UserError(f"the {what} {source} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …){unread}")
 
 
 class Picture(abc.ABC):

@@ -11,7 +11,7 @@ from ...errors import UserError
 from ..archives import TarStore, ZipStore
 from ..parquet import ParquetStore, image_column
 from ..stores import EncodedStore, FileStore
-from .picture import Decoded, Failed, Part, Picture, Still, left_out
+from .picture import Decoded, Failed, Part, Picture, Still, left_out, no_images
 
 ARCHIVES = {".zip": ZipStore, ".tar": TarStore}
 COMPRESSED = frozenset(".tgz .tbz .tbz2 .txz .gz .bz2 .xz .zst .7z .rar".split())
@@ -56,7 +56,7 @@ def open_archive(path: Path) -> Stored:
     store: FileStore = ARCHIVES[path.suffix.lower()](path)
     chosen = [index for index, member in enumerate(store.members) if Path(member).suffix.lower() in IMAGE_SUFFIXES]
     if not chosen:
-        raise UserError(f"the archive {path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES)[:8])}, …)")
+        raise no_images("archive", path, store.members)
     return Stored(store, chosen, left_out(path, store.members))
 
 
