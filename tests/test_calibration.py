@@ -64,6 +64,7 @@ def test_a_threshold_misses_the_share_that_was_accepted() -> None:
         for miss_rate in (0.0, 0.01, 0.05, 0.125, 0.5):
             assert found.unknown(logits, miss_rate).mean() == pytest.approx(miss_rate, abs=0.003)
         assert not found.unknown(logits, 0.0).any()
+        assert found.unknown(np.full_like(logits[:1], np.nan), 0.0).all()
 
 
 def test_scores_are_those_of_their_papers() -> None:

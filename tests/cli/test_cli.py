@@ -189,6 +189,7 @@ def test_a_missing_extra_is_named_with_what_installs_it(material, tmp_path, word
         (KeyboardInterrupt(), 130, "\nbhvit: interrupted\n"),
         (PermissionError(13, "Permission denied", "x.bhv"), 2, "bhvit: cannot use x.bhv: Permission denied\n"),
         (OSError(28, "No space left on device"), 2, "bhvit: No space left on device\n"),
+        (FileNotFoundError(2, "No usable temporary directory"), 2, "bhvit: No usable temporary directory\n"),
         (MemoryError(), 2, "bhvit: not enough memory; smaller batches or images need less\n"),
     ],
 )

@@ -120,6 +120,7 @@ def test_without_a_packed_file_one_is_packed_for_the_occasion(bhvit, material, t
 def test_what_cannot_be_reported_is_refused(refused, material, tmp_path):
     out = tmp_path / "page.html"
     assert "bhvit train" in refused("report", tmp_path, "--out", out)
+    assert "must end in .html" in refused("report", material.run, "--out", tmp_path / "page.txt")
     (tmp_path / "config.json").write_text("{")
     assert "config.json is damaged" in refused("report", tmp_path, "--out", out)
     (tmp_path / "config.json").write_text('{"data": "digits"}')
