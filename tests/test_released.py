@@ -16,9 +16,9 @@ from bhvit.runtime import reference
 RELEASED = Path(__file__).with_name("released") / "0.1.0"
 IMAGES = np.random.default_rng(0).standard_normal((4, 1, 8, 8)).astype(np.float32)
 STAGES = """
-from bhvit.models import registry
+from bhvit.spec import sizes
 from bhvit.spec import StageSpec
-registry._MODELS["small"] = (8, {"stages": (
+sizes._MODELS["small"] = (8, {"stages": (
     StageSpec(depth=1, channels=32, hidden=32, mixer="pooling"),
     StageSpec(depth=1, channels=32, hidden=32, mixer="attention", heads=1),
 )})
@@ -43,7 +43,7 @@ def test_a_checkpoint_gives_the_same_model() -> None:
 
 def test_a_run_resumes(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    from bhvit.models import registry
+    from bhvit.spec import sizes
     from bhvit.train import train
     from bhvit.train.run_folder import RunFolder
 
@@ -56,7 +56,7 @@ def test_a_run_resumes(tmp_path: Path) -> None:
         config = type(RunFolder(folder).saved_config()).from_dict(values)
         result = train(config, resume=True, quiet=True)
     finally:
-        del registry._MODELS["small"]
+        del sizes._MODELS["small"]
     assert len(result.log) == 2
     assert (folder / "last.safetensors").read_bytes() == before
     assert isinstance(result.metrics, Metrics)

@@ -388,4 +388,4 @@ def test_any_sequence_of_sources_is_taken(folder: Path) -> None:
     expected = [str(folder / name) for name in FILES[:2]]
     assert names(open_inputs(UserList(expected))) == expected
     with pytest.raises(UserError, match="a source is a path"):
-        open_inputs(b"a.png")  # type: ignore[arg-type]
+        open_inputs(b"a.png")

@@ -20,13 +20,13 @@ import bhvit.train.loop as loop
 from bhvit.train import TrainConfig, train
 
 SMALL_MODEL = """
-from bhvit.models import registry
+from bhvit.spec import sizes
 from bhvit.spec import StageSpec
 stages = (
     StageSpec(depth=1, channels=64, hidden=64, mixer="conv"),
     StageSpec(depth=1, channels=64, hidden=64, mixer="attention", heads=2),
 )
-registry._MODELS["small"] = (8, {"stages": stages})
+sizes._MODELS["small"] = (8, {"stages": stages})
 """
 """Registers a model of every kind of layer that trains in no time, here and in processes of their own."""
 
@@ -52,11 +52,11 @@ BATCH = 8
 @pytest.fixture(scope="session", autouse=True)
 def _small_model():
     """Registered while these tests run, not when they are collected: other tests go through all models by name."""
-    from bhvit.models import registry
+    from bhvit.spec import sizes
 
     exec(SMALL_MODEL)
     yield
-    del registry._MODELS["small"]
+    del sizes._MODELS["small"]
 
 
 @pytest.fixture(scope="session")

@@ -217,7 +217,7 @@ class Session(Insight):
             return label_maps.resized(found, (height, width))
 
     @overload
-    def classify(
+    def classify(  # type: ignore[overload-overlap]  # a str is a sequence of strings, too
         self,
         image: ImageLike,
         top: int = 5,
@@ -259,7 +259,7 @@ class Session(Insight):
             self._calibrated().threshold(miss_rate)  # refused for no images, too
         if isinstance(image, Sequence) and not isinstance(image, str | bytes | bytearray | memoryview):
             return [self.classify(one, top, bgr=bgr, unknown=unknown, miss_rate=miss_rate) for one in image]
-        logits = self(self.preprocess(image, bgr=bgr))
+        logits = self(self.preprocess(image, bgr=bgr))  # type: ignore[arg-type]  # bytes of any kind
         if unknown and self.unknown(logits, miss_rate)[0]:
             return []
         return self.likeliest(logits, top)[0]

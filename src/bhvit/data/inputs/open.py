@@ -113,7 +113,7 @@ def open_inputs(sources: Source | Sequence[Source], *, every: int = 1, stdin: IO
     return Inputs(parts)
 
 
-def _open(source: Source, every: int, stdin: IO[bytes] | None) -> list[Part]:
+def _open(source: object, every: int, stdin: IO[bytes] | None) -> list[Part]:
     if isinstance(source, bool) or not isinstance(source, str | os.PathLike | int):
         raise UserError(f"a source is a path, an address or the number of a camera, not {shown(source)}")
     text = str(source) if isinstance(source, int) else os.fspath(source)
