@@ -100,7 +100,7 @@ def load_image(
             kind = "a folder" if Path(source).is_dir() else "a pipe or device"
             raise UserError(f"{name} is {kind}, not an image file")
         _check_icons(source, name, max_pixels)
-        with _quiet_pillow(), Image.open(source, formats=_formats()) as image:
+        with _quiet_pillow(), Image.open(source, formats=known_formats()) as image:
             _check_pixels(image, name, max_pixels)
             jpeg = image.format in ("JPEG", "MPO")
             if jpeg:
@@ -258,7 +258,7 @@ def _scans(data: bytes) -> int:
 
 
 @functools.cache
-def _formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Those of `FORMATS` that this Pillow reads, and HEIC where pillow-heif is installed."""
     Image.init()
     if importlib.util.find_spec("pillow_heif"):

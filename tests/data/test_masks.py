@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bhvit import UserError
-from bhvit.data.masks import IGNORED, MaskedDataset, open_masked
+from bhvit.data.masks import IGNORED, MaskedDataset, open_masked, read_mask
 from bhvit.data.segmentation_metrics import SegmentationMetrics, confusion, evaluate_masks
 from bhvit.image import Preprocess
 from helpers.masked_images import encoded, make, mask_of
@@ -209,3 +211,19 @@ def test_it_pickles(tmp_path: Path) -> None:
 def test_a_name_longer_than_any_file_has_is_one_line() -> None:
     with pytest.raises(UserError, match="cannot read aaa"):
         open_masked("a" * 300)
+
+
+def test_a_mask_is_opened_as_pictures_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow decodes an icon while it opens the file, and starts a program for PostScript."""
+    icon, script = io.BytesIO(), io.BytesIO()
+    Image.new("RGBA", (64, 64)).save(icon, "ICO", sizes=[(64, 64)])
+    Image.new("L", (64, 64)).save(script, "EPS")
+    icon.seek(0)
+    with pytest.raises(UserError, match=r"a\.png is an icon or has colours: a mask is an 8-bit PNG"):
+        read_mask(icon, "a.png")
+    monkeypatch.setattr("bhvit.decode.MAX_PIXELS", 1000)
+    monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("it was decoded"))
+    for file, said in ((icon, "64x64 pixels, more than the 1000"), (script, "is not an image")):
+        file.seek(0)
+        with pytest.raises(UserError, match=said):
+            read_mask(file, "a.png")

@@ -12,6 +12,7 @@ and of a class that is named as unlabelled count for nothing.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..decode import IMAGE_SUFFIXES, load_image
+from ..decode import IMAGE_SUFFIXES, known_formats, load_image
 from ..errors import UserError, report
 from ..image import Preprocess
 from ..spec.model import MAX_LABELS
@@ -142,7 +143,7 @@ def read_mask(file: IO[bytes], name: str) -> Mask:
     """
     data = io.BytesIO(file.read())
     try:
-        with Image.open(data) as image:
+        with Image.open(data, formats=_mask_formats()) as image:
             mode, kind = image.mode, image.format
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         mode, kind = "L", None  # `load_image` says what is wrong
@@ -153,7 +154,16 @@ def read_mask(file: IO[bytes], name: str) -> Mask:
             f"{name} is an image of mode {mode}: a mask is an 8-bit PNG of class numbers, greyscale or with a palette"
         )
     data.seek(0)
-    return np.asarray(load_image(data, name)).astype(np.uint8)
+    labels = np.asarray(load_image(data, name)).astype(np.uint8)
+    if labels.ndim != 2:
+        raise UserError(f"{name} is an icon or has colours: a mask is an 8-bit PNG of class numbers")
+    return labels
+
+
+@functools.cache
+def _mask_formats() -> tuple[str, ...]:
+    """Formats but icons, which Pillow decodes while it opens them, at any size."""
+    return tuple(name for name in known_formats() if name != "ICO")
 
 
 class _Pairs(NamedTuple):
