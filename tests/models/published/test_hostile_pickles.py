@@ -167,3 +167,24 @@ def test_an_archive_that_unpacks_to_more_than_it_has_is_refused(tmp_path: Path) 
         from_published(tmp_path / "b.pth")
     with pytest.raises(UserError, match="not published BHViT"):
         from_published(path)
+
+
+def _nested(levels: int) -> bytes:
+    """A dictionary whose key is twice a tuple that is twice a tuple, and so on: 2^levels elements, 5 bytes a level."""
+    body = b"\x80\x02}K\x01\x85q\x00"
+    for level in range(levels):
+        body += b"h" + bytes([level]) + b"\x86q" + bytes([level + 1])
+    return body + b"K\x02s."
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_tuples_that_hold_each_other_many_times_are_refused(tmp_path: Path, zipped: bool) -> None:
+    """Hashing 2^60 elements would take centuries."""
+    path = tmp_path / "a.pth"
+    for levels, said in ((2, "not published BHViT"), (60, "its tuples hold each other too many times")):
+        if zipped:
+            _zipped(path, _nested(levels))
+        else:
+            path.write_bytes(_legacy(_nested(levels)))
+        with pytest.raises(UserError, match=said):
+            from_published(path)

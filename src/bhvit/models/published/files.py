@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import tarfile
 import zipfile
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...files import check_regular
+from .pickles import PICKLES, check_work
 
 _WRAPPERS = ("model", "model_ema", "state_dict", "state_dict_ema", "module")
 _DEEPEST = 8
@@ -124,11 +126,16 @@ def _check_format(path: Path) -> None:
         if size > path.stat().st_size:  # torch stores its records as they are
             raise UserError(f"{path} unpacks to {size} bytes, more than it has; save it with torch.save as it is")
     try:
-        records = torch._C.PyTorchFileReader(str(path)).get_all_records()
+        reader: Any = torch._C.PyTorchFileReader(str(path))
+        records = reader.get_all_records()
     except RuntimeError:  # no archive at all: the older format
+        with path.open("rb") as file:
+            check_work(file, path.stat().st_size, PICKLES)
         return
     if "constants.pkl" in records:
         raise UserError(f"{path} is a TorchScript program, not a state dict; save model.state_dict()")
+    data = reader.get_record("data.pkl")
+    check_work(io.BytesIO(data), len(data))
 
 
 class _Inert:
