@@ -23,7 +23,7 @@ constexpr size_t kCrcBytes = 16;  // that take one step: most of opening is this
 using CrcTables = std::array<std::array<uint32_t, 256>, kCrcBytes>;
 
 // tables[k][b] is the CRC of byte b followed by k zero bytes, so that the bytes of a step add up.
-constexpr CrcTables make_crc_tables() {
+CrcTables make_crc_tables() {
   CrcTables tables{};
   for (uint32_t b = 0; b < 256; b++) {
     uint32_t crc = b;
@@ -36,7 +36,11 @@ constexpr CrcTables make_crc_tables() {
   return tables;
 }
 
-constexpr CrcTables kCrc = make_crc_tables();
+// Made when first needed: as constants they would be a tenth of what a page loads.
+const CrcTables& crc_tables() {
+  static const CrcTables tables = make_crc_tables();
+  return tables;
+}
 
 const std::string& text_of(const Json& metadata, const char* key) {
   const Json* value = metadata.find(key);
@@ -247,6 +251,7 @@ float half_to_float(uint16_t half) {
 }  // namespace
 
 uint32_t crc32(std::string_view bytes, uint32_t crc) {
+  const CrcTables& all = crc_tables();
   crc = ~crc;
   size_t i = 0;
   for (; i + kCrcBytes <= bytes.size(); i += kCrcBytes) {
@@ -255,12 +260,12 @@ uint32_t crc32(std::string_view bytes, uint32_t crc) {
     words[0] ^= crc;
     crc = 0;
     for (size_t w = 0; w < kCrcBytes / 4; w++) {
-      const auto* tables = &kCrc[kCrcBytes - 4 * (w + 1)];
+      const auto* tables = &all[kCrcBytes - 4 * (w + 1)];
       crc ^= tables[3][words[w] & 255] ^ tables[2][words[w] >> 8 & 255] ^ tables[1][words[w] >> 16 & 255] ^
              tables[0][words[w] >> 24];
     }
   }
-  for (; i < bytes.size(); i++) crc = crc >> 8 ^ kCrc[0][(crc ^ static_cast<unsigned char>(bytes[i])) & 255];
+  for (; i < bytes.size(); i++) crc = crc >> 8 ^ all[0][(crc ^ static_cast<unsigned char>(bytes[i])) & 255];
   return ~crc;
 }
 

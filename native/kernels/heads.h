@@ -60,7 +60,7 @@ constexpr int32_t kNoKey = 1 << 30;                 // distance of the lanes pas
 constexpr float kGsbUpper = 0.7f, kGsbHigh = 0.9f;  // program.GSB_UPPER, program.GSB_HIGH
 
 // Rows of `m` (bits l, columns j) become columns: bit j of m[l] becomes bit l of m[j].
-BHVIT_INLINE void transpose32(u32 (&m)[32]) {
+BHVIT_SHARED void transpose32(u32 (&m)[32]) {
   u32 mask = 0x0000ffff;
   for (int j = 16; j; j >>= 1, mask ^= mask << j) {
     for (int k = 0; k < 32; k = (k + j + 1) & ~j) {

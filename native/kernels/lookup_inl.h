@@ -28,7 +28,7 @@ constexpr long kWordsPerHalfSum = 2046;  // 65472 bits
 // half count once and those of the high half twice.
 struct CountTables {
   alignas(16) uint8_t differing[256][16], common[256][16], levels[256][16];
-  constexpr CountTables() : differing(), common(), levels() {
+  CountTables() {
     constexpr int kSetBits[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
     for (int a = 0; a < 256; a++) {
       const int low = a % 16, high = a / 16;
@@ -40,7 +40,7 @@ struct CountTables {
     }
   }
 };
-constexpr CountTables kCountTables;
+const CountTables kCountTables;  // made at the start: as constants they would be loaded with the module
 
 typedef const uint8_t (&CountTables256)[256][16];
 

@@ -104,7 +104,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
                                        const f32x16 product = count - loadf(base + t * a.row_stride);
                                        const f32x16 z =
                                            prelu(product * splatf(a.scale2[at + t]) + splatf(a.shift[at + t]),
-                                                 splatf(a.slope[at + t]));
+                                                 a.slope[at + t]);
                                        float* const sum = sums + (quad + t) * kLanes;
                                        store(sum, (d ? loadf(sum) : splatf(0.0f)) + z);
                                      });
@@ -112,7 +112,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
             }
             transpose_tile(sums, columns);
             const long tokens = block * kLanes, left = a.width - tokens;
-            for_few_blocks<4>(0, left < kLanes ? left : kLanes, [&]<int T>(long t) {
+            for_blocks<4>(0, left < kLanes ? left : kLanes, [&]<int T>(long t) {
               f32x16 sum[T];
               for (int i = 0; i < T; i++) sum[i] = loadf(columns + (t + i) * kLanes);
               mixer_sums<T>(a, row, tokens + t, first + c, sum, scratch.sums);

@@ -9,9 +9,10 @@
 #include "kernels/scratch.h"
 
 #define BHVIT_NOINLINE __attribute__((noinline))
-
-// The constraint of a native vector in assembly: a register where there are such, else memory.
-#if defined(__AVX512F__)
+#if !defined(BHVIT_SHARED)
+#define BHVIT_SHARED BHVIT_INLINE  // of functions of which one copy may serve all callers, where code must be short
+#endif
+#if defined(__AVX512F__)  // the constraint of a native vector in assembly: a register where there are such, else memory
 #define BHVIT_REGISTER "v"
 #elif defined(__SSE2__) && BHVIT_NATIVE_LANES < 16
 #define BHVIT_REGISTER "x"
@@ -20,7 +21,6 @@
 #else
 #define BHVIT_REGISTER "m"
 #endif
-
 namespace bhvit {
 namespace {
 
@@ -265,7 +265,7 @@ BHVIT_INLINE float max_lanes(const f32x16& v) {
 }
 
 #if BHVIT_NATIVE_LANES == 4  // instruction sets of wider registers have gathers of their own
-BHVIT_INLINE f32x16 gather(const float* from, const i32x16& index) {
+BHVIT_SHARED f32x16 gather(const float* from, const i32x16& index) {
   int32_t i[16];
   float out[16];
   store(i, index);
@@ -332,7 +332,7 @@ BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
 }
 
 // Kernels whose shares are all compiled: for those that are tuned. With BHVIT_FEW_INSTANCES, blocks of kBlock tokens and
-// of one; and for other kernels of four and of one.
+// of one; and for other kernels of two and of one.
 #if defined(BHVIT_FEW_INSTANCES)
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
@@ -342,7 +342,7 @@ BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
 
 template <int, class Fn>
 BHVIT_INLINE void for_few_blocks(long begin, long end, Fn fn) {
-  for (; begin + 4 <= end; begin += 4) fn.template operator()<4>(begin);
+  for (; begin + 2 <= end; begin += 2) fn.template operator()<2>(begin);
   for (; begin < end; begin++) fn.template operator()<1>(begin);
 }
 #else

@@ -5,6 +5,7 @@
 #define BHVIT_NATIVE_LANES 4
 #define BHVIT_OWN_INDEX
 #define BHVIT_FEW_INSTANCES
+#define BHVIT_SHARED __attribute__((noinline))
 #include "kernels/vectors_inl.h"
 
 namespace bhvit {
@@ -32,8 +33,8 @@ BHVIT_INLINE bool gentle(const f32x16& slope) {
   return !wasm_v128_any_true((v128_t)(zero | (most > 1)));
 }
 
-BHVIT_INLINE f32x16 prelu(const f32x16& v, const f32x16& slope) {
-  if (__builtin_expect(gentle(slope), 1)) {
+BHVIT_INLINE f32x16 prelu_if(bool is_gentle, const f32x16& v, const f32x16& slope) {
+  if (__builtin_expect(is_gentle, 1)) {
     const f32x16 product = v * slope;
     return {{larger(product.lo.lo, v.lo.lo), larger(product.lo.hi, v.lo.hi)},
             {larger(product.hi.lo, v.hi.lo), larger(product.hi.hi, v.hi.hi)}};
@@ -42,6 +43,9 @@ BHVIT_INLINE f32x16 prelu(const f32x16& v, const f32x16& slope) {
   prelu_of_any_slope(&result, slope);
   return result;
 }
+
+BHVIT_INLINE f32x16 prelu(const f32x16& v, const f32x16& slope) { return prelu_if(gentle(slope), v, slope); }
+BHVIT_INLINE f32x16 prelu(const f32x16& v, float slope) { return prelu_if(slope != 0 && slope <= 1, v, splatf(slope)); }
 
 // Bit l of the result is the sign of lane l of four vectors.
 BHVIT_INLINE u32 mask_of(const NativeI& a, const NativeI& b, const NativeI& c, const NativeI& d) {

@@ -99,7 +99,7 @@ BHVIT_INLINE void split_all(const float* n, long channels, long period, long blo
 
 // The residual of hidden group i at channel p is n[(r*p + i) mod channels], of period `period` in p.
 // Written for one token of a block to out[(i*period + p)/16][token][16].
-BHVIT_INLINE void deinterleave(const float* n, long channels, long r, long period, long block, float* out) {
+BHVIT_SHARED void deinterleave(const float* n, long channels, long r, long period, long block, float* out) {
   switch (r) {
     case 1: return split_all<1>(n, channels, period, block, out);
     case 2: return split_all<2>(n, channels, period, block, out);

@@ -31,7 +31,7 @@ struct StemKernels {
 namespace bhvit {
 namespace {
 
-BHVIT_INLINE f32x16 activate(const f32x16& y, bool gelu) {
+BHVIT_SHARED f32x16 activate(const f32x16& y, bool gelu) {
   if (!gelu) return y;
   const f32x16 erf = erf32(y * splatf(0.70710678f));
   return y * (splatf(0.5f) * (splatf(1.0f) + erf));
