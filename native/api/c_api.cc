@@ -27,7 +27,11 @@ constexpr int kMaxThreads = 256;  // as in src/bhvit/runtime/session.py
 constexpr size_t kMaxEdge = 1 << 20;  // pixels; positions beyond 2^24 would not be whole floats
 
 // A fixed block: keeping the text of a failure cannot fail, and nothing runs when a thread ends.
+#if defined(BHVIT_WEB)
+char last_error[1024];  // workers neither open nor fail, and have no memory of their own for it
+#else
 thread_local char last_error[1024];
+#endif
 
 bhvit_status fail(bhvit_status status, const char* text) {
   const size_t length = std::min(std::strlen(text), sizeof last_error - 1);
@@ -157,6 +161,9 @@ extern "C" bhvit_status bhvit_caught(std::exception* error) {
   if (is(static_cast<std::bad_alloc*>(nullptr))) return fail(BHVIT_MEMORY, "not enough memory for this model");
   return fail(BHVIT_SYSTEM, error->what());
 }
+
+// What a worker of a session that was opened with several threads calls; it never returns.
+extern "C" void bhvit_serve(bhvit_session* session, int thread) { session->program.serve(thread); }
 #endif
 
 const char* bhvit_version(void) { return BHVIT_VERSION; }

@@ -23,18 +23,35 @@ void pause_briefly() {
 #endif
 }
 
-void wait_while_equal(const std::atomic<unsigned>& value, unsigned old) {
+#if defined(BHVIT_WEB_THREADS)
+// The C++ library of a build without threads has no such waits.
+void wait(std::atomic<unsigned>& value, unsigned old) {
+  __builtin_wasm_memory_atomic_wait32(reinterpret_cast<int*>(&value), static_cast<int>(old), -1);
+}
+
+void wake_all(std::atomic<unsigned>& value) {
+  __builtin_wasm_memory_atomic_notify(reinterpret_cast<int*>(&value), ~0u);
+}
+#elif defined(BHVIT_WEB)
+void wait(std::atomic<unsigned>&, unsigned) {}
+void wake_all(std::atomic<unsigned>&) {}
+#else
+void wait(std::atomic<unsigned>& value, unsigned old) { value.wait(old, std::memory_order_acquire); }
+void wake_all(std::atomic<unsigned>& value) { value.notify_all(); }
+#endif
+
+void wait_while_equal(std::atomic<unsigned>& value, unsigned old) {
   for (int i = 0; i < kSpins; i++) {
     if (value.load(std::memory_order_acquire) != old) return;
     pause_briefly();
   }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+  while (value.load(std::memory_order_acquire) == old) wait(value, old);
 }
 
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
-#if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__)
+#if defined(__EMSCRIPTEN__) && !defined(__EMSCRIPTEN_PTHREADS__) && !defined(BHVIT_WEB_THREADS)
   // Starting one would fail as if threads were to be had another time.
   if (threads > 1) {
     throw std::invalid_argument("threads must be 1 in WebAssembly built without -pthread, not " +
@@ -44,6 +61,12 @@ ThreadPool::ThreadPool(int threads) : shares_(static_cast<size_t>(threads)) {
   start_workers();
 }
 
+#if defined(BHVIT_WEB)
+void ThreadPool::start_workers() {}
+void ThreadPool::restart_after_fork() {}
+void ThreadPool::stop_workers() {}
+ThreadPool::~ThreadPool() = default;
+#else
 void ThreadPool::start_workers() {
   workers_ = std::make_unique<std::vector<std::thread>>();
   generation_ = process_generation();
@@ -72,10 +95,11 @@ void ThreadPool::stop_workers() {
   }
   stop_.store(true, std::memory_order_relaxed);
   state_.fetch_add(kTask, std::memory_order_release);
-  state_.notify_all();
+  wake_all(state_);
   for (std::thread& worker : *workers_) worker.join();
   workers_->clear();
 }
+#endif
 
 void ThreadPool::start(const Task& task) {
   task_ = task;
@@ -87,7 +111,7 @@ void ThreadPool::start(const Task& task) {
     share.end = begin = task_.ranges * (t + 1) / threads();
   }
   state_.fetch_add(kTask + kOpen, std::memory_order_release);
-  state_.notify_all();
+  wake_all(state_);
   work(0);
   unsigned state = state_.fetch_sub(kOpen, std::memory_order_acq_rel) - kOpen;
   while (state % kTask) {
@@ -129,7 +153,7 @@ void ThreadPool::worker_loop(int thread) {
     if (join(seen)) {
       work(thread);
       // Only the last to leave a closed task is waited for.
-      if (state_.fetch_sub(kWorker, std::memory_order_acq_rel) % kTask == kWorker) state_.notify_all();
+      if (state_.fetch_sub(kWorker, std::memory_order_acq_rel) % kTask == kWorker) wake_all(state_);
     } else {
       wait_while_equal(state_, state);
     }

@@ -4,8 +4,11 @@
 
 #include <atomic>
 #include <memory>
-#include <thread>
 #include <vector>
+
+#if !defined(BHVIT_WEB)
+#include <thread>
+#endif
 
 namespace bhvit {
 
@@ -21,6 +24,10 @@ class ThreadPool {
   void restart_after_fork();
 
   int threads() const { return static_cast<int>(shares_.size()); }
+
+  // What worker `thread`, 1 to threads() - 1, does until destruction. In WebAssembly, JavaScript starts the workers; what none
+  // takes, because it has not started yet or cannot, the caller of `run` does.
+  void worker_loop(int thread);
 
   // Calls body(begin, end, thread) until [0, count) is covered, in equal ranges of about `grain` items or
   // more; thread < threads() tells whose scratch to use. `body` must not throw. One caller at a time.
@@ -58,14 +65,15 @@ class ThreadPool {
   void start(const Task& task);
   void work(int thread);
   void work_share(Share& share, int thread);
-  void worker_loop(int thread);
   bool join(unsigned& seen);
   void start_workers();
   void stop_workers();
 
+#if !defined(BHVIT_WEB)
   std::unique_ptr<std::vector<std::thread>> workers_;
   unsigned generation_;  // of the process that has the workers
-  Task task_;            // written by `start` only while the task is closed and nobody joined
+#endif
+  Task task_;  // written by `start` only while the task is closed and nobody joined
   std::atomic<unsigned> state_{0};
   std::vector<Share> shares_;  // one a thread
   std::atomic<bool> stop_{false};

@@ -64,6 +64,8 @@ class Program {
   const char* isa() const { return context_.kernels->name; }
   int threads() const { return pool_.threads(); }
   std::vector<int64_t> input_shape() const;  // (in_chans, H, W)
+  // What a worker does that JavaScript starts, see ThreadPool.
+  void serve(int thread) { pool_.worker_loop(thread); }
   int64_t classes() const { return ops_.back()["classes"]; }
   bool segments() const { return ops_.back().segments(); }
   int64_t logit_floats() const;  // of one image

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
 import html
-import http.server
-import importlib.util
 import io
-import shutil
-import threading
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,37 +18,15 @@ from PIL import Image
 from bhvit import Session
 from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
-from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
-from bhvit.web import single_file, site, site_files, write_site
+from bhvit.web import single_file, site_files, write_site
 from helpers import small_specs
+from helpers.browser import chromium, serving, why_not
 from helpers.random_model import random_model
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-MODELS = sorted(FOLDER.glob("*.bhv"))
-
-
-def _why_not() -> str:
-    if CHROMIUM is None:
-        return "needs Chromium"
-    if importlib.util.find_spec("playwright") is None:
-        return "needs Playwright (pip install playwright)"
-    try:
-        site.find_library()
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-WHY_NOT = _why_not()
+WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "all is there")
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
+MODELS = sorted(FOLDER.glob("*.bhv"))
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
 SEGMENTATIONS = [spec for spec in small_specs.SPECS if spec.task == "segment"]
 LABELS = dataclasses.replace(small_specs.LABELS, img_size=(24, 32), num_classes=5)
@@ -71,30 +45,18 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         bhv_file.write(random_model(spec), folder / f"{i}.bhv")
     for i, spec in enumerate(SEGMENTATIONS):
         bhv_file.write(random_model(spec), folder / f"labels{i}.bhv")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(folder) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
     camera = tmp_path_factory.mktemp("camera") / "camera.y4m"
     frame = bytes(np.random.default_rng(0).integers(0, 256, 64 * 48 * 3 // 2, np.uint8))
     camera.write_bytes(b"YUV4MPEG2 W64 H48 F10:1 Ip A1:1 C420jpeg\n" + 4 * (b"FRAME\n" + frame))
-    options = (
-        "--no-sandbox --disable-gpu --disable-background-networking --use-fake-ui-for-media-stream "
-        f"--use-fake-device-for-media-stream --use-file-for-fake-video-capture={camera}"
-    )
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=options.split())
+    options = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with chromium(*options, f"--use-file-for-fake-video-capture={camera}") as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
@@ -230,6 +192,19 @@ def test_a_chosen_picture_is_named_as_in_python(page: Any) -> None:
     assert page.locator("#classes li span").first.inner_text() == f"{100 * probability:.1f} %"
     assert "ms" in page.inner_text("#time")
     assert page.locator("#preview").is_visible()
+
+
+def test_all_that_can_be_used_or_seen_has_a_name(page: Any) -> None:
+    """For screen readers: controls, bars and pictures, as the browser's accessibility tree has them."""
+    _choose(page, _picture(40, 32))
+    _wait(page, "#status", "picture.png: ")
+    page.locator("#explain").wait_for()
+    found = re.findall(r"- (button|combobox|img|progressbar|textbox)\b(.*)", page.locator("body").aria_snapshot())
+    assert len(found) > 10
+    assert [kind for kind, name in found if not re.match(r' "[^"]+"', name)] == []
+    names = " ".join(name for _, name in found)
+    for name in ("Choose, drop or paste a picture", "Start the camera", "Model", "The picture", "dog, example 1"):
+        assert f'"{name}"' in names, names
 
 
 def test_the_map_over_a_picture_is_shown_and_hidden(page: Any) -> None:

@@ -26,7 +26,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files in the place of the built npm package."""
     folder = tmp_path / "library"
     folder.mkdir()
-    for name in ("index.js", "worker.js", "index.d.ts", "bhvit.wasm", "bhvit.relaxed.wasm"):
+    for name in (*site._NEEDED, "index.d.ts"):
         (folder / name).write_text(name)
     monkeypatch.setattr(site, "_PLACES", (folder,))
     return folder
@@ -38,7 +38,8 @@ def test_site_lists_all_its_files(tmp_path: Path, library: Path, capsys: pytest.
     assert "python -m http.server" in capsys.readouterr().out
     listed = json.loads((out / "files.json").read_text())
     there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-    assert set(listed) == there | {"./"}
+    assert set(listed) == there - {"_headers"} | {"./"}  # a host that reads these does not serve them
+    assert "\n  Cross-Origin-Embedder-Policy: require-corp\n" in (out / "_headers").read_text()
     assert not any(name.endswith(".d.ts") for name in there)
     (model,) = json.loads((out / "models.json").read_text())
     assert (out / model["file"]).read_bytes() == MODEL.read_bytes()
@@ -136,7 +137,7 @@ def test_a_single_file_is_not_replaced(tmp_path: Path, library: Path, capsys: py
 
 
 def test_a_single_file_holds_all_it_needs(tmp_path: Path, library: Path) -> None:
-    for name in ("errors", "imports", "occlusion", "pixels", "native", "module", "runners"):
+    for name in ("errors", "imports", "occlusion", "pixels", "native", "module", "threads", "runners"):
         (library / f"{name}.js").write_text(f'import {{ a }} from "./a.js";\nexport const {name}_ = 1;\nexport {{}};\n')
     page = single_file(site.site_files([MODEL]))
     assert "default-src 'none'" in page

@@ -34,7 +34,9 @@ run(cmake, "--build", build, "--parallel");
 rmSync(`${web}dist`, { recursive: true, force: true });
 mkdirSync(`${web}dist`);
 run(process.execPath, `${web}node_modules/typescript/bin/tsc`);
-const plain = readFileSync(`${build}/bhvit.wasm`);
-writeFileSync(`${web}dist/bhvit.wasm`, plain);
-writeFileSync(`${web}dist/bhvit.relaxed.wasm`, standardised(readFileSync(`${build}/bhvit.relaxed.wasm`), plain));
+for (const name of ["bhvit", "bhvit.threads"]) {
+  const plain = readFileSync(`${build}/${name}.wasm`);
+  writeFileSync(`${web}dist/${name}.wasm`, plain);
+  writeFileSync(`${web}dist/${name}.relaxed.wasm`, standardised(readFileSync(`${build}/${name}.relaxed.wasm`), plain));
+}
 copyFileSync(`${root}LICENSE`, `${web}LICENSE`);

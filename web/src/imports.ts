@@ -9,8 +9,13 @@ export class NativeException extends Error {
 
 const ENOSYS = 52;
 
-/** What a module imports. `memory` gives its memory once there is one. Throws BhvitError for what is not known here. */
-export function importsOf(module: WebAssembly.Module, memory: () => ArrayBuffer): WebAssembly.Imports {
+/**
+ * What a module imports. `memory` gives its memory once there is one, and `shared` is that of an engine with threads. Throws
+ * BhvitError for what is not known here.
+ */
+export function importsOf(
+  module: WebAssembly.Module, memory: () => ArrayBuffer, shared?: WebAssembly.Memory,
+): WebAssembly.Imports {
   // The engine reads no files and prints nothing: the C library asks for these, and nothing calls them.
   const absent = (): number => ENOSYS;
   const known: Record<string, WebAssembly.ImportValue> = {
@@ -18,7 +23,7 @@ export function importsOf(module: WebAssembly.Module, memory: () => ArrayBuffer)
       throw new NativeException(pointer);
     },
     bhvit_number: (text: number, size: number) =>
-      Number(new TextDecoder().decode(new Uint8Array(memory(), text, size))),
+      Number(new TextDecoder().decode(new Uint8Array(memory(), text, size).slice())), // decoders take no shared memory
     emscripten_notify_memory_growth: () => undefined,
     clock_time_get: (_clock: number, _low: number, _high: number, result: number) => {
       new DataView(memory()).setBigUint64(result, BigInt(Math.round(performance.now() * 1e6)), true);
@@ -38,6 +43,7 @@ export function importsOf(module: WebAssembly.Module, memory: () => ArrayBuffer)
     fd_read: absent,
     fd_seek: absent,
     fd_write: absent,
+    ...(shared ? { memory: shared } : {}),
   };
   const imports: WebAssembly.Imports = {};
   for (const { module: from, name } of WebAssembly.Module.imports(module)) {

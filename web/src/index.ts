@@ -5,6 +5,7 @@ import { bytesOf } from "./module.js";
 import type { ModelInfo } from "./native.js";
 import { pixelsOf, seenPart, type ImageInput, type Part } from "./pixels.js";
 import type { TaskName, Tasks } from "./protocol.js";
+import { threadCount } from "./threads.js";
 import { openHere, openInWorker, WorkerError, type Runner } from "./runners.js";
 
 export { BhvitError, type BhvitErrorCode } from "./errors.js";
@@ -22,6 +23,11 @@ export interface LoadOptions {
   worker?: boolean;
   /** Address of the engine, for pages that keep it elsewhere than next to this script. */
   wasm?: string | URL;
+  /**
+   * Threads that run the model: where the page is cross-origin isolated, by default up to four, and in Node, by default
+   * one. Elsewhere, and where helpers do not start, the model runs on one. The answers are the same.
+   */
+  threads?: number;
 }
 
 export interface Prediction {
@@ -66,14 +72,15 @@ export class Bhvit {
   static async load(source: ModelSource, options: LoadOptions = {}): Promise<Bhvit> {
     const file = await readModel(source);
     const wasm = options.wasm === undefined ? undefined : String(options.wasm);
+    const threads = threadCount(options.threads);
     if (options.worker ?? typeof Worker !== "undefined") {
       try {
-        return new Bhvit(await openInWorker(file, wasm));
+        return new Bhvit(await openInWorker(file, wasm, threads));
       } catch (error) {
         if (options.worker || !(error instanceof WorkerError)) throw error;
       }
     }
-    return new Bhvit(await openHere(file, wasm));
+    return new Bhvit(await openHere(file, wasm, threads));
   }
 
   /** What the model takes and does, and its classes in the order of the logits. */

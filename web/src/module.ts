@@ -5,9 +5,10 @@ export const RELAXED_SIMD = new Uint8Array([
 
 const compiled = new Map<string, Promise<WebAssembly.Module>>();
 
-/** The engine for this machine, or the one at `url`; compiled once for all models. */
-export function engine(url?: string | URL): Promise<WebAssembly.Module> {
-  const name = WebAssembly.validate(RELAXED_SIMD) ? "bhvit.relaxed.wasm" : "bhvit.wasm";
+/** The engine for this machine, with or without threads, or the one at `url`; compiled once for all models. */
+export function engine(url?: string | URL, threads = false): Promise<WebAssembly.Module> {
+  const relaxed = WebAssembly.validate(RELAXED_SIMD);
+  const name = `bhvit${threads ? ".threads" : ""}${relaxed ? ".relaxed" : ""}.wasm`;
   const address = String(url ?? new URL(name, import.meta.url));
   let module = compiled.get(address);
   if (!module) {

@@ -34,6 +34,7 @@ interface Exports {
   bhvit_feature_count(session: number): number;
   bhvit_embed(session: number, count: number, images: number, imageFloats: number, features: number, floats: number): number;
   bhvit_caught(exception: number): number;
+  bhvit_serve(session: number, thread: number): void;
 }
 
 /** What a model does: it names what is in an image, or labels each pixel. */
@@ -52,6 +53,18 @@ export interface ModelInfo {
   readonly classes: readonly string[];
   /** Length of what `embed` gives; 0 where the model labels pixels. */
   readonly features: number;
+  /** Threads that run it, this one included. */
+  readonly threads: number;
+}
+
+/** What a helper of an engine with threads is told. */
+export interface Job {
+  module: WebAssembly.Module;
+  memory: WebAssembly.Memory;
+  session: number;
+  thread: number;
+  /** The upper end of the helper's stack. */
+  stack: number;
 }
 
 /** A map of what an answer depends on, at the model's size. */
@@ -62,6 +75,8 @@ export interface NativeExplanation {
 }
 
 const INFO_BYTES = 48; // bhvit_info: twelve fields of four bytes
+const STACK_BYTES = 1 << 18; // of a helper
+const PAGES = { initial: 64, maximum: 32768 }; // of shared memory, as cmake/web.cmake says
 
 /** A compiled module with one open model. Its memory is its own, and goes with it. */
 export class NativeModel {
@@ -70,14 +85,17 @@ export class NativeModel {
   readonly #session: number;
   readonly #image: number; // what the model takes
   readonly #imageFloats: number;
+  readonly #module: WebAssembly.Module;
+  #stop: () => void = () => undefined;
   #closed = false;
 
-  /** Opens the bytes of a `.bhv` file. Throws BhvitError for a file that is damaged or needs too much memory. */
-  constructor(module: WebAssembly.Module, file: Uint8Array) {
+  /** Opens the bytes of a `.bhv` file; several threads need an engine with threads, and `jobs`. Throws BhvitError for a file that is damaged or needs too much memory. */
+  constructor(module: WebAssembly.Module, file: Uint8Array, threads = 1) {
+    this.#module = module;
     this.#exports = instantiate(module);
     const opened = this.#allocate(4);
     this.#with(file, (pointer) => {
-      this.#check(() => this.#exports.bhvit_open_memory(pointer, file.length, 1, 0, opened));
+      this.#check(() => this.#exports.bhvit_open_memory(pointer, file.length, threads, 0, opened));
     });
     this.#session = this.#words(opened, 1)[0] ?? 0;
     const task = this.#text(this.#exports.bhvit_task(this.#session)) as Task;
@@ -89,7 +107,7 @@ export class NativeModel {
       this.#text(this.#exports.bhvit_class_name(this.#session, index)),
     );
     const features = task === "segment" ? 0 : this.#exports.bhvit_feature_count(this.#session);
-    this.info = { task, width, height, channels, coverWidth, coverHeight, classes: names, features };
+    this.info = { task, width, height, channels, coverWidth, coverHeight, classes: names, features, threads };
     this.#imageFloats = floats;
     this.#image = this.#allocate(4 * floats);
   }
@@ -112,8 +130,28 @@ export class NativeModel {
     return answers[task]();
   }
 
+  /** What each of its helpers is told. */
+  jobs(): Job[] {
+    return Array.from({ length: this.info.threads - 1 }, (_, i) => {
+      const stack = this.#allocate(STACK_BYTES) + STACK_BYTES - 16;
+      return {
+        module: this.#module, memory: this.#exports.memory, session: this.#session, thread: i + 1,
+        stack: stack - (stack % 16),
+      };
+    });
+  }
+
+  /** `stop` ends the helpers, before the model is closed. */
+  stopWith(stop: () => void): void {
+    this.#stop = stop;
+  }
+
   close(): void {
-    if (!this.#closed) this.#exports.bhvit_close(this.#session);
+    if (!this.#closed) {
+      this.#stop();
+      // Helpers may not have ended yet: the memory that they share goes as a whole.
+      if (this.info.threads === 1) this.#exports.bhvit_close(this.#session);
+    }
     this.#closed = true;
   }
 
@@ -231,7 +269,7 @@ export class NativeModel {
 
   #text(pointer: number): string {
     const bytes = new Uint8Array(this.#exports.memory.buffer, pointer);
-    return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
+    return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0))); // decoders take no shared memory
   }
 }
 
@@ -245,11 +283,14 @@ function softmax(logits: Float32Array): number[] {
 /** The module with what it imports. */
 function instantiate(module: WebAssembly.Module): Exports {
   const loaded: { exports?: Exports } = {};
+  const shared = WebAssembly.Module.imports(module).some(({ kind }) => kind === "memory");
+  const memory = shared ? new WebAssembly.Memory({ ...PAGES, shared }) : undefined;
   const imports = importsOf(module, () => {
     if (!loaded.exports) throw new BhvitError("system", "the engine called out before it was loaded");
     return loaded.exports.memory.buffer;
-  });
-  const exports = new WebAssembly.Instance(module, imports).exports as unknown as Exports;
+  }, memory);
+  const { exports: own } = new WebAssembly.Instance(module, imports);
+  const exports = { ...own, ...(memory ? { memory } : {}) } as unknown as Exports;
   loaded.exports = exports;
   exports._initialize?.();
   return exports;

@@ -22,7 +22,7 @@ export interface Question<Name extends TaskName = TaskName> {
 
 /** What a page sends its worker. */
 export type Request =
-  | { id: number; kind: "open"; file: Uint8Array; wasm?: string }
+  | { id: number; kind: "open"; file: Uint8Array; threads: number; wasm?: string }
   | { id: number; kind: "ask"; question: Question };
 
 /** What the worker answers. */

@@ -1,7 +1,7 @@
 import { BhvitError } from "./errors.js";
-import { engine } from "./module.js";
-import { NativeModel, type ModelInfo } from "./native.js";
+import type { ModelInfo } from "./native.js";
 import type { Answer, Question, Request, TaskName, Tasks } from "./protocol.js";
+import { openModel } from "./threads.js";
 
 /** Runs an open model, here or in a worker. */
 export interface Runner {
@@ -19,9 +19,10 @@ export class WorkerError extends BhvitError {
   }
 }
 
-/** A runner in this thread. */
-export async function openHere(file: Uint8Array, wasm: string | undefined): Promise<Runner> {
-  const model = new NativeModel(await engine(wasm), file);
+/** A runner in this thread, and in helpers of it. */
+export async function openHere(file: Uint8Array, wasm: string | undefined, threads: number): Promise<Runner> {
+  // A page's own thread may not wait for others.
+  const model = await openModel(file, wasm, typeof document === "undefined" ? threads : 1);
   return {
     info: model.info,
     ask: (question) => Promise.resolve().then(() => model.answer(question)),
@@ -34,7 +35,7 @@ export async function openHere(file: Uint8Array, wasm: string | undefined): Prom
 type Body<T> = T extends unknown ? Omit<T, "id"> : never;
 
 /** A runner in a worker of its own, which ends with it. Throws WorkerError where there can be none. */
-export async function openInWorker(file: Uint8Array, wasm: string | undefined): Promise<Runner> {
+export async function openInWorker(file: Uint8Array, wasm: string | undefined, threads: number): Promise<Runner> {
   let worker: Worker;
   try {
     worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
@@ -74,7 +75,7 @@ export async function openInWorker(file: Uint8Array, wasm: string | undefined): 
       worker.postMessage({ ...body, id });
     });
   try {
-    const { info } = await send({ kind: "open", file, ...(wasm === undefined ? {} : { wasm }) });
+    const { info } = await send({ kind: "open", file, threads, ...(wasm === undefined ? {} : { wasm }) });
     if (!info) throw new BhvitError("system", "the worker did not describe the model");
     return {
       info,

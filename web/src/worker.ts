@@ -1,7 +1,7 @@
 import { BhvitError } from "./errors.js";
-import { engine } from "./module.js";
-import { NativeModel } from "./native.js";
+import type { NativeModel } from "./native.js";
 import type { Answer, Request } from "./protocol.js";
+import { openModel } from "./threads.js";
 
 let model: NativeModel | undefined;
 
@@ -11,7 +11,7 @@ function respond(answer: Answer, transfer: Transferable[] = []): void {
 
 async function handle(request: Request): Promise<void> {
   if (request.kind === "open") {
-    model = new NativeModel(await engine(request.wasm), request.file);
+    model = await openModel(request.file, request.wasm, request.threads);
     respond({ id: request.id, info: model.info });
   } else if (model) {
     const value = model.answer(request.question);

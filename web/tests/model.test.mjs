@@ -52,6 +52,19 @@ test("the engines with and without relaxed SIMD give the same bits", async (cont
   plain.close();
 });
 
+test("several threads give the bits of one", async () => {
+  const [one, three] = await Promise.all([1, 3].map((threads) => Bhvit.load(file, { threads })));
+  assert.deepEqual([one.info.threads, three.info.threads], [1, 3]);
+  for (const [width, height] of [[32, 32], [64, 48], [300, 20], [33, 470]]) {
+    const image = picture(width, height);
+    for (let i = 0; i < 20; i++) assert.deepEqual(await three.logits(image), await one.logits(image));
+  }
+  await assert.rejects(Bhvit.load(file.subarray(1), { threads: 2 }), { code: "format" });
+  await assert.rejects(Bhvit.load(file, { threads: 0 }), { code: "argument", message: /threads must be/ });
+  one.close();
+  three.close();
+});
+
 test("damaged models are refused", async () => {
   const refused = (source, code, message) =>
     assert.rejects(Bhvit.load(source), (error) => {

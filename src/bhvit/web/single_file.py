@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 
-_MODULES = ("errors", "imports", "occlusion", "pixels", "native", "module", "runners", "index")
+_MODULES = ("errors", "imports", "occlusion", "pixels", "native", "module", "threads", "runners", "index")
 """The npm package's scripts, each after those that it imports."""
 _IMPORTS = re.compile(r'^(import\b[^;]*|export \{[^}]*\}( from "[^"]*")?);\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(async |abstract )?(class|const|function|let)\b)", re.MULTILINE)

@@ -16,7 +16,14 @@ from .examples import read_examples
 PAGE = Path(__file__).parent / "page"
 _PLACES = (Path(__file__).parent / "lib", Path(__file__).parents[3] / "web" / "dist")
 """Where the built npm package is: in an installed package, in a checkout."""
-_NEEDED = ("index.js", "worker.js", "bhvit.wasm", "bhvit.relaxed.wasm")
+_HEADERS = "/*\n  Cross-Origin-Opener-Policy: same-origin\n  Cross-Origin-Embedder-Policy: require-corp\n"
+"""Headers with which a page may use threads, in the file that Netlify and Cloudflare Pages read."""
+_NEEDED = (
+    "index.js",
+    "worker.js",
+    "thread.js",
+    *(f"bhvit{kind}.wasm" for kind in ("", ".relaxed", ".threads", ".threads.relaxed")),
+)
 
 
 def find_library() -> Path:
@@ -82,6 +89,7 @@ def write_site(
     contents = site_files(models, library, examples)
     names = [*contents, "files.json"]
     contents["files.json"] = json.dumps(["./", *names]).encode()
+    contents["_headers"] = _HEADERS.encode()
     for name, data in contents.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, data)

@@ -13,6 +13,15 @@ self.addEventListener("install", (event) => {
 
 self.addEventListener("activate", (event) => event.waitUntil(self.clients.claim()));
 
+// With these headers a page may share memory, and so use threads. Hosts need not send them: from the second load on, this
+// script does.
+function isolated(response) {
+  const headers = new Headers(response.headers);
+  headers.set("Cross-Origin-Opener-Policy", "same-origin");
+  headers.set("Cross-Origin-Embedder-Policy", "require-corp");
+  return new Response(response.body, { status: response.status, statusText: response.statusText, headers });
+}
+
 // The network first, so that a new version is seen; what was kept where there is none.
 self.addEventListener("fetch", (event) => {
   if (event.request.method !== "GET") return;
@@ -21,10 +30,10 @@ self.addEventListener("fetch", (event) => {
     try {
       const response = await fetch(event.request);
       if (response.ok) await cache.put(event.request, response.clone());
-      return response;
+      return isolated(response);
     } catch (error) {
       const kept = await cache.match(event.request, { ignoreSearch: true });
-      if (kept) return kept;
+      if (kept) return isolated(kept);
       throw error;
     }
   })());
