@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #define BHVIT_NATIVE_LANES 16
+#define BHVIT_EVEN_INSTANCES
 #include "kernels/avx512_inl.h"
 
 namespace bhvit {

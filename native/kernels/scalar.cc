@@ -1,6 +1,7 @@
 // Plain C++ for any processor: the compiler lowers the short vectors to what the baseline has.
 
 #define BHVIT_NATIVE_LANES 4
+#define BHVIT_FEW_INSTANCES
 #include "kernels/vectors_inl.h"
 
 namespace bhvit {

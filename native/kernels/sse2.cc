@@ -3,6 +3,7 @@
 #include <emmintrin.h>
 
 #define BHVIT_NATIVE_LANES 4
+#define BHVIT_EVEN_INSTANCES
 #include "kernels/vectors_inl.h"
 
 namespace bhvit {

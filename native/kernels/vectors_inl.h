@@ -322,17 +322,18 @@ BHVIT_INLINE f32x16 erf32(const f32x16& v) {
 }
 
 // Calls fn.operator()<T>(first) for blocks of T <= kBlock tokens that share [begin, end) evenly.
-template <int T, class Fn>
+template <int T, int step, class Fn>
 BHVIT_INLINE void call_block(long count, long first, Fn& fn) {
   if (count == T) {
     fn.template operator()<T>(first);
-  } else if constexpr (T > 1) {
-    call_block<T - 1>(count, first, fn);
+  } else if constexpr (T > step) {
+    call_block<T - step, step>(count, first, fn);
   }
 }
 
 // Kernels whose shares are all compiled: for those that are tuned. With BHVIT_FEW_INSTANCES, blocks of kBlock tokens and
-// of one; and for other kernels of two and of one.
+// of one, and for other kernels of two and of one; with BHVIT_EVEN_INSTANCES, blocks of even numbers of tokens, and of
+// one where the last one is odd. They take half as long to compile, and most layers have even numbers of tokens.
 #if defined(BHVIT_FEW_INSTANCES)
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
@@ -346,13 +347,21 @@ BHVIT_INLINE void for_few_blocks(long begin, long end, Fn fn) {
   for (; begin < end; begin++) fn.template operator()<1>(begin);
 }
 #else
+#if defined(BHVIT_EVEN_INSTANCES)
+constexpr long kBlockStep = 2;
+#else
+constexpr long kBlockStep = 1;
+#endif
+
 template <int kBlock, class Fn>
 BHVIT_INLINE void for_blocks(long begin, long end, Fn fn) {
-  while (begin < end) {
-    const long left = end - begin, blocks = (left + kBlock - 1) / kBlock, count = (left + blocks - 1) / blocks;
-    call_block<kBlock>(count, begin, fn);
+  while (end - begin >= kBlockStep) {
+    const long left = (end - begin) / kBlockStep, most = kBlock / kBlockStep;
+    const long blocks = (left + most - 1) / most, count = (left + blocks - 1) / blocks * kBlockStep;
+    call_block<kBlock, kBlockStep>(count, begin, fn);
     begin += count;
   }
+  if (kBlockStep > 1 && begin < end) fn.template operator()<1>(begin);
 }
 
 // Calls fn.operator()<T>(first) for blocks of kBlock tokens, then of half of that where it is more than two, then of
