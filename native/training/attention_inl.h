@@ -133,9 +133,11 @@ struct HeadWork {
 
  private:
   // Bits of `rows` rows: word w of row r goes to out[r * across + w * along].
-  static void pack_signs(const T* x, const T* move, long rows, long wide, uint32_t* out, long across, long along) {
+  static void pack_signs(const T* x, const T* learnable_bias, long rows, long wide, uint32_t* out, long across,
+                         long along) {
     for (long r = 0; r < rows; r++)
-      for (long w = 0; w < wide / 32; w++) out[r * across + w * along] = sign_word(x + r * wide + 32 * w, move);
+      for (long w = 0; w < wide / 32; w++)
+        out[r * across + w * along] = sign_word(x + r * wide + 32 * w, learnable_bias);
   }
 };
 

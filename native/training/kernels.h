@@ -45,8 +45,8 @@ struct Unit {
   Norm<T> norm;
   const T *shift_in, *slope, *shift_out;
   const T *out_scale, *out_shift;  // optional: LayerScale of the result
-  const T* move;                   // optional: with it the result is signs and means instead
-  bool binary;                     // false: x + move takes the place of its sign
+  const T* learnable_bias;         // optional: with it the result is signs and means instead
+  bool binary;                     // false: x + learnable_bias takes the place of its sign
 };
 
 // Gradients that a unit gets and gives. One of (out) and (signs, means) is given.
@@ -54,7 +54,7 @@ template <class T>
 struct UnitGradients {
   const T *out, *signs, *means;
   T *h, *residual;  // given back
-  T *norm_scale, *norm_offset, *shift_in, *slope, *shift_out, *out_scale, *out_shift, *move;
+  T *norm_scale, *norm_offset, *shift_in, *slope, *shift_out, *out_scale, *out_shift, *learnable_bias;
 };
 
 // Attention of `queries` to `keys` tokens in each of `groups` groups: q (groups, queries, heads * depth), k and v
@@ -75,10 +75,10 @@ struct Table {
   void (*normalise)(const Shape&, const T* x, const Norm<T>&, T* out);
   // Gradients of `normalise` for those of its result, `grad`; statistics are of x itself.
   void (*normalise_backward)(const Shape&, const T* x, const Norm<T>&, const T* grad, T* x_grad, T* scale, T* offset);
-  // sign(x + move) or x + move.
-  void (*signs)(const Shape&, const T* x, const T* move, bool binary, T* out);
-  // The bits of sign(x + move): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
-  void (*pack_bits)(const Shape&, const T* x, const T* move, uint32_t* out);
+  // sign(x + learnable_bias) or x + learnable_bias.
+  void (*signs)(const Shape&, const T* x, const T* learnable_bias, bool binary, T* out);
+  // The bits of sign(x + learnable_bias): (rows, channels / 32), channel c being bit c % 32 of word c / 32.
+  void (*pack_bits)(const Shape&, const T* x, const T* learnable_bias, uint32_t* out);
   // The signs of such bits as floats (rows, channels).
   void (*unpack_bits)(const Shape&, const uint32_t* bits, T* out);
   // Products of `rows` rows of bits with `outputs` rows of bits, each times scale[output], as floats (rows, outputs),
@@ -101,8 +101,8 @@ struct Table {
   // row's mean.
   void (*binarise_backward)(const Shape&, const T* latent, const T* centre, const T* grad, T* out);
   // Gradients of `signs`, with Bi-Real Net's derivative of the sign; that of x is added to x_grad if `add`.
-  void (*signs_backward)(const Shape&, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,
-                         T* move_grad);
+  void (*signs_backward)(const Shape&, const T* x, const T* learnable_bias, bool binary, const T* grad, bool add,
+                         T* x_grad, T* learnable_bias_grad);
   // out, or signs (rows, channels), as floats or as `bits`, and means over channels / width channels (rows, width).
   void (*unit)(const Shape&, const Unit<T>&, T* out, T* signs, uint32_t* bits, T* means);
   void (*unit_backward)(const Shape&, const Unit<T>&, const UnitGradients<T>&);

@@ -120,25 +120,25 @@ inline T sign_slope(T x, bool binary) {
 }
 
 template <class T>
-void signs(const Shape& shape, const T* x, const T* move, bool binary, T* out) {
+void signs(const Shape& shape, const T* x, const T* learnable_bias, bool binary, T* out) {
   const long channels = shape.channels;
   for_rows(shape, [&](long begin, long end) {
     for (long row = begin; row < end; row++) {
       const T* from = x + row * channels;
       T* to = out + row * channels;
       BHVIT_SIMD_LOOP
-      for (long c = 0; c < channels; c++) to[c] = sign_of(from[c] + move[c], binary);
+      for (long c = 0; c < channels; c++) to[c] = sign_of(from[c] + learnable_bias[c], binary);
     }
   });
 }
 
-// Bit k is the sign of x[k] + move[k], k < 32.
+// Bit k is the sign of x[k] + learnable_bias[k], k < 32.
 template <class T>
-inline uint32_t sign_word(const T* x, const T* move) {
+inline uint32_t sign_word(const T* x, const T* learnable_bias) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == sizeof(float)) {
     const auto half = [=](int k) -> uint32_t {
-      const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(x + k), _mm512_loadu_ps(move + k));
+      const __m512 sum = _mm512_add_ps(_mm512_loadu_ps(x + k), _mm512_loadu_ps(learnable_bias + k));
       return _mm512_cmp_ps_mask(sum, _mm512_setzero_ps(), _CMP_GE_OQ);
     };
     return half(0) | half(16) << 16;
@@ -146,7 +146,7 @@ inline uint32_t sign_word(const T* x, const T* move) {
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == sizeof(float)) {
     const auto byte = [=](int k) -> uint32_t {
-      const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(x + k), _mm256_loadu_ps(move + k));
+      const __m256 sum = _mm256_add_ps(_mm256_loadu_ps(x + k), _mm256_loadu_ps(learnable_bias + k));
       return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(sum, _mm256_setzero_ps(), _CMP_GE_OQ)));
     };
     return byte(0) | byte(8) << 8 | byte(16) << 16 | byte(24) << 24;
@@ -159,21 +159,22 @@ inline uint32_t sign_word(const T* x, const T* move) {
   }();
   uint32_t word = 0;
 #pragma omp simd reduction(| : word)
-  for (int k = 0; k < 32; k++) word |= x[k] + move[k] >= 0 ? bit[k] : 0;
+  for (int k = 0; k < 32; k++) word |= x[k] + learnable_bias[k] >= 0 ? bit[k] : 0;
   return word;
 }
 
-// Bits of `count` signs of x + move, 32 to a word.
+// Bits of `count` signs of x + learnable_bias, 32 to a word.
 template <class T>
-void pack_signs(const T* x, const T* move, long count, uint32_t* out) {
-  for (long w = 0; w < count / 32; w++) out[w] = sign_word(x + 32 * w, move + 32 * w);
+void pack_signs(const T* x, const T* learnable_bias, long count, uint32_t* out) {
+  for (long w = 0; w < count / 32; w++) out[w] = sign_word(x + 32 * w, learnable_bias + 32 * w);
 }
 
 template <class T>
-void pack_bits(const Shape& shape, const T* x, const T* move, uint32_t* out) {
+void pack_bits(const Shape& shape, const T* x, const T* learnable_bias, uint32_t* out) {
   const long channels = shape.channels;
   for_rows(shape, [&](long begin, long end) {
-    for (long row = begin; row < end; row++) pack_signs(x + row * channels, move, channels, out + row * channels / 32);
+    for (long row = begin; row < end; row++)
+      pack_signs(x + row * channels, learnable_bias, channels, out + row * channels / 32);
   });
 }
 
@@ -240,8 +241,8 @@ void binary_linear(const Shape& shape, const uint32_t* bits, const uint32_t* wei
 }
 
 template <class T>
-void signs_backward(const Shape& shape, const T* x, const T* move, bool binary, const T* grad, bool add, T* x_grad,
-                    T* move_grad) {
+void signs_backward(const Shape& shape, const T* x, const T* learnable_bias, bool binary, const T* grad, bool add,
+                    T* x_grad, T* learnable_bias_grad) {
   const long channels = shape.channels;
   const Buffer<double> totals = sum_rows<1, T>(shape, [&](long begin, long end, T* sums) {
     for (long row = begin; row < end; row++) {
@@ -250,21 +251,21 @@ void signs_backward(const Shape& shape, const T* x, const T* move, bool binary, 
       if (add) {
         BHVIT_SIMD_LOOP
         for (long c = 0; c < channels; c++) {
-          const T d = g[c] * sign_slope(from[c] + move[c], binary);
+          const T d = g[c] * sign_slope(from[c] + learnable_bias[c], binary);
           sums[c] += d;
           to[c] += d;
         }
       } else {
         BHVIT_SIMD_LOOP
         for (long c = 0; c < channels; c++) {
-          const T d = g[c] * sign_slope(from[c] + move[c], binary);
+          const T d = g[c] * sign_slope(from[c] + learnable_bias[c], binary);
           sums[c] += d;
           to[c] = d;
         }
       }
     }
   });
-  store(totals, 0, channels, move_grad);
+  store(totals, 0, channels, learnable_bias_grad);
 }
 
 }  // namespace

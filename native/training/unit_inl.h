@@ -81,14 +81,14 @@ void unit(const Shape& shape, const Unit<T>& u, T* out, T* sign, uint32_t* bits,
           const T p = (h[c] - mean[c]) * (inverse[c] * scale[c]) + offset[c] + residual[c] - in[c];
           a[c] = p * (p > 0 ? T(1) : slope[c]) + up[c];
         }
-        if (u.move) {
-          const T* move = u.move + c0;
+        if (u.learnable_bias) {
+          const T* learnable_bias = u.learnable_bias + c0;
           if (bits) {
-            pack_signs(a, move, n, bits + (row * channels + c0) / 32);
+            pack_signs(a, learnable_bias, n, bits + (row * channels + c0) / 32);
           } else {
             T* to = sign + row * channels + c0;
             BHVIT_SIMD_LOOP
-            for (long c = 0; c < n; c++) to[c] = sign_of(a[c] + move[c], binary);
+            for (long c = 0; c < n; c++) to[c] = sign_of(a[c] + learnable_bias[c], binary);
           }
           gather(run, a, n, means + row * u.width + c0 / run);
         } else {
@@ -122,7 +122,8 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
         const long row = begin + i / (segment / n), c0 = first + i % (segment / n) * n, r0 = c0 % u.width;
         const T *mean = u.norm.mean + c0, *inverse = u.norm.inverse + c0, *scale = u.norm.scale + c0;
         const T *offset = u.norm.offset + c0, *in = u.shift_in + c0, *slope = u.slope + c0, *up = u.shift_out + c0;
-        const T *move = hidden ? u.move + c0 : nullptr, *out_scale = scaled ? u.out_scale + c0 : nullptr;
+        const T *learnable_bias = hidden ? u.learnable_bias + c0 : nullptr,
+                *out_scale = scaled ? u.out_scale + c0 : nullptr;
         T *d_offset = sums + kOffset * channels + c0, *d_scale = sums + kScale * channels + c0;
         T *d_slope = sums + kSlope * channels + c0, *d_up = sums + kShiftOut * channels + c0;
         T *d_extra = sums + kExtra * channels + c0, *d_out_shift = sums + kOutShift * channels + c0;
@@ -139,7 +140,7 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
           const T a = p * factor + up[c];
           T da = g[c];
           if (hidden) {
-            const T through = da * sign_slope(a + move[c], binary);
+            const T through = da * sign_slope(a + learnable_bias[c], binary);
             d_extra[c] += through;
             da = through + mean_grad[c];
           } else if (scaled) {
@@ -168,7 +169,7 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
   store(totals, kScale, channels, grads.norm_scale);
   store(totals, kSlope, channels, grads.slope);
   store(totals, kShiftOut, channels, grads.shift_out);
-  store(totals, kExtra, channels, hidden ? grads.move : grads.out_scale);
+  store(totals, kExtra, channels, hidden ? grads.learnable_bias : grads.out_scale);
   store(totals, kOutShift, channels, grads.out_shift);
   for (long c = 0; c < channels; c++) grads.shift_in[c] = static_cast<T>(-totals[kOffset * channels + c]);
   normalise_finish(shape, u.h, u.norm, totals.data(), static_cast<const T*>(grads.h), grads.h);
@@ -176,8 +177,8 @@ void unit_backward_as(const Shape& shape, const Unit<T>& u, const UnitGradients<
 
 template <class T>
 void unit_backward(const Shape& shape, const Unit<T>& u, const UnitGradients<T>& grads) {
-  if (u.move && u.binary) return unit_backward_as<false, true, true>(shape, u, grads);
-  if (u.move) return unit_backward_as<false, true, false>(shape, u, grads);
+  if (u.learnable_bias && u.binary) return unit_backward_as<false, true, true>(shape, u, grads);
+  if (u.learnable_bias) return unit_backward_as<false, true, false>(shape, u, grads);
   if (u.out_scale) return unit_backward_as<true, false, false>(shape, u, grads);
   return unit_backward_as<false, false, false>(shape, u, grads);
 }

@@ -54,9 +54,9 @@ void weight_bits(const Shape& shape, const T* latent, const T* centre, uint32_t*
   const long inputs = shape.channels, words = inputs / 32;
   for_each_row(shape, [&](long row) {
     const T* from = latent + row * inputs;
-    T move[32];
-    std::fill(move, move + 32, centre ? -centre[row] : T(0));
-    for (long w = 0; w < words; w++) bits[row * words + w] = sign_word(from + 32 * w, move);
+    T shift[32];
+    std::fill(shift, shift + 32, centre ? -centre[row] : T(0));
+    for (long w = 0; w < words; w++) bits[row * words + w] = sign_word(from + 32 * w, shift);
     scale[row] = centre ? mean_magnitude(from, inputs) : std::abs(from[0]);
   });
 }

@@ -52,26 +52,26 @@ class Kernels:
         """Gradients of `normalise`; `mean` and `inverse` are those of x itself."""
 
     @staticmethod
-    def signs(*, x: Tensor, move: Tensor, binary: bool, threads: int, out: Tensor) -> None:
-        """Signs of x + move (..., C) into `out`; x + move itself if not `binary`."""
+    def signs(*, x: Tensor, learnable_bias: Tensor, binary: bool, threads: int, out: Tensor) -> None:
+        """Signs of x + learnable_bias (..., C) into `out`; x + learnable_bias itself if not `binary`."""
 
     @staticmethod
     def signs_backward(
         *,
         x: Tensor,
-        move: Tensor,
+        learnable_bias: Tensor,
         binary: bool,
         threads: int,
         out_grad: Tensor,
         add: bool,
         x_grad: Tensor,
-        move_grad: Tensor,
+        learnable_bias_grad: Tensor,
     ) -> None:
         """Gradients of `signs`, with Bi-Real Net's derivative of the sign; that of x is added to `x_grad` if `add`."""
 
     @staticmethod
-    def pack_bits(*, x: Tensor, move: Tensor, threads: int, bits: Tensor) -> None:
-        """Signs of x + move (..., C) as words (..., C / 32)."""
+    def pack_bits(*, x: Tensor, learnable_bias: Tensor, threads: int, bits: Tensor) -> None:
+        """Signs of x + learnable_bias (..., C) as words (..., C / 32)."""
 
     @staticmethod
     def unpack_bits(*, bits: Tensor, threads: int, out: Tensor) -> None:
@@ -135,7 +135,7 @@ class Kernels:
         shift_out: Tensor,
         scale: Tensor | None,
         shift: Tensor | None,
-        move: Tensor | None,
+        learnable_bias: Tensor | None,
         binary: bool,
         threads: int,
         out: Tensor | None = None,
@@ -144,7 +144,7 @@ class Kernels:
     ) -> None:
         """RPReLU(norm(h) + residual), then scale * it + shift, into `out`.
 
-        With `move`, its signs, as floats or words, and means of its channels (as `residual`) instead.
+        With `learnable_bias`, its signs, as floats or words, and means of its channels (as `residual`) instead.
         """
 
     @staticmethod
@@ -161,7 +161,7 @@ class Kernels:
         shift_out: Tensor,
         scale: Tensor | None,
         shift: Tensor | None,
-        move: Tensor | None,
+        learnable_bias: Tensor | None,
         binary: bool,
         threads: int,
         out_grad: Tensor | None,
@@ -176,7 +176,7 @@ class Kernels:
         shift_out_grad: Tensor,
         scale_grad: Tensor | None,
         shift_grad: Tensor | None,
-        move_grad: Tensor | None,
+        learnable_bias_grad: Tensor | None,
     ) -> None:
         """Gradients of `unit` for that of `out`, or those of `signs` and `means`."""
 

@@ -70,29 +70,30 @@ template <class T>
 void bind_signs(const Binder<T>& to) {
   to.def(
       "signs",
-      [&k = to.kernels](const Operand& x, const Operand& move, bool binary, int threads, const Operand& out) {
+      [&k = to.kernels](const Operand& x, const Operand& learnable_bias, bool binary, int threads, const Operand& out) {
         const Tokens tokens("x", x, threads);
-        k.signs(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("move", move), binary,
+        k.signs(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("learnable_bias", learnable_bias), binary,
                 tokens.grid<T>("out", out));
       },
-      "x"_a, "move"_a, "binary"_a, "threads"_a, "out"_a);
+      "x"_a, "learnable_bias"_a, "binary"_a, "threads"_a, "out"_a);
   to.def(
       "signs_backward",
-      [&k = to.kernels](const Operand& x, const Operand& move, bool binary, int threads, const Operand& out_grad,
-                        bool add, const Operand& x_grad, const Operand& move_grad) {
+      [&k = to.kernels](const Operand& x, const Operand& learnable_bias, bool binary, int threads,
+                        const Operand& out_grad, bool add, const Operand& x_grad, const Operand& learnable_bias_grad) {
         const Tokens tokens("x", x, threads);
-        k.signs_backward(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("move", move), binary,
-                         tokens.grid<T>("out_grad", out_grad), add, tokens.grid<T>("x_grad", x_grad),
-                         tokens.vector<T>("move_grad", move_grad));
+        k.signs_backward(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("learnable_bias", learnable_bias),
+                         binary, tokens.grid<T>("out_grad", out_grad), add, tokens.grid<T>("x_grad", x_grad),
+                         tokens.vector<T>("learnable_bias_grad", learnable_bias_grad));
       },
-      "x"_a, "move"_a, "binary"_a, "threads"_a, "out_grad"_a, "add"_a, "x_grad"_a, "move_grad"_a);
+      "x"_a, "learnable_bias"_a, "binary"_a, "threads"_a, "out_grad"_a, "add"_a, "x_grad"_a, "learnable_bias_grad"_a);
   to.def(
       "pack_bits",
-      [&k = to.kernels](const Operand& x, const Operand& move, int threads, const Operand& bits) {
+      [&k = to.kernels](const Operand& x, const Operand& learnable_bias, int threads, const Operand& bits) {
         const Tokens tokens("x", x, threads);
-        k.pack_bits(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("move", move), tokens.words("bits", bits));
+        k.pack_bits(tokens.shape(), tokens.grid<T>("x", x), tokens.vector<T>("learnable_bias", learnable_bias),
+                    tokens.words("bits", bits));
       },
-      "x"_a, "move"_a, "threads"_a, "bits"_a);
+      "x"_a, "learnable_bias"_a, "threads"_a, "bits"_a);
   to.def(
       "unpack_bits",
       [&k = to.kernels](const Operand& bits, int threads, const Operand& out) {

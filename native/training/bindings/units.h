@@ -7,17 +7,17 @@
 namespace bhvit::training {
 namespace {
 
-// Tensors of a unit; those of LayerScale and `move` are optional.
+// Tensors of a unit; those of LayerScale and `learnable_bias` are optional.
 struct UnitOperands {
   const Operand &h, &residual, &mean, &inverse, &weight, &bias, &shift_in, &slope, &shift_out;
-  const OptionalOperand &scale, &shift, &move;
+  const OptionalOperand &scale, &shift, &learnable_bias;
 };
 
 // Channels of a unit's residual. Means of hidden channels must lie within one tile of it.
 long width_of(const Tokens& h, const UnitOperands& given) {
   const Lengths shape = given.residual.shape();
   const long width = shape.empty() ? 0 : shape.back(), channels = h.channels();
-  if (width < 1 || channels < 1 || channels % width || (given.move && width % (channels / width))) {
+  if (width < 1 || channels < 1 || channels % width || (given.learnable_bias && width % (channels / width))) {
     refuse("a residual of shape " + text(shape) + " cannot be tiled to " + text(given.h.shape()));
   }
   return width;
@@ -27,7 +27,7 @@ template <class T>
 Unit<T> unit_of(const Tokens& h, const UnitOperands& given, bool binary) {
   const long width = width_of(h, given);
   if (given.scale.has_value() != given.shift.has_value()) refuse("scale and shift are given both or neither");
-  if (given.scale && given.move) refuse("a unit has scale and shift, or move");
+  if (given.scale && given.learnable_bias) refuse("a unit has scale and shift, or learnable_bias");
   return {.h = h.grid<T>("h", given.h),
           .residual = h.grid<T>("residual", given.residual, width),
           .width = width,
@@ -37,7 +37,7 @@ Unit<T> unit_of(const Tokens& h, const UnitOperands& given, bool binary) {
           .shift_out = h.vector<T>("shift_out", given.shift_out),
           .out_scale = h.vector<T>("scale", given.scale),
           .out_shift = h.vector<T>("shift", given.shift),
-          .move = h.vector<T>("move", given.move),
+          .learnable_bias = h.vector<T>("learnable_bias", given.learnable_bias),
           .binary = binary};
 }
 
@@ -62,16 +62,19 @@ void bind_units(const Binder<T>& to) {
       [&k = to.kernels](const Operand& h, const Operand& residual, const Operand& mean, const Operand& inverse,
                         const Operand& weight, const Operand& bias, const Operand& shift_in, const Operand& slope,
                         const Operand& shift_out, const OptionalOperand& scale, const OptionalOperand& shift,
-                        const OptionalOperand& move, bool binary, int threads, const OptionalOperand& out,
+                        const OptionalOperand& learnable_bias, bool binary, int threads, const OptionalOperand& out,
                         const OptionalOperand& signs, const OptionalOperand& means) {
         const Tokens tokens("h", h, threads);
         const Unit<T> unit = unit_of<T>(
-            tokens, {h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, scale, shift, move}, binary);
-        if (move.has_value() != signs.has_value() || move.has_value() != means.has_value() ||
-            move.has_value() == out.has_value()) {
-          refuse("a unit with move fills signs and means, one without it out");
+            tokens,
+            {h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, scale, shift, learnable_bias},
+            binary);
+        if (learnable_bias.has_value() != signs.has_value() || learnable_bias.has_value() != means.has_value() ||
+            learnable_bias.has_value() == out.has_value()) {
+          refuse("a unit with learnable_bias fills signs and means, one without it out");
         }
-        if (!move) return k.unit(tokens.shape(), unit, tokens.grid<T>("out", *out), nullptr, nullptr, nullptr);
+        if (!learnable_bias)
+          return k.unit(tokens.shape(), unit, tokens.grid<T>("out", *out), nullptr, nullptr, nullptr);
         T* to = tokens.grid<T>("means", *means, unit.width);
         if (!signs->holds_words())
           return k.unit(tokens.shape(), unit, nullptr, tokens.grid<T>("signs", *signs), nullptr, to);
@@ -79,46 +82,50 @@ void bind_units(const Binder<T>& to) {
         k.unit(tokens.shape(), unit, nullptr, nullptr, tokens.words("signs", *signs), to);
       },
       "h"_a, "residual"_a, "mean"_a, "inverse"_a, "weight"_a, "bias"_a, "shift_in"_a, "slope"_a, "shift_out"_a,
-      "scale"_a.none(), "shift"_a.none(), "move"_a.none(), "binary"_a, "threads"_a, "out"_a = nb::none(),
+      "scale"_a.none(), "shift"_a.none(), "learnable_bias"_a.none(), "binary"_a, "threads"_a, "out"_a = nb::none(),
       "signs"_a = nb::none(), "means"_a = nb::none());
   to.def(
       "unit_backward",
       [&k = to.kernels](const Operand& h, const Operand& residual, const Operand& mean, const Operand& inverse,
                         const Operand& weight, const Operand& bias, const Operand& shift_in, const Operand& slope,
                         const Operand& shift_out, const OptionalOperand& scale, const OptionalOperand& shift,
-                        const OptionalOperand& move, bool binary, int threads, const OptionalOperand& out_grad,
-                        const OptionalOperand& signs_grad, const OptionalOperand& means_grad, const Operand& h_grad,
-                        const Operand& residual_grad, const Operand& weight_grad, const Operand& bias_grad,
-                        const Operand& shift_in_grad, const Operand& slope_grad, const Operand& shift_out_grad,
-                        const OptionalOperand& scale_grad, const OptionalOperand& shift_grad,
-                        const OptionalOperand& move_grad) {
+                        const OptionalOperand& learnable_bias, bool binary, int threads,
+                        const OptionalOperand& out_grad, const OptionalOperand& signs_grad,
+                        const OptionalOperand& means_grad, const Operand& h_grad, const Operand& residual_grad,
+                        const Operand& weight_grad, const Operand& bias_grad, const Operand& shift_in_grad,
+                        const Operand& slope_grad, const Operand& shift_out_grad, const OptionalOperand& scale_grad,
+                        const OptionalOperand& shift_grad, const OptionalOperand& learnable_bias_grad) {
         const Tokens tokens("h", h, threads);
         const Unit<T> unit = unit_of<T>(
-            tokens, {h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, scale, shift, move}, binary);
-        if (move.has_value() != signs_grad.has_value() || move.has_value() != means_grad.has_value() ||
-            move.has_value() == out_grad.has_value()) {
-          refuse("a unit with move takes signs_grad and means_grad, one without it out_grad");
+            tokens,
+            {h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, scale, shift, learnable_bias},
+            binary);
+        if (learnable_bias.has_value() != signs_grad.has_value() ||
+            learnable_bias.has_value() != means_grad.has_value() ||
+            learnable_bias.has_value() == out_grad.has_value()) {
+          refuse("a unit with learnable_bias takes signs_grad and means_grad, one without it out_grad");
         }
-        k.unit_backward(tokens.shape(), unit,
-                        {.out = out_grad ? tokens.grid<T>("out_grad", *out_grad) : nullptr,
-                         .signs = signs_grad ? tokens.grid<T>("signs_grad", *signs_grad) : nullptr,
-                         .means = means_grad ? tokens.grid<T>("means_grad", *means_grad, unit.width) : nullptr,
-                         .h = tokens.grid<T>("h_grad", h_grad),
-                         .residual = tokens.grid<T>("residual_grad", residual_grad, unit.width),
-                         .norm_scale = tokens.vector<T>("weight_grad", weight_grad),
-                         .norm_offset = tokens.vector<T>("bias_grad", bias_grad),
-                         .shift_in = tokens.vector<T>("shift_in_grad", shift_in_grad),
-                         .slope = tokens.vector<T>("slope_grad", slope_grad),
-                         .shift_out = tokens.vector<T>("shift_out_grad", shift_out_grad),
-                         .out_scale = gradient_of<T>(tokens, "scale_grad", scale, scale_grad),
-                         .out_shift = gradient_of<T>(tokens, "shift_grad", shift, shift_grad),
-                         .move = gradient_of<T>(tokens, "move_grad", move, move_grad)});
+        k.unit_backward(
+            tokens.shape(), unit,
+            {.out = out_grad ? tokens.grid<T>("out_grad", *out_grad) : nullptr,
+             .signs = signs_grad ? tokens.grid<T>("signs_grad", *signs_grad) : nullptr,
+             .means = means_grad ? tokens.grid<T>("means_grad", *means_grad, unit.width) : nullptr,
+             .h = tokens.grid<T>("h_grad", h_grad),
+             .residual = tokens.grid<T>("residual_grad", residual_grad, unit.width),
+             .norm_scale = tokens.vector<T>("weight_grad", weight_grad),
+             .norm_offset = tokens.vector<T>("bias_grad", bias_grad),
+             .shift_in = tokens.vector<T>("shift_in_grad", shift_in_grad),
+             .slope = tokens.vector<T>("slope_grad", slope_grad),
+             .shift_out = tokens.vector<T>("shift_out_grad", shift_out_grad),
+             .out_scale = gradient_of<T>(tokens, "scale_grad", scale, scale_grad),
+             .out_shift = gradient_of<T>(tokens, "shift_grad", shift, shift_grad),
+             .learnable_bias = gradient_of<T>(tokens, "learnable_bias_grad", learnable_bias, learnable_bias_grad)});
       },
       "h"_a, "residual"_a, "mean"_a, "inverse"_a, "weight"_a, "bias"_a, "shift_in"_a, "slope"_a, "shift_out"_a,
-      "scale"_a.none(), "shift"_a.none(), "move"_a.none(), "binary"_a, "threads"_a, "out_grad"_a.none(),
+      "scale"_a.none(), "shift"_a.none(), "learnable_bias"_a.none(), "binary"_a, "threads"_a, "out_grad"_a.none(),
       "signs_grad"_a.none(), "means_grad"_a.none(), "h_grad"_a, "residual_grad"_a, "weight_grad"_a, "bias_grad"_a,
       "shift_in_grad"_a, "slope_grad"_a, "shift_out_grad"_a, "scale_grad"_a.none(), "shift_grad"_a.none(),
-      "move_grad"_a.none());
+      "learnable_bias_grad"_a.none());
   to.def(
       "branches",
       [&k = to.kernels](const std::vector<Operand>& ys, const std::vector<Operand>& inputs,

@@ -293,7 +293,7 @@ def test_tensors_that_do_not_fit_are_refused_before_a_kernel_reads_them() -> Non
         fused.unit(h, torch.randn(4, 48), norm, rprelu)
     with pytest.raises(TypeError, match="residual is not of dtype float32"):
         fused.unit(h, torch.randn(4, 64, dtype=torch.float64), norm, rprelu)
-    with pytest.raises(TypeError, match="move is not of dtype float32"):
+    with pytest.raises(TypeError, match="learnable_bias is not of dtype float32"):
         fused.signs(h, torch.randn(64, dtype=torch.float64))
     q, k = torch.randn(2, 4, 64), torch.randn(2, 5, 64)
     with pytest.raises(ValueError, match="do not go with 3 heads"):

@@ -51,16 +51,16 @@ UNIT: Arguments = {
     **_vectors(f"{NORM} shift_in slope shift_out"),
     "binary": True,
 }
-PLAIN_UNIT: Arguments = {**UNIT, "scale": None, "shift": None, "move": None}
-SCALED_UNIT: Arguments = {**UNIT, **_vectors("scale shift"), "move": None}
-HIDDEN_UNIT: Arguments = {**UNIT, "scale": None, "shift": None, **_vectors("move")}
+PLAIN_UNIT: Arguments = {**UNIT, "scale": None, "shift": None, "learnable_bias": None}
+SCALED_UNIT: Arguments = {**UNIT, **_vectors("scale shift"), "learnable_bias": None}
+HIDDEN_UNIT: Arguments = {**UNIT, "scale": None, "shift": None, **_vectors("learnable_bias")}
 UNIT_GRADIENTS: Arguments = {
     **_grids("h_grad"),
     **_grids("residual_grad", 32),
     **_vectors("weight_grad bias_grad shift_in_grad slope_grad shift_out_grad"),
     "scale_grad": None,
     "shift_grad": None,
-    "move_grad": None,
+    "learnable_bias_grad": None,
     "out_grad": None,
     "signs_grad": None,
     "means_grad": None,
@@ -92,12 +92,12 @@ CALLS: dict[str, list[Arguments]] = {
     "statistics": [{**_grids("x"), **STATISTICS, **_vectors(TRACKED)}],
     "normalise": [{**_grids("x out"), **_vectors(NORM)}],
     "normalise_backward": [{**_grids("x out_grad x_grad"), **_vectors(f"{NORM} weight_grad bias_grad")}],
-    "signs": [{**_grids("x out"), **_vectors("move"), "binary": True}],
+    "signs": [{**_grids("x out"), **_vectors("learnable_bias"), "binary": True}],
     "signs_backward": [
-        {**_grids("x out_grad x_grad"), **_vectors("move move_grad"), "binary": True, "add": add}
+        {**_grids("x out_grad x_grad"), **_vectors("learnable_bias learnable_bias_grad"), "binary": True, "add": add}
         for add in (False, True)
     ],
-    "pack_bits": [{**_grids("x"), **_vectors("move"), "bits": _words(*ROWS, 2)}],
+    "pack_bits": [{**_grids("x"), **_vectors("learnable_bias"), "bits": _words(*ROWS, 2)}],
     "unpack_bits": [{"bits": _words(*ROWS, 2), **_grids("out")}],
     "binarise": [
         {"latent": _floats(OUT, 4, 3, 3), "out": _floats(OUT, 4, 3, 3), "centre": centre}
@@ -134,7 +134,13 @@ CALLS: dict[str, list[Arguments]] = {
     "unit_backward": [
         {**UNIT_GRADIENTS, **PLAIN_UNIT, **_grids("out_grad")},
         {**UNIT_GRADIENTS, **SCALED_UNIT, **_grids("out_grad"), **_vectors("scale_grad shift_grad")},
-        {**UNIT_GRADIENTS, **HIDDEN_UNIT, **_grids("signs_grad"), **_grids("means_grad", 32), **_vectors("move_grad")},
+        {
+            **UNIT_GRADIENTS,
+            **HIDDEN_UNIT,
+            **_grids("signs_grad"),
+            **_grids("means_grad", 32),
+            **_vectors("learnable_bias_grad"),
+        },
     ],
     "branches": [{**BRANCHES, **_vectors("shift"), **_grids("out")}],
     "branches_backward": [{**BRANCHES, **BRANCH_GRADIENTS, **_vectors("shift_grad"), **_grids("out_grad")}],
@@ -304,8 +310,8 @@ def test_arguments_are_named_and_complete(name: str) -> None:
     ("name", "change", "message"),
     [
         ("signs", {"threads": 0}, "threads must be 1 to 4096, not 0"),
-        ("signs", {"move": _floats(1)}, r"move has shape \(1,\), not \(64,\)"),
-        ("signs", {"move": _floats(C).double()}, "move is not of dtype float32"),
+        ("signs", {"learnable_bias": _floats(1)}, r"learnable_bias has shape \(1,\), not \(64,\)"),
+        ("signs", {"learnable_bias": _floats(C).double()}, "learnable_bias is not of dtype float32"),
         ("signs", {"out": _floats(*ROWS, 2 * C)[..., ::2]}, "out is not contiguous"),
         ("signs", {"x": _floats(*ROWS, C).to("meta")}, "x has no memory that native code can read"),
         ("statistics", {"x": _floats(1, C)}, "a variance needs two rows or more"),
@@ -314,7 +320,7 @@ def test_arguments_are_named_and_complete(name: str) -> None:
         ("unit", {"residual": _floats(*ROWS, 48)}, r"a residual of shape \(2, 3, 48\) cannot be tiled to \(2, 3, 64\)"),
         ("unit", {"scale": _floats(C)}, "scale and shift are given both or neither"),
         ("unit", {"signs": _floats(*ROWS, C)}, "one without it out"),
-        ("unit_backward", {"move_grad": _floats(C)}, "move_grad goes with the tensor it is of"),
+        ("unit_backward", {"learnable_bias_grad": _floats(C)}, "learnable_bias_grad goes with the tensor it is of"),
         ("branches", {"ys": []}, "lists of branches differ in length"),
         ("branches", {"ys": [], "inputs": [], "slopes": []}, "1 to 64 branches"),
         ("conv", {"weights": _floats(3, 9, 16, 16)}, "64 channels are not 3 groups of multiples of 16"),
@@ -333,14 +339,18 @@ def test_messages_name_the_argument(name: str, change: Arguments, message: str) 
 
 
 def test_a_unit_has_channels() -> None:
-    arguments = {**_arguments(CALLS["unit"][2], torch.float32), **_vectors("move", 0), **_vectors(NORM, 0)}
+    arguments = {**_arguments(CALLS["unit"][2], torch.float32), **_vectors("learnable_bias", 0), **_vectors(NORM, 0)}
     arguments |= {**_vectors("shift_in slope shift_out", 0), **_grids("h signs", 0), **_grids("residual means", 32)}
     with pytest.raises(ValueError, match="cannot be tiled"):
         native.KERNELS[torch.float32].unit(**arguments)
 
 
 def test_channels_of_hidden_means_stay_in_one_tile() -> None:
-    arguments = {**_arguments(CALLS["unit"][2], torch.float32), **_vectors("move", 192), **_vectors(NORM, 192)}
+    arguments = {
+        **_arguments(CALLS["unit"][2], torch.float32),
+        **_vectors("learnable_bias", 192),
+        **_vectors(NORM, 192),
+    }
     arguments |= {**_vectors("shift_in slope shift_out", 192), **_grids("h signs", 192), **_grids("residual means", 32)}
     with pytest.raises(ValueError, match="cannot be tiled"):  # means of 6 channels, and 6 does not divide 32
         native.KERNELS[torch.float32].unit(**arguments)

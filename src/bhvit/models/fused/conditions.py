@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..batch_statistics import processes
 from . import kernels as native
 
-_ROLES = ("norm", "activation", "move", "linear", "conv", "scale")
+_ROLES = ("norm", "activation", "learnable_bias", "linear", "conv", "scale")
 """Names of parts, but for a number, that are looked into; their classes have the name as `fused_role`."""
 
 TRITON_TYPES = (torch.float32, torch.bfloat16, torch.float16)

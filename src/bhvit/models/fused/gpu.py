@@ -40,9 +40,9 @@ def batch_norm(norm: nn.Module, x: Tensor) -> Tensor:
     return _unit(x, None, norm, None)
 
 
-def signs(x: Tensor, move: Tensor) -> Tensor:
-    """sign(x + move): (..., C) -> the same."""
-    ones: Tensor = _Signs.apply(x, move, compute_type(x))
+def signs(x: Tensor, learnable_bias: Tensor) -> Tensor:
+    """sign(x + learnable_bias): (..., C) -> the same."""
+    ones: Tensor = _Signs.apply(x, learnable_bias, compute_type(x))
     return ones
 
 
@@ -58,10 +58,10 @@ def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) ->
 
 
 def linear_unit(
-    x: Tensor, move: Tensor, weight: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module
+    x: Tensor, learnable_bias: Tensor, weight: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module
 ) -> Tensor:
-    """`unit` of sign(x + move) times `weight` (O, K), which is binary already: x (..., K)."""
-    h = _SignLinear.apply(x, move, weight, False, compute_type(x))
+    """`unit` of sign(x + learnable_bias) times `weight` (O, K), which is binary already: x (..., K)."""
+    h = _SignLinear.apply(x, learnable_bias, weight, False, compute_type(x))
     return _unit(h, residual, norm, activation)
 
 
@@ -102,9 +102,9 @@ def rprelu_sum(ys: Sequence[Tensor], inputs: Sequence[Tensor], activations: Sequ
     return functools.reduce(torch.add, parts)
 
 
-def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """3x3 convolutions of sign(n + move) (B, H, W, C) in groups, one for each dilation, without bias."""
-    planes = signs(n, move).permute(0, 3, 1, 2)
+def grouped_convs(n: Tensor, learnable_bias: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """3x3 convolutions of sign(n + learnable_bias) (B, H, W, C) in groups, one for each dilation, without bias."""
+    planes = signs(n, learnable_bias).permute(0, 3, 1, 2)
     return tuple(
         F.conv2d(planes, weight, None, 1, d, d, MIXER_GROUPS).permute(0, 2, 3, 1).contiguous()
         for d, weight in zip(DILATIONS, weights, strict=True)
@@ -145,16 +145,16 @@ def _cast(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor | None]) 
 
 class _Signs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Tensor, kind: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, learnable_bias: Tensor, kind: torch.dtype) -> Tensor:
         x = x.contiguous()
-        ctx.save_for_backward(x, move)
-        return calls.signs(x, move, kind)
+        ctx.save_for_backward(x, learnable_bias)
+        return calls.signs(x, learnable_bias, kind)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, move = ctx.saved_tensors
-        return *calls.signs_backward(x, move, grad.contiguous()), None
+        x, learnable_bias = ctx.saved_tensors
+        return *calls.signs_backward(x, learnable_bias, grad.contiguous()), None
 
 
 class _BinaryWeight(torch.autograd.Function):
@@ -190,22 +190,22 @@ def _linear_backward(grad: Tensor, signs: Tensor, weight: Tensor, given: Tensor,
 
 
 class _SignLinear(torch.autograd.Function):
-    """sign(x + move) times a weight (O, K): the signs are made again for backward."""
+    """sign(x + learnable_bias) times a weight (O, K): the signs are made again for backward."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Tensor, given: Tensor, latent: bool, kind: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, learnable_bias: Tensor, given: Tensor, latent: bool, kind: torch.dtype) -> Tensor:
         x, given = x.contiguous(), given.contiguous()
-        ctx.save_for_backward(x, move, given)
+        ctx.save_for_backward(x, learnable_bias, given)
         ctx.latent, ctx.kind = latent, kind
-        return _linear(calls.signs(x, move, kind), _weight(given, latent, kind))
+        return _linear(calls.signs(x, learnable_bias, kind), _weight(given, latent, kind))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, move, given = ctx.saved_tensors
-        signs, weight = calls.signs(x, move, ctx.kind), _weight(given, ctx.latent, ctx.kind)
+        x, learnable_bias, given = ctx.saved_tensors
+        signs, weight = calls.signs(x, learnable_bias, ctx.kind), _weight(given, ctx.latent, ctx.kind)
         of_signs, of_weight = _linear_backward(grad.contiguous(), signs, weight, given, ctx.latent)
-        return *calls.signs_backward(x, move, of_signs), of_weight, None, None
+        return *calls.signs_backward(x, learnable_bias, of_signs), of_weight, None, None
 
 
 class _Unit(torch.autograd.Function):
@@ -233,11 +233,11 @@ class _Mlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, n: Tensor, norm1: Any, norm2: Any, kind: torch.dtype, *parameters: Tensor) -> Tensor:
         n = n.contiguous()
-        move1, given1, *inner = parameters[:7]
-        move2, given2, *outer = parameters[7:]
-        h = _linear(calls.signs(n, move1, kind), _weight(given1, True, kind))
+        learnable_bias1, given1, *inner = parameters[:7]
+        learnable_bias2, given2, *outer = parameters[7:]
+        h = _linear(calls.signs(n, learnable_bias1, kind), _weight(given1, True, kind))
         moments1 = calls.moments(norm1, h)
-        signs, means = Unit(h, n, *moments1, *inner)._replace(move=move2).output(kind)
+        signs, means = Unit(h, n, *moments1, *inner)._replace(learnable_bias=learnable_bias2).output(kind)
         assert means is not None
         v = _linear(signs, _weight(given2, True, kind))
         moments2 = calls.moments(norm2, v)
@@ -250,22 +250,22 @@ class _Mlp(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         n, h, mean1, inverse1, means, v, mean2, inverse2, *parameters = ctx.saved_tensors
         kind = ctx.kind
-        move1, given1, *inner = parameters[:7]
-        move2, given2, *outer = parameters[7:]
-        hidden = Unit(h, n, mean1, inverse1, *inner)._replace(move=move2)
+        learnable_bias1, given1, *inner = parameters[:7]
+        learnable_bias2, given2, *outer = parameters[7:]
+        hidden = Unit(h, n, mean1, inverse1, *inner)._replace(learnable_bias=learnable_bias2)
         of_v, of_means, *of_outer = Unit(v, means, mean2, inverse2, *outer).gradients(grad.contiguous())
         assert of_v is not None
         of_signs, of_given2 = _linear_backward(of_v, hidden.output(kind)[0], _weight(given2, True, kind), given2, True)
         of_h, of_n, *of_inner, _, _, of_move2 = hidden.gradients(of_signs, of_means)
         assert of_h is not None
         weight1 = _weight(given1, True, kind)
-        of_signs, of_given1 = _linear_backward(of_h, calls.signs(n, move1, kind), weight1, given1, True)
-        of_n, of_move1 = calls.signs_backward(n, move1, of_signs, of_n)
+        of_signs, of_given1 = _linear_backward(of_h, calls.signs(n, learnable_bias1, kind), weight1, given1, True)
+        of_n, of_move1 = calls.signs_backward(n, learnable_bias1, of_signs, of_n)
         assert of_move2 is not None
         return (
             *(of_n, None, None, None),
             *(of_move1, of_given1, *_cast(of_inner, inner)),
-            *(of_move2.to(move2.dtype), of_given2, *_cast(of_outer[:7], outer)),
+            *(of_move2.to(learnable_bias2.dtype), of_given2, *_cast(of_outer[:7], outer)),
         )
 
 

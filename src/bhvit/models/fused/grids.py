@@ -23,11 +23,13 @@ from .kernels import per_channel, threads
 from .parts import signs_as_numbers, signs_backward
 
 
-def grouped_convs(n: Tensor, move: Tensor, weights: Sequence[Tensor], config: QuantConfig) -> tuple[Tensor, ...]:
-    """3x3 convolutions of sign(n + move) (B, H, W, C) in groups, one for each dilation, without bias."""
+def grouped_convs(
+    n: Tensor, learnable_bias: Tensor, weights: Sequence[Tensor], config: QuantConfig
+) -> tuple[Tensor, ...]:
+    """3x3 convolutions of sign(n + learnable_bias) (B, H, W, C) in groups, one for each dilation, without bias."""
     if gpu.is_used(n):
-        return gpu.grouped_convs(n, move, weights)
-    convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, move, config, *weights)
+        return gpu.grouped_convs(n, learnable_bias, weights)
+    convs: tuple[Tensor, ...] = _GroupedConvs.apply(n, learnable_bias, config, *weights)
     return convs
 
 
@@ -69,26 +71,28 @@ def conv_weights(x: Tensor, grad: Tensor, weight: Tensor, dilation: int, config:
 
 class _GroupedConvs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, n: Tensor, move: Tensor, config: QuantConfig, *weights: Tensor) -> tuple[Tensor, ...]:
-        n, move = n.contiguous(), move.contiguous()
-        ctx.save_for_backward(n, move, *weights)
+    def forward(
+        ctx: Any, n: Tensor, learnable_bias: Tensor, config: QuantConfig, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        n, learnable_bias = n.contiguous(), learnable_bias.contiguous()
+        ctx.save_for_backward(n, learnable_bias, *weights)
         ctx.config = config
-        signs = signs_as_numbers(n, move, config.activation_bits == 1)
+        signs = signs_as_numbers(n, learnable_bias, config.activation_bits == 1)
         return tuple(conv(signs, weight, dilation, config) for dilation, weight in zip(DILATIONS, weights, strict=True))
 
     @staticmethod
     @once_differentiable
     @by_name(forward)
     def backward(ctx: Any, *grads: Tensor) -> Gradients:
-        n, move, *weights = ctx.saved_tensors
+        n, learnable_bias, *weights = ctx.saved_tensors
         binary = ctx.config.activation_bits == 1
-        signs, dsigns, dweights = signs_as_numbers(n, move, binary), torch.zeros_like(n), []
+        signs, dsigns, dweights = signs_as_numbers(n, learnable_bias, binary), torch.zeros_like(n), []
         for dilation, weight, grad in zip(DILATIONS, weights, grads, strict=True):
             grad = grad.contiguous()
             add_conv_input(grad, weight, dilation, ctx.config, dsigns)
             dweights.append(conv_weights(signs, grad, weight, dilation, ctx.config))
-        dn, dmove = signs_backward(n, move, binary, dsigns)
-        return {"n": dn, "move": dmove, "weights": tuple(dweights)}
+        dn, dlearnable_bias = signs_backward(n, learnable_bias, binary, dsigns)
+        return {"n": dn, "learnable_bias": dlearnable_bias, "weights": tuple(dweights)}
 
 
 class _Cross(torch.autograd.Function):

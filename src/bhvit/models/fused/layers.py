@@ -60,11 +60,11 @@ def conv_weight(latent: Tensor, config: QuantConfig) -> Tensor:
     return latent if config.weight_bits == 32 else binary_weight(latent, config.centre_convs)
 
 
-def signs(x: Tensor, move: Tensor) -> Tensor:
-    """sign(x + move): (..., C) -> the same."""
+def signs(x: Tensor, learnable_bias: Tensor) -> Tensor:
+    """sign(x + learnable_bias): (..., C) -> the same."""
     if gpu.is_used(x):
-        return gpu.signs(x, move)
-    ones: Tensor = _Signs.apply(x, move)
+        return gpu.signs(x, learnable_bias)
+    ones: Tensor = _Signs.apply(x, learnable_bias)
     return ones
 
 
@@ -78,18 +78,18 @@ def unit(h: Tensor, residual: Tensor, norm: nn.Module, activation: nn.Module) ->
 
 def linear_unit(
     x: Tensor,
-    move: Tensor,
+    learnable_bias: Tensor,
     weight: Tensor,
     residual: Tensor,
     norm: nn.Module,
     activation: nn.Module,
     config: QuantConfig,
 ) -> Tensor:
-    """`unit` of h = sign(x + move), or x + move as `config` has it, times `weight` (O, K) as it is: x (..., K)."""
+    """`unit` of sign(x + learnable_bias), or of that sum (`config`), times `weight` (O, K) as it is: x (..., K)."""
     if gpu.is_used(x):
-        return gpu.linear_unit(x, move, weight, residual, norm, activation)
+        return gpu.linear_unit(x, learnable_bias, weight, residual, norm, activation)
     learned = _learned(norm, activation)
-    activated: Tensor = _LinearUnit.apply(x, residual, move, weight, False, norm, config, *learned)
+    activated: Tensor = _LinearUnit.apply(x, residual, learnable_bias, weight, False, norm, config, *learned)
     return activated
 
 
@@ -112,8 +112,8 @@ def mlp(layer: Any, n: Tensor) -> Tensor:
     weights, latent = _weights(config, layer.linear1, layer.linear2)
     hidden = _learned(layer.norm1, layer.activation1)
     output = _learned(layer.norm2, layer.activation2, layer.scale)
-    norms, moves = (layer.norm1, layer.norm2), (layer.move1.bias, layer.move2.bias)
-    scaled: Tensor = _Mlp.apply(n, *moves, *weights, latent, config, *norms, *hidden, *output)
+    norms, biases = (layer.norm1, layer.norm2), (layer.move1.bias, layer.move2.bias)
+    scaled: Tensor = _Mlp.apply(n, *biases, *weights, latent, config, *norms, *hidden, *output)
     return scaled
 
 
@@ -199,17 +199,17 @@ class _BinaryWeight(torch.autograd.Function):
 
 class _Signs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, move: Tensor) -> Tensor:
-        x, move = x.contiguous(), move.contiguous()
-        ctx.save_for_backward(x, move)
-        return signs_as_numbers(x, move, True)
+    def forward(ctx: Any, x: Tensor, learnable_bias: Tensor) -> Tensor:
+        x, learnable_bias = x.contiguous(), learnable_bias.contiguous()
+        ctx.save_for_backward(x, learnable_bias)
+        return signs_as_numbers(x, learnable_bias, True)
 
     @staticmethod
     @once_differentiable
     @by_name(forward)
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, move = ctx.saved_tensors
-        return signs_backward(x, move, True, grad.contiguous())._asdict()
+        x, learnable_bias = ctx.saved_tensors
+        return signs_backward(x, learnable_bias, True, grad.contiguous())._asdict()
 
 
 class _Unit(torch.autograd.Function):
@@ -234,37 +234,38 @@ class _LinearUnit(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         residual: Tensor | None,
-        move: Tensor,
+        learnable_bias: Tensor,
         given: Tensor,
         latent: bool,
         norm: nn.Module,
         config: QuantConfig,
         *learned: Tensor | None,
     ) -> Tensor:
-        x, residual, move, *learned = _contiguous((x, residual, move, *learned))  # type: ignore[assignment]
+        given_tensors = (x, residual, learnable_bias, *learned)
+        x, residual, learnable_bias, *learned = _contiguous(given_tensors)  # type: ignore[assignment]
         ctx.binary, ctx.own = config.activation_bits == 1, residual is None
-        signs, weight = signs_of(x, move, ctx.binary), Weight.of(given, latent, config.weight_bits == 1)
+        signs, weight = signs_of(x, learnable_bias, ctx.binary), Weight.of(given, latent, config.weight_bits == 1)
         h, moments = weight.times(signs, norm)
         parameters = UnitParameters(*learned)  # type: ignore[arg-type]
         unit = Unit.of(h, x if residual is None else residual, moments, parameters)
-        ctx.save_for_backward(x, move, _kept(signs), *weight, *unit)
+        ctx.save_for_backward(x, learnable_bias, _kept(signs), *weight, *unit)
         return unit.output()
 
     @staticmethod
     @once_differentiable
     @by_name(forward)
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        x, move, signs, *parts = ctx.saved_tensors
+        x, learnable_bias, signs, *parts = ctx.saved_tensors
         weight, unit = _parts(parts, Weight, Unit)
         gradients = unit.gradients(grad.contiguous())
         dh, dresidual = gradients.h_grad, gradients.residual_grad
-        dgiven = weight.gradient(dh, signs_as_numbers(x, move, ctx.binary) if signs is None else signs)
+        dgiven = weight.gradient(dh, signs_as_numbers(x, learnable_bias, ctx.binary) if signs is None else signs)
         dsigns = weight.input_gradient(dh, torch.empty_like(x))
-        dx, dmove = signs_backward(x, move, ctx.binary, dsigns, dresidual if ctx.own else None)
+        dx, dlearnable_bias = signs_backward(x, learnable_bias, ctx.binary, dsigns, dresidual if ctx.own else None)
         return {
             "x": dx,
             "residual": None if ctx.own else dresidual,
-            "move": dmove,
+            "learnable_bias": dlearnable_bias,
             "given": dgiven,
             "learned": gradients.parameters,
         }
@@ -275,8 +276,8 @@ class _Mlp(torch.autograd.Function):
     def forward(
         ctx: Any,
         n: Tensor,
-        move1: Tensor,
-        move2: Tensor,
+        learnable_bias1: Tensor,
+        learnable_bias2: Tensor,
         given1: Tensor,
         given2: Tensor,
         latent: bool,
@@ -285,24 +286,25 @@ class _Mlp(torch.autograd.Function):
         norm2: nn.Module,
         *learned: Tensor | None,
     ) -> Tensor:
-        n, move1, move2, *learned = _contiguous((n, move1, move2, *learned))  # type: ignore[assignment]
+        given_tensors = (n, learnable_bias1, learnable_bias2, *learned)
+        n, learnable_bias1, learnable_bias2, *learned = _contiguous(given_tensors)  # type: ignore[assignment]
         parameters1, parameters2 = _parts(learned, UnitParameters, UnitParameters)
         ctx.binary, binary_weight = config.activation_bits == 1, config.weight_bits == 1
         weight1, weight2 = (Weight.of(given, latent, binary_weight) for given in (given1, given2))
-        signs1 = signs_of(n, move1, ctx.binary)
+        signs1 = signs_of(n, learnable_bias1, ctx.binary)
         h, moments1 = weight1.times(signs1, norm1)
-        hidden = Unit.of(h, n, moments1, parameters1, move2)
+        hidden = Unit.of(h, n, moments1, parameters1, learnable_bias2)
         signs2, means = hidden.signs(ctx.binary)
         v, moments2 = weight2.times(signs2, norm2)
         output = Unit.of(v, means, moments2, parameters2)
-        ctx.save_for_backward(move1, _kept(signs1), _kept(signs2), *weight1, *weight2, *hidden, *output)
+        ctx.save_for_backward(learnable_bias1, _kept(signs1), _kept(signs2), *weight1, *weight2, *hidden, *output)
         return output.output()
 
     @staticmethod
     @once_differentiable
     @by_name(forward)
     def backward(ctx: Any, grad: Tensor) -> Gradients:
-        move1, signs1, signs2, *parts = ctx.saved_tensors
+        learnable_bias1, signs1, signs2, *parts = ctx.saved_tensors
         weight1, weight2, hidden, output = _parts(parts, Weight, Weight, Unit, Unit)
         n = hidden.residual
         of_output = output.gradients(grad.contiguous())
@@ -311,13 +313,13 @@ class _Mlp(torch.autograd.Function):
         dsigns2 = weight2.input_gradient(dv, torch.empty_like(hidden.h))
         of_hidden = hidden.hidden_gradients(dsigns2, of_output.residual_grad, ctx.binary)
         dh = of_hidden.h_grad
-        dgiven1 = weight1.gradient(dh, signs_as_numbers(n, move1, ctx.binary) if signs1 is None else signs1)
+        dgiven1 = weight1.gradient(dh, signs_as_numbers(n, learnable_bias1, ctx.binary) if signs1 is None else signs1)
         dsigns1 = weight1.input_gradient(dh, torch.empty_like(n))
-        dn, dmove1 = signs_backward(n, move1, ctx.binary, dsigns1, of_hidden.residual_grad)
+        dn, dlearnable_bias1 = signs_backward(n, learnable_bias1, ctx.binary, dsigns1, of_hidden.residual_grad)
         return {
             "n": dn,
-            "move1": dmove1,
-            "move2": of_hidden.move_grad,
+            "learnable_bias1": dlearnable_bias1,
+            "learnable_bias2": of_hidden.learnable_bias_grad,
             "given1": dgiven1,
             "given2": dgiven2,
             "learned": (*of_hidden.parameters, *of_output.parameters),

@@ -15,19 +15,19 @@ from ...bits import LANES, WORD
 from .kernels import kernels, per_channel, threads
 
 
-def signs_of(x: Tensor, move: Tensor, binary: bool) -> Tensor:
-    """Signs of x + move (..., C), as words if they can be; x + move itself if not `binary`."""
+def signs_of(x: Tensor, learnable_bias: Tensor, binary: bool) -> Tensor:
+    """Signs of x + learnable_bias (..., C), as words if they can be; x + learnable_bias itself if not `binary`."""
     if not binary or x.shape[-1] % WORD:
-        return signs_as_numbers(x, move, binary)
+        return signs_as_numbers(x, learnable_bias, binary)
     words = _words(x)
-    kernels(x).pack_bits(x=x, move=move, threads=threads(), bits=words)
+    kernels(x).pack_bits(x=x, learnable_bias=learnable_bias, threads=threads(), bits=words)
     return words
 
 
-def signs_as_numbers(x: Tensor, move: Tensor, binary: bool) -> Tensor:
+def signs_as_numbers(x: Tensor, learnable_bias: Tensor, binary: bool) -> Tensor:
     """The same as numbers (..., C)."""
     out = torch.empty_like(x)
-    kernels(x).signs(x=x, move=move, binary=binary, threads=threads(), out=out)
+    kernels(x).signs(x=x, learnable_bias=learnable_bias, binary=binary, threads=threads(), out=out)
     return out
 
 
@@ -37,24 +37,26 @@ def are_words(signs: Tensor) -> bool:
 
 
 class SignGradients(NamedTuple):
-    """Gradients of the operands of signs: x (..., C) and the learnable bias `move` (C,)."""
+    """Gradients of the operands of signs: x (..., C) and the learnable bias `learnable_bias` (C,)."""
 
     x: Tensor
-    move: Tensor
+    learnable_bias: Tensor
 
 
-def signs_backward(x: Tensor, move: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None) -> SignGradients:
+def signs_backward(
+    x: Tensor, learnable_bias: Tensor, binary: bool, grad: Tensor, add_to: Tensor | None = None
+) -> SignGradients:
     """Gradients for that of the signs; that of x is added to `add_to`, if given."""
     found = SignGradients(torch.empty_like(x) if add_to is None else add_to, per_channel(x))
     kernels(x).signs_backward(
         x=x,
-        move=move,
+        learnable_bias=learnable_bias,
         binary=binary,
         threads=threads(),
         out_grad=grad,
         add=add_to is not None,
         x_grad=found.x,
-        move_grad=found.move,
+        learnable_bias_grad=found.learnable_bias,
     )
     return found
 
@@ -209,7 +211,7 @@ class UnitGradients(NamedTuple):
     shift_out_grad: Tensor
     scale_grad: Tensor | None
     shift_grad: Tensor | None
-    move_grad: Tensor | None
+    learnable_bias_grad: Tensor | None
 
     @property
     def parameters(self) -> UnitParameters:
@@ -227,7 +229,7 @@ class UnitGradients(NamedTuple):
 
 class Unit(NamedTuple):
     """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C); then scale * it +
-    shift, if there are such; with `move`, signs of it + move, and means of r channels of it, instead."""
+    shift, if there are such; with `learnable_bias`, signs of their sum, and means of r channels of it, instead."""
 
     h: Tensor
     residual: Tensor
@@ -240,23 +242,28 @@ class Unit(NamedTuple):
     shift_out: Tensor
     scale: Tensor | None = None
     shift: Tensor | None = None
-    move: Tensor | None = None
+    learnable_bias: Tensor | None = None
 
     @classmethod
     def of(
-        cls, h: Tensor, residual: Tensor, moments: Moments, learned: UnitParameters, move: Tensor | None = None
+        cls,
+        h: Tensor,
+        residual: Tensor,
+        moments: Moments,
+        learned: UnitParameters,
+        learnable_bias: Tensor | None = None,
     ) -> Unit:
         """The unit of h and a residual, with the moments of h."""
-        return cls(h, residual, *moments, **learned._asdict(), move=move)
+        return cls(h, residual, *moments, **learned._asdict(), learnable_bias=learnable_bias)
 
     def output(self) -> Tensor:
-        """Of a unit without `move`: as h."""
+        """Of a unit without `learnable_bias`: as h."""
         out = torch.empty_like(self.h)
         kernels(self.h).unit(**self._asdict(), binary=True, threads=threads(), out=out)
         return out
 
     def signs(self, binary: bool) -> tuple[Tensor, Tensor]:
-        """Signs, and means (..., C), of a unit with `move`."""
+        """Signs, and means (..., C), of a unit with `learnable_bias`."""
         means, words = torch.empty_like(self.residual), binary and self.residual.shape[-1] % WORD == 0
         signs = _words(self.h) if words else torch.empty_like(self.h)
         kernels(self.h).unit(**self._asdict(), binary=binary, threads=threads(), signs=signs, means=means)
@@ -286,7 +293,7 @@ class Unit(NamedTuple):
             shift_out_grad=per_channel(self.h),
             scale_grad=of(self.scale),
             shift_grad=of(self.shift),
-            move_grad=of(self.move),
+            learnable_bias_grad=of(self.learnable_bias),
         )
         kernels(self.h).unit_backward(
             **self._asdict(),

@@ -103,25 +103,25 @@ def _power(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def signs(x: Tensor, move: Tensor, kind: torch.dtype) -> Tensor:
-    """Signs of x + move (..., C), as numbers of a type."""
+def signs(x: Tensor, learnable_bias: Tensor, kind: torch.dtype) -> Tensor:
+    """Signs of x + learnable_bias (..., C), as numbers of a type."""
     out = torch.empty(x.shape, dtype=kind, device=x.device)
     rows, channels = _rows(x), x.shape[-1]
     grid = _blocks(rows, ROWS), _blocks(channels, COLUMNS)
-    launch(kernels().signs, grid, x, x, move, out, rows, channels, **_sizes(x))
+    launch(kernels().signs, grid, x, x, learnable_bias, out, rows, channels, **_sizes(x))
     return out
 
 
-def signs_backward(x: Tensor, move: Tensor, grad: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Gradients of x (..., C), to which `add` is added, and of the move (C,), for that of the signs."""
+def signs_backward(x: Tensor, learnable_bias: Tensor, grad: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Gradients of x (..., C), to which `add` is added, and of the learnable_bias (C,), for that of the signs."""
     rows, channels = _rows(x), x.shape[-1]
     programs = _programs(rows)
     grad_x = torch.empty_like(x)
     partial = torch.empty(programs, channels, dtype=sum_type(x), device=x.device)
     grid = programs, _blocks(channels, COLUMNS)
-    arguments = x, move, grad, add, grad_x, partial, rows, channels
+    arguments = x, learnable_bias, grad, add, grad_x, partial, rows, channels
     launch(kernels().signs_backward, grid, x, *arguments, ADD=add is not None, **_sizes(x))
-    return grad_x, partial.sum(dim=0).to(move.dtype)
+    return grad_x, partial.sum(dim=0).to(learnable_bias.dtype)
 
 
 def binarised(latent: Tensor, centred: bool, kind: torch.dtype) -> Tensor:
@@ -143,14 +143,14 @@ def binarised_backward(latent: Tensor, centred: bool, grad: Tensor) -> Tensor:
 
 
 def takes_means(repeats: int) -> bool:
-    """Whether `Unit` with `move` can average so many neighbouring channels: they must divide a block."""
+    """Whether `Unit` with `learnable_bias` can average so many neighbouring channels: they must divide a block."""
     return COLUMNS % repeats == 0
 
 
 class Unit(NamedTuple):
     """activation(norm(h) + residual), the residual (..., C) tiled to the channels of h (..., r C), then scale * it +
-    shift; each piece only if its tensors are there. With `move`, signs of it + move and means of r neighbouring
-    channels instead."""
+    shift; each piece only if its tensors are there. With `learnable_bias`, signs of their sum and means of r
+    neighbouring channels instead."""
 
     h: Tensor
     residual: Tensor | None = None
@@ -163,7 +163,7 @@ class Unit(NamedTuple):
     shift_out: Tensor | None = None
     scale: Tensor | None = None
     shift: Tensor | None = None
-    move: Tensor | None = None
+    learnable_bias: Tensor | None = None
 
     @property
     def _width(self) -> int:
@@ -176,7 +176,7 @@ class Unit(NamedTuple):
             "RESIDUAL": self.residual is not None,
             "ACTIVATION": self.slope is not None,
             "SCALE": self.scale is not None,
-            "SIGNS": self.move is not None,
+            "SIGNS": self.learnable_bias is not None,
             **_sizes(self.h),
         }
 
@@ -184,15 +184,15 @@ class Unit(NamedTuple):
         """The output, of a type, as h; or signs, and means (..., C)."""
         out, rows = torch.empty(self.h.shape, dtype=kind, device=self.h.device), _rows(self.h)
         means = None
-        if self.move is not None:
+        if self.learnable_bias is not None:
             means = torch.empty(*self.h.shape[:-1], self._width, dtype=kind, device=self.h.device)
         grid = _blocks(rows, ROWS), _blocks(self._width, COLUMNS)
         launch(kernels().unit, grid, self.h, *self, out, means, rows, self._width, **self._constants())
         return out, means
 
     def gradients(self, grad: Tensor, means: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        """Of h, residual, norm's weight and bias, shift_in, slope, shift_out, scale, shift and move, for that of the
-        output, or of signs and means; of what is not there, numbers without meaning or None."""
+        """Of h, residual, norm's weight and bias, shift_in, slope, shift_out, scale, shift and learnable_bias, for that
+        of the output, or of signs and means; of what is not there, numbers without meaning or None."""
         rows, channels, constants = _rows(self.h), self.h.shape[-1], self._constants()
         programs = _programs(rows)
         partial = torch.empty(programs, 5, channels, dtype=sum_type(self.h), device=self.h.device)

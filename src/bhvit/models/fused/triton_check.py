@@ -93,25 +93,25 @@ def _binary(latent: Tensor) -> Tensor:
 
 
 def _check_signs(draw: Draw) -> None:
-    x, move, latent = draw(70, 40), draw(40), draw(24, 40)
-    found = gpu._SignLinear.apply(x, move, latent, True, x.dtype)
-    expected = _signs(x + move) @ _binary(latent).t()
-    _compare("signs", found, expected, [x, move, latent], TOLERANCE[torch.float32])
+    x, learnable_bias, latent = draw(70, 40), draw(40), draw(24, 40)
+    found = gpu._SignLinear.apply(x, learnable_bias, latent, True, x.dtype)
+    expected = _signs(x + learnable_bias) @ _binary(latent).t()
+    _compare("signs", found, expected, [x, learnable_bias, latent], TOLERANCE[torch.float32])
 
 
 def _check_mlp(draw: Draw, device: torch.device) -> None:
     n, shapes = draw(70, 48), ((96, 48), (48, 96))
     norms = [nn.BatchNorm1d(outputs).to(device) for outputs, _ in shapes]
-    (move1, latent1, *inner), (move2, latent2, *outer) = (
+    (learnable_bias1, latent1, *inner), (learnable_bias2, latent2, *outer) = (
         [draw(inputs), draw(outputs, inputs), norm.weight, norm.bias, *(draw(outputs) for _ in range(3))]
         for (outputs, inputs), norm in zip(shapes, norms)
     )
     scale, shift = draw(48), draw(48)
-    tensors = [n, move1, latent1, *inner, move2, latent2, *outer, scale, shift]
+    tensors = [n, learnable_bias1, latent1, *inner, learnable_bias2, latent2, *outer, scale, shift]
     found = gpu._Mlp.apply(n, *norms, n.dtype, *tensors[1:])
-    h = norms[0](_signs(n + move1) @ _binary(latent1).t()) + n.repeat(1, 2)
+    h = norms[0](_signs(n + learnable_bias1) @ _binary(latent1).t()) + n.repeat(1, 2)
     u = F.prelu(h - inner[2], inner[3]) + inner[4]
-    v = norms[1](_signs(u + move2) @ _binary(latent2).t()) + u.view(70, 48, 2).mean(dim=-1)
+    v = norms[1](_signs(u + learnable_bias2) @ _binary(latent2).t()) + u.view(70, 48, 2).mean(dim=-1)
     expected = (F.prelu(v - outer[2], outer[3]) + outer[4]) * scale + shift
     _compare("unit of an MLP", found, expected, tensors, TOLERANCE[torch.float32])
 

@@ -7,21 +7,24 @@ import triton.language as tl
 
 
 @triton.jit
-def signs(x, move, out, rows, channels, BN: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr):
-    """Signs of x + move, sign(0) = +1."""
+def signs(x, learnable_bias, out, rows, channels, BN: tl.constexpr, BC: tl.constexpr, ACC: tl.constexpr):
+    """Signs of x + learnable_bias, sign(0) = +1."""
     r = tl.program_id(0) * BN + tl.arange(0, BN)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     there = c < channels
     mask = (r < rows)[:, None] & there[None, :]
     at = r.to(tl.int64)[:, None] * channels + c[None, :]
-    moved = tl.load(x + at, mask=mask, other=0.0).to(ACC) + tl.load(move + c, mask=there, other=0.0).to(ACC)[None, :]
+    moved = (
+        tl.load(x + at, mask=mask, other=0.0).to(ACC)
+        + tl.load(learnable_bias + c, mask=there, other=0.0).to(ACC)[None, :]
+    )
     tl.store(out + at, tl.where(moved >= 0, 1.0, -1.0), mask=mask)
 
 
 @triton.jit
 def signs_backward(
     x,
-    move,
+    learnable_bias,
     grad,
     add,
     grad_x,
@@ -33,17 +36,17 @@ def signs_backward(
     BC: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The gradient of x, plus `add` with ADD, and that of move by program: partial (programs, channels)."""
+    """The gradient of x, plus `add` with ADD, and that of learnable_bias by program: partial (programs, channels)."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     there = c < channels
-    moves = tl.load(move + c, mask=there, other=0.0).to(ACC)[None, :]
+    biases = tl.load(learnable_bias + c, mask=there, other=0.0).to(ACC)[None, :]
     total = tl.zeros([BC], ACC)
     for start in range(program * BN, rows, programs * BN):
         r = start + tl.arange(0, BN)
         mask = (r < rows)[:, None] & there[None, :]
         at = r.to(tl.int64)[:, None] * channels + c[None, :]
-        moved = tl.load(x + at, mask=mask, other=0.0).to(ACC) + moves
+        moved = tl.load(x + at, mask=mask, other=0.0).to(ACC) + biases
         own = tl.load(grad + at, mask=mask, other=0.0).to(ACC) * tl.maximum(2.0 - 2.0 * tl.abs(moved), 0.0)
         total += tl.sum(own, 0)
         if ADD:

@@ -126,7 +126,7 @@ def unit(
     shift_out,
     scale,
     shift,
-    move,
+    learnable_bias,
     out,
     means,
     rows,
@@ -142,7 +142,7 @@ def unit(
     ACC: tl.constexpr,
 ):
     """y = RPReLU(norm(h) + residual), h (rows, REPEATS width), and of it: y, scale * y + shift, or with SIGNS the signs
-    of y + move and the means (rows, width) of REPEATS neighbouring channels of y."""
+    of y + learnable_bias and the means (rows, width) of REPEATS neighbouring channels of y."""
     r = tl.program_id(0) * BN + tl.arange(0, BN)
     c = tl.program_id(1) * BC + tl.arange(0, BC)
     there = c < width
@@ -156,7 +156,7 @@ def unit(
         )  # fmt: skip
         to = out + r.to(tl.int64)[:, None] * channels + o[None, :]
         if SIGNS:
-            moved = y + tl.load(move + o, mask=there, other=0.0).to(ACC)[None, :]
+            moved = y + tl.load(learnable_bias + o, mask=there, other=0.0).to(ACC)[None, :]
             tl.store(to, tl.where(moved >= 0, 1.0, -1.0), mask=mask)
             averages = tl.sum(tl.reshape(y, [BN, BC // REPEATS, REPEATS]), 2) / REPEATS
             group = (k * width + tl.program_id(1) * BC) // REPEATS + tl.arange(0, BC // REPEATS)
@@ -176,7 +176,7 @@ def _unit_gradient(
     z,
     slopes,
     scale,
-    move,
+    learnable_bias,
     grad,
     grad_means,
     r,
@@ -195,12 +195,12 @@ def _unit_gradient(
     row = r.to(tl.int64)[:, None]
     given = tl.load(grad + row * channels + o[None, :], mask=mask, other=0.0).to(ACC)
     own = given
-    of_move = given
+    of_bias = given
     if SIGNS:
-        moved = y + tl.load(move + o, mask=there, other=0.0).to(ACC)[None, :]
-        of_move = given * tl.maximum(2.0 - 2.0 * tl.abs(moved), 0.0)
+        moved = y + tl.load(learnable_bias + o, mask=there, other=0.0).to(ACC)[None, :]
+        of_bias = given * tl.maximum(2.0 - 2.0 * tl.abs(moved), 0.0)
         own = (
-            of_move
+            of_bias
             + tl.load(grad_means + row * width + (o // REPEATS)[None, :], mask=mask, other=0.0).to(ACC) / REPEATS
         )
     elif SCALE:
@@ -208,7 +208,7 @@ def _unit_gradient(
     before = own
     if ACTIVATION:
         before = tl.where(z > 0, own, slopes * own)
-    return given, own, of_move, before
+    return given, own, of_bias, before
 
 
 @triton.jit
@@ -224,7 +224,7 @@ def unit_sums(
     shift_out,
     scale,
     shift,
-    move,
+    learnable_bias,
     grad,
     grad_means,
     partial,
@@ -243,7 +243,8 @@ def unit_sums(
     """Sums over rows that the gradients of `unit` need, by program: partial (programs, 5, REPEATS width).
 
     With g the gradient of y and d that of the PReLU's argument: of d times normalised h, of d, of g z where the slope
-    applies, of the given gradient (SCALE) or of g, and of the given gradient times y (SCALE) or that of move (SIGNS).
+    applies, of the given gradient (SCALE) or of g, and of the given gradient times y (SCALE) or that of the learnable
+    bias (SIGNS).
     """
     program, programs = tl.program_id(0), tl.num_programs(0)
     channels = width * REPEATS
@@ -261,8 +262,8 @@ def unit_sums(
             h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, r, o, mask, there, channels, width,
             NORM, RESIDUAL, ACTIVATION, ACC,
         )  # fmt: skip
-        given, own, of_move, before = _unit_gradient(
-            y, z, slopes, scale, move, grad, grad_means, r, o, mask, there, channels, width,
+        given, own, of_bias, before = _unit_gradient(
+            y, z, slopes, scale, learnable_bias, grad, grad_means, r, o, mask, there, channels, width,
             REPEATS, ACTIVATION, SCALE, SIGNS, ACC,
         )  # fmt: skip
         of_weight += tl.sum(before * normalised, 0)
@@ -275,7 +276,7 @@ def unit_sums(
         else:
             of_shift += tl.sum(own, 0)
             if SIGNS:
-                of_last += tl.sum(of_move, 0)
+                of_last += tl.sum(of_bias, 0)
     at = partial + program * 5 * channels + o
     tl.store(at, of_weight, mask=there)
     tl.store(at + channels, of_bias, mask=there)
@@ -297,7 +298,7 @@ def unit_gradients(
     shift_out,
     scale,
     shift,
-    move,
+    learnable_bias,
     grad,
     grad_means,
     sums,
@@ -330,7 +331,7 @@ def unit_gradients(
             NORM, RESIDUAL, ACTIVATION, ACC,
         )  # fmt: skip
         _, _, _, before = _unit_gradient(
-            y, z, slopes, scale, move, grad, grad_means, r, o, mask, there, channels, width,
+            y, z, slopes, scale, learnable_bias, grad, grad_means, r, o, mask, there, channels, width,
             REPEATS, ACTIVATION, SCALE, SIGNS, ACC,
         )  # fmt: skip
         tiles += before
