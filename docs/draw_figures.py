@@ -1,11 +1,14 @@
 """Draw the figures of README and documentation as SVG: `python docs/draw_figures.py` writes docs/figures/.
 
-The accuracy-latency figure plots the rows of benchmarks/latency/peers.md; a test fails where a figure is stale.
+Two figures plot rows of benchmark pages: accuracy-latency those of benchmarks/latency/peers.md, front those of
+benchmarks/accuracy/front.md. A test fails where a figure is stale.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -14,6 +17,9 @@ FIGURES = ROOT / "docs" / "figures"
 LEGEND = {"1 bit": "1 bit", "float": "float32 or bfloat16", "int8": "int8"}
 BINARY, FLOAT, INT8, INK, FRAME = "#4051b5", "#b26a00", "#2e7d32", "#333333", "#9e9e9e"
 
+COLOURS = {"1 bit": BINARY, "float": FLOAT, "int8": INT8}
+ENOUGH = 5
+"""Networks that must have had a budget of training for a figure of it."""
 PLACES = ((9, 4, "start"), (0, -9, "middle"), (0, 19, "middle"), (-9, 4, "end"), (-6, -12, "start"), (9, 18, "start"))
 """Where a label may stand next to its point, the last one whatever is there."""
 
@@ -147,24 +153,80 @@ def model() -> str:
     return d.svg()
 
 
-def peers() -> list[list[str]]:
-    """Return the one-thread rows of the table of peers: model, top-1, engine, precision, milliseconds."""
-    lines = (ROOT / "benchmarks" / "latency" / "peers.md").read_text(encoding="utf-8").splitlines()
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """An area of a drawing with a logarithmic axis from left to right and a linear one upwards."""
+
+    left: float
+    right: float
+    top: float
+    bottom: float
+    low: float
+    high: float
+    """Ends of the logarithmic axis."""
+    least: float
+    most: float
+    """Ends of the other one, percent."""
+
+    def px(self, value: float) -> float:
+        low, high = math.log10(self.low), math.log10(self.high)
+        return round(self.left + (math.log10(value) - low) / (high - low) * (self.right - self.left), 1)
+
+    def py(self, percent: float) -> float:
+        span = self.most - self.least
+        return round(self.bottom - (percent - self.least) / span * (self.bottom - self.top), 1)
+
+    def grid(self, d: Drawing, ticks: Sequence[float], unit: str, percents: Sequence[int]) -> None:
+        for tick in ticks:
+            d.line(self.px(tick), self.top, self.px(tick), self.bottom)
+            d.text(self.px(tick), self.bottom + 18, f"{tick:g} {unit}")
+        for percent in percents:
+            d.line(self.left, self.py(percent), self.right, self.py(percent))
+            d.text(self.left - 8, self.py(percent) + 4, f"{percent} %", "end")
+
+    def points(self, d: Drawing, points: Sequence[tuple[str, str, float, float]]) -> None:
+        """Draw points, (label, kind, value, percent), each with its label where there is room."""
+        taken = [(self.px(value) - 6, self.px(value) + 6, self.py(percent) + 4) for _, _, value, percent in points]
+        for label, kind, value, percent in sorted(points, key=lambda point: point[2]):
+            x, y, width = self.px(value), self.py(percent), 7.2 * len(label)
+            d.parts.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{COLOURS[kind]}"/>')
+            at = next(
+                (dx, dy, anchor)
+                for dx, dy, anchor in PLACES
+                if (dx, dy) == PLACES[-1][:2] or not _meets(_span(x + dx, y + dy, width, anchor), taken)
+            )
+            taken.append(_span(x + at[0], y + at[1], width, at[2]))
+            d.text(x + at[0], y + at[1], label, at[2], ink=COLOURS[kind])
+
+
+def legend(d: Drawing, x: float, y: float) -> None:
+    """Explain the colours."""
+    for index, (kind, colour) in enumerate(COLOURS.items()):
+        d.parts.append(f'<circle cx="{x + 150 * index}" cy="{y}" r="5" fill="{colour}"/>')
+        d.text(x + 12 + 150 * index, y + 4, LEGEND[kind], "start")
+
+
+def kind_of(precision: str) -> str:
+    """The colour of a precision in a table."""
+    return "1 bit" if precision.startswith("1 bit") else "int8" if precision == "int8" else "float"
+
+
+def table(page: str) -> list[dict[str, str]]:
+    """Return the rows of a benchmark page's table by their columns."""
+    lines = (ROOT / "benchmarks" / page).read_text(encoding="utf-8").splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    header = rows[0]
-    columns = [header.index(name) for name in ("Model", "ImageNet top-1", "Run by", "Precision", "Median ms")]
-    return [[row[c] for c in columns] for row in rows[2:] if row[header.index("Threads")] == "1"]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
 
 
 def accuracy_latency() -> str:
     """Plot published accuracy against measured milliseconds, the fastest row of each model and kind."""
-    best: dict[tuple[str, str], tuple[float, float, str]] = {}
-    for name, accuracy, engine, precision, milliseconds in peers():
-        kind = "1 bit" if precision.startswith("1 bit") else "int8" if precision == "int8" else "float"
-        row = (float(milliseconds), float(accuracy), engine)
-        best[name, kind] = min(best.get((name, kind), row), row)
+    best: dict[tuple[str, str], tuple[float, float]] = {}
+    for row in table("latency/peers.md"):
+        if row["Threads"] == "1":
+            key = row["Model"], kind_of(row["Precision"])
+            found = float(row["Median ms"]), float(row["ImageNet top-1"])
+            best[key] = min(best.get(key, found), found)
     d = Drawing(880, 440, "Published ImageNet accuracy against measured latency, batch 1, one thread")
-    left, right, top, bottom, low, high = 64, 850, 56, 384, math.log10(1.4), math.log10(95)
     d.text(16, 26, "ImageNet top-1 as published, against milliseconds an image", "start", bold=True)
     d.text(
         16,
@@ -172,36 +234,55 @@ def accuracy_latency() -> str:
         "Intel Xeon with AMX, one thread, batch 1; the faster of ONNX Runtime and OpenVINO for float and int8",
         "start",
     )
-
-    def px(ms: float) -> float:
-        return round(left + (math.log10(ms) - low) / (high - low) * (right - left), 1)
-
-    def py(top1: float) -> float:
-        return round(bottom - (top1 - 62) / 20 * (bottom - top), 1)
-
-    for tick in (2, 5, 10, 20, 50):
-        d.line(px(tick), top, px(tick), bottom)
-        d.text(px(tick), bottom + 18, f"{tick} ms")
-    for tick in range(62, 83, 4):
-        d.line(left, py(tick), right, py(tick))
-        d.text(left - 8, py(tick) + 4, f"{tick} %", "end")
-    colours = {"1 bit": BINARY, "float": FLOAT, "int8": INT8}
-    taken = [(px(ms) - 6, px(ms) + 6, py(top1) + 4) for ms, top1, _ in best.values()]
-    for (name, kind), (ms, top1, _) in sorted(best.items(), key=lambda item: item[1][0]):
-        x, y = px(ms), py(top1)
-        d.parts.append(f'<circle cx="{x}" cy="{y}" r="5" fill="{colours[kind]}"/>')
-        label, width = name.replace("_patch16_224", "").replace("_100", ""), 6.6 * len(name.replace("_patch16_224", ""))
-        at = next(
-            (dx, dy, anchor)
-            for dx, dy, anchor in PLACES
-            if (dx, dy) == PLACES[-1][:2] or not _meets(_span(x + dx, y + dy, width, anchor), taken)
-        )
-        taken.append(_span(x + at[0], y + at[1], width, at[2]))
-        d.text(x + at[0], y + at[1], label, at[2], ink=colours[kind])
-    for index, (kind, colour) in enumerate(colours.items()):
-        d.parts.append(f'<circle cx="{left + 20 + 150 * index}" cy="{bottom + 40}" r="5" fill="{colour}"/>')
-        d.text(left + 32 + 150 * index, bottom + 44, LEGEND[kind], "start")
+    plot = Plot(64, 850, 56, 384, 1.4, 95, 62, 82)
+    plot.grid(d, (2, 5, 10, 20, 50), "ms", range(62, 83, 4))
+    labels = {name: name.replace("_patch16_224", "").replace("_100", "") for name, _ in best}
+    plot.points(d, [(labels[name], kind, ms, top1) for (name, kind), (ms, top1) in best.items()])
+    legend(d, plot.left + 20, plot.bottom + 40)
     return d.svg()
+
+
+def front() -> str:
+    """Plot CIFAR-10 accuracy against milliseconds and against file size.
+
+    The budget is the largest that enough networks had.
+    """
+    rows = [row for row in table("accuracy/front.md") if row["Epochs"]]
+    networks: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        networks.setdefault((row["Epochs"], row["Training images"]), set()).add(row["Network"])
+    enough = [budget for budget, names in networks.items() if len(names) >= ENOUGH] or list(networks)
+    budget = max(enough, key=lambda budget: int(budget[0]) * int(budget[1].replace(",", "")))
+    shown = [row for row in rows if (row["Epochs"], row["Training images"]) == budget and row["File, MB"]]
+    d = Drawing(880, 900, "CIFAR-10 accuracy against measured milliseconds and against file size")
+    d.text(16, 26, "CIFAR-10 top-1 against milliseconds an image and against file size", "start", bold=True)
+    epochs = f"{budget[0]} epoch{'s' if budget[0] != '1' else ''} of {budget[1]} training images"
+    d.text(16, 44, f"{epochs} for every network: far from what each reaches in the end", "start")
+    d.text(16, 60, "One thread, batch 1; the faster of the engines that run a network", "start")
+    tops = [float(row["Top-1"].removesuffix(" %")) for row in shown]
+    least, most = 5 * math.floor(min(tops) / 5), 5 * math.ceil(max(tops) / 5)
+    for top, unit, values in (
+        (80, "ms", [min(_numbers(row, "ms, bhvit", "ms, ONNX Runtime", "ms, OpenVINO")) for row in shown]),
+        (490, "MB", [_numbers(row, "File, MB")[0] for row in shown]),
+    ):
+        plot = Plot(64, 850, top, top + 340, 0.8 * min(values), 1.5 * max(values), least, most)
+        ticks = [n * 10**e for e in range(-3, 4) for n in (1, 2, 5) if plot.low < n * 10**e < plot.high]
+        plot.grid(d, ticks, unit, range(least, most + 1, 5))
+        points = zip(shown, values, tops, strict=True)
+        plot.points(d, [(_short(row["Network"]), kind_of(row["Precision"]), value, t) for row, value, t in points])
+    legend(d, 84, 880)
+    return d.svg()
+
+
+def _numbers(row: dict[str, str], *columns: str) -> list[float]:
+    return [float(row[column]) for column in columns if row[column]]
+
+
+def _short(name: str) -> str:
+    """The name of a network without what stands in brackets and what the page explains."""
+    for words in (", overlapping", " of the same size", ", two strides fewer", ", stem for small images"):
+        name = name.replace(words, "")
+    return name.partition(" (")[0].replace(", all in full precision", ", float")
 
 
 def _span(x: float, y: float, width: float, anchor: str) -> tuple[float, float, float]:
@@ -215,7 +296,11 @@ def _meets(span: tuple[float, float, float], taken: list[tuple[float, float, flo
 
 def figures() -> dict[str, str]:
     """Return every figure by its file name."""
-    return {"program.svg": program(), "model.svg": model(), "accuracy-latency.svg": accuracy_latency()}
+    return {
+        "program.svg": program(),
+        "model.svg": model(),
+        "accuracy-latency.svg": accuracy_latency(),
+    }
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.compare import packed_top1
 from benchmarks.accuracy.contenders import slug
+from benchmarks.accuracy.front import packed_top1
 from benchmarks.common import markdown, write_results
 
 from bhvit.models import load_checkpoint

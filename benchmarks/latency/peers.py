@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from benchmarks.accuracy.compare import quantise
+from benchmarks import onnx_files
 from benchmarks.common import add_page, markdown, write_results
 
 import bhvit
@@ -102,9 +102,9 @@ def _executions(folder: Path, threads: list[int], larq: Path | None) -> Iterator
         floats, ints = _exported(name, folder)
         for count in threads:
             for precision, file in (("float32", floats), ("int8", ints)):
-                yield (name, "ONNX Runtime", precision), _onnxruntime(file, count), count
+                yield (name, "ONNX Runtime", precision), onnx_files.onnxruntime(file, count), count
             for precision, file in (("float32", floats), ("default", floats), ("int8", ints)):
-                yield (name, "OpenVINO", precision), _openvino(file, count, precision), count
+                yield (name, "OpenVINO", precision), onnx_files.openvino(file, count, precision), count
     if larq:
         for name in LARQ:
             for count in threads:
@@ -142,31 +142,10 @@ def _exported(name: str, folder: Path) -> tuple[Path, Path]:
             module.running_mean.normal_(0, 0.2)
             module.running_var.uniform_(0.5, 2)
     floats, ints = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
-    torch.onnx.export(
-        model.eval(), (torch.zeros(1, 3, 224, 224),), str(floats), dynamo=True, external_data=False, input_names=["x"]
-    )
+    onnx_files.export(model, floats, (224, 224))
     noise = np.random.default_rng(1).standard_normal((CALIBRATION_IMAGES, 3, 224, 224)).astype(np.float32)
-    quantise(floats, ints, noise)
+    onnx_files.quantise(floats, ints, noise)
     return floats, ints
-
-
-def _onnxruntime(file: Path, threads: int) -> Callable[[Any], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"x": image})
-
-
-def _openvino(file: Path, threads: int, precision: str) -> Callable[[Any], Any]:
-    import openvino
-
-    settings: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    if precision == "float32":
-        settings["INFERENCE_PRECISION_HINT"] = "f32"
-    request = openvino.compile_model(str(file), "CPU", settings).create_infer_request()
-    return lambda image: request.infer({0: image})
 
 
 if __name__ == "__main__":

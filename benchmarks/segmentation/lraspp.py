@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from benchmarks.accuracy.compare import quantise
+from benchmarks import onnx_files
 from bhvit.data.metrics import Floats
 from bhvit.data.segmentation_metrics import Labeller, Labels
 from bhvit.image import Preprocess
@@ -91,17 +91,13 @@ class Exported:
     """The network in ONNX Runtime."""
 
     def __init__(self, file: Path, preprocess: Preprocess, threads: int = 1) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._logits = onnx_files.onnxruntime(file, threads)
         self._preprocess = preprocess
         self.file = file
 
     def labels(self, images: Floats) -> Labels:
         """Normalised images (B, C, H, W) -> labels (B, H, W)."""
-        return np.asarray(self._session.run(None, {"x": images})[0].argmax(axis=1).astype(np.uint8))
+        return np.asarray(self._logits(images).argmax(axis=1).astype(np.uint8))
 
     def labeller(self) -> Labeller:
         """A function of an image, as `Session.segment` is."""
@@ -123,11 +119,8 @@ def export(folder: Path, out: Path, config: TrainConfig) -> tuple[dict[str, Path
     model.load_state_dict(torch.load(folder / "last.pt", weights_only=True)["model"])
     model.eval()
     files = {kind: out / f"{folder.name}-{kind}.onnx" for kind in ("float32", "int8")}
-    example = torch.zeros(1, 3, *images.preprocess.size)
-    torch.onnx.export(
-        model, (example,), str(files["float32"]), dynamo=True, external_data=False, input_names=["x"], verbose=False
-    )
+    onnx_files.export(model, files["float32"], images.preprocess.size)
     count = min(CALIBRATION_IMAGES, len(images.train))
     pixels = np.stack([images.train.pixels(index, images.preprocess)[..., :3] for index in range(count)])
-    quantise(files["float32"], files["int8"], images.preprocess.normalize(pixels))
+    onnx_files.quantise(files["float32"], files["int8"], images.preprocess.normalize(pixels))
     return files, images.preprocess, names
