@@ -57,7 +57,8 @@ def main() -> None:
         prepare(folder, args.ort, args.networks)
         # Node 20 has relaxed SIMD behind a flag.
         command = ["node", "--experimental-wasm-relaxed-simd", str(HERE / "node.mjs"), str(folder), str(args.seconds)]
-        node = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        command.append(str(args.ort.resolve()))
+        node = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
         chromium, version = in_chromium(folder, args.seconds)
         sizes = load_sizes(folder)
     tables = [
