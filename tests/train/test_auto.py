@@ -13,7 +13,7 @@ from PIL import Image
 from bhvit.cli.main import main
 from bhvit.data import open_dataset
 from bhvit.errors import UserError
-from bhvit.models import create_model, load_checkpoint, save_checkpoint
+from bhvit.models import create_model, load_checkpoint, model_spec, save_checkpoint
 from bhvit.train import TrainConfig, auto, train
 from bhvit.train.losses import class_weights, total_loss
 
@@ -39,11 +39,36 @@ def test_settings_follow_number_and_size_of_images(few, tmp_path):
     settings = auto.chosen(open_dataset(str(few), "train"))
     assert (settings["init"], settings["model"], settings["augment"]) == ("tinyimagenet", "bhvit_nano", "shift")
     assert (settings["batch_size"], settings["epochs"]) == (24, 60)  # 24 images train, 6 are held out
-    assert settings["img_size"] == [64, 64]
+    assert settings["img_size"] == [96, 112]  # larger than the model's 64, and of the images' aspect
     small = auto.chosen(open_dataset(str(photos(tmp_path / "small", {"a": 300, "b": 100}, 20)), "train"))
     assert (small["init"], small["augment"], small["batch_size"]) == ("cifar10", "shift", 32)
+    assert small["img_size"] == [32, 48]  # 20x29, no larger than the model's
     large = auto.chosen(open_dataset(str(photos(tmp_path / "large", {"a": 4, "b": 4}, 120)), "train"))
     assert (large["init"], large["augment"]) == ("tinyimagenet", "resized-crop")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "size"),
+    [
+        ([(144, 192)] * 9, [96, 128]),
+        ([(192, 144)] * 9, [128, 96]),
+        ([(3000, 4000)] * 9 + [(3000, 3000)], [96, 128]),  # one of ten is another
+        ([(3000, 4000)] * 8 + [(4000, 3000)] * 2, [96, 96]),
+        ([(1000, 9000)] * 9, [96, 192]),
+        ([(70, 70)] * 9, [64, 64]),
+        ([(85, 85)] * 9, [80, 80]),
+        ([(30, 40)] * 9, [64, 80]),
+    ],
+)
+def test_the_input_has_the_aspect_of_the_images_and_is_larger_where_they_are(shapes, size):
+    assert auto._input_size(np.array(shapes), 64, 16) == size
+    model_spec("bhvit_nano", img_size=tuple(size), patch=4, stem_kernel=8)
+
+
+def test_sizes_are_multiples_of_what_the_last_stage_covers():
+    assert auto._multiple({"model": "bhvit_nano", "patch": 4}) == 16
+    assert auto._multiple({"model": "bhvit_nano", "patch": 2}) == 8
+    assert auto._multiple({"model": "bhvit_tiny", "patch": 4}) == 32
 
 
 def test_batches_and_epochs_of_larger_sets(few):
@@ -77,7 +102,7 @@ def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, 
     assert main(["train", "--data", "my photos", "--epochs", "1", "--workers", "0", "--set", "balance=1"]) == 0
     error = capsys.readouterr().err
     (line,) = [line for line in error.splitlines() if line.startswith("chosen for these images: ")]
-    assert "bundled model tinyimagenet at 64x64" in line
+    assert "bundled model tinyimagenet at 96x112" in line
     assert "1 epochs (--epochs) of 24 images in batches of 24" in line
     assert "--set balance=1" in line
     config = json.loads((tmp_path / "runs" / "my photos" / "config.json").read_text())

@@ -1,8 +1,8 @@
 """Settings chosen by the images, for `bhvit train --data photos` and nothing else.
 
-A run on photographs of one's own starts from the bundled model that fits their size, takes smaller steps in early
-blocks, weighs rare classes higher and stops when validation accuracy no longer rises. The recipes are for everything
-else.
+A run on photographs of one's own starts from the bundled model that fits their size, sees them whole and larger than
+that model did, takes smaller steps in early blocks, weighs rare classes higher and stops when validation accuracy no
+longer rises. The recipes are for everything else.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import bundled
 from ..data.dataset import Dataset
 from ..data.sources import BUILT_IN
 from ..format.checkpoint import CheckpointDescription, read_metadata
 from ..spec.overrides import OVERRIDES
+from ..spec.sizes import model_spec
 from .recipe_files import load_recipe
 from .warm_start import settings_of
 
@@ -29,8 +31,17 @@ BATCHES = ((2_000, 32), (10_000, 64))
 """Batch sizes of sets below a number of images; larger sets have 128."""
 SAMPLE = 50
 """Images whose size is looked at."""
+LARGER = 1.5
+"""The shorter edge of the input, where images have as much, over that of the bundled model's input: features of
+photographs gain from it (benchmarks/accuracy/finetune.md), and a step takes two to three times as long."""
 SMALL = 1.5
-"""Images of up to this many times the model's edge are moved a little; larger ones are cropped at random."""
+"""Images of up to this many times the bundled model's edge are moved a little; larger ones are cropped at random."""
+ALIKE = 0.1
+"""How far aspects may be from their median for the input to have that one."""
+MOST = 0.9
+"""Share of the images that must be so."""
+MOST_ASPECT = 2.0
+"""The longest input, as a multiple of its shorter edge."""
 DECIDED_BY_MODEL = {*OVERRIDES, "model", "init", "patch", "channels", "phases"} - {"task"}
 """Settings that say which model to train: with one of them nothing is chosen."""
 
@@ -49,7 +60,8 @@ def names_model(given: Mapping[str, Any]) -> bool:
 def chosen(dataset: Dataset) -> dict[str, Any]:
     """The settings by name for training on `dataset`, which the caller's own settings may replace."""
     count = len(dataset)
-    edge = _usual_edge(dataset)
+    shapes = _shapes(dataset)
+    edge = float(np.median(shapes.min(axis=1)))
     start = _nearest_bundled(edge)
     settings = settings_of(bundled.find(start, ".safetensors"))
     batch = next((size for limit, size in BATCHES if count < limit), 128)
@@ -60,6 +72,7 @@ def chosen(dataset: Dataset) -> dict[str, Any]:
         **load_recipe("finetune"),
         **settings,
         "init": start,
+        "img_size": _input_size(shapes, min(settings["img_size"]), _multiple(settings)),
         "batch_size": batch,
         "epochs": int(np.clip(round(STEPS * batch / count), fewest, most)),
         "augment": "resized-crop" if large else "shift",
@@ -89,10 +102,31 @@ def output_folder(data: str) -> str:
     return str(Path("runs") / (Path(data).resolve().name.partition(".")[0] or "run"))
 
 
-def _usual_edge(dataset: Dataset) -> float:
-    """The median of the shorter edge, in pixels, of a sample of the images."""
+def _shapes(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """Return heights and widths of a sample of the images, (n, 2)."""
     places = np.unique(np.linspace(0, len(dataset) - 1, SAMPLE).astype(int))
-    return float(np.median([min(dataset.image(int(place)).size) for place in places]))
+    return np.array([dataset.image(int(place)).size[::-1] for place in places])
+
+
+def _input_size(shapes: npt.NDArray[np.int64], edge: int, multiple: int) -> list[int]:
+    """Choose height and width of the input, multiples of `multiple`, for images of `shapes` (n, 2).
+
+    `edge` is the bundled model's. The aspect is that of the images where nearly all have one, so that all of each is
+    seen; otherwise the input is a square.
+    """
+    usual = float(np.median(shapes.min(axis=1)))
+    shorter = max(edge, int(min(LARGER * edge, usual)) // multiple * multiple)
+    aspects = shapes[:, 1] / shapes[:, 0]
+    aspect = float(np.median(aspects))
+    if np.mean(np.abs(aspects / aspect - 1) <= ALIKE) < MOST:
+        return [shorter, shorter]
+    longer = round(shorter * min(max(aspect, 1 / aspect), MOST_ASPECT) / multiple) * multiple
+    return [shorter, longer] if aspect >= 1 else [longer, shorter]
+
+
+def _multiple(settings: Mapping[str, Any]) -> int:
+    """Return what edges of the input must be multiples of: every stage halves the grid of patches."""
+    return int(settings["patch"]) << len(model_spec(settings["model"]).stages) - 1
 
 
 def _nearest_bundled(edge: float) -> str:
