@@ -2,7 +2,7 @@
 
     python -m benchmarks.segmentation.package --run RUN --data camvid-320x240.zip --history "COMMAND" "COMMAND"
 
-Nothing is written below an intersection over union of 85 % on the test images, or above 1 MB. The file is that of the
+Nothing is written below an intersection over union of 80 % on the test images, or above 1 MB. The file is that of the
 last epoch, so that nothing was chosen by looking at the test images.
 """
 
@@ -23,7 +23,7 @@ from bhvit.system import environment
 from bhvit.train.run_folder import RunFolder
 
 NAME = "road"
-LEAST, LARGEST = 0.85, 1_000_000
+LEAST, LARGEST = 0.8, 1_000_000
 """Intersection over union of the road, and bytes."""
 LICENCE = """**Not for commercial use.** The weights were learned from CamVid (Brostow, Fauqueur and Cipolla, Pattern
 Recognition Letters 2009), which is licensed under [CC BY-NC 4.0](https://creativecommons.org/licenses/by-nc/4.0/); they

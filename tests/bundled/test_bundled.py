@@ -19,6 +19,8 @@ from bhvit.cli.main import main
 from helpers.shared import shared
 
 BUNDLED = ("cifar10", "tinyimagenet")
+ROAD = "road"
+"""A segmentation, packed alone."""
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -51,7 +53,8 @@ def test_a_session_opens_it_by_name(picture: Path) -> None:
     session = bhvit.Session("cifar10")
     assert session.class_names == NAMES
     assert len(session.classify(picture, top=10)) == 10
-    assert list_bundled() == list(BUNDLED)
+    assert list_bundled() == sorted((*BUNDLED, ROAD))
+    assert list_bundled(".safetensors") == list(BUNDLED)
 
 
 def test_a_file_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,12 +105,12 @@ def card_of(name: str) -> str:
 
 
 def test_a_few_megabytes_are_added_to_the_package() -> None:
-    for name in BUNDLED:
+    for name in (*BUNDLED, ROAD):
         assert (FOLDER / f"{name}.bhv").stat().st_size < 1e6
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 14e6
 
 
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [*BUNDLED, ROAD])
 def test_the_card_names_the_file_that_is_there(name: str) -> None:
     digest = hashlib.sha256((FOLDER / f"{name}.bhv").read_bytes()).hexdigest()
     assert f"sha256 `{digest}`" in card_of(name)
@@ -140,6 +143,29 @@ def test_evaluation_gives_the_cards_numbers(
     assert len(of_classes) in (10, 20)
     for of, accuracy in of_classes:
         assert accuracy == f"{found['per_class'][of]:.1%}"
+
+
+@pytest.mark.long
+def test_evaluation_gives_the_numbers_of_the_road_s_card(capsys: pytest.CaptureFixture[str]) -> None:
+    streets = shared("data", "camvid") / "camvid-320x240.zip"
+    assert main(["eval", ROAD, "--data", str(streets), "--split", "test", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["per_class"]["road"]
+    assert f"| road | {found:.2%} |" in card_of(ROAD)
+
+
+def test_the_road_of_any_picture_is_labelled_by_name(picture: Path, tmp_path: Path) -> None:
+    assert main(["segment", str(picture), "--model", ROAD, "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "picture.png") as labels:
+        assert labels.size == (50, 40)
+        assert set(np.unique(np.asarray(labels))) <= {0, 1}
+
+
+def test_licences_of_weights_are_said_with_the_package() -> None:
+    text = (FOLDER / "LICENSES.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in text for name in list_bundled())
+    assert "CC BY-NC 4.0" in card_of(ROAD)
+    configuration = (FOLDER.parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'license-files = ["LICENSE", "src/bhvit/bundled/LICENSES.md"]' in configuration
 
 
 def test_classify_needs_no_model(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
