@@ -98,3 +98,14 @@ def test_a_resumed_run_keeps_no_label_map_of_another_image(
         assert main(["segment", str(model), str(tmp_path / "a"), *options]) == 0
     assert main(["segment", str(model), str(tmp_path / "b"), *options]) == 2
     assert f"or of another image than {tmp_path / 'b' / 'x.png'}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.99])
+@pytest.mark.parametrize("window", [1, 16, 40])
+def test_windows_cover_every_pixel_and_overlap_as_asked(window: int, overlap: float) -> None:
+    step = max(1, int(window * (1 - overlap)))
+    for edge in range(window, 5 * window + 3):
+        found = label_maps.starts(edge, window, overlap)
+        assert (found[0], found[-1]) == (0, edge - window)
+        assert all(0 < after - before <= step for before, after in zip(found, found[1:]))
+        assert (len(found) - 2) * step < edge - window or len(found) == 1  # no window more than that takes
