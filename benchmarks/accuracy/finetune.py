@@ -223,7 +223,8 @@ def _page() -> None:
     images = results[0]["images"] if results else [1380, 495]
     text = f"""TrashNet, photographs of 192×144 pixels in 6 classes: {images[0]:,} training images, {images[1]} test \
 images; 153 more choose the epoch, "test top-1" is of that epoch's model, packed. One thread. Rows change one thing of \
-what `bhvit train --data photos` chooses; short runs say less about strong augmentation, which needs time.
+what `bhvit train --data photos` chooses; short runs say less about strong augmentation, which needs time. Epochs are \
+those done of a run's: the learning rate of one that was stopped is still high.
 
 {markdown(header, rows(results))}
 
