@@ -296,11 +296,10 @@ def _meets(span: tuple[float, float, float], taken: list[tuple[float, float, flo
 
 def figures() -> dict[str, str]:
     """Return every figure by its file name."""
-    return {
-        "program.svg": program(),
-        "model.svg": model(),
-        "accuracy-latency.svg": accuracy_latency(),
-    }
+    drawn = {"program.svg": program(), "model.svg": model(), "accuracy-latency.svg": accuracy_latency()}
+    if any(row["File, MB"] for row in table("accuracy/front.md")):  # where times and sizes are measured
+        drawn["front.svg"] = front()
+    return drawn
 
 
 if __name__ == "__main__":

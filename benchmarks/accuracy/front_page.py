@@ -135,7 +135,7 @@ def rows(results: Sequence[Result], networks: dict[str, Any]) -> list[list[str]]
         for result in own:
             budgets.setdefault((result["epochs"], result["images"]), []).append(result)
         precisions = list(dict.fromkeys([*timed["ms"], *(name for result in own for name in result["top1"])]))
-        for precision in precisions or ["1 bit"]:
+        for precision in precisions or ["float32" if contender.floating else "1 bit"]:
             fixed = [_number(timed["megabytes"].get(precision), 2), _number(timed["ops"] and timed["ops"] / 1e6, 2)]
             fixed += [_number(timed["ms"].get(precision, {}).get(engine), 3) for engine in ENGINES]
             for (epochs, images), group in sorted(budgets.items()):
@@ -160,19 +160,22 @@ def _number(value: float | None, digits: int) -> str:
 def write_page() -> None:
     """Write the page and the figure."""
     results = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    timed = json.loads(TIMES.read_text())
-    text = f"""![CIFAR-10 accuracy against milliseconds and file size](../../docs/figures/front.svg)
-
-CIFAR-10 (JPEG copies), 32×32, from scratch. The networks of the figure had the same budget of epochs and training \
-images, so small that it says how they begin to learn, not where they end: published networks train for 200 to 600 \
-epochs. Each has the recipe that suits it: `cifar10` (AdamW) for networks of bits and MobileNetV3, SGD with weight \
+    timed = json.loads(TIMES.read_text()) if TIMES.exists() else {"networks": {}}
+    figure, times_of = "", "Times and file sizes are not measured yet."
+    if timed["networks"]:
+        figure = "![CIFAR-10 accuracy against milliseconds and file size](../../docs/figures/front.svg)\n\n"
+        times_of = f"""Times: batch 1, one thread, processor time of calls in turns, median, random weights; \
+{timed["engines"]}; {timed["machine"]}."""
+    text = f"""{figure}CIFAR-10 (JPEG copies), 32×32, from scratch. Rows of the same epochs and training images can be \
+compared; these budgets are so small that they say how networks begin to learn, not where they end: published networks \
+train for 200 to 600 epochs. Each has the recipe that suits it: `cifar10` (AdamW) for networks of bits and \
+MobileNetV3, SGD with weight \
 decay for ResNets and DarkNet; in rows of 50,000 images, which an earlier version trained, all have AdamW, and CPU \
 minutes were not counted. Top-1 is that of the last epoch's weights on the 10,000 test images, measured with a file \
 of the row's precision. Networks that are not trained yet have times and sizes, because these do not depend on the \
 weights.
 
-Times: batch 1, one thread, processor time of calls in turns, median, random weights; {timed["engines"]}; \
-{timed["machine"]}. OPs are binary multiply-accumulates / 64 + others. No engine here runs the binary ResNet-20 as \
+{times_of} OPs are binary multiply-accumulates / 64 + others. No engine here runs the binary ResNet-20 as \
 bits: its files and times are those of its signs as float32 or int8. The bundled `cifar10` is the second network after \
 more training and with a teacher: see its [card](../../src/bhvit/bundled/cifar10.md).
 
