@@ -195,12 +195,12 @@ def _unit_gradient(
     row = r.to(tl.int64)[:, None]
     given = tl.load(grad + row * channels + o[None, :], mask=mask, other=0.0).to(ACC)
     own = given
-    of_bias = given
+    of_learnable_bias = given
     if SIGNS:
         moved = y + tl.load(learnable_bias + o, mask=there, other=0.0).to(ACC)[None, :]
-        of_bias = given * tl.maximum(2.0 - 2.0 * tl.abs(moved), 0.0)
+        of_learnable_bias = given * tl.maximum(2.0 - 2.0 * tl.abs(moved), 0.0)
         own = (
-            of_bias
+            of_learnable_bias
             + tl.load(grad_means + row * width + (o // REPEATS)[None, :], mask=mask, other=0.0).to(ACC) / REPEATS
         )
     elif SCALE:
@@ -208,7 +208,7 @@ def _unit_gradient(
     before = own
     if ACTIVATION:
         before = tl.where(z > 0, own, slopes * own)
-    return given, own, of_bias, before
+    return given, own, of_learnable_bias, before
 
 
 @triton.jit
@@ -262,7 +262,7 @@ def unit_sums(
             h, residual, mean, inverse, weight, bias, shift_in, slope, shift_out, r, o, mask, there, channels, width,
             NORM, RESIDUAL, ACTIVATION, ACC,
         )  # fmt: skip
-        given, own, of_bias, before = _unit_gradient(
+        given, own, of_learnable_bias, before = _unit_gradient(
             y, z, slopes, scale, learnable_bias, grad, grad_means, r, o, mask, there, channels, width,
             REPEATS, ACTIVATION, SCALE, SIGNS, ACC,
         )  # fmt: skip
@@ -276,7 +276,7 @@ def unit_sums(
         else:
             of_shift += tl.sum(own, 0)
             if SIGNS:
-                of_last += tl.sum(of_bias, 0)
+                of_last += tl.sum(of_learnable_bias, 0)
     at = partial + program * 5 * channels + o
     tl.store(at, of_weight, mask=there)
     tl.store(at + channels, of_bias, mask=there)
