@@ -26,7 +26,8 @@ from helpers.random_model import random_model
 
 WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "all is there")
-MODELS = sorted(FOLDER.glob("*.bhv"))
+BUNDLED = sorted(FOLDER.glob("*.bhv"))
+MODELS = [path for path in BUNDLED if Session(path).spec.task == "classify"]
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
 SEGMENTATIONS = [spec for spec in small_specs.SPECS if spec.task == "segment"]
 LABELS = dataclasses.replace(small_specs.LABELS, img_size=(24, 32), num_classes=5)
@@ -40,7 +41,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         (photos / name).mkdir()
         (photos / name / "1.png").write_bytes(_picture(40, 30))
     bhv_file.write(random_model(LABELS), photos / "labels.bhv")
-    write_site([*MODELS, photos / "labels.bhv"], folder, examples=photos)
+    write_site([*BUNDLED, photos / "labels.bhv"], folder, examples=photos)
     for i, spec in enumerate(SPECS):
         bhv_file.write(random_model(spec), folder / f"{i}.bhv")
     for i, spec in enumerate(SEGMENTATIONS):
@@ -136,15 +137,18 @@ def test_features_are_the_bits_of_python(page: Any) -> None:
 
 
 def test_labels_of_pixels_are_python_s(page: Any) -> None:
+    models = {f"labels{i}.bhv": Session(bhv_file.to_bytes(random_model(spec))) for i, spec in enumerate(SEGMENTATIONS)}
+    models |= {f"models/{path.name}": Session(path) for path in BUNDLED if path not in MODELS}
+    assert len(models) > len(SEGMENTATIONS)
     seen = 0
-    for i, spec in enumerate(SEGMENTATIONS):
-        session = Session(bhv_file.to_bytes(random_model(spec)))
+    for name, session in models.items():
+        spec = session.spec
         for height, width in ((37, 51), spec.img_size):
             pixels = np.random.default_rng(0).integers(0, 256, (height, width, spec.in_chans), np.uint8)
-            *size, _, found = _ask(page, f"labels{i}.bhv", pixels, "segment")
+            *size, _, found = _ask(page, name, pixels, "segment")
             assert size == [width, height]
             labels = np.frombuffer(found, np.uint8).reshape(height, width)
-            np.testing.assert_array_equal(labels, session.segment(pixels), spec.name)
+            np.testing.assert_array_equal(labels, session.segment(pixels), name)
             seen = max(seen, len(np.unique(labels)))
     assert seen > 2  # or all of one class would prove little
 

@@ -20,13 +20,13 @@ from helpers.random_model import random_model
 
 WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "all is there")
-MODELS = sorted(FOLDER.glob("*.bhv"))
+MODELS = [path for path in sorted(FOLDER.glob("*.bhv")) if Session(path).spec.task == "classify"]
 SPECS = [spec for spec in small_specs.SPECS if spec.task == "classify"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site with all bundled models, and models of every op and option."""
+    """A site with the bundled classifiers, and models of every op and option."""
     site = tmp_path_factory.mktemp("site")
     write_site(MODELS, site)
     for i, spec in enumerate(SPECS):
