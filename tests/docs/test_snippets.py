@@ -49,6 +49,7 @@ def test_notebooks_run(tmp_path: Path) -> None:
     run(pieces, tmp_path)
 
 
+@pytest.mark.long
 def test_code_of_pages_runs(tmp_path: Path) -> None:
     pieces = [
         (page.name, "\n".join(code_blocks(page.read_text(encoding="utf-8"), "python")))

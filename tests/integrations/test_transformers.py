@@ -69,16 +69,12 @@ def _python(code: str) -> str:
     "first",
     [
         "import bhvit; from transformers import pipeline",
-        *(
-            pytest.param(code, marks=pytest.mark.long)
-            for code in (
-                "from transformers import AutoImageProcessor, AutoModelForImageClassification; import bhvit",
-                "import bhvit.integrations.transformers.modeling",
-                "import bhvit.models, transformers",
-            )
-        ),
+        "from transformers import AutoImageProcessor, AutoModelForImageClassification; import bhvit",
+        "import bhvit.integrations.transformers.modeling",
+        "import bhvit.models, transformers",
     ],
 )
+@pytest.mark.long
 def test_either_order_of_importing_registers_the_classes(first: str, folder: Path) -> None:
     code = f"""
 {first}

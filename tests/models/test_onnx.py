@@ -46,9 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", ["gsb", *(pytest.param(case, marks=pytest.mark.long) for case in CASES if case != "gsb")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("case", CASES)
 def test_an_exported_model_gives_the_same_logits_for_any_batch(case: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = randomise(bhvit.create_model("bhvit_nano", num_classes=3, img_size=16, **CASES[case])).eval()

@@ -45,11 +45,13 @@ def test_every_switch_runs_as_in_torch_on_every_instruction_set(name: str) -> No
 
 SIZES = (32, 64, 96, 160, (160, 96), (32, 384))
 LARGE_SIZES = (192, 256, 320, 384)
+ALIKE = ("bhvit_small_fp", "binaryvit_small_fp")
+"""Models whose parts other models have, too."""
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [(n, None) for n in list_models()]
+    [pytest.param(n, None, marks=[pytest.mark.long] if n in ALIKE else []) for n in list_models()]
     + [("bhvit_tiny", size) for size in SIZES]
     + [pytest.param("bhvit_tiny", size, marks=pytest.mark.long) for size in LARGE_SIZES],
 )

@@ -109,10 +109,8 @@ def log_of(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [pytest.param({}, id="parts", marks=pytest.mark.long), pytest.param({"accumulate": 1}, id="static graph")],
-)
+@pytest.mark.parametrize("changes", [pytest.param({}, id="parts"), pytest.param({"accumulate": 1}, id="static graph")])
+@pytest.mark.long
 def test_two_processes_compute_what_one_computes(config, arguments, program, tmp_path, monkeypatch, changes):
     # Several processes compute layers as they are written, one fuses them: another rounding, which a sign that flips
     # makes larger than what is compared here. tests/models/test_fused.py compares those two, in float64.

@@ -33,6 +33,7 @@ def file(program: str, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_processes_are_started_and_train_together(file: Path, arguments: Arguments, tmp_path: Path) -> None:
     words = arguments(epochs=1, batch_size=8, out=tmp_path / "two")
     result = subprocess.run(

@@ -96,7 +96,10 @@ def _falling(real):
 
 @pytest.mark.parametrize(
     ("where", "call"),
-    [("_step", 4), ("keep", 1), ("save", 11), ("save_checkpoint", 4)],
+    [
+        ("save", 11),
+        *(pytest.param(*at, marks=pytest.mark.long) for at in (("_step", 4), ("keep", 1), ("save_checkpoint", 4))),
+    ],
 )
 def test_killed_anywhere_and_resumed_gives_the_same_bits(uninterrupted, tmp_path, kill, where, call):
     whole, settings, _ = uninterrupted

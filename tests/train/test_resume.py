@@ -84,6 +84,7 @@ def test_another_teacher_under_the_same_name_is_refused(uninterrupted, tmp_path,
     train(config, resume=True, quiet=True)
 
 
+@pytest.mark.long
 def test_killed_by_signal_9_in_mid_epoch(uninterrupted, arguments, start, tmp_path):
     whole, settings = uninterrupted
     out = tmp_path / "killed"

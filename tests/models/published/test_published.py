@@ -158,9 +158,9 @@ def _small(name: str, **fields: Any) -> dict[str, torch.Tensor]:
     [
         ("bhvit_tiny", {}),
         ("bhvit_tiny", {"attention": "gsb", "norm": "layer", "shifts": (5,)}),
-        ("bhvit_tiny_fp", {"shifts": ()}),
+        pytest.param("bhvit_tiny_fp", {"shifts": ()}, marks=pytest.mark.long),
         ("binaryvit_small", {}),
-        ("binaryvit_small_fp", {"norm": "layer", "shifts": (3,)}),
+        pytest.param("binaryvit_small_fp", {"norm": "layer", "shifts": (3,)}, marks=pytest.mark.long),
     ],
 )
 def test_no_entry_decides_alone(name: str, fields: dict[str, Any]) -> None:
