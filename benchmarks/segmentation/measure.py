@@ -130,7 +130,8 @@ stage, done of planned. Other work ran on this machine at the same time: compare
     ]
     if short:
         notes.append(f"Fewer than three seeds: {'; '.join(short)}.")
-    settings = "\n".join(f"* `{one.run.folder.name}`: `{_settings(one.run.folder)}`" for one in contenders)
+    first_files = {one.run.folder: one for one in contenders}.values()
+    settings = "\n".join(f"* `{one.run.folder.name}`: `{_settings(one.run.folder)}`" for one in first_files)
     parts = [
         markdown(header.split("|"), rows),
         *notes,
