@@ -88,6 +88,9 @@ def on_files(files: Any, config: Any) -> Any:
 
     for uri, text in pages().items():
         files.append(File.generated(config, uri, content=text))
+    for picture in sorted((ROOT / "benchmarks").glob("*/*.jpg")):
+        uri = picture.relative_to(ROOT).as_posix()
+        files.append(File.generated(config, uri, abs_src_path=str(picture)))
     return files
 
 
@@ -130,7 +133,7 @@ def copied(source: str, uri: str) -> str:
 
 
 def _page_of(path: str) -> str | None:
-    """Return the page of the site that shows a file, if one does."""
+    """Return the page or picture of the site that shows a file, if one does."""
     known = {
         "DESIGN.md": "explanation/architecture.md",
         "CONTRIBUTING.md": "project/contributing.md",
@@ -143,7 +146,7 @@ def _page_of(path: str) -> str | None:
         return known[path]
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
-    return path if re.fullmatch(r"benchmarks/\w+/\w+\.md", path) else None
+    return path if re.fullmatch(r"benchmarks/\w+/\w+\.(md|jpg)", path) else None
 
 
 def decision_files() -> list[Path]:
