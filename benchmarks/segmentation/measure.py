@@ -136,7 +136,7 @@ stage, done of planned. Other work ran on this machine at the same time: compare
         markdown(header.split("|"), rows),
         *notes,
         markdown(["Intersection over union", *class_names], per_class),
-        f"![Test images, masks, labels]({args.figure.name})",
+        f"![Test images, masks, labels]({args.figure.name})\n\nThe images are CamVid's (CC BY-NC 4.0).",
         f"Settings of the last stages:\n\n{settings}",
     ]
     return "\n\n".join(parts)

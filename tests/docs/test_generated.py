@@ -87,8 +87,9 @@ def test_every_benchmark_page_is_shown_with_working_links() -> None:
     assert len(pages) == 1 + len(list((ROOT / "benchmarks").glob("*/*.md")))
     for uri in pages:
         for target in re.findall(r"\]\(([^)#:]+)\)", PAGES[uri]):
-            path = (DOCS / uri).parent / target
-            assert str(path.resolve().relative_to(DOCS)) in PAGES or path.resolve().exists(), (uri, target)
+            path = ((DOCS / uri).parent / target).resolve().relative_to(DOCS)
+            shown = str(path) in PAGES or (DOCS / path).exists()
+            assert shown or (path.suffix == ".jpg" and (ROOT / path).exists()), (uri, target)  # `on_files` adds these
 
 
 @pytest.mark.parametrize("name", sorted(script("draw_figures").figures()))
