@@ -109,6 +109,11 @@ def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, 
     assert (config["epochs"], config["balance"], config["patience"], config["init"]) == (1, 1.0, 15, "tinyimagenet")
     assert load_checkpoint("runs/my photos/last.safetensors").class_names == ("a", "b")
     assert main(["train", "--data", "my photos"]) == 2  # the folder is taken
+    assert main(["train", "--data", "my photos", "--resume"]) == 0  # in the folder that has its name
+    assert main(["train", "--init", "road", "--data", "my photos", "--out", "other"]) == 2
+    assert "road is packed alone, without one to train from; bundled models: cifar10, tinyimagenet" in (
+        capsys.readouterr().err
+    )
     assert main(["train", "--resume"]) == 2
     assert "--out is missing" in capsys.readouterr().err
 
@@ -167,7 +172,9 @@ def test_a_segmentation_is_no_start_for_a_classifier(tmp_path, monkeypatch):
     monkeypatch.setenv("BHVIT_MODELS", str(tmp_path))
     for name in ("street", "photo"):
         (tmp_path / f"{name}.bhv").touch()
-    with pytest.raises(UserError, match=r"no checkpoint at street; bundled models: .*cifar10") as error:
+    with pytest.raises(
+        UserError, match=r"no checkpoint at street: street is packed alone.*; bundled models: .*cifar10"
+    ) as error:
         load_checkpoint("street")
     assert "photo" not in str(error.value)
     before = auto._nearest_bundled(500)

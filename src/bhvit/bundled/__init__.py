@@ -70,7 +70,10 @@ def hint(path: str | Path, suffix: str = ".bhv") -> str:
     """
     path = Path(path)
     meant = len(path.parts) == 1 and not path.suffix and not path.exists()
-    return f"; bundled models: {', '.join(list_bundled(suffix))}" if meant else ""
+    if not meant:
+        return ""
+    alone = "" if str(path) not in list_bundled() else f": {path} is packed alone, without one to train from"
+    return f"{alone}; bundled models: {', '.join(list_bundled(suffix))}"
 
 
 def check_name(path: Path, suffix: str) -> None:

@@ -151,8 +151,9 @@ def _config(args: argparse.Namespace) -> TrainConfig:
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     given |= dict(parse_setting(text) for text in args.set)
     if args.resume:
-        if args.out is None:
+        if args.out is None and args.data is None:
             raise UserError("--out is missing: it names the folder of the run to continue")
+        args.out = args.out or output_folder(args.data)
         if args.force:
             raise UserError("--resume continues a run and --force replaces it: give one of them")
         saved = RunFolder(args.out).saved_config().to_dict()

@@ -102,7 +102,9 @@ class Insight(abc.ABC):
         if method not in METHODS:
             raise UserError(f"a method is one of {', '.join(METHODS)}, not {shown(method)}")
         if self._spec.task != "classify":
-            raise UserError(f"{self._spec.name} labels pixels: session.segment(image) shows what it takes them for")
+            raise UserError(
+                "the model labels pixels: `bhvit segment`, session.segment(image), shows what it takes them for"
+            )
         label = None if name is None else self.label(name)
         chances = self.probabilities(self(prepared))[0]
         label = int(chances.argmax()) if label is None else label
