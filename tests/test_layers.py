@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -69,3 +70,12 @@ def test_native_files_include_only_what_lies_below_them() -> None:
             assert all(name.endswith(".h") for name in library), (path.name, library)
         if path.name != "bindings.cc" and path.parent.name != "bindings":
             assert not any("nanobind" in name for name in library), path.name
+
+
+def test_no_tuple_is_generic() -> None:
+    """Python 3.10 cannot make a class of NamedTuple and Generic: the package would not even be imported."""
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = {ast.unparse(base).partition("[")[0] for base in node.bases}
+                assert not {"NamedTuple", "Generic"} <= bases, (path, node.name)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ..data.inputs import Picture
 from ..errors import UserError
@@ -18,11 +18,11 @@ AHEAD = 2
 """Pictures for each worker that are under way or answered before the first of them has been taken."""
 
 
-class Outcome(NamedTuple, Generic[Answer]):
+class Outcome(NamedTuple):  # not generic: Python 3.10 cannot make it
     """The result for a picture: an answer, or an error where it cannot be read."""
 
     picture: Picture
-    answer: Answer | None
+    answer: Any
     error: UserError | None
 
 
@@ -32,7 +32,7 @@ def run_all(
     work: Callable[[Worker, Picture], Answer],
     *,
     ahead: int = AHEAD,
-) -> Iterator[Outcome[Answer]]:
+) -> Iterator[Outcome]:
     """Run `work(worker, picture)` on each picture with a free worker; yield the outcomes in order.
 
     Each worker runs in one thread at a time, so that decoding, resizing and running of different pictures overlap:
@@ -43,7 +43,7 @@ def run_all(
     for worker in workers:
         free.put(worker)
 
-    def outcome(picture: Picture) -> Outcome[Answer]:
+    def outcome(picture: Picture) -> Outcome:
         worker = free.get()
         try:
             return Outcome(picture, work(worker, picture), None)
@@ -53,10 +53,10 @@ def run_all(
             free.put(worker)
 
     pool = ThreadPoolExecutor(len(workers), thread_name_prefix="bhvit")
-    under_way: queue.Queue[Future[Outcome[Answer]] | BaseException | None] = queue.Queue(ahead * len(workers))
+    under_way: queue.Queue[Future[Outcome] | BaseException | None] = queue.Queue(ahead * len(workers))
     stop = threading.Event()
 
-    def put(item: Future[Outcome[Answer]] | BaseException | None) -> None:
+    def put(item: Future[Outcome] | BaseException | None) -> None:
         while not stop.is_set():
             with suppress(queue.Full):
                 under_way.put(item, timeout=0.1)
