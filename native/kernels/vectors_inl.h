@@ -10,7 +10,7 @@
 
 #define BHVIT_NOINLINE __attribute__((noinline))
 #if !defined(BHVIT_SHARED)
-#define BHVIT_SHARED BHVIT_INLINE  // of functions of which one copy may serve all callers, where code must be short
+#define BHVIT_SHARED BHVIT_INLINE  // functions that all callers may share, where code must be short
 #endif
 #if defined(__AVX512F__)  // the constraint of a native vector in assembly: a register where there are such, else memory
 #define BHVIT_REGISTER "v"

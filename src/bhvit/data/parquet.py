@@ -146,7 +146,7 @@ class ParquetStore(EncodedStore):
         return pyarrow.chunked_array(chunks)
 
     def _check_pages(self, file: Any, number: int, group: int, limit: int) -> None:
-        """Raises UserError if the pages of the images, each of which is unpacked as a whole, are too large."""
+        """Raises UserError if pages of images are too large: a page is unpacked as a whole."""
         if number not in self._chunks:
             self._chunks[number] = chunks_of(self.files[number])
         chunks = self._chunks[number][group]
