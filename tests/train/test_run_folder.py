@@ -9,12 +9,17 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
+import bhvit.train.loop as loop
+from bhvit.data.metrics import Metrics
 from bhvit.errors import UserError
 from bhvit.models import load_checkpoint
 from bhvit.train import TrainConfig, train
-from bhvit.train.run_folder import RunFolder
+from bhvit.train.callbacks import Callback
+from bhvit.train.run_folder import RunFolder, merit
 from helpers.runs import assert_same
 
 
@@ -83,6 +88,39 @@ def test_a_run_of_an_earlier_version_resumes(halfway):
     (RunFolder(halfway.out).path / "data.json").unlink()
     train(halfway, resume=True, quiet=True)
     assert json.loads(RunFolder(halfway.out).data.read_text())["classes"] == ["above", "below"]
+
+
+def test_of_equally_accurate_epochs_the_one_of_the_lowest_loss_is_the_best(config, monkeypatch, tmp_path):
+    right = iter([4.0, 4.0, 6.0, 1.0])  # logits of the class that is right, the same half of the images in each epoch
+    labels = np.array([0, 1, 0, 1])
+    seen = []
+
+    def validate(run):
+        height = next(right)
+        logits = np.array([[height, 0], [0, height], [0, 4], [4, 0]])
+        return Metrics(class_names=("above", "below"), labels=labels, logits=logits, seconds=1.0)
+
+    class Keep(Callback):
+        def on_epoch_end(self, entry, model):
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    monkeypatch.setattr(loop._Run, "_validate", validate)
+    settings = config(epochs=4, out=str(tmp_path / "ties"))
+    train(settings, quiet=True, callbacks=[Keep()])
+    monkeypatch.undo()
+    lines = RunFolder(settings.out).entries()
+    assert [line["val_top1"] for line in lines] == [0.5] * 4
+    assert max(range(4), key=lambda epoch: merit(lines[epoch])) == 2
+    stored = load_checkpoint(RunFolder(settings.out).best).state_dict()
+    assert [all(torch.equal(stored[name], state[name]) for name in stored) for state in seen] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    progress = RunFolder(settings.out).progress()
+    assert (progress.best, progress.best_loss) == (0.5, lines[2]["val_loss"])
+    assert progress.stale == 3  # epochs without a better accuracy end a run, whatever their loss
 
 
 def test_a_second_run_in_the_same_folder_is_refused(config):

@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     from ..train import train
     from ..train.distributed import check_batches
     from ..train.malloc import keep_memory
+    from ..train.run_folder import merit
 
     config = _config(args)
     if args.processes and args.processes > 1 and not is_child():
@@ -111,11 +112,11 @@ def run(args: argparse.Namespace) -> int:
         summary = {"last": str(result.last), "best": str(result.best), "epochs": list(result.log)}
         print_json({**summary, "validation": result.metrics.to_dict()})
     else:
-        if isinstance(result.metrics, SegmentationMetrics):
-            _print_masks(result, result.metrics)
-            return 0
         phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
-        best = max(phase, key=lambda line: line["val_top1"])
+        best = max(phase, key=merit)
+        if isinstance(result.metrics, SegmentationMetrics):
+            _print_masks(best, result, result.metrics)
+            return 0
         print(f"validation accuracy on {len(result.metrics.labels)} images:")
         print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
         print(f"  {best['val_top1']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
@@ -123,9 +124,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_masks(result: Result, metrics: SegmentationMetrics) -> None:
-    phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
-    best = max(phase, key=lambda line: line["val_miou"])
+def _print_masks(best: Mapping[str, Any], result: Result, metrics: SegmentationMetrics) -> None:
     print(f"validation mIoU on {metrics.images} images:")
     print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
     print(f"  {best['val_miou']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")

@@ -62,11 +62,6 @@ class Metrics:
                 "its weights are damaged, or training diverged"
             )
 
-    @property
-    def score(self) -> float:
-        """The score that selects the best epoch of a run: top-1."""
-        return self.top1
-
     def to_log(self) -> dict[str, Any]:
         """Return the entries of a run's log."""
         return {"val_loss": self.cross_entropy, "val_top1": self.top1, "val_top5": self.top5}

@@ -76,11 +76,6 @@ class SegmentationMetrics:
         """Fraction of labelled pixels whose class is right; 0 without any."""
         return float(self.confusion.trace() / max(1, self.confusion.sum()))
 
-    @property
-    def score(self) -> float:
-        """The score that selects the best epoch of a run: mIoU."""
-        return self.miou
-
     def to_log(self) -> dict[str, Any]:
         """Return the entries of a run's log."""
         fields = self.to_dict()

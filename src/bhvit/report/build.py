@@ -9,7 +9,7 @@ from ..cost.counts import op_costs, total
 from ..files import write_atomically
 from ..system import environment
 from ..text import count_text, describe, size_text
-from ..train.run_folder import RunFolder
+from ..train.run_folder import RunFolder, merit
 from ..verification.summary import findings, mask_findings
 from . import classes, masks
 from .measure import Findings, MaskFindings, RunFindings
@@ -88,5 +88,7 @@ def _chosen(log: list[dict[str, Any]], checkpoint: Path, score: str) -> int | No
     if checkpoint.stem != "best":
         return int(log[-1]["epoch"]) if checkpoint.stem == "last" else None
     phase = [entry for entry in log if entry.get("phase") == log[-1].get("phase")]
-    measured = [entry for entry in phase if isinstance(entry.get(score), int | float)]
-    return int(max(measured, key=lambda entry: entry[score])["epoch"]) if measured else None
+    measured = [
+        entry for entry in phase if all(isinstance(entry.get(name), int | float) for name in (score, "val_loss"))
+    ]
+    return int(max(measured, key=merit)["epoch"]) if measured else None

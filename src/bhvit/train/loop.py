@@ -32,7 +32,7 @@ from .loader import Batch
 from .optim import learning_rate
 from .phase import Phase, check_models, check_phases
 from .run_data import open_run_data
-from .run_folder import Progress, RunFolder
+from .run_folder import Progress, RunFolder, merit
 from .teacher_outputs import teacher_outputs
 from .tensorboard import TensorBoardLog
 from .validation import validate
@@ -306,12 +306,14 @@ class _Run:
         weights = self.phase.model.parameters()
         if not bool(torch.stack([p.isfinite().all() for p in weights]).all()):
             raise self._diverged(entry["epoch"], self.phase.batches.steps, "weights that are not finite")
-        improved = metrics.score > progress.best
+        score, gain = merit(entry)
+        improved = (score, gain) > (progress.best, -progress.best_loss)
         self.progress = Progress(
             phase=progress.phase,
             epoch=progress.epoch + 1,
-            best=max(progress.best, metrics.score),
-            stale=0 if improved else progress.stale + 1,
+            best=score if improved else progress.best,
+            best_loss=-gain if improved else progress.best_loss,
+            stale=0 if score > progress.best else progress.stale + 1,
         )
         if isinstance(metrics, Metrics):
             model.calibration = fit(metrics.logits, metrics.labels)

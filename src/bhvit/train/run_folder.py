@@ -4,7 +4,7 @@
     data.json             the classes, and digests of the images of each split and of the teacher
     log.jsonl             one JSON line an epoch
     last.safetensors      weights after the last epoch, a checkpoint that every command takes
-    best.safetensors      the same of the epoch with the best validation accuracy
+    best.safetensors      the same of the best epoch, see `merit`
     phase0.safetensors    the model that phase 1 started from, and so on, of a run with phases
     resume.safetensors    what `--resume` continues from: weights, their average, optimiser state and progress
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,9 +63,11 @@ class Progress:
     seconds: float = 0.0
     """Time this epoch has taken."""
     best: float = -1.0
-    """Best validation top-1 of the phase so far."""
+    """Best validation top-1 or mIoU of the phase so far."""
+    best_loss: float = math.inf
+    """The least validation loss of the epochs that have it; bhvit 0.1.0 wrote none."""
     stale: int = 0
-    """Epochs completed since that one."""
+    """Epochs completed since the first that had it."""
 
 
 class State(NamedTuple):
@@ -333,6 +336,15 @@ class RunFolder:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.log}: {error.strerror}") from None
+
+
+def merit(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """What makes an epoch the best of its phase: validation top-1 or mIoU, then a lower validation loss.
+
+    entry: a line of log.jsonl. Some hundred validation images often give several epochs the same top-1, and of those
+    the first is the one that was trained least.
+    """
+    return entry["val_miou"] if "val_miou" in entry else entry["val_top1"], -entry["val_loss"]
 
 
 def _check_identity(saved: Any) -> None:
