@@ -253,6 +253,16 @@ def test_no_option_of_training_waits_for_the_device(
     assert _train_two_steps(*models, device, **options) > 100
 
 
+@pytest.mark.parametrize(
+    ("device", "fused"),
+    # Layers as they are written and fused ones, each on one device; on both in the longer run.
+    [
+        ("cuda", False),
+        ("meta", True),
+        *(pytest.param(*at, marks=pytest.mark.long) for at in (("cuda", True), ("meta", False))),
+    ],
+    indirect=True,
+)
 @pytest.mark.parametrize("models", MODELS, indirect=True, ids=str)
 def test_no_kind_of_layer_waits_for_the_device(
     models: tuple[BHViT, BHViT], device: torch.device, fused: list[str]

@@ -56,7 +56,9 @@ def _varied(name: str, **overrides: Any) -> BHViT:
     return model.train()
 
 
-@pytest.mark.parametrize("steps_before", [0, 1])  # the first sets the attention's quantisers
+@pytest.mark.parametrize(
+    "steps_before", [0, pytest.param(1, marks=pytest.mark.long)]
+)  # the first sets the attention's quantisers
 @pytest.mark.parametrize(("name", "overrides"), MODELS, ids=[f"{name}-{'-'.join(s)}" for name, s in MODELS])
 def test_a_fused_step_is_the_plain_step_in_float64(
     name: str, overrides: dict[str, Any], steps_before: int, monkeypatch: pytest.MonkeyPatch
