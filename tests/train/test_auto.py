@@ -16,6 +16,7 @@ from bhvit.errors import UserError
 from bhvit.models import create_model, load_checkpoint, model_spec, save_checkpoint
 from bhvit.train import TrainConfig, auto, train
 from bhvit.train.losses import class_weights, total_loss
+from bhvit.train.warm_start import check_same_architecture
 
 
 def photos(root, sizes, edge):
@@ -86,8 +87,10 @@ def test_batches_and_epochs_of_larger_sets(few):
         ({"data": "photos", "task": "classify"}, True),
         ({"data": "cifar10"}, False),
         ({"data": "photos", "model": "bhvit_tiny"}, False),
-        ({"data": "photos", "init": "cifar10"}, False),
+        ({"data": "photos", "init": "cifar10"}, True),
+        ({"data": "photos", "weight_bits": 32}, True),
         ({"data": "photos", "norm": "layer"}, False),
+        ({"data": "photos", "phases.0.epochs": 1}, False),
         ({"data": "photos", "stages.0.mixer": "pooling"}, False),
         ({"data": "photos", "channels": 1}, False),
     ],
@@ -116,6 +119,41 @@ def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, 
     )
     assert main(["train", "--resume"]) == 2
     assert "--out is missing" in capsys.readouterr().err
+
+
+def test_a_start_of_ones_own_is_chosen_for(few, tmp_path, capsys):
+    settings = auto.chosen(open_dataset(str(few), "train"), "cifar10")
+    assert (settings["init"], settings["patch"], settings["layer_decay"]) == ("cifar10", 2, 0.8)
+    with pytest.raises(UserError, match="no checkpoint at nowhere"):
+        auto.chosen(open_dataset(str(few), "train"), "nowhere")
+    given = ["--epochs", "1", "--workers", "0", "--img-size", "32", "--init", "cifar10", "--out", str(tmp_path / "run")]
+    quiet = ["--set", "balance=0", "--set", "patience=0", "--set", "layer_decay=1", "--batch-size", "8"]
+    assert main(["train", "--data", str(few), *given, *quiet]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("chosen for these images: ")]
+    assert "the bundled model cifar10 at 32x32" in line
+    assert "batches of 8 (--batch-size)" in line
+    assert not any(name in line for name in ("balance", "patience", "layer_decay"))  # they do nothing now
+
+
+@pytest.mark.parametrize(
+    ("environment", "words", "told"),
+    [
+        ({}, [], True),
+        ({}, ["--processes", "2"], True),  # before it starts them
+        ({"RANK": "0"}, ["--processes", "2"], False),
+        ({"RANK": "0"}, [], True),  # torchrun
+        ({"RANK": "1"}, [], False),
+    ],
+)
+def test_of_several_processes_one_says_what_was_chosen(few, environment, words, told, monkeypatch, capsys):
+    from bhvit.cli.main import build_parser
+    from bhvit.cli.train import _config
+
+    if environment:
+        for name, value in {"WORLD_SIZE": "2", "MASTER_PORT": "1", **environment}.items():
+            monkeypatch.setenv(name, value)
+    _config(build_parser().parse_args(["train", "--data", str(few), *words]))
+    assert ("chosen for these images" in capsys.readouterr().err) is told
 
 
 def test_weights_of_classes():
@@ -191,7 +229,10 @@ def test_a_segmentation_is_no_start_for_a_classifier(tmp_path, monkeypatch):
         ("", ("bhvit_nano", "tinyimagenet", (192, 256), 8)),
         ("--img-size 96x128 --epochs 2", ("bhvit_nano", "tinyimagenet", (96, 128), 8)),
         ("--model bhvit_scene", ("bhvit_scene", None, None, 12)),
-        ("--set decoder_channels=32", ("bhvit_scene", None, None, 12)),
+        ("--set decoder_channels=128", ("bhvit_nano", "tinyimagenet", (192, 256), 8)),
+        ("--set weight_bits=32 --set activation_bits=32", ("bhvit_nano", "tinyimagenet", (192, 256), 8)),  # its twin
+        ("--set patch=8", ("bhvit_scene", None, None, 12)),
+        ("--init cifar10 --model bhvit_tiny", ("bhvit_tiny", "cifar10", (192, 256), None)),
         ("--init cifar10", ("bhvit_nano", "cifar10", (192, 256), 4)),  # its stem, not that of the recipe's own
         ("--init cifar10 --model bhvit_nano --set stem_kernel=4", ("bhvit_nano", "cifar10", (192, 256), 4)),
         ("--recipe road", ("bhvit_nano", "tinyimagenet", (128, 160), 8)),
@@ -204,3 +245,28 @@ def test_training_on_masks_starts_from_a_bundled_model_unless_told_otherwise(wor
 
     config = _config(build_parser().parse_args(["train", "--task", "segment", "--data", "streets", *words.split()]))
     assert (config.model, config.init, config.img_size, config.overrides.get("stem_kernel")) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"decoder_channels": 64, "decoder_hidden": 256}),  # a classifier: the recipe's decoder
+        ({"task": "segment", "decoder_channels": 128}, {"decoder_channels": 128}),
+        ({"stem_kernel": 6, "norm": "layer"}, {"stem_kernel": 6, "norm": "layer", "decoder_channels": 64}),
+    ],
+    ids=str,
+)
+def test_masks_can_start_from_any_model_of_ones_own(settings, expected, tmp_path):
+    from bhvit.cli.main import build_parser
+    from bhvit.cli.train import _config
+
+    start = create_model("bhvit_nano", num_classes=3, img_size=64, **settings)
+    save_checkpoint(start, tmp_path / "own.safetensors")
+    words = ["train", "--task", "segment", "--data", "streets", "--init", str(tmp_path / "own.safetensors")]
+    config = _config(build_parser().parse_args(words))
+    assert {name: config.overrides.get(name) for name in expected} == expected
+    assert config.overrides.get("stem_kernel") == settings.get("stem_kernel")
+    overrides = {name: value for name, value in config.overrides.items() if name != "task"}
+    overrides["patch"] = config.patch
+    model = create_model(config.model, num_classes=2, img_size=config.img_size, task="segment", **overrides)
+    check_same_architecture(start.spec, model.spec, "own.safetensors")

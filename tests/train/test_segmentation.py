@@ -204,6 +204,17 @@ def test_settings_that_cannot_be(settings, tmp_path, changes, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_trained_on_the_validation_images_the_last_epoch_is_the_one_to_take(settings, tmp_path, capsys):
+    words = ["--data", settings["data"], "--task", "segment", "--model", "small", "--img-size", "8x16", "--epochs", "1"]
+    further = ["patch=2", "augment=none", "include_validation=true"]
+    arguments = [*words, "--batch-size", "4", "--out", str(tmp_path / "run"), *(f"--set={text}" for text in further)]
+    assert main(["train", "--quiet", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert f"next: bhvit pack {tmp_path / 'run' / 'last.safetensors'} " in shown
+    assert "validation images, which it was trained on, too" in shown
+    assert "best" not in shown
+
+
 def test_validation_images_can_be_learned_from(settings, tmp_path):
     config = {**settings, "epochs": 1, "out": str(tmp_path / "run"), "include_validation": True, "foreground": ["road"]}
     result = train(TrainConfig.from_dict(config), quiet=True)

@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
         phase = [line for line in result.log if line.get("phase") == result.log[-1].get("phase")]
         best = max(phase, key=merit)
         if isinstance(result.metrics, SegmentationMetrics):
-            _print_masks(best, result, result.metrics)
+            _print_masks(best, result, result.metrics, config.include_validation)
             return 0
         print(f"validation accuracy on {len(result.metrics.labels)} images:")
         print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
@@ -124,7 +124,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _print_masks(best: Mapping[str, Any], result: Result, metrics: SegmentationMetrics) -> None:
+def _print_masks(
+    best: Mapping[str, Any], result: Result, metrics: SegmentationMetrics, include_validation: bool
+) -> None:
+    if include_validation:  # then no epoch can be chosen on them
+        print(f"mIoU on {metrics.images} validation images, which it was trained on, too:")
+        print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
+        print(f"next: bhvit pack {result.last} model.bhv")
+        return
     print(f"validation mIoU on {metrics.images} images:")
     print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
     print(f"  {best['val_miou']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
@@ -133,7 +140,7 @@ def _print_masks(best: Mapping[str, Any], result: Result, metrics: SegmentationM
 
 def _config(args: argparse.Namespace) -> TrainConfig:
     from ..errors import UserError
-    from ..train.auto import applies, names_model, output_folder
+    from ..train.auto import applies, names_model, output_folder, without_model
     from ..train.config import TrainConfig, parse_setting
     from ..train.recipe_files import default_recipe, load_recipe, merged
     from ..train.run_folder import RunFolder
@@ -162,11 +169,16 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     given.setdefault("out", output_folder(given["data"]))
     if args.recipe is None and given.get("task", "classify") == "classify" and applies(given):
-        return _by_images(given, quiet=args.quiet)
-    own_model = "init" not in given and names_model(given)
+        # Of several processes one tells: the first, or the one that starts them.
+        told = is_child() and (args.processes is not None or os.environ["RANK"] != "0")
+        return _by_images(given, quiet=args.quiet or told)
+    own_model = "init" not in given and names_model(given)  # from scratch, for bundled weights do not fit it
     recipe = load_recipe(args.recipe or default_recipe(given["data"], given.get("task", "classify"), own_model))
-    if "init" in given and "init" in recipe and "model" not in given:  # the recipe's model is that of its own `init`
-        recipe = {**recipe, **_settings_of(given["init"]), "img_size": recipe["img_size"]}
+    if "init" in given and "init" in recipe:  # the recipe's model is that of its own `init`
+        start = _settings_of(given["init"])
+        recipe = without_model(recipe, start)
+        if "model" not in given:
+            recipe = {**start, **recipe}
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
 
 
@@ -185,7 +197,7 @@ def _by_images(given: Mapping[str, Any], quiet: bool) -> TrainConfig:
         test_fraction=given.get("test_fraction"),
         warn=lambda line: None,  # training says it
     )
-    config = TrainConfig.from_dict(merged(chosen(dataset), given))
+    config = TrainConfig.from_dict(merged(chosen(dataset, given.get("init")), given))
     if not quiet:
         print(sentence(config.to_dict(), dataset), file=sys.stderr)
     return config

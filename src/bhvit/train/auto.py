@@ -1,8 +1,8 @@
 """Settings chosen by the images, for `bhvit train --data photos` and nothing else.
 
-A run on photographs of one's own starts from the bundled model that fits their size, sees them whole and larger than
-that model did, takes smaller steps in early blocks, weighs rare classes higher and stops when validation accuracy no
-longer rises. The recipes are for everything else.
+A run on photographs of one's own starts from the bundled model that fits their size, or from the checkpoint it is
+given, sees them whole and larger than that model did, takes smaller steps in early blocks, weighs rare classes higher
+and stops when validation accuracy no longer rises. The recipes are for everything else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .. import bundled
 from ..data.dataset import Dataset
 from ..data.sources import BUILT_IN
 from ..format.checkpoint import CheckpointDescription, read_metadata
+from ..spec.model import DECODER_FIELDS
 from ..spec.overrides import OVERRIDES
 from ..spec.sizes import model_spec
 from .recipe_files import load_recipe
@@ -42,28 +43,46 @@ MOST = 0.9
 """Share of the images that must be so."""
 MOST_ASPECT = 2.0
 """The longest input, as a multiple of its shorter edge."""
-DECIDED_BY_MODEL = {*OVERRIDES, "model", "init", "patch", "channels", "phases"} - {"task"}
-"""Settings that say which model to train: with one of them nothing is chosen."""
+OF_ANY_START = {"weight_bits", "activation_bits", "float_bits", "recu"}
+"""Overrides of a model that can start from weights of a model without them."""
+OF_BACKBONE = {*OVERRIDES, "model", "patch", "channels", "stages"} - {*DECODER_FIELDS, *OF_ANY_START}
+"""Settings that the weights of a bundled model need not fit."""
 
 
 def applies(given: Mapping[str, Any]) -> bool:
-    """Whether the given settings name own images and no model."""
-    return given["data"] not in BUILT_IN and not names_model(given)
+    """Whether the given settings name own images, and of a model nothing but the weights to start from."""
+    return given["data"] not in BUILT_IN and not names_model(given) and "phases" not in _first_parts(given)
 
 
 def names_model(given: Mapping[str, Any]) -> bool:
-    """Whether one of the given settings says which model to train."""
-    names = {name.partition(".")[0] for name in given}
-    return "stages" in names or bool(names & DECIDED_BY_MODEL)
+    """Whether one of the given settings asks for another model than that of bundled weights."""
+    return bool(_first_parts(given) & OF_BACKBONE)
 
 
-def chosen(dataset: Dataset) -> dict[str, Any]:
-    """The settings by name for training on `dataset`, which the caller's own settings may replace."""
+def without_model(recipe: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe of masks without the model it is for, to start from another.
+
+    start: that one's settings (`settings_of`). A classifier gets the recipe's decoder, a segmentation keeps its own.
+    """
+    own = OF_BACKBONE if start.get("task", "classify") == "classify" else OF_BACKBONE | {*DECODER_FIELDS} - {"task"}
+    return {name: value for name, value in recipe.items() if name.partition(".")[0] not in own}
+
+
+def _first_parts(given: Mapping[str, Any]) -> set[str]:
+    return {name.partition(".")[0] for name in given}
+
+
+def chosen(dataset: Dataset, start: str | None = None) -> dict[str, Any]:
+    """The settings by name for training on `dataset`, which the caller's own settings may replace.
+
+    start: the checkpoint to start from, by path or name; otherwise a bundled one. Raises UserError if it cannot be
+    read.
+    """
     count = len(dataset)
     shapes = _shapes(dataset)
     edge = float(np.median(shapes.min(axis=1)))
-    start = _nearest_bundled(edge)
-    settings = settings_of(bundled.find(start, ".safetensors"))
+    start = start or _nearest_bundled(edge)
+    settings = settings_of(start)
     batch = next((size for limit, size in BATCHES if count < limit), 128)
     batch = max(2, min(batch, count))
     fewest, most = EPOCHS
@@ -87,13 +106,18 @@ def sentence(settings: Mapping[str, Any], dataset: Dataset) -> str:
     `settings` are the chosen ones with the caller's own in their place.
     """
     height, width = settings["img_size"]
+    init, batch, patience = settings["init"], settings["batch_size"], settings["patience"]
+    start = f"the bundled model {init}" if init in bundled.list_bundled() else init
     parts = [
-        f"starts from the bundled model {settings['init']} at {height}x{width} pixels (--init, --img-size)",
-        f"{settings['epochs']} epochs (--epochs) of {len(dataset)} images in batches of {settings['batch_size']}",
-        f"smaller steps in early blocks (--set layer_decay={settings['layer_decay']:g})",
-        f"rare classes count more (--set balance={settings['balance']:g})",
-        f"stops after {settings['patience']} epochs without gain (--set patience={settings['patience']})",
+        f"starts from {start} at {height}x{width} pixels (--init, --img-size)",
+        f"{settings['epochs']} epochs (--epochs) of {len(dataset)} images in batches of {batch} (--batch-size)",
     ]
+    if settings["layer_decay"] < 1:
+        parts.append(f"smaller steps in early blocks (--set layer_decay={settings['layer_decay']:g})")
+    if settings["balance"] > 0:
+        parts.append(f"rare classes count more (--set balance={settings['balance']:g})")
+    if patience > 0:
+        parts.append(f"stops after {patience} epochs without gain (--set patience={patience})")
     return "chosen for these images: " + "; ".join(parts) + "; --recipe small trains from scratch"
 
 
