@@ -2,7 +2,7 @@
 # make test   set up, then linters, type checks, the layer check and all tests
 # make test-long   further tests, of some seconds each, that every change must pass too: minutes
 # make example-c   the C library and a program that uses it, without Python (needs cmake, a C++20 compiler)
-# make example-wasm   the same library for JavaScript, and that program in Node (needs cmake, Emscripten, Node)
+# make example-wasm   the same library for JavaScript, and such programs in Node (needs cmake, Emscripten, Node)
 # make web   the npm package in web/, checked and tested (needs cmake, Emscripten, Node, npm)
 # make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of each fuzzer
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
@@ -103,8 +103,9 @@ example-wasm:
 	$(CMAKE) --build build/wasm --parallel $(JOBS)
 	$(CMAKE) --install build/wasm --prefix build/wasm/prefix
 	mkdir -p build/example-wasm
-	cp examples/classify.mjs build/wasm/prefix/lib/bhvit.js build/wasm/prefix/lib/bhvit.wasm build/example-wasm
+	cp examples/classify.mjs examples/segment.mjs build/wasm/prefix/lib/bhvit.js build/wasm/prefix/lib/bhvit.wasm build/example-wasm
 	@echo 'node build/example-wasm/classify.mjs MODEL.bhv PICTURE.ppm'
+	@echo 'node build/example-wasm/segment.mjs MODEL.bhv PICTURE.ppm LABELS.pgm'
 
 # The npm package, with which `bhvit web` writes sites and the tests in a browser run.
 web:

@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "bhvit.h"
 
@@ -41,6 +42,7 @@ int main(int count, char **words) {
   bhvit_info info;
   if (count != 3) stop("needs", "MODEL.bhv PICTURE.ppm");
   if (bhvit_open_file(words[1], 1, NULL, &session) != BHVIT_OK) stop(words[1], bhvit_error());
+  if (strcmp(bhvit_task(session), "classify")) stop(words[1], "the model labels pixels; see segment.c");
   bhvit_get_info(session, &info);
   if (info.channels != 3) stop(words[1], "the model does not take colour pictures");
 

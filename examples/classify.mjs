@@ -40,6 +40,7 @@ const model = read(modelPath), file = copy(model), opened = allocate(4);
 if (bhvit._bhvit_open_memory(file, model.length, 1, 0, opened)) stop(modelPath, error());
 bhvit._free(file); // the session has copied what it needs
 const session = bhvit.HEAPU32[opened / 4];
+if (bhvit.UTF8ToString(bhvit._bhvit_task(session)) !== "classify") stop(modelPath, "the model labels pixels; see segment.mjs");
 const info = allocate(48); // bhvit_info: twelve fields of 4 bytes
 bhvit._bhvit_get_info(session, info);
 const [channels, , , classes, imageFloats] = bhvit.HEAPU32.subarray(info / 4, info / 4 + 5);

@@ -81,6 +81,9 @@ def test_the_example_labels_pixels_as_python_does(example: Path, path: Path, tmp
         assert "\x1b" not in said
         with Session(model) as session, Image.open(labels) as written:
             np.testing.assert_array_equal(np.asarray(written), session.segment(picture))
+    done = subprocess.run([example, model, picture], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "the model labels pixels; see segment.c" in done.stderr
     for words, message in (
         ([path, picture, labels], "the model classifies"),
         ([model, path, labels], "not a binary PPM"),

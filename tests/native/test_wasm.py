@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,8 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     call(CMAKE, "--build", build)
     call(CMAKE, "--install", build, "--prefix", prefix)
     folder, model = prefix / "lib", str(FOLDER / "cifar10.bhv")
-    for script in (ROOT / "examples" / "classify.mjs", ROOT / "tests" / "native" / "run.mjs"):
+    scripts = (ROOT / "examples" / "classify.mjs", ROOT / "examples" / "segment.mjs", ROOT / "tests/native/run.mjs")
+    for script in scripts:
         shutil.copy(script, folder)
 
     best = set()
@@ -64,6 +66,23 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     np.testing.assert_array_equal(np.fromfile(tmp_path / "logits", np.float32), logits.ravel())
     labels = np.fromfile(tmp_path / "logits.labels", np.uint8).reshape(16, 40)
     np.testing.assert_array_equal(labels, logits[0].argmax(axis=0))
+
+    picture, written = tmp_path / "0.ppm", tmp_path / "written.pgm"
+    said = call("node", folder / "segment.mjs", labelling, picture, written)
+    expected = Session(labelling).segment(picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(written)), expected)
+    assert [float(line.split()[0]) for line in said.splitlines()] == [
+        pytest.approx(100 * share, abs=0.051) for share in np.bincount(expected.ravel()) / expected.size if share
+    ]
+    for script, other, reason in (("classify", labelling, "labels pixels"), ("segment", model, "classifies")):
+        done = subprocess.run(
+            ["node", folder / f"{script}.mjs", other, picture, *([written] if script == "segment" else [])],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"the model {reason}; see " in done.stderr
 
     # Its global tokens need 60 GiB, which 32 bits count as 64 MiB.
     wide = StageSpec(depth=1, channels=1024, hidden=1024, mixer="attention", window=(1, 1))
