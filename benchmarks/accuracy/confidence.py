@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import re
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+from benchmarks.accuracy.package import size_and_digest
 from benchmarks.common import markdown
 
 import bhvit
@@ -77,15 +77,10 @@ Temperature {calibration.temperature:g}, fitted to {len(validation.labels):,} va
     card = FOLDER / f"{args.model}.md"
     text = re.sub(rf"{HEADING}\n.*?(?=^## )", "", card.read_text(), flags=re.S | re.M)
     text = text.replace("## Training", f"{section}## Training", 1)
-    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
-    text = re.sub(
-        rf"\| `{packed.name}` \| [\d,]+ bytes, sha256 `[0-9a-f]+` \|",
-        f"| `{packed.name}` | {packed.stat().st_size:,} bytes, sha256 `{digest}` |",
-        text,
-    )
-    text = re.sub(
-        rf"\| `{checkpoint.name}` \| [\d,]+ bytes", f"| `{checkpoint.name}` | {checkpoint.stat().st_size:,} bytes", text
-    )
+    for path in (packed, checkpoint):
+        text = re.sub(
+            rf"\| `{path.name}` \| [\d,]+ bytes, sha256 `[0-9a-f]+`", f"| `{path.name}` | {size_and_digest(path)}", text
+        )
     card.write_text(text)
     print(section)
 

@@ -3,9 +3,10 @@
     python -m benchmarks.accuracy.package --model cifar10 --runs runs/third runs/fourth --data ../shared/data/cifar10
 
 `bundled.toml`, next to this file, holds the commands of all its runs and what the card says of its images; `--runs`
-names the runs whose logs the card shows. The checkpoint is that of the last epoch, so that nothing was chosen by
-looking at the test images. Its latent weights are stored in float16; the packed file is made from that checkpoint, so
-`bhvit pack NAME` gives the same bytes. Run `benchmarks.accuracy.confidence` afterwards.
+names the runs whose accuracy the card shows; their logs are kept in `logs/`, as NAME-first.jsonl and so on. The
+checkpoint is that of the last epoch, so that nothing was chosen by looking at the test images. Its latent weights are
+stored in float16; the packed file is made from that checkpoint, so `bhvit pack NAME` gives the same bytes. Run
+`benchmarks.accuracy.confidence` afterwards.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ else:
     import tomli as tomllib
 
 DESCRIPTIONS = Path(__file__).with_name("bundled.toml")
+LOGS = Path(__file__).with_name("logs")
+"""Logs of the runs of NAME are NAME-*.jsonl there."""
 SHOWN = 10
 """Classes in each half of the table where there are more than twice as many: the best and the worst."""
 
@@ -112,7 +115,6 @@ def _card(
 ) -> str:
     checkpoint, names = packed.with_suffix(".safetensors"), model.class_names or ()
     costs, (height, width) = total(op_costs(model.spec)), model.spec.img_size
-    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     rows = [
         [what, f"{native.top1:.2%}", f"{native.top5:.2%}", f"{by_torch.top1:.2%}", f"{agreement(native, by_torch):.2%}"]
         for what, (native, by_torch) in measured.items()
@@ -134,8 +136,8 @@ def _card(
 
 | | |
 |---|---|
-| `{packed.name}` | {packed.stat().st_size:,} bytes, sha256 `{digest}` |
-| `{checkpoint.name}` | {checkpoint.stat().st_size:,} bytes, to train further from; latent weights in float16 |
+| `{packed.name}` | {size_and_digest(packed)} |
+| `{checkpoint.name}` | {size_and_digest(checkpoint)}; to train further from, latent weights in float16 |
 | Parameters | {costs.parameters / 1e6:.2f} M; {costs.binary_parameters / 1e6:.2f} M of them are single bits |
 | Multiply-accumulates an image | {costs.binary_macs / 1e6:.1f} M binary, {costs.float_macs / 1e6:.2f} M others |
 
@@ -161,6 +163,7 @@ Recheck: `bhvit eval {name} --data FOLDER` {about["recheck"]}.
 {environment()["processor"]}, shared with other work.
 * Validation accuracy of the last runs by epoch: {", ".join(f"{line['val_top1']:.1%}" for line in log)}. \
 {about["validation"]}
+* Logs: {", ".join(f"`{path.name}`" for path in sorted(LOGS.glob(f"{name}-*.jsonl")))} in `benchmarks/accuracy/logs`.
 
 ## Limits
 
@@ -168,6 +171,11 @@ It knows {about["knows"]}, and answers with one of them whatever it is shown. It
 {minutes / 60:.1f} hours on one core: networks in full precision that are trained on a GPU are right on far more \
 images. Photographs are shrunk to {height}×{width} pixels, so that small objects vanish. Not for decisions about people.
 """
+
+
+def size_and_digest(path: Path) -> str:
+    """What a card says of a file."""
+    return f"{path.stat().st_size:,} bytes, sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`"
 
 
 def _per_class(metrics: Metrics) -> str:

@@ -9,11 +9,11 @@ last epoch, so that nothing was chosen by looking at the test images.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
 
+from benchmarks.accuracy.package import size_and_digest
 from benchmarks.common import markdown
 from bhvit import Session, bundled, load_checkpoint, pack
 from bhvit.cost.counts import op_costs, total
@@ -61,9 +61,8 @@ def card(session: Session, packed: Path, metrics: SegmentationMetrics, trained: 
         [name, f"{value:.2%}", f"{row[label] / row.sum():.2%}"]
         for label, (name, value, row) in enumerate(zip(metrics.class_names, metrics.per_class, metrics.confusion))
     ]
-    digest = hashlib.sha256(packed.read_bytes()).hexdigest()
     facts = [
-        [f"`{packed.name}`", f"{packed.stat().st_size:,} bytes, sha256 `{digest}`"],
+        [f"`{packed.name}`", size_and_digest(packed)],
         [
             "Parameters",
             f"{costs.parameters / 1e6:.2f} M; {costs.binary_parameters / 1e6:.2f} M of them are single bits",
@@ -98,6 +97,8 @@ Recheck: `bhvit eval {NAME} --data camvid-320x240.zip`.
 {trained} images of the training and validation splits, one thread of {environment()["processor"]}, no GPU.
 
 {chr(10).join(f"{number}. `{command}`" for number, command in enumerate(history, 1))}
+
+* Log of the second: `road.jsonl` in `benchmarks/accuracy/logs`.
 
 ## Limits
 

@@ -111,9 +111,19 @@ def test_a_few_megabytes_are_added_to_the_package() -> None:
 
 
 @pytest.mark.parametrize("name", [*BUNDLED, ROAD])
-def test_the_card_names_the_file_that_is_there(name: str) -> None:
-    digest = hashlib.sha256((FOLDER / f"{name}.bhv").read_bytes()).hexdigest()
-    assert f"sha256 `{digest}`" in card_of(name)
+def test_the_card_names_the_files_that_are_there(name: str) -> None:
+    for path in (FOLDER / f"{name}.bhv", FOLDER / f"{name}.safetensors"):
+        if path.suffix == ".bhv" or name != ROAD:  # of which there is no checkpoint
+            assert f"sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`" in card_of(name)
+
+
+@pytest.mark.parametrize("name", [*BUNDLED, ROAD])
+def test_the_card_names_logs_that_are_there(name: str) -> None:
+    logs = re.findall(r"`([a-z0-9-]+\.jsonl)`", card_of(name))
+    assert logs
+    for log in logs:
+        lines = (Path(__file__).parents[2] / "benchmarks" / "accuracy" / "logs" / log).read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == list(range(1, len(lines) + 1))
 
 
 @pytest.mark.parametrize("name", BUNDLED)

@@ -74,9 +74,9 @@ def test_webassembly_answers_as_python(tmp_path: Path, capsys: pytest.CaptureFix
     assert [float(line.split()[0]) for line in said.splitlines()] == [
         pytest.approx(100 * share, abs=0.051) for share in np.bincount(expected.ravel()) / expected.size if share
     ]
-    for script, other, reason in (("classify", labelling, "labels pixels"), ("segment", model, "classifies")):
+    for example, other, reason in (("classify", labelling, "labels pixels"), ("segment", model, "classifies")):
         done = subprocess.run(
-            ["node", folder / f"{script}.mjs", other, picture, *([written] if script == "segment" else [])],
+            ["node", folder / f"{example}.mjs", other, picture, *([written] if example == "segment" else [])],
             capture_output=True,
             text=True,
             check=False,
