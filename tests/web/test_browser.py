@@ -99,7 +99,7 @@ def test_logits_are_the_bits_of_python(page: Any, model: Path) -> None:
         np.testing.assert_array_equal(np.frombuffer(bytes(found), np.float32), expected)
 
 
-@pytest.mark.parametrize("wasm", ["lib/bhvit.wasm", "lib/bhvit.relaxed.wasm"])
+@pytest.mark.parametrize("wasm", ["lib/bhvit.wasm", pytest.param("lib/bhvit.relaxed.wasm", marks=pytest.mark.long)])
 def test_every_op_and_option_gives_the_bits_of_python(page: Any, wasm: str) -> None:
     for i, spec in enumerate(SPECS):
         session = Session(bhv_file.to_bytes(random_model(spec)))
@@ -127,6 +127,7 @@ def _ask(page: Any, model: str, pixels: np.ndarray[Any, Any], task: str) -> Any:
     return [*rest, bytes(found)]
 
 
+@pytest.mark.long
 def test_features_are_the_bits_of_python(page: Any) -> None:
     for i, spec in enumerate(SPECS):
         session = Session(bhv_file.to_bytes(random_model(spec)))
@@ -153,6 +154,7 @@ def test_labels_of_pixels_are_python_s(page: Any) -> None:
     assert seen > 2  # or all of one class would prove little
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
 def test_explanations_are_python_s(page: Any, model: Path) -> None:
     """The same but for the logarithm's last digit: each hidden square has the bits of Python's."""
@@ -198,6 +200,7 @@ def test_a_chosen_picture_is_named_as_in_python(page: Any) -> None:
     assert page.locator("#preview").is_visible()
 
 
+@pytest.mark.long
 def test_all_that_can_be_used_or_seen_has_a_name(page: Any) -> None:
     """For screen readers: controls, bars and pictures, as the browser's accessibility tree has them."""
     _choose(page, _picture(40, 32))
@@ -211,6 +214,7 @@ def test_all_that_can_be_used_or_seen_has_a_name(page: Any) -> None:
         assert f'"{name}"' in names, names
 
 
+@pytest.mark.long
 def test_the_map_over_a_picture_is_shown_and_hidden(page: Any) -> None:
     assert page.locator("#explain").is_hidden()
     _choose(page, _picture(64, 48))
@@ -238,6 +242,7 @@ def test_the_map_over_a_picture_is_shown_and_hidden(page: Any) -> None:
     assert page.locator("#overlay").is_hidden()
 
 
+@pytest.mark.long
 def test_labels_are_drawn_over_the_picture_and_the_camera(page: Any) -> None:
     page.select_option("#model", "labels")
     _wait(page, "#facts", "labels each pixel")
@@ -261,6 +266,7 @@ def test_labels_are_drawn_over_the_picture_and_the_camera(page: Any) -> None:
     assert page.locator("#overlay").is_hidden()
 
 
+@pytest.mark.long
 def test_an_example_is_answered(page: Any) -> None:
     assert page.locator("#groups h3").all_inner_texts() == ["cat", "dog"]
     page.get_by_role("button", name="dog, example 1").click()
@@ -278,6 +284,7 @@ _WITHOUT_WORKER = """async (worker) => {
 }"""
 
 
+@pytest.mark.long
 def test_where_no_worker_starts_the_model_runs_in_the_page(page: Any) -> None:
     assert page.evaluate(_WITHOUT_WORKER, None) == 5
     name, code, message = page.evaluate(_WITHOUT_WORKER, True)
@@ -286,6 +293,7 @@ def test_where_no_worker_starts_the_model_runs_in_the_page(page: Any) -> None:
     assert "{ worker: false }" in message
 
 
+@pytest.mark.long
 def test_calls_to_a_closed_model_are_rejected(page: Any) -> None:
     script = """async () => {
       const { Bhvit } = await import("./lib/index.js");
@@ -299,6 +307,7 @@ def test_calls_to_a_closed_model_are_rejected(page: Any) -> None:
     assert page.evaluate(script) == ["closed"] * 4
 
 
+@pytest.mark.long
 def test_a_dropped_and_a_pasted_picture(page: Any) -> None:
     data = base64.b64encode(_picture(32, 32)).decode()
     for kind in ("drop", "paste"):
@@ -316,6 +325,7 @@ def test_a_dropped_and_a_pasted_picture(page: Any) -> None:
         _wait(page, "#status", f"{kind}.png: ")
 
 
+@pytest.mark.long
 def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
     page.click("#camera")
     _wait(page, "#time", "frames a second")
@@ -325,6 +335,7 @@ def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
     assert page.locator("#video").is_hidden()
 
 
+@pytest.mark.long
 def test_without_a_camera_the_page_says_so(page: Any) -> None:
     failing = "async () => { throw new DOMException('', 'NotFoundError'); }"
     page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {failing}; }}")
@@ -332,7 +343,14 @@ def test_without_a_camera_the_page_says_so(page: Any) -> None:
     _wait(page, "#error", "there is no camera to use")
 
 
-@pytest.mark.parametrize("data", [b"", b"plain text", _picture(32, 32)[:40]], ids=["empty", "text", "cut"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="empty", marks=pytest.mark.long),
+        pytest.param(b"plain text", id="text", marks=pytest.mark.long),
+        pytest.param(_picture(32, 32)[:40], id="cut"),
+    ],
+)
 def test_what_is_no_picture_is_refused_and_the_next_one_taken(page: Any, data: bytes) -> None:
     _choose(page, data, "odd.png")
     _wait(page, "#error", "not a picture that this browser can decode")
@@ -341,6 +359,7 @@ def test_what_is_no_picture_is_refused_and_the_next_one_taken(page: Any, data: b
     assert page.locator("#error").is_hidden()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut", "wrong"])
 def test_a_damaged_model_is_one_line_with_a_code(page: Any, damage: str) -> None:
     script = """async (damage) => {
@@ -354,6 +373,7 @@ def test_a_damaged_model_is_one_line_with_a_code(page: Any, damage: str) -> None
     assert "\n" not in message
 
 
+@pytest.mark.long
 def test_a_huge_picture_is_refused(page: Any) -> None:
     script = """async () => {
       const { Bhvit } = await import("./lib/index.js");
@@ -364,6 +384,7 @@ def test_a_huge_picture_is_refused(page: Any) -> None:
     assert "is larger than the" in page.evaluate(script)
 
 
+@pytest.mark.long
 def test_a_single_file_needs_no_server(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat").mkdir(parents=True)
     (tmp_path / "photos" / "cat" / "1.png").write_bytes(_picture(40, 30))
@@ -390,6 +411,7 @@ def test_a_single_file_needs_no_server(browser: Any, tmp_path: Path) -> None:
     context.close()
 
 
+@pytest.mark.long
 def test_a_report_embeds_the_page(browser: Any, tmp_path: Path) -> None:
     inner = single_file(site_files(["cifar10"]))
     (tmp_path / "report.html").write_text(f'<iframe srcdoc="{html.escape(inner)}"></iframe>')
@@ -400,6 +422,7 @@ def test_a_report_embeds_the_page(browser: Any, tmp_path: Path) -> None:
     context.close()
 
 
+@pytest.mark.long
 def test_the_page_works_offline_once_loaded(browser: Any, address: str) -> None:
     context = browser.new_context()
     opened = context.new_page()

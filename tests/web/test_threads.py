@@ -94,6 +94,7 @@ def test_threads_give_the_bits_of_python(browser: Any, folder: Path) -> None:
         page.context.close()
 
 
+@pytest.mark.long
 def test_the_service_worker_isolates_the_page_from_the_second_load_on(browser: Any, folder: Path) -> None:
     with serving(folder) as address:
         page = _open(browser, address)
@@ -108,6 +109,7 @@ def test_the_service_worker_isolates_the_page_from_the_second_load_on(browser: A
         page.context.close()
 
 
+@pytest.mark.long
 def test_without_the_engine_with_threads_a_model_runs_on_one(browser: Any, folder: Path) -> None:
     with serving(folder, ISOLATING) as address:
         page = _open(browser, address, service_workers="block")
