@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import time
+import tracemalloc
 from collections.abc import Callable
 from functools import partial
 
@@ -118,3 +119,16 @@ def test_an_unknown_tensor_is_found_in_linear_time() -> None:
     with pytest.raises(FormatError, match="tensor zzz belongs to no op"):
         _native.Program(large)
     assert seconds(lambda: _native.Program(large)) < 30 * seconds(lambda: _native.Program(small)) + 0.01
+
+
+@pytest.mark.parametrize("piece", ["\\n", "a\\n", "\\u0041", '\\"', "\\\\"])
+def test_escapes_take_memory_in_proportion_to_the_text(piece: str) -> None:
+    """`re` keeps a record of each repetition of a group: 100 bytes for each of the text's."""
+    text = f'["{piece * ((1 << 20) // len(piece))}"]'
+    tracemalloc.start()
+    try:
+        strict_json.loads(text, "a text")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 24 * len(text)

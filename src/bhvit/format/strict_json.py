@@ -15,8 +15,10 @@ MAX_VALUES = 1 << 16
 """Values of a text, names of members not counted."""
 MAX_NUMBER = 400
 """Characters of a number."""
-_TOKENS = re.compile(r'"(?:[^"\\]+|\\.)*(?:"|\\?\Z)|[\[{][ \t\n\r]*[\]}]|[\[\]{},]', re.DOTALL)
-"""Strings, to be passed over; empty objects and arrays; what opens, closes and separates. Every match is linear."""
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_TOKENS = re.compile(r'"[^"]*"?|[\[{][ \t\n\r]*[\]}]|[\[\]{},]')
+"""Strings without their escapes, to be passed over; empty objects and arrays; what opens, closes and separates. Every
+match is linear, and repeats no group, for which `re` would keep a record of each repetition."""
 
 
 def loads(text: str | bytes, what: str, max_values: int = MAX_VALUES) -> Any:
@@ -45,7 +47,7 @@ def loads(text: str | bytes, what: str, max_values: int = MAX_VALUES) -> Any:
 
 def _check_limits(text: str, max_values: int) -> None:
     depth, values = 0, 1
-    for match in _TOKENS.finditer(text):
+    for match in _TOKENS.finditer(_ESCAPE.sub("", text)):
         first = match[0][0]
         if first in "[{" and len(match[0]) == 1:
             depth += 1
