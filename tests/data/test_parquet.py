@@ -9,7 +9,7 @@ import pytest
 
 from bhvit.data import parquet as module
 from bhvit.data.dataset import open_dataset
-from bhvit.data.parquet_pages import chunks_of, unpacked_size
+from bhvit.data.parquet_pages import Chunk, chunks_of, unpacked_size
 from bhvit.errors import UserError
 from helpers.images import parquet, png
 
@@ -160,3 +160,53 @@ def test_a_damaged_footer_is_one_line(tmp_path: Path) -> None:
                 found.add(str(error))
     assert f"{path} is not a whole parquet file, copy or download it again" in found
     assert 1 in found
+
+
+def test_a_page_of_labels_is_measured_before_it_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pyarrow.parquet
+
+    path, count = tmp_path / "a.parquet", 1000
+    table = pa.table({"label": pa.array(np.zeros(count, np.int64))})
+    pyarrow.parquet.write_table(table, path, compression="gzip", use_dictionary=False)
+    rows, few = bytes((2 * count & 127 | 128, 2 * count >> 7)), bytes((6 | 128, 0))  # as Thrift writes 1000, and 3
+    path.write_bytes(path.read_bytes().replace(rows, few))
+    assert pyarrow.parquet.ParquetFile(path).metadata.num_rows == 3
+    assert module.parquet_labels([path], "label").tolist() == [0, 0, 0]
+    monkeypatch.setattr(module, "MAX_GROUP_BYTES", 4000)
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(UserError, match="whose labels alone have more than 4000 bytes"):
+        module.parquet_labels([path], "label")
+
+
+def test_columns_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    images = pa.array([png(row) for row in range(4)], pa.binary())
+    pyarrow.parquet.write_table(pa.table({"image": images}), path, row_group_size=1, compression="none")
+    starts = [group[0].start for group in chunks_of(path)]
+    said = [bytes((2 * at & 127 | 128, 2 * at >> 7)) for at in starts[1:3]]  # as Thrift writes them
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    path.write_bytes(data[:footer] + data[footer:].replace(said[1], said[0]))
+    with pytest.raises(UserError, match=r"a\.parquet has columns that share their bytes: write it again"):
+        module.ParquetStore([path], "image").open(0)
+
+
+def test_a_chunk_of_many_empty_pages_is_read_in_small_steps(tmp_path: Path) -> None:
+    header = bytes((0x15, 0, 0x15, 0, 0x15, 0, 0))  # kind 0, nothing unpacked, nothing packed
+    path = tmp_path / "pages"
+    path.write_bytes(header * 20_000)
+    assert unpacked_size(path, [Chunk(0, path.stat().st_size)], 1) == 0
+
+
+def test_texts_of_a_page_header_are_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "page"
+    for size, taken in ((100, True), (1 << 21, False)):
+        text = bytes(byte for at in range(0, 28, 7) if (byte := size >> at & 127 | 128))[:3] + bytes([size >> 21])
+        path.write_bytes(bytes((0x15, 0, 0x15, 14, 0x15, 0, 0x28)) + text + b"\xff" * size + bytes(1))
+        if taken:
+            assert unpacked_size(path, [Chunk(0, 10)], 100) == 7
+        else:
+            with pytest.raises(UserError, match="is not a whole parquet file"):
+                unpacked_size(path, [Chunk(0, 10)], 100)

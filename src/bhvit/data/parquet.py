@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from ..errors import UserError, require_extra
 from ..system import environment_limit
 from ..text import some
 from .index_cache import stamp_of
-from .parquet_pages import Chunk, chunks_of, unpacked_size
 from .stores import WINDOW, EncodedStore, check_size, first_line, reading
+
+if TYPE_CHECKING:
+    from .parquet_pages import Chunk
 
 PARQUET_CACHE = 512 << 20
 """Bytes of encoded images a parquet store keeps in memory. CIFAR and Tiny-ImageNet fit as a whole;
@@ -147,15 +149,12 @@ class ParquetStore(EncodedStore):
 
     def _check_pages(self, file: Any, number: int, group: int, limit: int) -> None:
         """Raises UserError if pages of images are too large: a page is unpacked as a whole."""
+        from .parquet_pages import chunks_of, unpacked_size
+
+        path = self.files[number]
         if number not in self._chunks:
-            self._chunks[number] = chunks_of(self.files[number])
-        chunks = self._chunks[number][group]
-        own = [
-            chunk
-            for index, chunk in enumerate(chunks[: len(file.schema)])
-            if file.schema.column(index).path.split(".")[0] == self.column
-        ]
-        if unpacked_size(self.files[number], own, limit) > limit:
+            self._chunks[number] = chunks_of(path)
+        if unpacked_size(path, _own_chunks(file, self._chunks[number][group], self.column), limit) > limit:
             raise self._too_large(number, group, limit)
 
     def _too_large(self, number: int, group: int, limit: int) -> UserError:
@@ -176,8 +175,9 @@ def open_parquet(path: Path) -> Any:
     """A `pyarrow.parquet.ParquetFile`. Raises UserError if it is not one, or cut short."""
     try:
         import pyarrow.parquet
-    except ImportError:
-        raise require_extra("pyarrow", "parquet") from None
+        import thrift  # noqa: F401  # which parquet_pages needs
+    except ImportError as error:
+        raise require_extra(error.name or "pyarrow", "parquet") from None
     with reading(path):
         if path.stat().st_size == 0:
             raise UserError(f"{path} is empty: copy or download it again")
@@ -253,6 +253,12 @@ def _check_encoded(path: Path, column: str, kind: Any) -> None:
         raise UserError(f"{path}: column {column} is {kind}, not encoded images {{bytes, path}}")
 
 
+def _own_chunks(file: Any, chunks: Sequence[Chunk], column: str) -> list[Chunk]:
+    """The chunks of a row group that a column, or the fields of one, have."""
+    leaves = [file.schema.column(index).path.split(".")[0] for index in range(len(file.schema))]
+    return [chunk for chunk, name in zip(chunks, leaves) if name == column]
+
+
 def _check_rows(path: Path, rows: int) -> None:
     """Raises UserError for more rows than there can be images."""
     if rows > 8 * path.stat().st_size:
@@ -264,11 +270,18 @@ def parquet_labels(files: Sequence[Path], column: str) -> npt.NDArray[np.int64]:
 
     Raises UserError if one is missing, negative or beyond 64 bits.
     """
+    from .parquet_pages import chunks_of, unpacked_size
+
     parts = []
     for path in files:
         file = open_parquet(path)
         _check_rows(path, file.metadata.num_rows)
-        if 8 * file.metadata.num_rows > max(MAX_GROUP_BYTES, 2 * path.stat().st_size):
+        limit = max(MAX_GROUP_BYTES, 2 * path.stat().st_size)
+        size = 8 * file.metadata.num_rows
+        if size <= limit:
+            own = [chunk for group in chunks_of(path) for chunk in _own_chunks(file, group, column)]
+            size = unpacked_size(path, own, limit)
+        if size > limit:
             raise UserError(
                 f"{path} claims {file.metadata.num_rows} rows, whose labels alone have more than {MAX_GROUP_BYTES} "
                 "bytes: divide it, or set BHVIT_MAX_GROUP_BYTES to allow more"
