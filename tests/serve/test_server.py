@@ -288,7 +288,7 @@ def test_models_are_replaced_without_dropping_a_request(tmp_path: Path) -> None:
         assert "name the model: ?model= one of a, other" in httpx.post(f"{server.url}/classify", content=png(1)).text
         shutil.copy(MODEL, folder / "third.bhv")
         (folder / "other.bhv").unlink()
-        server.wait_for("model ready", model="third")
+        server.wait_for("model ready", model="third", mapped=False)
         server.wait_for("model removed", model="other")
         names = [model["name"] for model in httpx.post(f"{server.url}/v2/repository/index").json()]
         assert names == ["a", "third"]

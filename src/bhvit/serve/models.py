@@ -137,7 +137,8 @@ class Models:
         self._models = {**self._models, name: model}  # replaced, never changed: requests read it without a lock
         if stamp is not None:
             self._stamps[name] = stamp
-        self._say("model ready", model=name, path=str(path), seconds=round(time.perf_counter() - begin, 3))
+        seconds = round(time.perf_counter() - begin, 3)
+        self._say("model ready", model=name, path=str(path), mapped=session.mapped, seconds=seconds)
 
     def _files(self, strict: bool) -> dict[str, Path]:
         """The files by the names of their models."""
