@@ -177,7 +177,7 @@ class Page:
 
         def faster(t: Timing) -> str:
             slower = torch.get((t.threads, t.batch))
-            return "" if slower is None or t.name == "PyTorch" else _factor(slower / t.median, "faster")
+            return "" if slower is None or t.name == "PyTorch" else _factor(slower / t.median, "faster", "slower")
 
         rows = "".join(
             f'<tr><th scope="row">{escape(t.name)}</th><td>{escape(t.isa)}</td><td>{t.threads}</td><td>{t.batch}</td>'
@@ -204,8 +204,13 @@ class Page:
         return f"<details><summary>All settings of the run</summary>{table(('setting', 'value'), rows)}</details>"
 
 
-def _factor(ratio: float, what: str) -> str:
-    """A ratio in words: 250 × faster; nothing where there is no difference worth a word."""
+def _factor(ratio: float, what: str, otherwise: str = "") -> str:
+    """A ratio in words: 250 × faster; nothing where there is no difference worth a word.
+
+    `otherwise` is what a ratio below 1 is: 2 × slower.
+    """
+    if otherwise and 0 < ratio < 1:
+        ratio, what = 1 / ratio, otherwise
     if ratio < 1.05:
         return ""
     return f"{ratio:.3g} × {what}" if ratio < 1000 else f"{ratio:,.0f} × {what}"
