@@ -90,6 +90,9 @@ def picture(width: int, height: int) -> bytes:
     [
         ("?top=0", png(1), {}, 400, "top must be a whole number of at least 1, not '0'"),
         ("?top=x", png(1), {}, 400, "top must be"),
+        ("?tpo=1", png(1), {}, 400, "there is no parameter 'tpo'; did you mean top?"),
+        ("?windows=1", png(1), {}, 400, "there is no parameter 'windows'; known: model, top"),
+        ("?top=1&top=2", png(1), {}, 400, "the parameter top is given 2 times"),
         ("?model=absent", png(1), {}, 404, "there is no model absent; known: cifar10"),
         ("", b"", {}, 400, "the body is empty"),
         ("", b"no picture", {}, 400, "the image is not an image"),
@@ -128,6 +131,9 @@ def test_unknown_paths(server: Server, path: str) -> None:
     assert answer.status_code in (404, 405)
     assert answer.json()["error"]
     assert answer.headers["x-content-type-options"] == "nosniff"
+    logged = server.wait_for("request", path=httpx.URL(server.url + path).path, status=answer.status_code)
+    assert (logged["level"], logged["method"], logged["client"]) == ("warning", "GET", "127.0.0.1")
+    assert logged["reason"]
 
 
 def test_cut_and_malformed_requests_leave_the_server_well(server: Server, session: Session) -> None:

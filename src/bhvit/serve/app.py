@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from .. import __version__
-from ..errors import UserError, one_line
+from ..errors import UserError, one_line, shown
 from ..spec.model import Task
+from ..spec.values import nearest
+from ..text import without_middle
 from . import inference, tensors
 from .body import Bodies, files_of, is_form
 from .limits import Limits, RequestError, busy
@@ -75,7 +77,7 @@ class Service:
             routes.append(Mount("/", StaticFiles(directory=self._web, html=True)))  # type: ignore[arg-type]
         else:
             routes.append(self._route("GET", "/", self._docs))
-        return Starlette(routes=routes, exception_handlers={HTTPException: _http_error})
+        return Starlette(routes=routes, exception_handlers={HTTPException: self._unanswered})
 
     def _route(self, method: str, path: str, handler: Handler) -> Route:
         async def endpoint(request: Request) -> Response:
@@ -125,6 +127,25 @@ class Service:
             return response
 
         return Route(path, endpoint, methods=[method])
+
+    async def _unanswered(self, request: Request, error: Exception) -> Response:
+        """Answer and log a request for which there is no route."""
+        assert isinstance(error, HTTPException)
+        path = without_middle(request.url.path)
+        message = f"{request.method} {path} is nothing that this server answers; /docs lists what it does"
+        response = _error(error.status_code, message)
+        response.headers.update({**_HEADERS, **(error.headers or {})})
+        self.metrics.requests.labels("unknown", str(error.status_code)).inc()
+        self.log(
+            "request",
+            level="warning",
+            method=request.method,
+            path=path,
+            status=error.status_code,
+            client=request.client.host if request.client else None,
+            reason="no such path" if error.status_code == 404 else "no such method of this path",
+        )
+        return response
 
     def _model(self, request: Request) -> Model:
         """The model that a path names."""
@@ -189,6 +210,7 @@ class Service:
         return Response(body, headers=headers)
 
     async def _classify(self, request: Request) -> Response:
+        _check_query(request, ("model", "top"))
         model = self._able(request, "classify")
         top = request.query_params.get("top", "5")
         if not (top.isascii() and top.isdigit() and int(top[:9]) > 0):
@@ -204,6 +226,7 @@ class Service:
         return JSONResponse({"model": model.name, **found})
 
     async def _segment(self, request: Request) -> Response:
+        _check_query(request, ("model", "format", "windows"))
         model, query = self._able(request, "segment"), request.query_params
         form, windows = query.get("format", inference.SEGMENT_FORMATS[0]), query.get("windows", "0")
         if form not in inference.SEGMENT_FORMATS:
@@ -252,9 +275,11 @@ def _error(status: int, message: str) -> Response:
     return Response(json.dumps({"error": one_line(message)}), status, media_type="application/json")
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    message = f"{request.method} {request.url.path} is nothing that this server answers; /docs lists what it does"
-    response = _error(error.status_code, message)
-    response.headers.update({**_HEADERS, **(error.headers or {})})
-    return response
+def _check_query(request: Request, known: Sequence[str]) -> None:
+    """Raise RequestError for parameters of a query that mean nothing, or are given twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        if name not in known:
+            raise RequestError(400, f"there is no parameter {shown(name[:50])}{nearest(name[:50], known)}")
+        if names.count(name) > 1:
+            raise RequestError(400, f"the parameter {name} is given {names.count(name)} times")
