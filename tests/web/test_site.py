@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,6 +15,7 @@ from bhvit.bundled import FOLDER
 from bhvit.cli.main import main
 from bhvit.errors import UserError
 from bhvit.format import file as bhv_file
+from bhvit.image import Preprocess
 from bhvit.web import single_file, site
 from helpers import small_specs
 from helpers.random_model import random_model
@@ -73,7 +75,7 @@ def test_folder_with_files_is_kept(tmp_path: Path, library: Path, capsys: pytest
 def test_file_in_the_place_of_the_folder(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "site").write_text("mine")
     assert main(["web", "cifar10", "--out", str(tmp_path / "site")]) == 2
-    assert "is not a folder" in capsys.readouterr().err
+    assert "is a file; --out names a folder" in capsys.readouterr().err
 
 
 def test_nothing_is_written_for_a_damaged_model(tmp_path: Path, library: Path) -> None:
@@ -122,6 +124,48 @@ def test_examples_that_cannot_be_read(
     assert not (tmp_path / "site").exists()
 
 
+def test_examples_of_every_mode_are_pictures_of_rgb(
+    tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures that Pillow decodes to other modes than RGB show what the model would see of them."""
+    photos, shades = tmp_path / "photos", np.linspace(0, 255, 40 * 30, dtype=np.uint8).reshape(30, 40)
+    colours = Image.fromarray(np.dstack([shades, shades[::-1], np.tile(shades[-1], (30, 1))]))
+    alpha = Image.fromarray(np.full((30, 40), 128, np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    pictures = {
+        "cmyk.jpg": (colours.convert("CMYK"), {}),
+        "grey.png": (Image.fromarray(shades), {}),
+        "grey-alpha.png": (Image.merge("LA", [Image.fromarray(shades), alpha]), {}),
+        "rgba.png": (Image.merge("RGBA", [*colours.split(), alpha]), {}),
+        "palette.png": (colours.quantize(16), {"transparency": 3}),
+        "deep.png": (Image.fromarray(shades.astype(np.uint16) << 8), {}),
+        "bits.png": (Image.fromarray(shades).convert("1"), {}),
+        "turned.jpg": (colours, {"exif": turned}),
+        "lab.tif": (colours.convert("RGB"), {}),
+    }
+    for name, (image, options) in pictures.items():
+        (photos / name).mkdir(parents=True)
+        image.save(photos / name / name, **options)
+    (photos / "floats").mkdir()
+    Image.fromarray(np.full((30, 40), 4e9, np.float32)).save(photos / "floats" / "floats.tif")
+    (photos / "raw").mkdir()
+    (photos / "raw" / "a.cr2").write_bytes(b"raw")
+    out = tmp_path / "site"
+    assert main(["web", "cifar10", "--out", str(out), "--examples", str(photos)]) == 0
+    said = capsys.readouterr().err
+    assert f"bhvit: skipped: {photos / 'floats' / 'floats.tif'} has floats from 4e+09" in said
+    assert f"bhvit: skipped: {photos / 'raw' / 'a.cr2'} is not an image" in said
+    groups = {group["name"]: group["files"] for group in json.loads((out / "examples.json").read_text())}
+    assert groups.keys() == pictures.keys()
+    for name, files in groups.items():
+        with Image.open(out / files[0]) as image:
+            assert (image.mode, image.format) == ("RGB", "JPEG")
+            assert image.size == ((30, 40) if name == "turned.jpg" else (40, 30))
+            wanted = Preprocess(size=image.size[::-1], crop=1.0).pixels(photos / name / name)
+            assert np.abs(np.asarray(image, np.int64) - wanted).mean() < 8, name  # a JPEG of the same picture
+
+
 def test_two_models_of_one_name(tmp_path: Path, library: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "cifar10.bhv").write_bytes(MODEL.read_bytes())
@@ -129,16 +173,39 @@ def test_two_models_of_one_name(tmp_path: Path, library: Path) -> None:
         site.write_site([MODEL, tmp_path / "other" / "cifar10.bhv"], tmp_path / "site")
 
 
-def test_a_single_file_is_not_replaced(tmp_path: Path, library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "page.html").write_text("mine")
-    assert main(["web", "cifar10", "--out", str(tmp_path / "page.html")]) == 2
-    assert "--force" in capsys.readouterr().err
-    assert (tmp_path / "page.html").read_text() == "mine"
-
-
-def test_a_single_file_holds_all_it_needs(tmp_path: Path, library: Path) -> None:
+@pytest.fixture
+def scripts(library: Path) -> Path:
+    """The same with the scripts that a single file is made of."""
     for name in ("errors", "imports", "occlusion", "pixels", "native", "module", "threads", "runners"):
         (library / f"{name}.js").write_text(f'import {{ a }} from "./a.js";\nexport const {name}_ = 1;\nexport {{}};\n')
+    return library
+
+
+@pytest.mark.parametrize("name", ["page.html", "page.htm", "PAGE.HTML", "a page.Htm"])
+def test_an_ending_of_pages_is_a_single_file(
+    name: str, tmp_path: Path, scripts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / name
+    assert main(["web", "cifar10", "--out", str(page)]) == 0
+    assert capsys.readouterr().out.startswith(f"{page}: ")
+    assert page.read_text().startswith("<!doctype html>")
+    page.write_text("mine")
+    assert main(["web", "cifar10", "--out", str(page)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert page.read_text() == "mine"
+    assert main(["web", "cifar10", "--out", str(page), "--force"]) == 0
+    assert page.read_text() != "mine"
+
+
+def test_a_folder_with_the_ending_of_a_page_is_refused(
+    tmp_path: Path, scripts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.htm").mkdir()
+    assert main(["web", "cifar10", "--out", str(tmp_path / "site.htm"), "--force"]) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+def test_a_single_file_holds_all_it_needs(scripts: Path) -> None:
     page = single_file(site.site_files([MODEL]))
     assert "default-src 'none'" in page
     assert "unsafe-inline" not in page

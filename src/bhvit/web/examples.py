@@ -9,8 +9,9 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..data.folders import FolderStore
-from ..decode import convert
-from ..errors import UserError
+from ..data.inputs.picture import UNREAD_SUFFIXES
+from ..decode import IMAGE_SUFFIXES, convert
+from ..errors import UserError, report
 
 EDGE = 320
 """Longer edge of an example in pixels, at most."""
@@ -30,8 +31,8 @@ class Group(NamedTuple):
 def read_examples(folder: Path) -> list[Group]:
     """Read the first pictures of each class of a folder `class/picture`.
 
-    At most `EACH` pictures of `MAX_CLASSES` classes; files that are no pictures are passed over. Raises UserError where
-    nothing is left.
+    At most `EACH` pictures of `MAX_CLASSES` classes; files that cannot be read are passed over, and pictures among them
+    are named on standard error. Raises UserError where nothing is left.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: --examples names one with a folder of pictures for each class")
@@ -54,7 +55,9 @@ def _small(store: FolderStore, index: int) -> bytes | None:
     """A picture as a small JPEG; None for a file that is no picture."""
     try:
         image = convert(store.image(index), 3)
-    except UserError:
+    except UserError as error:
+        if Path(store.members[index]).suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES:
+            report(f"skipped: {error}")
         return None
     image.thumbnail((EDGE, EDGE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
