@@ -138,27 +138,35 @@ def _open(source: object, every: int, stdin: IO[bytes] | None) -> list[Part]:
         found = glob.glob(text, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
         if not found:
             raise UserError(f"no file or folder fits {text}")
-        return _several(_once(found), every)
+        return _several(_once(found, "**" in text), every)
     models = f"; a model is named first: a .bhv file, or {', '.join(bundled.list_bundled())}"
     raise UserError(f"there is no image or folder {text}{'' if path.suffix else models}")
 
 
-def _once(names: Sequence[str]) -> list[Path]:
-    """Sort what a pattern found, without what it found again through links to folders.
+def _once(names: Sequence[str], recursive: bool) -> list[Path]:
+    """Sort what a pattern found, without what it found again: through links to folders, or below a folder it found.
 
     Of several ways to an entry of a folder the one without links stays, or the shortest: `**` follows a link to a
-    folder above it forty times.
+    folder above it forty times. A `recursive` pattern that finds files finds those below its folders, too, which are
+    then left out; else a folder stands for all below it.
     """
+    folders = {name: Path(os.path.realpath(name)) for name in names if Path(name).is_dir()}
+    if recursive and len(folders) < len(names):
+        names, folders = [name for name in names if name not in folders], {}
+    inside = set(folders.values())
     real: dict[str, str] = {}
-    found: dict[tuple[str, str], tuple[bool, int, str]] = {}
+    found: dict[tuple[str, str], tuple[bool, bool, int, str]] = {}
     for name in names:
         folder, entry = os.path.split(name.rstrip(os.sep))
         if folder not in real:
             real[folder] = os.path.realpath(folder)
-        way = (real[folder] != str(Path(folder).absolute()), name.count(os.sep), name)
-        place = (real[folder], entry)
+        if not inside.isdisjoint((Path(real[folder]), *Path(real[folder]).parents)):
+            continue
+        linked = real[folder] != str(Path(folder).absolute())
+        way = (linked, name in folders and Path(name).is_symlink(), name.count(os.sep), name)
+        place = (str(folders[name]), "") if name in folders else (real[folder], entry)
         found[place] = min(way, found.get(place, way))
-    return [Path(name) for _, _, name in sorted(found.values(), key=lambda way: way[2])]
+    return [Path(name) for *_, name in sorted(found.values(), key=lambda way: way[-1])]
 
 
 def _several(paths: Sequence[Path], every: int) -> list[Part]:
