@@ -22,7 +22,8 @@ from PIL import Image, ImageDraw
 from torch import nn
 
 from bhvit import Session, load_checkpoint, pack
-from bhvit.data.masks import IGNORED, MaskedDataset, open_masked
+from bhvit.data.mask_classes import IGNORED
+from bhvit.data.masks import MaskedDataset, open_masked
 from bhvit.data.segmentation_metrics import Labeller, SegmentationMetrics, evaluate_masks
 from bhvit.image import Preprocess
 from bhvit.runtime.overlays import overlay

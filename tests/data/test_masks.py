@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from bhvit import UserError
-from bhvit.data.masks import IGNORED, MaskedDataset, open_masked, read_mask
+from bhvit.data.mask_classes import IGNORED
+from bhvit.data.masks import MaskedDataset, open_masked, read_mask
 from bhvit.data.segmentation_metrics import SegmentationMetrics, confusion, evaluate_masks
 from bhvit.image import Preprocess
 from helpers.masked_images import encoded, make, mask_of
@@ -143,7 +144,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: [path.unlink() for path in f.glob("masks/*/*")],
         r"has no folder masks with files",
     ),
-    "one class": (lambda f: (f / "classes.txt").write_text("road\n"), "has 1 classes: a segmentation needs 2 to 255"),
+    "one class": (lambda f: (f / "classes.txt").write_text("road\n"), "has 1 class: a segmentation needs 2 to 255"),
 }
 
 
@@ -227,3 +228,63 @@ def test_a_mask_is_opened_as_pictures_are(monkeypatch: pytest.MonkeyPatch) -> No
         file.seek(0)
         with pytest.raises(UserError, match=said):
             read_mask(file, "a.png")
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set")
+    (folder / "masks" / "train" / "9.png").write_bytes(encoded(mask_of(9)))
+    for place in ("images", "masks"):
+        (folder / place / "loose.png").write_bytes((folder / "masks" / "train" / "0.png").read_bytes())
+    (folder / "images" / "train" / "raw.cr2").write_bytes(b"raw")
+    said: list[str] = []
+    assert len(open_masked(folder, "train", warn=said.append)) == 3
+    assert f"{folder}: 1 image in no split (loose.png); left out" in said
+    assert f"{folder}: 1 mask without an image (train/9); left out" in said
+    assert any("pictures of kinds that are not read are left out (.cr2 1)" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ignore", "said"),
+    [
+        ([1, 2], None, "make 3 classes, 0 to 2, and no pixel has label 0:"),
+        ([0, 1, 5], None, "make 6 classes, 0 to 5, and no pixel has label 2, 3, 4:"),
+        ([0, 200], None, "make 201 classes, 0 to 200, and no pixel has label 1, 2, 3, 4, 5 and 194 more:"),
+        ([1, 2], 0, None),
+        ([0, 1, 255], None, None),
+        ([0, 1, 2], None, None),
+    ],
+)
+def test_classes_that_no_pixel_has_are_said(
+    tmp_path: Path, labels: list[int], ignore: int | None, said: str | None
+) -> None:
+    folder = make(tmp_path / "set", ("train",))
+    (folder / "classes.txt").unlink()
+    for path in (folder / "masks" / "train").iterdir():
+        path.write_bytes(encoded(np.resize(np.array(labels, np.uint8), (6, 8))))
+    lines: list[str] = []
+    open_masked(folder, "all", ignore=ignore, warn=lines.append)
+    assert len(lines) == (said is not None)
+    assert said is None or said in lines[0]
+
+
+def test_a_foreground_that_names_a_class_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="foreground names road more than once"):
+        open_masked(make(tmp_path / "set"), "train", foreground=("road", "car", "road"), warn=_quiet)
+
+
+def test_labels_without_names_count_the_classes_of_a_model(tmp_path: Path) -> None:
+    folder = make(tmp_path / "set", ("train",))
+    named = open_masked(folder, "all", class_names=("sky", "road", "car"), warn=_quiet)
+    (folder / "classes.txt").unlink()
+    for known in (("sky", "road", "car"), ("other", "road", "car"), ("a", "b", "c", "d")):
+        found = open_masked(folder, "all", class_names=known, warn=_quiet)
+        assert found.class_names == known
+        for index in range(len(named)):
+            np.testing.assert_array_equal(found.mask(index), named.mask(index))
+    with pytest.raises(UserError, match="has label 2, but the model knows 2 classes"):
+        open_masked(folder, "all", class_names=("other", "road"), warn=_quiet)
+    # A model trained with these labels and one of them ignored has numbers for names, without that one.
+    numbers = open_masked(folder, "all", ignore=0, warn=_quiet)
+    assert numbers.class_names == ("1", "2")
+    again = open_masked(folder, "all", class_names=("1", "2"), ignore=0, warn=_quiet)
+    np.testing.assert_array_equal(again.mask(0), numbers.mask(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from bhvit import Session, UserError, create_model, pack
 from bhvit.cli.main import main
-from bhvit.data.masks import IGNORED, open_masked
+from bhvit.data.mask_classes import IGNORED
+from bhvit.data.masks import open_masked
 from bhvit.image import Preprocess
 from bhvit.models import load_checkpoint, save_checkpoint
 from bhvit.train import TrainConfig, phase, train
@@ -67,6 +69,29 @@ def test_the_log_has_what_a_segmentation_is_measured_by(run):
         assert entry["val_iou"].keys() == {"sky", "road", "car"}
         assert np.isfinite(entry["val_loss"])
         assert "val_top1" not in entry
+
+
+def test_a_run_is_not_resumed_on_other_masks_or_classes(settings, tmp_path):
+    data = shutil.copytree(settings["data"], tmp_path / "own")
+    config = TrainConfig.from_dict({**settings, "data": str(data), "epochs": 1, "out": str(tmp_path / "run")})
+    train(config, quiet=True)
+    masks, names = data / "masks" / "train", data / "classes.txt"
+    first, second = sorted(masks.iterdir())[:2]
+    changes = {
+        "a mask of other bytes": ((first, encoded(mask_of(3)) + b"more"), "its train images changed"),
+        "two masks exchanged": ((first, second.read_bytes()), "its train images changed"),
+        "a class renamed": ((names, b"sky\nstreet\ncar\nunlabelled\n"), "it learned the classes sky, road, car"),
+        "classes in another order": ((names, b"road\nsky\ncar\nunlabelled\n"), "it learned the classes sky, road, car"),
+        "a class that counts again": ((names, b"sky\nroad\ncar\ntree\n"), "the data now has sky, road, car, tree"),
+    }
+    for what, ((path, changed), said) in changes.items():
+        before = path.read_bytes()
+        assert len(changed) != len(before) or path == names, what
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=said):
+            train(config, resume=True, quiet=True)
+        path.write_bytes(before)
+    train(config, resume=True, quiet=True)  # as it was
 
 
 def test_resuming_within_an_epoch_gives_the_same_bits(settings, run, kill, tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_regular
 from ..spec.limits import LIMITS
 from ..text import some
@@ -104,7 +104,9 @@ def _plain(name: str, fold: bool = True) -> str:
 def check_labels(source: str, labels: Labels, names: Sequence[str]) -> None:
     """Raises UserError for a label that has no name."""
     if len(labels) and labels.max() >= len(names):
-        raise UserError(f"{source} has label {labels.max()}, but {len(names)} class names (0 to {len(names) - 1})")
+        raise UserError(
+            f"{source} has label {labels.max()}, but {counted(len(names), 'class name')} (0 to {len(names) - 1})"
+        )
 
 
 def numbered(source: str, labels: Labels, reference: Labels) -> tuple[Labels, tuple[str, ...]]:
@@ -141,7 +143,7 @@ def match_classes(
         numbers = np.array([int(name) for name in names], dtype=np.int64)
         used = numbers[labels]
         if used.max(initial=0) >= len(known):
-            raise UserError(f"{source} has label {used.max()}, but the model knows {len(known)} classes")
+            raise UserError(f"{source} has label {used.max()}, but the model knows {counted(len(known), 'class')}")
         return used
     for whose, listed in (("the data", names), ("the model", known)):
         if twice := [name for name, count in Counter(listed).items() if count > 1]:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..decode import Needed
-from ..errors import UserError, report
+from ..errors import UserError, counted, report
 from ..image import Preprocess
 from ..text import some
 from .classes import Labels, match_classes
@@ -171,6 +171,19 @@ def open_dataset(
     return dataset
 
 
+def count_images(source: str | Path, classes_file: str | Path | None = None, test_fraction: float | None = None) -> int:
+    """Count the training images of a source, without looking into them. Raises UserError as `open_dataset` does."""
+    found = find(str(source), "train", Path(classes_file) if classes_file else None)
+    if not found.hold_out:
+        return len(found.labels)
+    return int(hold_out(found.labels, found.split, found.splits, test_fraction).sum())
+
+
+def splits_of(source: str | Path, classes_file: str | Path | None = None) -> tuple[Kind, ...]:
+    """Return the splits that a source has; none where all its images are in one place."""
+    return find(str(source), "test", Path(classes_file) if classes_file else None).splits
+
+
 def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) -> Dataset:
     if isinstance(dataset.store, ArrayStore):
         return dataset
@@ -182,10 +195,10 @@ def _without_damaged(dataset: Dataset, source: str, strict: bool, warn: Warn) ->
     if strict:
         raise UserError(f"{damaged[0]} (refused because of --strict)")
     if len(damaged) == len(dataset):
-        raise UserError(f"none of the {len(dataset)} files of {part} is a whole image: {damaged[0]}")
+        raise UserError(f"none of the {counted(len(dataset), 'file')} of {part} is a whole image: {damaged[0]}")
     for line in damaged:
         warn(f"skipped: {line}")
-    warn(f"skipped {len(damaged)} of the {len(dataset)} images of {part}; --strict refuses them")
+    warn(f"skipped {len(damaged)} of the {counted(len(dataset), 'image')} of {part}; --strict refuses them")
     kept = dataset.subset([index for index in range(len(dataset)) if index not in found])
     kept.skipped = tuple(damaged)
     return kept

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ..decode import IMAGE_SUFFIXES, known_formats, load_image
-from ..errors import UserError, report
+from ..errors import UserError, counted, report
 from ..image import Preprocess
 from ..spec.model import MAX_LABELS
 from ..system import allowed_cores
@@ -35,17 +35,14 @@ from .classes import read_class_names
 from .dataset import Dataset, Warn
 from .folders import FolderStore
 from .index_cache import LARGE
+from .inputs.picture import left_out as unread_kinds
+from .mask_classes import IGNORED, class_table, counted_as, grouped, matched
 from .parquet import ParquetStore, mask_columns
-from .sources import files_below
+from .sources import BUILT_IN, MASK_FOLDERS, files_below
 from .splits import Kind, by_split, choose, hold_out
 from .stores import FileStore, Store, reading
 
-IGNORED = 255
-"""Label of pixels that count for nothing, in every mask that is handed out."""
-OTHER = "other"
-"""Name of the class of all pixels that are not foreground."""
-MASK_FOLDERS = ("masks", "annotations", "labels")
-_UNLABELLED = {"unlabelled", "unlabeled", "void", "ignore", "ignored"}
+_LAYOUT = "images/SPLIT/a.jpg with masks/SPLIT/a.png"
 Mask = npt.NDArray[np.uint8]
 
 
@@ -166,6 +163,20 @@ def _mask_formats() -> tuple[str, ...]:
     return tuple(name for name in known_formats() if name != "ICO")
 
 
+def count_images(source: str | Path, test_fraction: float | None = None) -> int:
+    """Count the training images of a source, without looking into them. Raises UserError as `open_masked` does."""
+    found = _find(Path(source), "train")
+    if not found.hold_out:
+        return len(found.indices)
+    labels = np.zeros(len(found.indices), np.int64)
+    return int(hold_out(labels, found.split, found.splits, test_fraction).sum())
+
+
+def splits_of(source: str | Path) -> tuple[Kind, ...]:
+    """Return the splits that a source has; none where all its images are in one place."""
+    return _find(Path(source), "test").splits
+
+
 class _Pairs(NamedTuple):
     """Images of a split and their masks."""
 
@@ -196,8 +207,8 @@ def open_masked(
     split: train, validation, test, all, or "train+validation", the source's splits but test.
     `ignore` is a label that counts for nothing next to 255; classes above it move down by one. `foreground` names
     classes that become one class of these names, next to `OTHER` for all other pixels. `class_names` are those that an
-    existing model knows: equal lists are matched by position, others by name. Where there is no validation split, the
-    same part of the training images is held out as such.
+    existing model knows: equal lists are matched by position, others by name, and labels without names count the
+    model's classes. Where there is no validation split, the same part of the training images is held out as such.
     Raises UserError for an image without mask, a mask of another size, with colours or with labels beyond the classes,
     and for a split without images.
     """
@@ -216,14 +227,16 @@ def open_masked(
         if len(indices) == 0:
             raise UserError(f"{source} has a single image: none can be held out for validation")
     given = read_class_names(Path(classes_file)) if classes_file else found.names
-    names = given or _numbered(found, indices, mask_indices, ignore)
-    table, names = _classes(names, ignore, str(source), warn if class_names is None else None)
+    told = warn if class_names is None else None
+    names = given or _numbered(found, indices, mask_indices, ignore, str(source), told)
+    table, names = class_table(names, ignore, str(source), told)
     if foreground:
-        table, names = _grouped(table, names, foreground, str(source))
+        table, names = grouped(table, names, foreground, str(source))
     if class_names is not None:
-        table, names = _matched(table, names, class_names, str(source)), tuple(class_names)
+        match = matched if given or set(names) <= set(class_names) else counted_as
+        table, names = match(table, names, class_names, str(source)), tuple(class_names)
     if not 2 <= len(names) <= MAX_LABELS:
-        raise UserError(f"{source} has {len(names)} classes: a segmentation needs 2 to {MAX_LABELS}")
+        raise UserError(f"{source} has {counted(len(names), 'class')}: a segmentation needs 2 to {MAX_LABELS}")
     dataset = MaskedDataset(found.store, found.masks, indices, names, table, found.split, found.splits, mask_indices)
     _check_all(dataset)
     return dataset
@@ -238,59 +251,18 @@ def _check_all(dataset: MaskedDataset) -> None:
             pass
 
 
-def _classes(
-    names: Sequence[str], ignore: int | None, source: str, warn: Callable[[str], None] | None
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """The class of each label, (256,), and the classes' names, without those that are ignored."""
-    unlabelled = [label for label, name in enumerate(names) if name.lower() in _UNLABELLED]
-    if unlabelled and warn is not None and ignore not in unlabelled:
-        warn(f"{source}: pixels of {some([names[label] for label in unlabelled])} are ignored")
-    left_out = {IGNORED, *unlabelled, *(() if ignore is None else (ignore,))}
-    kept = [label for label in range(len(names)) if label not in left_out]
-    if len(kept) > MAX_LABELS:
-        raise UserError(f"{source} has {len(kept)} classes: a segmentation has at most {MAX_LABELS}")
-    table = np.full(256, min(len(kept), IGNORED - 1), np.uint8)
-    table[kept] = np.arange(len(kept))
-    table[list(left_out)] = IGNORED
-    return table, tuple(names[label] for label in kept)
-
-
-def _grouped(
-    table: npt.NDArray[np.uint8], names: tuple[str, ...], foreground: Sequence[str], source: str
-) -> tuple[npt.NDArray[np.uint8], tuple[str, ...]]:
-    """Classes as `OTHER` and the foreground."""
-    if unknown := [name for name in foreground if name not in names]:
-        raise UserError(f"{source} has no class {some(unknown)} for the foreground; it has {some(names)}")
-    groups = np.array([1 if name in foreground else 0 for name in names], np.uint8)
-    return _through(table, groups, 2), (OTHER, "+".join(foreground))
-
-
-def _matched(
-    table: npt.NDArray[np.uint8], names: tuple[str, ...], known: Sequence[str], source: str
-) -> npt.NDArray[np.uint8]:
-    """The table in the order of the classes that a model knows."""
-    if tuple(known) == names:
-        return table
-    number = {name: label for label, name in enumerate(known)}
-    number |= {part: label for name, label in list(number.items()) for part in name.split("+") if part not in number}
-    other = number.get(OTHER) if len(known) == 2 else None
-    if other is None and (unknown := [name for name in names if name not in number]):
-        raise UserError(f"{source} has classes the model does not know: {some(unknown)}; it knows {some(known)}")
-    return _through(table, np.array([number.get(name, other) for name in names], np.uint8), len(known))
-
-
-def _through(table: npt.NDArray[np.uint8], classes: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
-    """The table with its classes renumbered."""
-    after = np.full(256, min(count, IGNORED - 1), np.uint8)
-    after[: len(classes)] = classes
-    after[IGNORED] = IGNORED
-    return after[table]
-
-
 def _numbered(
-    found: _Pairs, indices: npt.NDArray[np.int64], mask_indices: npt.NDArray[np.int64], ignore: int | None
+    found: _Pairs,
+    indices: npt.NDArray[np.int64],
+    mask_indices: npt.NDArray[np.int64],
+    ignore: int | None,
+    source: str,
+    warn: Warn | None,
 ) -> tuple[str, ...]:
-    """Classes without names: as many as the highest label of these masks says."""
+    """Classes without names: as many as the highest label of these masks says.
+
+    Labels below it that no pixel has are classes that cannot be learned, which is said.
+    """
     plain = MaskedDataset(
         found.store,
         found.masks,
@@ -299,16 +271,25 @@ def _numbered(
         np.arange(256, dtype=np.uint8),
         mask_indices=mask_indices,
     )
-    highest = 0
+    used: set[int] = set()
     for index in range(len(plain)):
-        labels = plain.mask(index)
-        counted = labels[(labels != IGNORED) & (labels != (IGNORED if ignore is None else ignore))]
-        highest = max(highest, int(counted.max(initial=0)))
+        used.update(np.unique(plain.mask(index)).tolist())
+    used -= {IGNORED, IGNORED if ignore is None else ignore}
+    highest = max(used, default=0)
+    missing = set(range(highest)) - used - {ignore}
+    if missing and warn is not None:
+        absent = f"no pixel has label {some([str(label) for label in sorted(missing)])}"
+        warn(
+            f"{source}: the labels of its masks make {highest + 1} classes, 0 to {highest}, and {absent}: name the "
+            "classes in classes.txt, or check the masks"
+        )
     return tuple(map(str, range(highest + 1)))
 
 
 def _find(source: Path, split: str) -> _Pairs:
     """Find the images and masks of a split."""
+    if str(source) in BUILT_IN:
+        raise UserError(f"{source} has classes of whole images: a model that labels pixels takes {_LAYOUT}")
     with reading(source):
         if not source.exists():
             raise UserError(f"there is no {source}: give a folder, archive or parquet file of images with masks")
@@ -344,9 +325,13 @@ def _folders(store: FileStore, split: str) -> _Pairs:
     }
     if mask_folder is None or not images:
         missing = "images" if not images else "masks"
-        raise UserError(
-            f"{store.root} has no folder {missing} with files: images/SPLIT/a.jpg go with masks/SPLIT/a.png"
-        )
+        if mask_folder is None and not images and inside:
+            raise UserError(
+                f"{store.root} holds class folders ({some(sorted({path.parts[0] for path in inside}))}), for models "
+                f"that classify; one that labels pixels takes {_LAYOUT}"
+            )
+        layout = _LAYOUT.replace(" with ", " go with ")
+        raise UserError(f"{store.root} has no folder {missing} with files: {layout}")
     masks = {
         PurePosixPath(*path.parts[1:]).with_suffix(""): index
         for path, index in inside.items()
@@ -357,6 +342,13 @@ def _folders(store: FileStore, split: str) -> _Pairs:
     chosen, what, hold_out = _choose(split, kinds, str(store.root))
     tops_used = {top for kind in chosen for top in splits[kind]}
     used = sorted(path for path in images if not kinds or path.parts[0] in tops_used)
+    loose = [str(path) for path in sorted(images) if kinds and len(path.parts) == 1]
+    if loose:
+        left_out.append(f"{store.root}: {counted(len(loose), 'image')} in no split ({some(loose)}); left out")
+    stems = {path.with_suffix("") for path in images}
+    if idle := [str(path) for path in sorted(masks) if path not in stems]:
+        left_out.append(f"{store.root}: {counted(len(idle), 'mask')} without an image ({some(idle)}); left out")
+    left_out += unread_kinds(store.root, (str(path) for path in inside if path.parts[0] == "images"))
     places = []
     for path in used:
         if path.with_suffix("") not in masks:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import Calibration, calibration_error, negative_log_likelihood
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..image import Preprocess
 from .classes import by_class
 from .dataset import Dataset
@@ -48,7 +48,10 @@ class Metrics:
         if images == 0:
             raise UserError("there are no images to evaluate")
         if self.logits.shape != (images, classes):
-            raise UserError(f"logits must be ({images} images, {classes} classes), not of shape {self.logits.shape}")
+            raise UserError(
+                f"logits must be ({counted(images, 'image')}, {counted(classes, 'class')}), not of shape "
+                f"{self.logits.shape}"
+            )
         if self.labels.dtype.kind not in "iu":
             raise UserError(f"labels must be whole numbers, not {self.labels.dtype}")
         if self.labels.min() < 0 or self.labels.max() >= classes:
@@ -58,7 +61,7 @@ class Metrics:
         wrong = int((~np.isfinite(self.logits)).any(axis=1).sum())
         if wrong:
             raise NonFiniteLogitsError(
-                f"the model gives numbers that are not finite for {wrong} of {len(self.labels)} images: "
+                f"the model gives numbers that are not finite for {wrong} of {counted(len(self.labels), 'image')}: "
                 "its weights are damaged, or training diverged"
             )
 
@@ -189,7 +192,7 @@ def metrics(
     """Metrics of logits (N, classes) computed elsewhere. Raises UserError if the class counts differ."""
     if logits.ndim == 2 and logits.shape[1] != len(class_names):
         raise UserError(
-            f"the model gives {logits.shape[1]} classes, the data set has {len(class_names)}: "
+            f"the model gives {counted(logits.shape[1], 'class')}, the data set has {len(class_names)}: "
             "evaluate it on the classes it was trained for"
         )
     return Metrics(class_names=tuple(class_names), labels=labels, logits=logits, seconds=seconds)

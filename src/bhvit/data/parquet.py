@@ -31,6 +31,7 @@ MAX_GROUP_BYTES = environment_limit("BHVIT_MAX_GROUP_BYTES", 512 << 20)
 """Bytes of the images of one row group, which is read as a whole, where they are more than twice the file's: a small
 file may name one image a million times. Raised by BHVIT_MAX_GROUP_BYTES."""
 _IMAGE_COLUMNS = ("image", "img")
+_MASK_COLUMNS = ("annotation", "mask")
 _BATCH = 16
 """Rows that are unpacked before their bytes are counted."""
 _CHUNKS = 256
@@ -194,12 +195,19 @@ def mask_columns(path: Path) -> tuple[str, str]:
 
     Raises UserError if one is missing.
     """
+    import pyarrow
+
     schema = open_parquet(path).schema_arrow
     image = _first_column(schema, _IMAGE_COLUMNS)
-    mask = _first_column(schema, ("annotation", "mask", "label"))
+    mask = _first_column(schema, (*_MASK_COLUMNS, "label"))
     if image is None or mask is None:
         missing = "image" if image is None else "annotation"
         raise UserError(f"{path} lacks the column {missing} {{bytes, path}}; it has {some(schema.names)}")
+    if mask == "label" and pyarrow.types.is_integer(schema.field(mask).type):
+        raise UserError(
+            f"{path} has classes of whole images (the column label), for models that classify; one that labels pixels "
+            "needs a column annotation {bytes, path}"
+        )
     for column in (image, mask):
         _check_encoded(path, column, schema.field(column).type)
     return image, mask
@@ -217,7 +225,9 @@ def parquet_schema(path: Path) -> tuple[str, str, tuple[str, ...] | None]:
     label = _first_column(schema, ("label", "labels", "fine_label"))
     if image is None or label is None:
         missing = "image {bytes, path}" if image is None else "label"
-        raise UserError(f"{path} lacks the column {missing}; it has {some(schema.names)}")
+        masked = image is not None and _first_column(schema, _MASK_COLUMNS)
+        hint = f": {masked} is for models that label pixels (`bhvit train --task segment`)" if masked else ""
+        raise UserError(f"{path} lacks the column {missing}; it has {some(schema.names)}{hint}")
     _check_encoded(path, image, schema.field(image).type)
     if not pyarrow.types.is_integer(schema.field(label).type):
         raise UserError(f"{path}: column {label} is {schema.field(label).type}, not whole numbers")

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .classes import by_class
-from .masks import IGNORED, MaskedDataset
+from .mask_classes import IGNORED
+from .masks import MaskedDataset
 
 Labels = npt.NDArray[np.uint8]
 Labeller = Callable[[Image.Image], Labels]
@@ -53,7 +54,9 @@ class SegmentationMetrics:
         if self.images == 0:
             raise UserError("there are no images to evaluate")
         if self.confusion.shape != (len(self.class_names),) * 2:
-            raise UserError(f"a confusion of {len(self.class_names)} classes cannot have shape {self.confusion.shape}")
+            raise UserError(
+                f"a confusion of {counted(len(self.class_names), 'class')} cannot have shape {self.confusion.shape}"
+            )
 
     @property
     def per_class(self) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import IMAGE_SUFFIXES
-from ..errors import UserError, require_extra
+from ..errors import UserError, counted, require_extra
 from ..files import check_regular, is_side_file
 from ..text import some
 from .archives import TarStore, ZipStore
@@ -26,6 +26,8 @@ from .stores import ArrayStore, FileStore, Store, reading
 from .webdataset import ShardStore, is_shard
 
 BUILT_IN = ("digits", "cifar10", "cifar100")
+MASK_FOLDERS = ("masks", "annotations", "labels")
+"""Names of the folder next to `images` that holds a mask for each image."""
 _COMPRESSED = (".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _DATA = (*IMAGE_SUFFIXES, ".parquet", ".arrow", ".tar", ".zip", *_COMPRESSED)
 """Endings of files that hold images: where they cannot be used, that is said."""
@@ -182,6 +184,11 @@ def _class_folders(store: FileStore, split: str) -> Found:
     names = tuple(sorted({folder[-1] for folder in folders for place in references if _below(folder, place)}))
     if not names:
         raise UserError(f"{store.root.joinpath(*references[0])} holds no class folders")
+    if "images" in names and set(names) & set(MASK_FOLDERS):
+        raise UserError(
+            f"{store.root} holds images and their masks, for models that label pixels (`bhvit train --task segment`); "
+            "one that classifies takes a folder of images for each class"
+        )
     check_text(str(store.root), names)
     check_distinct(str(store.root), names)
     left_out += [
@@ -206,7 +213,10 @@ def _class_folders(store: FileStore, split: str) -> Found:
         and path[-1].lower().endswith(_DATA)
     ]
     if loose:
-        left_out.append(f"{store.root}: {len(loose)} files lie in no class folder ({some(loose)}); left out")
+        left_out.append(
+            f"{store.root}: {counted(len(loose), 'file lies', 'files lie')} in no class folder ({some(loose)}); "
+            "left out"
+        )
     if not indices:
         raise UserError(f"{' and '.join(str(store.root.joinpath(*place)) for place in places)} holds no images")
     if split in ("train", "all") and (empty := sorted(set(range(len(names))) - set(labels))):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..decode import IMAGE_SUFFIXES
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_regular, is_side_file
 from .archives import check_end, open_tar, sparse
 from .index_cache import LARGE, Stamp, remembered, stamp_of
@@ -101,7 +101,8 @@ def _index(files: Sequence[Path]) -> tuple[Stamp, tuple[list[tuple[int, int, int
         rows += [(number, *sample) for sample in _samples(file, left_out)]
         if left_out:
             notes.append(
-                f"{file}: {len(left_out)} samples have no image KEY.jpg, .png, … that is read, such as {left_out[0]}; "
+                f"{file}: {counted(len(left_out), 'sample has', 'samples have')} no image KEY.jpg, .png, … that "
+                f"is read, such as {left_out[0]}; "
                 "left out"
             )
     return {str(file.absolute()): stamp_of(file) for file in files}, (rows, notes)

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..data.masks import IGNORED
+from ..data.mask_classes import IGNORED
 from ..data.segmentation_metrics import Labels
-from ..errors import listed
+from ..errors import counted, listed
 from ..runtime.overlays import overlay, palette
 from .elements import data_url, table
 from .measure import MaskFindings
@@ -58,7 +58,11 @@ def mask_tiles(found: MaskFindings) -> list[tuple[str, str, str]]:
     metrics, comparison = found.metrics, found.comparison
     return [
         (f"{metrics.miou:.2%}", "mIoU of the packed file", f"{metrics.pixel_accuracy:.2%} of pixels right"),
-        (f"{comparison.agreement:.2%}", "same class as PyTorch", f"of the pixels of {len(found.dataset)} images"),
+        (
+            f"{comparison.agreement:.2%}",
+            "same class as PyTorch",
+            f"of the pixels of {counted(len(found.dataset), 'image')}",
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.masks import IGNORED
+from ..data.mask_classes import IGNORED
 from ..errors import UserError
 from ..models import regularisation_loss
 from ..models.binary import binary_layers, latent_weight

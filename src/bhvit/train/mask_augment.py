@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..data.masks import IGNORED
+from ..data.mask_classes import IGNORED
 from ..image import Preprocess
 from .augment import Normalizer
 from .distributed import BatchShard

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.masks import IGNORED, MaskedDataset
+from ..data.mask_classes import IGNORED
+from ..data.masks import MaskedDataset
 from ..data.metrics import Floats, Metrics, NonFiniteLogitsError, decode, metrics, predict_all
 from ..data.segmentation_metrics import SegmentationMetrics, confusion
 from ..models import BHViT

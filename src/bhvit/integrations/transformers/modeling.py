@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from transformers.modeling_utils import PreTrainedModel
 
-from ...data.masks import IGNORED
+from ...data.mask_classes import IGNORED
 from ...errors import UserError
 from ...hf_layout import PREFIX
 from ...models import BHViT
