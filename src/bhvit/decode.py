@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from .errors import UserError, shown
+from .errors import UserError, counted, shown
 from .system import environment_limit
 from .text import without_middle
 
@@ -85,7 +85,7 @@ def load_image(
     more than `max_pixels` pixels (default `MAX_PIXELS`), or with shades that mean nothing.
     """
     if isinstance(source, bytes | bytearray | memoryview):
-        name = name or f"an image of {len(source)} bytes"
+        name = name or f"an image of {counted(len(source), 'byte')}"
         source = io.BytesIO(source)
     elif not (isinstance(source, str | os.PathLike) or hasattr(source, "read")):
         raise UserError(
@@ -389,7 +389,7 @@ def _from_array(array: npt.NDArray[Any], channels: int) -> list[Image.Image]:
         return [convert(Image.fromarray(array), channels)]
     if count == channels:
         return [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(np.atleast_3d(array), -1, 0)]
-    raise UserError(f"an image array of {count} channels cannot become the model's {channels}")
+    raise UserError(f"an image array of {counted(count, 'channel')} cannot become the model's {channels}")
 
 
 def _swapped(image: Any) -> npt.NDArray[np.uint8]:

@@ -37,10 +37,19 @@ def shown(value: Any) -> str:
     Long values are cut in the middle; bytes are their number.
     """
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"{len(value)} bytes"
+        return counted(len(value), "byte")
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = 200
     return brief.repr(value)
+
+
+def counted(count: int, noun: str, several: str | None = None) -> str:
+    """Return a count with its noun: 1 image, 2 images, 2 classes.
+
+    `several` is the noun of other counts than 1, where that is not `noun` with an s.
+    """
+    usual = f"{noun}es" if noun.endswith(("s", "x")) else f"{noun}s"
+    return f"{count} {noun if count == 1 else several or usual}"
 
 
 def listed(names: Iterable[object]) -> str:

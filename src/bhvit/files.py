@@ -129,6 +129,12 @@ def check_regular(path: Path, shown: Path | None = None) -> None:
         raise UserError(f"{shown} is a pipe, socket or device, not a file")
 
 
+def check_folder(path: str | Path) -> None:
+    """Raise UserError if `path` cannot be a folder to write: a file is there."""
+    if Path(path).exists() and not Path(path).is_dir():
+        raise UserError(f"{path} is a file; --out names a folder")
+
+
 def check_absent(path: str | Path, force: bool) -> None:
     """Raise UserError if a file may not be written to `path`.
 

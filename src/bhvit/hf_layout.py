@@ -7,13 +7,16 @@ that transformers gives such things; `model.safetensors` holds the weights, `REA
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 from .calibration import Calibration
 from .errors import UserError
 from .image import Preprocess
 from .spec.model import ModelSpec
+
+T = TypeVar("T")
 
 CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
@@ -26,6 +29,16 @@ ARCHITECTURES = {"classify": "BHViTForImageClassification", "segment": "BHViTFor
 PROCESSOR = "BHViTImageProcessor"
 PREFIX = "bhvit."
 """What the weights' names begin with where transformers' class wrote them, which holds the network under that name."""
+
+
+def read_json(path: Path, parse: Callable[[Any], T]) -> T:
+    """Parse a JSON file of a model's folder. Raises UserError naming the file."""
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def label(index: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import listed
+from .errors import counted, listed
 from .spec.model import ModelSpec
 
 
@@ -31,7 +31,7 @@ def joules_text(joules: float) -> str:
 def describe(spec: ModelSpec) -> str:
     """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
     height, width = spec.img_size
-    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {spec.num_classes} classes"
+    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {counted(spec.num_classes, 'class')}"
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

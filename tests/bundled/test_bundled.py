@@ -239,7 +239,7 @@ def test_the_demo_of_it_trains_nothing(
         path.unlink()
     assert main(["demo", "--pretrained", "--data", str(data)]) == 0
     out = capsys.readouterr().out
-    assert "2 test images" in out
+    assert f"2 images of {data} of the split test: top-1" in out
     assert "NumPy reference on 2 of them" in out
     assert "the same bits" in out
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 from typing import Any
 
@@ -14,6 +16,7 @@ from bhvit import Session, load_checkpoint, pack
 from bhvit.calibration import auroc, scores
 from bhvit.data.corruptions import CORRUPTIONS
 from bhvit.format import file as bhv_file
+from bhvit.verification import predictors
 
 
 @pytest.fixture
@@ -128,6 +131,54 @@ def test_unknown_data_is_measured(bhvit, refused, material, calibrated, tmp_path
     assert "found" not in plain
     assert "bad.png" in refused("eval", calibrated, *data, "--strict")
     assert "absent" in refused("eval", calibrated, "--data", material.images, "--unknown-data", "absent")
+
+
+@pytest.fixture
+def overflowing(material, tmp_path):
+    """A model whose weights are finite, and whose logits are not."""
+    file = bhv_file.read(material.model)
+    large = {
+        name: np.full_like(tensor, 2.0**99) if name.startswith("head.") and tensor.dtype == np.float32 else tensor
+        for name, tensor in file.tensors.items()
+    }
+    bhv_file.write(dataclasses.replace(file, tensors=large), tmp_path / "overflowing.bhv")
+    return tmp_path / "overflowing.bhv"
+
+
+def test_outputs_that_are_not_finite_are_refused_by_every_command(refused, material, calibrated, overflowing, tmp_path):
+    before, picture = overflowing.read_bytes(), next(material.images.rglob("*.png"))
+    data = ("--data", material.images, "--split", "all")
+    for words in (
+        ("calibrate", overflowing, *data),
+        ("calibrate", overflowing, *data, "--out", tmp_path / "out.bhv"),
+        ("eval", overflowing, *data),
+        ("eval", overflowing, *data, "--unknown-data", material.images),
+        ("explain", overflowing, picture, "--out", tmp_path / "why"),
+    ):
+        assert re.search("not finite|NaN or infinity", refused(*words)), words
+    assert overflowing.read_bytes() == before
+    assert not (tmp_path / "out.bhv").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_unknown_data_with_outputs_that_are_not_finite_is_refused(refused, material, tmp_path, monkeypatch, value):
+    opened = predictors.open_model
+
+    def open_model(*arguments):
+        model = opened(*arguments)
+
+        def predict(images):
+            plain = images.std(axis=(2, 3)).max(axis=1) < 1e-3  # the strange ones, of one colour
+            return np.where(plain[:, None], np.float32(value), model.predict(images))
+
+        return model._replace(predict=predict)
+
+    monkeypatch.setattr(predictors, "open_model", open_model)
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    Image.new("L", (40, 40), 7).save(strange / "0.png")
+    said = refused("eval", material.model, "--data", material.images, "--split", "all", "--unknown-data", strange)
+    assert f"not finite for pictures of --unknown-data {strange}" in said
 
 
 def test_corruptions_are_measured(bhvit, refused, material):

@@ -35,7 +35,7 @@ def test_what_cannot_be_imported_is_refused(refused, tmp_path):
     (tmp_path / "names.txt").write_text("cat\n")
     out = tmp_path / "c.safetensors"
     assert "no file at" in refused("import", tmp_path / "absent.pth", "--out", out)
-    assert "has 1 names, the weights 3" in refused(
+    assert "has 1 name, the weights 3" in refused(
         "import", tmp_path / "w.pth", "--out", out, "--classes", tmp_path / "names.txt"
     )
     assert "cannot read" in refused("import", tmp_path / "w.pth", "--out", out, "--classes", tmp_path / "none.txt")

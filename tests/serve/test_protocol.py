@@ -163,7 +163,7 @@ DEEP = json.loads("[" * 50 + "1" + "]" * 50)
         ({"inputs": [{**INPUT, "parameters": {"binary_data_size": 5}}]}, "binary_data_size is 5, and 0 bytes"),
         ({"inputs": [{**INPUT, "datatype": "BYTES", "shape": [1], "data": ["!"]}]}, "in base64"),
         ({"inputs": [{**INPUT, "datatype": "BYTES", "shape": [1], "data": [1]}]}, "a list of strings"),
-        ({"inputs": [{**INPUT, "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}]}, "holds 1 files"),
+        ({"inputs": [{**INPUT, "datatype": "BYTES", "shape": [2], "data": ["AAAA"]}]}, "holds 1 file"),
         ({"inputs": [{**INPUT, "datatype": "BYTES", "shape": [1], "data": ["AAAA"]}]}, "image 1 is not an image"),
         ({"inputs": [{**INPUT, "data": ZEROS}], "outputs": [{"name": "x"}]}, "no output 'x'; known: logits, prob"),
         ({"inputs": [{**INPUT, "data": ZEROS}], "outputs": 3}, "outputs must be a list"),

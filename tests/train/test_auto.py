@@ -17,6 +17,7 @@ from bhvit.models import create_model, load_checkpoint, model_spec, save_checkpo
 from bhvit.train import TrainConfig, auto, train
 from bhvit.train.losses import class_weights, total_loss
 from bhvit.train.warm_start import check_same_architecture
+from helpers.masked_images import make
 
 
 def photos(root, sizes, edge):
@@ -106,7 +107,7 @@ def test_the_plain_command_trains_and_says_what_it_chose(few, tmp_path, capsys, 
     error = capsys.readouterr().err
     (line,) = [line for line in error.splitlines() if line.startswith("chosen for these images: ")]
     assert "bundled model tinyimagenet at 96x112" in line
-    assert "1 epochs (--epochs) of 24 images in batches of 24" in line
+    assert "1 epoch (--epochs) of 24 images in batches of 24" in line
     assert "--set balance=1" in line
     config = json.loads((tmp_path / "runs" / "my photos" / "config.json").read_text())
     assert (config["epochs"], config["balance"], config["patience"], config["init"]) == (1, 1.0, 15, "tinyimagenet")
@@ -270,3 +271,37 @@ def test_masks_can_start_from_any_model_of_ones_own(settings, expected, tmp_path
     overrides["patch"] = config.patch
     model = create_model(config.model, num_classes=2, img_size=config.img_size, task="segment", **overrides)
     check_same_architecture(start.spec, model.spec, "own.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "batch"),
+    [
+        (5, [], 4),  # 1 of them is held out
+        (5, ["--batch-size", "3"], 3),
+        (40, [], 8),
+        (40, ["--set", "test_fraction=0.9"], 4),
+    ],
+)
+def test_a_batch_has_no_more_images_than_there_are(tmp_path, capsys, count, words, batch):
+    data = make(tmp_path / "streets", (".",), count=count)
+    out = tmp_path / "run"
+    command = ["train", "--task", "segment", "--data", str(data), "--out", str(out), "--epochs", "1", *words]
+    small = ["--model", "bhvit_nano", "--img-size", "16x32", "--set", "patch=4", "--workers", "0", "--threads", "1"]
+    assert main([*command, *small]) == 0
+    said = f"batches of {batch}, as there are no more training images\n"
+    assert (said in capsys.readouterr().err) == (batch == 4)
+    assert json.loads((out / "config.json").read_text())["batch_size"] == batch
+
+
+def test_a_named_recipe_keeps_its_batch(tmp_path, capsys):
+    data = make(tmp_path / "streets", (".",), count=5)
+    command = ["train", "--recipe", "segment", "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "4 training images do not fill a batch of 8: give --batch-size 4 or less" in capsys.readouterr().err
+
+
+def test_a_single_image_is_too_few(tmp_path, capsys):
+    data = make(tmp_path / "streets", ("train", "val"), count=1)
+    command = ["train", "--task", "segment", "--data", str(data), "--out", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert "there is 1 training image, and batch norm needs two or more: add some" in capsys.readouterr().err

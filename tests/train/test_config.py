@@ -65,6 +65,12 @@ def test_a_missing_setting_is_named():
         TrainConfig.from_dict({"data": "digits", "out": "run"})
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_recipe_may_begin_with_a_byte_order_mark(tmp_path, end):
+    (tmp_path / "mine.toml").write_bytes(f"\ufeffepochs = 3{end}lr = 0.5{end}".encode())
+    assert load_recipe(str(tmp_path / "mine.toml")) == {"epochs": 3, "lr": 0.5}
+
+
 def test_recipes_by_name_and_by_file(tmp_path):
     with pytest.raises(UserError, match="did you mean digits"):
         load_recipe("digit")

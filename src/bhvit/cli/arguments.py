@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import UserError
-from ..spec.meant import meant
+from ..spec.meant import meant, renamed
 from ..spec.values import nearest
 
 _PLAINER = {
@@ -33,6 +33,19 @@ _MEANT = {
     for theirs in names.split()
 }
 """Names of commands in other tools, and ours for the same job."""
+_OPTIONS = {
+    theirs: ours
+    for ours, names in {
+        "--model": "weights checkpoint ckpt network m",
+        "--out": "o output-file save dest save-to",
+        "--top": "k topk top-k",
+        "--data": "source images d",
+        "--limit": "n max-images num-images",
+    }.items()
+    for theirs in names.split()
+}
+"""Names of options in other tools, and ours for the same, where a command has it."""
+_DEVICES = ("device", "gpu", "gpus", "cuda", "cpu")
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,10 +100,20 @@ class Parser(argparse.ArgumentParser):
             if _is_option(name) and name not in self._options:
                 if Path(name).exists():
                     raise UserError(f"{name} would be an option; write ./{name} for the file {self._help()}")
-                hint = (meant(name, self._spell) if "--set" in self._options else None) or nearest(
-                    name, self._options, "-"
-                )
+                hint = self._meant(name) or nearest(name, self._options, "-")
                 raise UserError(f"`{self.prog}` has no option {name}{hint} {self._help()}")
+
+    def _meant(self, name: str) -> str | None:
+        """Suggest the option that has this name in other tools; the text follows "has no option …" in a message."""
+        if "--set" in self._options:
+            return meant(name, self._spell)
+        bare = name.lstrip("-").lower()
+        ours = _OPTIONS.get(bare) or f"--{(renamed(name) or bare).replace('_', '-')}"
+        if ours in self._options:
+            return f"; did you mean {ours}?"
+        if bare in _DEVICES and "--threads" in self._options:
+            return "; packed models run on the CPU (--threads)"
+        return None
 
     def _check_not_empty(self, words: Sequence[str]) -> None:
         # As a path, an empty word would be the current folder.

@@ -7,7 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..text import count_text, describe, size_text
 from .console import (
     Progress,
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     print(f"{describe(file.spec)}, {', '.join(f'{kind} {size_text(size)}' for kind, size in sizes.items())}")
-    print(f"on {where['processor']}, {where['cores']} cores; milliseconds an image")
+    print(f"on {where['processor']}, {counted(int(where['cores']), 'core')}; milliseconds an image")
     print(timing_table(timings))
     for line in comparisons(timings):
         print(line)

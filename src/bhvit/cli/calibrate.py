@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .. import bundled
 from ..calibration import MISS_RATE, SCORES, Calibration
-from ..errors import UserError
+from ..errors import UserError, counted
 from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
 
 FEW = 100
@@ -57,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Calibrate, write and print; 0. Raises UserError."""
     from ..calibration import fit
-    from ..data.dataset import open_dataset
+    from ..data.dataset import open_dataset, splits_of
     from ..data.metrics import evaluate
     from ..files import check_absent
     from ..verification.predictors import open_model, task_of
@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
         check_absent(args.out, args.force)
     if task_of(str(source)) == "segment":
         raise UserError(f"{args.model} labels pixels: only models that classify images are calibrated")
+    splits_of(args.data, args.classes)  # data that is not there is named before PyTorch loads
     model = open_model(args.model, args.threads, args.max_memory)
     dataset = open_dataset(
         args.data,
@@ -99,7 +100,9 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return 0
-    print(f"{out}: temperature {found.temperature:g}, from {len(dataset)} images of the split {dataset.split}")
+    print(
+        f"{out}: temperature {found.temperature:g}, from {counted(len(dataset), 'image')} of the split {dataset.split}"
+    )
     if len(dataset) < FEW:
         print(f"  few images: temperature and threshold are rough, {FEW} or more make them reliable")
     print(f"  calibration error {metrics.calibration_error:.2%}, now {after['calibration_error']:.2%}")

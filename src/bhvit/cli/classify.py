@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import bundled
 from ..calibration import MISS_RATE
-from ..errors import UserError, listed, report
+from ..errors import UserError, counted, listed, report
 from ..text import some
 from .console import (
     Progress,
@@ -49,7 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "name what is in images, with a packed model",
         "Classify images with a .bhv file, or without one with the bundled model, which knows the ten classes of\n"
         "CIFAR-10. A damaged image is named and the others are still answered; the exit status is then 2.",
-        "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\n"
+        "bhvit classify cat.jpg\nbhvit classify model.bhv cat.jpg --top 3\nbhvit classify cat.jpg --model model.bhv\n"
         "bhvit classify model.bhv holiday/ --json > answers.json\n"
         "bhvit classify model.bhv 'photos/**/*.jpg' more.zip --out answers.jsonl --resume\n"
         "find photos -name '*.jpg' -print0 | bhvit classify model.bhv - --out answers.csv\n"
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
 
-    model, sources = split_model(args.sources, "classify")
+    model, sources = split_model(args, "classify")
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a file: name it with --out FILE.jsonl")
     if args.resume and args.force:
@@ -173,7 +173,7 @@ class _Answers:
                 self._count += 1
                 self._take(streamed)
                 if total != 1:
-                    dropped = f", {self._inputs.dropped} late frames dropped" if self._inputs.live else ""
+                    dropped = f", {counted(self._inputs.dropped, 'late frame')} dropped" if self._inputs.live else ""
                     self._progress(self._count, total, dropped)
                 if self._window is not None and not self._window.open:
                     break
@@ -216,8 +216,10 @@ class _Answers:
             self._results.finish()
             failed, count = self._results.failed, sum(self._results.done.values())
         if self._results is not None or self._inputs.live:
-            rate = f"{self._count} images in {seconds:.1f} s, {self._count / max(seconds, 1e-9):.1f} a second"
-            late = f", {self._inputs.dropped} late frames dropped" if self._inputs.live else ""
+            rate = (
+                f"{counted(self._count, 'image')} in {seconds:.1f} s, {self._count / max(seconds, 1e-9):.1f} a second"
+            )
+            late = f", {counted(self._inputs.dropped, 'late frame')} dropped" if self._inputs.live else ""
             report(f"{rate}{late}")
         report_unread(failed, count)
         return 2 if failed else 0

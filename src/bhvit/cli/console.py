@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError, report
+from ..errors import UserError, report, shown
 from ..system import MAX_THREADS, allowed_cores
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def add_max_memory(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -> None:
-    """Add the arguments for pictures: `sources`, --every, --workers, --show, --out, --resume, --force."""
+    """Add the arguments for pictures: `sources`, --model, --every, --workers, --show, --resume, --force."""
     parser.add_argument(
         "sources",
         nargs="+",
@@ -73,6 +73,7 @@ def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -
         ".zip, .tar and .parquet files, videos, the number of a camera, http, https or rtsp addresses, or - for a list "
         "of paths and addresses on standard input",
     )
+    add_model(parser)
     parser.add_argument(
         "--workers",
         type=threads,
@@ -85,6 +86,13 @@ def add_sources(parser: argparse.ArgumentParser, what: str = "[MODEL] SOURCE") -
         "--resume", action="store_true", help="go on with the --out of an interrupted run; nothing is answered twice"
     )
     parser.add_argument("--force", action="store_true", help="replace the file of --out")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """--model, for `split_model`."""
+    parser.add_argument(
+        "--model", metavar="MODEL", help="the packed model (a file or a bundled name), instead of as the first argument"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -110,8 +118,8 @@ def fraction(text: str) -> float:
 
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number of at least 1")
     return int(text)
 
 
@@ -258,17 +266,47 @@ class PreparedPictures:
         report_unread(self.failed, done)
 
 
-def split_model(named: Sequence[str], doing: str) -> tuple[Path, Sequence[str]]:
-    """Split the arguments into the model and its sources.
+def split_model(
+    args: argparse.Namespace, doing: str, default: str | None = bundled.DEFAULT
+) -> tuple[Path, Sequence[str]]:
+    """Split `args.sources` into the model and its sources.
 
-    The model comes first, or is the bundled one. Raises UserError if there is no source for `doing`.
+    The model is --model, or comes first, or is the `default`. Raises UserError if there are two models, none, or no
+    source for `doing`.
     """
-    first, *rest = named
-    if "://" in first or not first or not bundled.is_packed(first):
-        return Path(bundled.DEFAULT), named
-    if not rest:
-        raise UserError(f"no image to {doing} with {first}: name image files or folders after it")
-    return Path(first), rest
+    sources: list[str] = list(args.sources)
+    first, model = sources[0], args.model
+    packed = bool(first) and "://" not in first and bundled.is_packed(first)
+    if packed and model is not None:
+        raise UserError(f"{first} and --model {model} are two models: give one of them")
+    if packed:
+        model = sources.pop(0)
+    elif model is None and default is None:
+        raise UserError(
+            f"no model is named: bhvit {doing} MODEL.bhv {first}, or --model MODEL.bhv{bundled.hint(first)}"
+        )
+    if not sources:
+        raise UserError(f"no image to {doing} with {model}: name image files or folders after it")
+    return Path(model or default or ""), sources
+
+
+def usual_split(splits: Sequence[str]) -> str:
+    """Return the split to measure where none is named.
+
+    Of a folder without splits, made for this, all images: nothing is held out of it.
+    """
+    return "test" if splits else "all"
+
+
+def part_text(split: str, asked: str | None) -> str:
+    """Say which images were measured, where it matters for what the numbers mean; `asked` is the split that was named.
+
+    The text follows a number of images.
+    """
+    if split == "all":
+        hint = " (all; if the model was trained on them, --split validation takes those it did not see)"
+        return "" if asked else hint
+    return f" of the split {split}" + (", on which a run's best model is chosen" if split == "validation" else "")
 
 
 def packed_file(text: str) -> Path:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, counted
+from ..files import check_folder
 from ..text import size_text
 from .console import Progress, Subparsers, command, positive, table
 
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         settings["epochs"] = args.epochs
         settings["warmup_epochs"] = min(settings.get("warmup_epochs", 0), args.epochs)
     config = TrainConfig.from_dict(settings)
-    _step(1, f"Training {config.model} on {config.data}: {config.epochs} epochs")
+    _step(1, f"Training {config.model} on {config.data}: {counted(config.epochs, 'epoch')}")
     checkpoint = train(config, force=True).last
 
     packed = out / "model.bhv"
@@ -135,8 +136,7 @@ def _browser_page(packed: Path) -> str:
 
 def _clear(out: Path, force: bool) -> None:
     """Make `out` an empty demo folder. Raises UserError rather than touch what no demo wrote."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; --out names a folder")
+    check_folder(out)
     if out.is_dir() and any(out.iterdir()):
         if not (out / MARKER).is_file():
             raise UserError(f"{out} holds other things than a demo: choose another folder with --out")

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from .. import bundled
-from ..data.dataset import open_dataset
+from ..data.dataset import open_dataset, splits_of
 from ..data.metrics import evaluate
+from ..data.sources import BUILT_IN
+from ..errors import counted
 from ..format import file as bhv_file
 from ..runtime import Session, reference
 from ..system import allowed_cores
@@ -16,7 +18,7 @@ from ..text import describe, size_text
 from ..timing import BUSY, busy, measure
 from ..timing.runs import native_runs
 from .bench import comparisons, timing_table
-from .console import Progress, table
+from .console import Progress, part_text, table, usual_split
 
 SAMPLES = 8
 REFERENCE_IMAGES = 4
@@ -31,14 +33,18 @@ def demo_pretrained(data: str) -> int:
     path = bundled.find(bundled.DEFAULT, ".bhv")
     file = bhv_file.read(path)
     session = Session(path, threads=allowed_cores())
-    dataset = open_dataset(data, "test", class_names=session.class_names)
+    split = "test" if data in BUILT_IN else usual_split(splits_of(data))
+    dataset = open_dataset(data, split, class_names=session.class_names)
     print(f"{describe(file.spec)}, {size_text(path.stat().st_size)}: {path}")
     print(f"its card: {path.with_suffix('.md')}")
 
     progress = Progress("evaluating")
     metrics = evaluate(session, dataset, file.preprocess, progress=progress)
     progress.clear()
-    print(f"\n[1/4] {len(dataset)} test images of {data}: top-1 {metrics.top1:.2%}, top-5 {metrics.top5:.2%}")
+    print(
+        f"\n[1/4] {counted(len(dataset), 'image')} of {data}{part_text(dataset.split, None)}: top-1 "
+        f"{metrics.top1:.2%}, top-5 {metrics.top5:.2%}"
+    )
 
     checked = min(REFERENCE_IMAGES, len(dataset))
     images = np.concatenate([session.preprocess(dataset.image(index)) for index in range(checked)])

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError, listed, report, require_extra
+from ..errors import UserError, counted, listed, report, require_extra
 from .console import (
     PreparedPictures,
     Progress,
     Subparsers,
     add_engine,
     add_json,
+    add_model,
     command,
     positive,
     print_json,
@@ -50,6 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="[MODEL] PICTURE", help="a packed model, and pictures as for `bhvit classify`"
     )
+    add_model(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.embeddings import k_centres, near_duplicates
     from ..runtime import Session
 
-    model, sources = split_model(args.sources, "embed")
+    model, sources = split_model(args, "embed")
     if args.out is None and args.duplicates is None and args.label_next is None:
         raise UserError("say what the features are for: --out FILE, --duplicates COSINE or --label-next N")
     if args.labelled is not None and args.label_next is None:
@@ -171,7 +173,7 @@ def _write(path: Path, names: list[str], features: npt.NDArray[np.float32]) -> N
 
 def _print(result: dict[str, Any]) -> None:
     if "out" in result:
-        print(f"{result['out']}: {result['images']} pictures, {result['channels']} numbers each")
+        print(f"{result['out']}: {counted(result['images'], 'picture')}, {result['channels']} numbers each")
     for pair in result.get("duplicates", ()):
         print(f"{pair['similarity']:.4f}  {pair['first']}  {pair['second']}")
     if result.get("duplicates") == []:

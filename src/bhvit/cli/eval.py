@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..calibration import MISS_RATE, SCORES, Calibration
-from ..data.dataset import SPLITS, Dataset, Warn, evenly, open_dataset
+from ..data.dataset import SPLITS, evenly, open_dataset, splits_of
 from ..data.metrics import Metrics, evaluate
-from ..errors import UserError, report
+from ..errors import UserError, counted
 from .console import (
     PreparedPictures,
     Progress,
@@ -20,9 +20,11 @@ from .console import (
     add_json,
     add_max_memory,
     command,
+    part_text,
     positive,
     print_json,
     table,
+    usual_split,
 )
 
 if TYPE_CHECKING:
@@ -86,26 +88,16 @@ def run(args: argparse.Namespace) -> int:
                 f"--corruptions, --unknown-data and --limit are for classifiers; {args.model} labels pixels"
             )
         return _run_masks(args)
+    usual = usual_split(splits_of(args.data, args.classes))  # and data that is not there is named before PyTorch loads
     model = open_model(args.model, args.threads, args.max_memory)
-
-    def open_split(split: str, warn: Warn | None = None) -> Dataset:
-        return open_dataset(
-            args.data,
-            split,
-            class_names=model.class_names,
-            classes_file=args.classes,
-            strict=args.strict,
-            test_fraction=args.test_fraction,
-            warn=warn,
-        )
-
-    lines: list[str] = []
-    dataset = open_split(args.split or "test", lines.append)
-    if args.split is None and not dataset.splits:  # a folder of its own, made for this: nothing is held out
-        lines.clear()
-        dataset = open_split("all", lines.append)
-    for line in lines:
-        report(line)
+    dataset = open_dataset(
+        args.data,
+        args.split or usual,
+        class_names=model.class_names,
+        classes_file=args.classes,
+        strict=args.strict,
+        test_fraction=args.test_fraction,
+    )
     dataset = dataset.subset(evenly(len(dataset), args.limit))
     progress = Progress("evaluating")
     metrics = evaluate(model.predict, dataset, model.preprocess, batch_size=args.batch_size, progress=progress)
@@ -143,13 +135,15 @@ def run(args: argparse.Namespace) -> int:
 def _run_masks(args: argparse.Namespace) -> int:
     """Evaluate a segmentation at each image's own size."""
     from ..data.masks import open_masked
+    from ..data.masks import splits_of as splits_of_masks
     from ..data.segmentation_metrics import evaluate_masks
     from ..verification.predictors import open_labeller
 
+    usual = usual_split(splits_of_masks(args.data))
     label, class_names = open_labeller(args.model, args.threads, args.max_memory)
     dataset = open_masked(
         args.data,
-        args.split or "test",
+        args.split or usual,
         class_names=class_names,
         classes_file=args.classes,
         ignore=args.ignore,
@@ -159,7 +153,8 @@ def _run_masks(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"model": args.model, "data": args.data, "split": dataset.split, **metrics.to_dict()})
         return 0
-    print(f"{metrics.images} images of the split {dataset.split}, {len(metrics.class_names)} classes")
+    part = part_text(dataset.split, args.split)
+    print(f"{counted(metrics.images, 'image')}{part}, {counted(len(metrics.class_names), 'class')}")
     print(f"mIoU {metrics.miou:.2%}   pixel accuracy {metrics.pixel_accuracy:.2%}")
     print(f"{1000 * metrics.seconds / metrics.images:.2f} ms an image, with its preparation")
     print("intersection over union, lowest first:")
@@ -212,7 +207,10 @@ def _unknown(model: OpenModel, known: Metrics, source: str, limit: int | None, s
 
 
 def _print_unknown(unknown: Mapping[str, Any]) -> None:
-    print(f"{unknown['images']} unknown images: AUROC {unknown['auroc']:.2%} by {unknown['score']} (50 % is guessing)")
+    print(
+        f"{counted(unknown['images'], 'unknown image')}: AUROC {unknown['auroc']:.2%} by {unknown['score']} (50 "
+        "% is guessing)"
+    )
     if "found" in unknown:
         print(
             f"  at a miss rate of {unknown['miss_rate']:.0%}, `bhvit classify --unknown` finds {unknown['found']:.2%} "
@@ -222,13 +220,7 @@ def _print_unknown(unknown: Mapping[str, Any]) -> None:
 
 def _print(metrics: Metrics, split: str, asked: str | None, calibration: Calibration | None) -> None:
     count = len(metrics.labels)
-    part = {
-        "all": " (all; if the model was trained on them, --split validation takes those it did not see)"
-        if asked is None
-        else "",
-        "validation": " of the split validation, on which a run's best model is chosen",
-    }.get(split, f" of the split {split}")
-    print(f"{count} images{part}, {len(metrics.class_names)} classes")
+    print(f"{counted(count, 'image')}{part_text(split, asked)}, {counted(len(metrics.class_names), 'class')}")
     print(f"top-1 {metrics.top1:.2%}   top-5 {metrics.top5:.2%}   cross entropy {metrics.cross_entropy:.4f}")
     print(f"calibration error {metrics.calibration_error:.2%}: how far probabilities are from frequencies")
     if calibration is not None:

@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from .. import bundled
 from ..errors import UserError
+from ..files import check_folder
 from .console import (
     PreparedPictures,
     Progress,
     Subparsers,
     add_engine,
+    add_model,
     check_outside,
     checkpoint_file,
     command,
@@ -55,6 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "sources", nargs="+", metavar="[MODEL] PICTURE", help="a packed model, and pictures as for `bhvit classify`"
     )
+    add_model(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write, made if absent")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help="see above (default occlusion)")
     parser.add_argument("--name", metavar="CLASS", help="the class that maps are about (default: the likeliest)")
@@ -71,13 +74,12 @@ def run(args: argparse.Namespace) -> int:
     from ..data.inputs import open_inputs
     from ..runtime import Session
 
-    model, sources = split_model(args.sources, "explain")
+    model, sources = split_model(args, "explain")
     if (args.method == "layercam") != (args.checkpoint is not None):
         raise UserError("--method layercam and --checkpoint FILE go together")
     if args.checkpoint is not None:
         bundled.check_name(args.checkpoint, ".safetensors")
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"{args.out} is a file; --out names a folder")
+    check_folder(args.out)
     check_outside(args.out, sources)
     with open_inputs(list(sources)) as inputs:
         session = Session(model, threads=args.threads, isa=args.isa, max_memory=args.max_memory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..errors import UserError, counted
 from ..text import count_text, describe, size_text
 from .console import Subparsers, add_json, command, print_json
 
@@ -39,20 +40,25 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the checkpoint of published weights; 0. Raises UserError."""
     from ..data.classes import read_class_names
-    from ..errors import UserError
     from ..files import check_absent
-    from ..models import from_published, save_checkpoint
 
     if args.out.suffix != ".safetensors":
         raise UserError(f"a checkpoint is a .safetensors file, so --out cannot be {args.out}")
     if args.out.resolve() == args.weights.resolve():
         raise UserError(f"--out is the file of published weights itself ({args.weights}); give another")
     check_absent(args.out, args.force)
+    if not args.weights.exists():
+        raise UserError(f"no file at {args.weights}")
+    from ..models import from_published, save_checkpoint  # PyTorch, which takes seconds to load
+
     model = from_published(args.weights, weight_bits=args.weight_bits, heads=args.heads, recu=args.recu)
     if args.classes is not None:
         names = read_class_names(args.classes)
         if len(names) != model.spec.num_classes:
-            raise UserError(f"{args.classes} has {len(names)} names, the weights {model.spec.num_classes} classes")
+            raise UserError(
+                f"{args.classes} has {counted(len(names), 'name')}, the weights "
+                f"{counted(model.spec.num_classes, 'class')}"
+            )
         model.class_names = names
     save_checkpoint(model, args.out)
     parameters = sum(parameter.numel() for parameter in model.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import bundled
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _open(args: argparse.Namespace) -> _Subject:
-    from ..format.checkpoint import FORMAT, CheckpointDescription, read_metadata
+    from ..format.checkpoint import read_description, read_metadata
     from ..format.file import describe_spec
 
     path = bundled.find(args.model, ".bhv")
@@ -126,18 +127,12 @@ def _open(args: argparse.Namespace) -> _Subject:
     from ..hf_layout import CONFIG, WEIGHTS
 
     folder = path.parent if path.name == WEIGHTS else path
-    if (folder / CONFIG).is_file():
-        from ..models import BHViT
-
-        model = BHViT.from_pretrained(folder)
-        return _Subject(
-            described=describe_spec(model.spec, model.class_names, model.preprocess, model.calibration),
-            size=(folder / WEIGHTS).stat().st_size,
-        )
+    if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+        path = folder / WEIGHTS
+    _check_kind(path)
     # What is wrong with a packed file its own reader says better.
-    metadata = {} if path.suffix == ".bhv" else read_metadata(path)
-    if FORMAT in metadata:
-        saved = CheckpointDescription.from_metadata(metadata, path)
+    if path.suffix != ".bhv" and read_metadata(path).get("format") != "bhvit":
+        saved = read_description(path)
         return _Subject(
             described=describe_spec(saved.spec, saved.class_names, saved.preprocess, saved.calibration),
             size=path.stat().st_size,
@@ -148,6 +143,17 @@ def _open(args: argparse.Namespace) -> _Subject:
     packed = bhv_file.read(path)
     kinds, size = bytes_by_kind(packed), path.stat().st_size
     return _Subject(described=packed, size=size, kinds={**kinds, "header": size - sum(kinds.values())})
+
+
+def _check_kind(path: Path) -> None:
+    """Raise UserError for a run's folder and for a picture, which hold no model themselves."""
+    from ..decode import IMAGE_SUFFIXES
+
+    best = path / "best.safetensors"
+    if best.is_file():
+        raise UserError(f"{path} is a run's folder: name a checkpoint in it, such as {best}")
+    if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        raise UserError(f"{path} is a picture, not a model: `bhvit classify {path}` names what is in it")
 
 
 def _packed(subject: _Subject) -> tuple[dict[str, int] | None, str]:

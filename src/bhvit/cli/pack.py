@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .. import bundled
+from ..errors import UserError, counted
 from ..text import count_text, describe, size_text
 from .console import Subparsers, add_json, checkpoint_file, command, print_json, table
 
@@ -42,11 +43,8 @@ def run(args: argparse.Namespace) -> int:
     """Pack a checkpoint and print the file's size; 0. Raises UserError."""
     bundled.check_name(args.checkpoint, ".safetensors")
     from ..cost.counts import bytes_by_kind
-    from ..errors import UserError
     from ..format import file as bhv_file
-    from ..models import load_checkpoint
-    from ..packing import pack
-    from ..packing.packed import check_target
+    from ..format.checkpoint import read_description
 
     target = args.model or (
         Path(f"{args.checkpoint.stem}.bhv")  # a bundled model: never into the package itself
@@ -55,7 +53,11 @@ def run(args: argparse.Namespace) -> int:
     )
     if target.exists() and args.checkpoint.exists() and target.samefile(args.checkpoint):
         raise UserError(f"{target} is the checkpoint itself, which --force would replace: name another file")
-    check_target(target, args.force)  # before the work, too
+    bhv_file.check_target(target, args.force)
+    read_description(args.checkpoint)  # and all of that before PyTorch loads
+    from ..models import load_checkpoint
+    from ..packing import pack
+
     model = load_checkpoint(args.checkpoint)
     pack(model, target, float_storage=args.float_storage, force=args.force)
     packed = bhv_file.read(target)
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 0
     print(f"{target}: {size_text(size)} ({before / size:.1f} times smaller than the checkpoint)")
-    print(f"  {describe(packed.spec)}, {len(packed.ops)} ops")
+    print(f"  {describe(packed.spec)}, {counted(len(packed.ops), 'op')}")
     rows = [
         [f"{count_text(weights)} binary weights", size_text(sizes["bits"])],
         ["float32: scales, shifts, thresholds, maps", size_text(sizes["float32"])],

@@ -54,6 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure a run and write its page; 0. Raises UserError."""
+    if not args.folder.is_dir():
+        raise UserError(f"{args.folder} is not a run: there is no such folder")
     from ..files import check_absent
     from ..report.build import write_report
     from ..report.measure import measure_run

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import bundled
-from ..errors import UserError, report
+from ..errors import UserError, counted, report
+from ..files import check_folder
 from .console import (
     Progress,
     Subparsers,
@@ -22,6 +22,7 @@ from .console import (
     check_outside,
     command,
     report_unread,
+    split_model,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ def add_parser(subparsers: Subparsers) -> None:
         "bhvit segment street.jpg --model streets.bhv --windows --out masks",
     )
     add_sources(parser)
-    parser.add_argument("--model", metavar="MODEL", help="the packed model, instead of as the first SOURCE")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the results; without it shares are printed")
     parser.add_argument(
         "--windows", action="store_true", help="cover large images by windows of the model's size; default: resize them"
@@ -67,13 +67,14 @@ def run(args: argparse.Namespace) -> int:
     from ..runtime import Session
     from ..runtime.label_maps import check_overlap
 
-    model, sources = _split_model(args)
+    model, sources = split_model(args, "segment", default=None)
     check_overlap(args.overlap)
     if args.out is None and (args.resume or args.force):
         raise UserError("--resume and --force are about a folder: name it with --out DIR")
     if args.resume and args.force:
         raise UserError("--resume goes on with label maps that are there, --force replaces them: give one of them")
     if args.out is not None:
+        check_folder(args.out)
         check_outside(args.out, sources)
     with ExitStack() as stack:
         inputs = stack.enter_context(open_inputs(sources, every=args.every))
@@ -206,8 +207,10 @@ class _Results:
         """Say how it went and return the exit status."""
         if self._args.out is not None:
             rate = self._count / max(seconds, 1e-9)
-            kept = f", {self._kept} were there" if self._kept else ""
-            report(f"{self._count} images in {seconds:.1f} s, {rate:.1f} a second{kept}")
+            kept = f", {counted(self._kept, 'was', 'were')} there" if self._kept else ""
+            done = f"{counted(self._count, 'image')} in {seconds:.1f} s, {rate:.1f} a second{kept}"
+            written = f"label maps{'' if self._args.no_overlay else ' and overlays'} are in {self._args.out}"
+            report(f"{done}; {written}" if self._count + self._kept > self._failed else done)
         report_unread(self._failed, self._count)
         return 2 if self._failed else 0
 
@@ -239,19 +242,3 @@ def made_by(path: Path) -> str | None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return found if isinstance(found, str) else None
-
-
-def _split_model(args: argparse.Namespace) -> tuple[Path, list[str]]:
-    """The model and the sources: --model, or the first source."""
-    sources: list[str] = list(args.sources)
-    named = args.model
-    if named is None:
-        if not bundled.is_packed(sources[0]):
-            raise UserError(
-                f"no model is named: bhvit segment MODEL.bhv {sources[0]}, or --model MODEL.bhv"
-                f"{bundled.hint(sources[0])}"
-            )
-        named = sources.pop(0)
-    if not sources:
-        raise UserError(f"nothing to segment: name images after {named}")
-    return Path(named), sources

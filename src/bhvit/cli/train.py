@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError, counted
+from ..files import check_folder
 from .console import Subparsers, add_json, add_set, command, print_json, processes
 from .launch import is_child, launch
 
@@ -85,15 +88,17 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train as the arguments say; 0, 130 after Ctrl-C, 143 after SIGTERM. Raises UserError."""
-    if args.data and not args.resume and args.task != "segment":
-        _check_folders(args.data)
+    if args.out is not None:
+        check_folder(args.out)
+    if args.data and not args.resume:
+        _check_data(args)
     from ..data.segmentation_metrics import SegmentationMetrics
     from ..train import train
     from ..train.distributed import check_batches
     from ..train.malloc import keep_memory
     from ..train.run_folder import merit
 
-    config = _config(args)
+    config = _fitting(_config(args), args)
     if args.processes and args.processes > 1 and not is_child():
         check_batches(config, args.processes)
         return launch(args.processes, args.words)
@@ -117,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         if isinstance(result.metrics, SegmentationMetrics):
             _print_masks(best, result, result.metrics, config.include_validation)
             return 0
-        print(f"validation accuracy on {len(result.metrics.labels)} images:")
+        print(f"validation accuracy on {counted(len(result.metrics.labels), 'image')}:")
         print(f"  {result.metrics.top1:.2%} with the last epoch's weights, {result.last}")
         print(f"  {best['val_top1']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
         print(f"next: bhvit pack {result.best} model.bhv")
@@ -128,18 +133,17 @@ def _print_masks(
     best: Mapping[str, Any], result: Result, metrics: SegmentationMetrics, include_validation: bool
 ) -> None:
     if include_validation:  # then no epoch can be chosen on them
-        print(f"mIoU on {metrics.images} validation images, which it was trained on, too:")
+        print(f"mIoU on {counted(metrics.images, 'validation image')}, which it was trained on, too:")
         print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
         print(f"next: bhvit pack {result.last} model.bhv")
         return
-    print(f"validation mIoU on {metrics.images} images:")
+    print(f"validation mIoU on {counted(metrics.images, 'image')}:")
     print(f"  {metrics.miou:.2%} with the last epoch's weights, {result.last}")
     print(f"  {best['val_miou']:.2%} with those of epoch {best['epoch']}, chosen on these images, {result.best}")
     print(f"next: bhvit pack {result.best} model.bhv")
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:
-    from ..errors import UserError
     from ..train.auto import applies, names_model, output_folder, without_model
     from ..train.config import TrainConfig, parse_setting
     from ..train.recipe_files import default_recipe, load_recipe, merged
@@ -169,9 +173,7 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         raise UserError("--data is missing: it names the images to train on (only --resume knows them)")
     given.setdefault("out", output_folder(given["data"]))
     if args.recipe is None and given.get("task", "classify") == "classify" and applies(given):
-        # Of several processes one tells: the first, or the one that starts them.
-        told = is_child() and (args.processes is not None or os.environ["RANK"] != "0")
-        return _by_images(given, quiet=args.quiet or told)
+        return _by_images(given, quiet=not _tells(args))
     own_model = "init" not in given and names_model(given)  # from scratch, for bundled weights do not fit it
     recipe = load_recipe(args.recipe or default_recipe(given["data"], given.get("task", "classify"), own_model))
     if "init" in given and "init" in recipe:  # the recipe's model is that of its own `init`
@@ -180,6 +182,26 @@ def _config(args: argparse.Namespace) -> TrainConfig:
         if "model" not in given:
             recipe = {**start, **recipe}
     return TrainConfig.from_dict({**_of_checkpoint(recipe, given), **merged(recipe, given)})
+
+
+def _tells(args: argparse.Namespace) -> bool:
+    """Whether this process says what was chosen: of several, the first, or the one that starts them."""
+    return not args.quiet and not (is_child() and (args.processes is not None or os.environ["RANK"] != "0"))
+
+
+def _fitting(config: TrainConfig, args: argparse.Namespace) -> TrainConfig:
+    """The settings with a batch of no more images than there are, unless a batch size or a recipe was named."""
+    from ..train.auto import fitting_batch
+
+    named = args.batch_size is not None or any(text.partition("=")[0].strip() == "batch_size" for text in args.set)
+    if named or args.resume or args.recipe is not None:
+        return config
+    smaller = fitting_batch(config.to_dict())
+    if smaller is None:
+        return config
+    if _tells(args):
+        print(f"batches of {smaller}, as there are no more training images", file=sys.stderr)
+    return dataclasses.replace(config, batch_size=smaller)
 
 
 def _by_images(given: Mapping[str, Any], quiet: bool) -> TrainConfig:
@@ -203,21 +225,23 @@ def _by_images(given: Mapping[str, Any], quiet: bool) -> TrainConfig:
     return config
 
 
-def _check_folders(data: str) -> None:
-    """Raise UserError for class folders that cannot be trained on.
+def _check_data(args: argparse.Namespace) -> None:
+    """Raise UserError for images that are absent or cannot be trained on.
 
-    This is before PyTorch takes seconds to load.
+    This is before PyTorch takes seconds to load; files with images in them are looked into later.
     """
+    from ..data.masks import splits_of as splits_of_masks
     from ..data.sources import BUILT_IN, find
 
-    folder = Path(data)
-    if (
-        data not in BUILT_IN
-        and folder.is_dir()
-        and not any(folder.rglob("*.parquet"))
-        and not any(folder.glob("*.tar"))
-    ):
-        find(data, "train", None)
+    path = Path(args.data)
+    packed = path.is_dir() and (any(path.rglob("*.parquet")) or any(path.glob("*.tar")))
+    unknown = args.task is None and (args.recipe or any(text.startswith("task") for text in args.set))
+    if packed or path.suffix.lower() in (".parquet", ".tar", ".zip") or (unknown and path.is_dir()):
+        return
+    if args.task == "segment":
+        splits_of_masks(args.data)
+    elif args.data not in BUILT_IN:
+        find(args.data, "train", None)
 
 
 def _of_checkpoint(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, counted
 from .console import (
     Progress,
     Subparsers,
@@ -15,6 +15,7 @@ from .console import (
     checkpoint_file,
     command,
     packed_file,
+    part_text,
     positive,
     print_json,
     table,
@@ -90,15 +91,19 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..data.dataset import evenly, open_dataset
     from ..format import file as bhv_file
+    from ..format.checkpoint import read_description
 
     for checkpoint in filter(None, (args.checkpoint, args.third)):
         bundled.check_name(checkpoint, ".safetensors")
     exported = args.checkpoint.suffix == ".onnx"
     if args.third is not None and not exported:
         raise UserError("--checkpoint goes with an exported model (.onnx) as the first file")
-    if bhv_file.read(args.model).spec.task == "segment":
+    file = bhv_file.read(args.model)
+    for checkpoint in filter(None, (args.third if exported else args.checkpoint,)):
+        read_description(checkpoint)  # before PyTorch loads
+    if file.spec.task == "segment":
         return _run_masks(args, exported)
-    class_names = None if args.unlabelled else bhv_file.read(args.model).class_names
+    class_names = None if args.unlabelled else file.class_names
     dataset = open_dataset(
         args.data, args.split, class_names=class_names, classes_file=args.classes, strict=args.strict
     )
@@ -119,13 +124,12 @@ def run(args: argparse.Namespace) -> int:
         labelled=not args.unlabelled,
         progress=Progress,
     )
-    return _print(args, found, findings(found))
+    return _print(args, dataset, found, findings(found))
 
 
 def _run_masks(args: argparse.Namespace, exported: bool) -> int:
     from ..data.dataset import evenly
     from ..data.masks import open_masked
-    from ..errors import UserError
     from ..format import file as bhv_file
     from ..verification.segmentation import compare_masks
     from ..verification.summary import mask_findings
@@ -152,10 +156,12 @@ def _run_masks(args: argparse.Namespace, exported: bool) -> int:
         traced=args.trace,
         progress=Progress("comparing"),
     )
-    return _print(args, found, mask_findings(found))
+    return _print(args, dataset, found, mask_findings(found))
 
 
-def _print(args: argparse.Namespace, found: Comparison | MaskComparison, rows: list[tuple[str, str]]) -> int:
+def _print(
+    args: argparse.Namespace, dataset: Dataset, found: Comparison | MaskComparison, rows: list[tuple[str, str]]
+) -> int:
     """Print what was found and return the exit status."""
     lines = [table(rows, right=False)]
     if args.ops:
@@ -165,11 +171,12 @@ def _print(args: argparse.Namespace, found: Comparison | MaskComparison, rows: l
         ]
         lines.append(table(ops, ("after op", "beyond rounding", "largest", "relative rms", "flipped")))
     wanted = ", native equal to the reference, no difference without a flipped sign"
-    return _conclude(args, found, lines, found.sound, wanted)
+    return _conclude(args, dataset, found, lines, found.sound, wanted)
 
 
 def _conclude(
     args: argparse.Namespace,
+    dataset: Dataset,
     found: Comparison | MaskComparison | ExportComparison | MaskExportComparison,
     lines: list[str],
     sound: bool = True,
@@ -178,8 +185,9 @@ def _conclude(
     """Print `lines`, or all as JSON, and whether it passed: enough agreement, and `sound`. The exit status."""
     passed = sound and found.agreement * 100 >= args.threshold
     if args.json:
-        print_json({**found.to_dict(), "threshold": args.threshold / 100, "passed": passed})
+        print_json({**found.to_dict(), "split": dataset.split, "threshold": args.threshold / 100, "passed": passed})
     else:
+        print(f"{counted(len(dataset), 'image')}{part_text(dataset.split, args.split)}")
         print(*lines, sep="\n")
         print("passed" if passed else f"FAILED (wanted: {args.threshold} % agreement{wanted})")
     return 0 if passed else 1
@@ -213,7 +221,7 @@ def _verify_export(args: argparse.Namespace, dataset: Dataset) -> int:
             labelled=not args.unlabelled,
             progress=Progress,
         )
-    return _conclude(args, found, [table(found.findings(), right=False)])
+    return _conclude(args, dataset, found, [table(found.findings(), right=False)])
 
 
 def _percent(text: str) -> float:

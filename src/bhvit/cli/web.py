@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .console import Subparsers, command
 
 _DESCRIPTION = """\
@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the site, or the page; 0. Raises UserError."""
-    from ..files import check_absent, write_atomically
+    from ..files import check_absent, check_folder, write_atomically
     from ..text import size_text
     from ..web import single_file, site_files, write_site
 
@@ -51,10 +51,9 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.out, single_file(site_files(args.models, examples=args.examples)).encode())
         print(f"{args.out}: {size_text(args.out.stat().st_size)}")
         return 0
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"{args.out} is not a folder")
+    check_folder(args.out)
     if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
         raise UserError(f"{args.out} is not empty; --force writes into it")
     names = write_site(args.models, args.out, examples=args.examples)
-    print(f"{args.out}: {len(names)} files; try it with `python -m http.server --directory {args.out}`")
+    print(f"{args.out}: {counted(len(names), 'file')}; try it with `python -m http.server --directory {args.out}`")
     return 0

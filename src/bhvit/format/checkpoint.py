@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import bundled, hf_layout
 from ..calibration import Calibration
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_regular
 from ..image import Preprocess
 from ..spec.model import ModelSpec
@@ -90,6 +91,30 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
 
 
+def read_description(path: Path) -> CheckpointDescription:
+    """Read the description of a checkpoint, or of the weights in a model's folder.
+
+    Raises UserError if there is no file, or it is neither.
+    """
+    check_regular(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint at {path}{bundled.hint(path, '.safetensors')}")
+    metadata = read_metadata(path)
+    if FORMAT in metadata:
+        return CheckpointDescription.from_metadata(metadata, path)
+    config, preprocessor = path.with_name(hf_layout.CONFIG), path.with_name(hf_layout.PREPROCESSOR)
+    if path.name != hf_layout.WEIGHTS or not config.is_file():
+        found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
+        raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
+    spec, class_names = hf_layout.read_json(config, hf_layout.read_config)
+    return CheckpointDescription(
+        spec=spec,
+        class_names=class_names,
+        preprocess=hf_layout.read_json(preprocessor, hf_layout.read_preprocessor) if preprocessor.is_file() else None,
+        calibration=hf_layout.read_json(config, hf_layout.read_calibration),
+    )
+
+
 def _text(fields: Mapping[str, Any], key: str) -> str:
     if not isinstance(fields[key], str):
         raise ValueError(f"{key} is no text")
@@ -100,7 +125,7 @@ def _check_names(names: Any, spec: ModelSpec, path: str | Path) -> None:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path} is damaged: its class names are no list of names")
     if len(names) != spec.num_classes:
-        raise UserError(f"{path} is damaged: it names {len(names)} classes, its model has {spec.num_classes}")
+        raise UserError(f"{path} is damaged: it names {counted(len(names), 'class')}, its model has {spec.num_classes}")
     try:
         "".join(names).encode()
     except UnicodeEncodeError:

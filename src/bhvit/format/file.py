@@ -41,8 +41,8 @@ from safetensors import SafetensorError
 
 from .. import bundled
 from ..calibration import Calibration
-from ..errors import FormatError, UserError, shown
-from ..files import write_atomically
+from ..errors import FormatError, UserError, counted, shown
+from ..files import check_absent, write_atomically
 from ..image import Preprocess
 from ..spec.limits import LIMITS
 from ..spec.model import ModelSpec
@@ -92,8 +92,8 @@ class Description:
                 raise FormatError(f"{shown(name)} is no class name: it must be text that UTF-8 can hold")
         if not classes == self.spec.num_classes == len(self.class_names):
             raise FormatError(
-                f"the program has {classes} classes, the spec {self.spec.num_classes}, "
-                f"and {len(self.class_names)} names are given"
+                f"the program has {counted(classes, 'class')}, the spec {self.spec.num_classes}, "
+                f"and the names are {len(self.class_names)}"
             )
 
 
@@ -229,6 +229,16 @@ def header(model: Description, ops: Sequence[Op], layout: Layout) -> tuple[list[
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % ALIGNMENT)
     return names, len(text).to_bytes(8, "little") + text
+
+
+def check_target(path: str | Path, force: bool) -> None:
+    """Raises UserError unless a packed file can be written to `path`.
+
+    With another ending than .bhv, commands and other programs would take it for another kind of file.
+    """
+    check_absent(path, force)
+    if Path(path).suffix != ".bhv":
+        raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
 
 
 def write(model: PackedModel, path: str | Path) -> None:

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from .. import bundled
 from ..errors import UserError
-from ..files import check_regular, write_atomically
-from ..format.checkpoint import FORMAT, CheckpointDescription
-from ..hf_layout import CONFIG, WEIGHTS
+from ..files import write_atomically
+from ..format.checkpoint import FORMAT, CheckpointDescription, read_description
 from .base.weights import build_with_weights, own_tensors, read_weights
 from .network import BHViT
 
@@ -56,16 +55,10 @@ def load_checkpoint(path: str | Path) -> BHViT:
     absent, damaged, not a checkpoint of ours, or holds other tensors than its description needs.
     """
     path = bundled.find(path, ".safetensors")
-    check_regular(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {path}{bundled.hint(path, '.safetensors')}")
+    described = read_description(path)
     tensors, metadata = read_weights(path)
-    if FORMAT not in metadata:
-        if path.name == WEIGHTS and (path.parent / CONFIG).is_file():
-            return BHViT.from_pretrained(path.parent)
-        found = "a packed model" if metadata.get("format") == "bhvit" else "not a checkpoint of bhvit"
-        raise UserError(f"{path} is {found}; a checkpoint that `bhvit train` wrote is needed")
-    described = CheckpointDescription.from_metadata(metadata, path)
+    if FORMAT not in metadata:  # described by the files next to it
+        return BHViT.from_pretrained(path.parent)
     if described.checksum is not None and described.checksum != checksum(tensors):
         raise UserError(f"{path} is damaged: its checksum does not match its weights; copy or train it again")
     model = build_with_weights(BHViT, described.spec, tensors, path)

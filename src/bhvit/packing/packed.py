@@ -11,8 +11,8 @@ import numpy.typing as npt
 from torch import nn
 
 from .._native import Program
-from ..errors import UserError
-from ..files import check_absent, write_atomically
+from ..errors import UserError, counted
+from ..files import write_atomically
 from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..format.float_storage import FloatStorage, decode, encode, is_map_or_classifier, layout, scale_key
@@ -49,7 +49,9 @@ def packed_model(
     )
     if len(described.class_names) != model.spec.num_classes:
         given = len(described.class_names)
-        raise UserError(f"{given} class names given for a model of {model.spec.num_classes} classes")
+        raise UserError(
+            f"{counted(given, 'class name')} given for a model of {counted(model.spec.num_classes, 'class')}"
+        )
     ops = tuple(program(model.spec))
     stored = layout(ops, float_storage or model.spec.float_storage)
     tensors: dict[str, npt.NDArray[Any]] = {}
@@ -82,20 +84,10 @@ def pack(
 
     Raises UserError if `path` exists and `force` is not set, does not end in .bhv, or cannot be written.
     """
-    check_target(path, force)
+    bhv_file.check_target(path, force)
     data = bhv_file.to_bytes(packed_model(model, class_names, preprocess, float_storage))
     check_opens(data)
     write_atomically(path, data)
-
-
-def check_target(path: str | Path, force: bool) -> None:
-    """Raises UserError unless a packed file can be written to `path`.
-
-    With another ending than .bhv, commands and other programs would take it for another kind of file.
-    """
-    check_absent(path, force)
-    if Path(path).suffix != ".bhv":
-        raise UserError(f"a packed file has a format of its own, so its name cannot be {path}: end it in .bhv")
 
 
 def check_opens(data: bytes) -> None:

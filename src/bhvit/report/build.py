@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cost.counts import op_costs, total
+from ..errors import counted
 from ..files import write_atomically
 from ..system import environment
 from ..text import count_text, describe, size_text
@@ -61,14 +62,10 @@ def write_report(found: Findings | MaskFindings, out: Path, browser: str = "") -
 
 
 def _subtitle(found: RunFindings) -> str:
-    part = {
-        "all": "images",
-        "train": "training images",
-        "validation": "validation images"
-        + (", on which the best epoch was chosen" if found.checkpoint.stem == "best" else ""),
-        "test": "test images",
-    }[found.dataset.split]
-    images = f"{len(found.dataset)} {part}, {len(found.file.class_names)} classes"
+    split = found.dataset.split
+    part = {"all": "image", "train": "training image"}.get(split, f"{split} image")
+    chosen = ", on which the best epoch was chosen" if (split, found.checkpoint.stem) == ("validation", "best") else ""
+    images = f"{counted(len(found.dataset), part)}{chosen}, {counted(len(found.file.class_names), 'class')}"
     return f"A binary vision transformer, packed into bits and run on {images}."
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..calibration import probabilities
 from ..data.corruptions import STRENGTHS
+from ..errors import counted
 from .elements import THUMBNAIL, picture, table
 from .gallery import Shown, cell_id, gallery, shown_images
 from .measure import Findings
@@ -52,7 +53,7 @@ def class_tiles(found: Findings) -> list[tuple[str, str, str]]:
     comparison = found.comparison
     return [
         (f"{found.native.top1:.2%}", "accuracy of the packed file", f"PyTorch: {comparison.torch.top1:.2%}"),
-        (f"{comparison.agreement:.2%}", "same answer as PyTorch", f"of {len(found.dataset)} images"),
+        (f"{comparison.agreement:.2%}", "same answer as PyTorch", f"of {counted(len(found.dataset), 'image')}"),
     ]
 
 
@@ -78,7 +79,7 @@ def _robustness(found: Findings) -> str:
     if measured is None:
         return ""
     header = ("corruption", *(f"strength {strength}" for strength in STRENGTHS), "mean")
-    note = f"Accuracy on {measured.images} images: {measured.clean:.1%} as they are, "
+    note = f"Accuracy on {counted(measured.images, 'image')}: {measured.clean:.1%} as they are, "
     return (
         f"<p>{note}{measured.mean:.1%} on average over corruptions and strengths.</p>{table(header, measured.rows())}"
     )

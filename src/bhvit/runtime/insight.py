@@ -17,7 +17,6 @@ from ..format import file as bhv_file
 from ..format.file import PackedModel
 from ..format.ops import head
 from ..spec.values import nearest
-from ..text import some
 from . import saliency
 from .saliency import METHODS, Method
 
@@ -121,10 +120,8 @@ class Insight(abc.ABC):
     def label(self, name: str) -> int:
         """Return the number of a class. Raises UserError if the model does not know it."""
         if name not in self._class_names:
-            raise UserError(
-                f"the model does not know the class {shown(name)}{nearest(name, self._class_names)}; "
-                f"it knows {some(self._class_names)}"
-            )
+            hint = nearest(name, self._class_names, limit=20)
+            raise UserError(f"the model does not know the class {shown(name)}{hint}")
         if self._class_names.count(name) > 1:
             raise UserError(f"several classes are called {name}: leave the name out, and the likeliest class is taken")
         return self._class_names.index(name)

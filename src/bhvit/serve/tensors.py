@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import counted
 from .limits import Limits, RequestError
 
 HEADER_LENGTH = "inference-header-content-length"
@@ -64,7 +65,7 @@ def read_input(fields: Mapping[str, Any], binary: memoryview, name: str, limits:
     if not (isinstance(shape, list) and shape and all(type(edge) is int and edge >= 0 for edge in shape)):
         raise RequestError(400, f"the input's shape must be a list of whole numbers, not {_short(shape)}")
     if shape[0] > limits.batch:
-        raise RequestError(400, f"a request has at most {limits.batch} images, not {shape[0]}")
+        raise RequestError(400, f"a request has at most {counted(limits.batch, 'image')}, not {shape[0]}")
     parameters = described.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, dict) else None
     if size is None and len(binary):
@@ -74,7 +75,7 @@ def read_input(fields: Mapping[str, Any], binary: memoryview, name: str, limits:
     if kind == "BYTES":
         files = _files(described.get("data")) if size is None else _split_strings(binary)
         if shape != [len(files)]:
-            raise RequestError(400, f"BYTES of the shape {_short(shape)} holds {len(files)} files")
+            raise RequestError(400, f"BYTES of the shape {_short(shape)} holds {counted(len(files), 'file')}")
         return Input(None, files)
     if not isinstance(kind, str) or kind not in _TYPES:
         raise RequestError(400, f"datatype must be FP32, UINT8 or BYTES, not {_short(kind)}")

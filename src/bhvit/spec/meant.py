@@ -52,6 +52,15 @@ _EXPLAINED: dict[str, str] = {
 }
 
 
+def renamed(name: str) -> str | None:
+    """Return our setting for the `name` that other tools use; None without one."""
+    return _MEANT.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").lower().replace("-", "_")
+
+
 def meant(name: str, spell: Callable[[str], str], taken: Iterable[str] = ()) -> str | None:
     """Suggest our setting for the `name` that other tools use; None without one.
 
@@ -59,7 +68,7 @@ def meant(name: str, spell: Callable[[str], str], taken: Iterable[str] = ()) -> 
 
     `spell` writes the name of a setting as the caller's users give it. Names in `taken` mean something here.
     """
-    plain = name.lstrip("-").lower().replace("-", "_")
+    plain = _plain(name)
     if plain in taken:
         return None
     if plain in _MEANT:

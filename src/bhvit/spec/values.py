@@ -16,8 +16,8 @@ from typing import Any, Literal
 from ..errors import UserError, listed, require_extra
 
 
-def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
-    """Suggest the nearest of `names`, or list all of them if none is near.
+def nearest(name: str, names: Iterable[str], marks: str = "", limit: int | None = None) -> str:
+    """Suggest the nearest of `names`, or list all of them, or the first `limit`, if none is near.
 
     The text follows "there is no ..." in a message.
 
@@ -27,7 +27,10 @@ def nearest(name: str, names: Iterable[str], marks: str = "") -> str:
     name = name.lstrip(marks)
     # Letters in another order are near, however short the name.
     near = difflib.get_close_matches(name, bare, n=1) or [n for n in bare if sorted(n) == sorted(name)]
-    return f"; did you mean {bare[near[0]]}?" if near else f"; known: {listed(bare.values())}"
+    if near:
+        return f"; did you mean {bare[near[0]]}?"
+    more = f", … ({len(bare)} in all)" if limit is not None and len(bare) > limit else ""
+    return f"; known: {listed(list(bare.values())[:limit])}{more}"
 
 
 def convert(name: str, kind: Any, value: Any) -> Any:

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import bundled
-from ..data.dataset import Dataset
+from ..data.dataset import Dataset, count_images
+from ..data.masks import count_images as count_masked_images
 from ..data.sources import BUILT_IN
-from ..format.checkpoint import CheckpointDescription, read_metadata
+from ..errors import counted
+from ..format.checkpoint import read_description
 from ..spec.model import DECODER_FIELDS
 from ..spec.overrides import OVERRIDES
 from ..spec.sizes import model_spec
@@ -105,20 +107,32 @@ def sentence(settings: Mapping[str, Any], dataset: Dataset) -> str:
 
     `settings` are the chosen ones with the caller's own in their place.
     """
-    height, width = settings["img_size"]
+    (height, width), images = settings["img_size"], counted(len(dataset), "image")
     init, batch, patience = settings["init"], settings["batch_size"], settings["patience"]
     start = f"the bundled model {init}" if init in bundled.list_bundled() else init
     parts = [
         f"starts from {start} at {height}x{width} pixels (--init, --img-size)",
-        f"{settings['epochs']} epochs (--epochs) of {len(dataset)} images in batches of {batch} (--batch-size)",
+        f"{counted(settings['epochs'], 'epoch')} (--epochs) of {images} in batches of {batch} (--batch-size)",
     ]
     if settings["layer_decay"] < 1:
         parts.append(f"smaller steps in early blocks (--set layer_decay={settings['layer_decay']:g})")
     if settings["balance"] > 0:
         parts.append(f"rare classes count more (--set balance={settings['balance']:g})")
     if patience > 0:
-        parts.append(f"stops after {patience} epochs without gain (--set patience={patience})")
+        parts.append(f"stops after {counted(patience, 'epoch')} without gain (--set patience={patience})")
     return "chosen for these images: " + "; ".join(parts) + "; --recipe small trains from scratch"
+
+
+def fitting_batch(settings: Mapping[str, Any]) -> int | None:
+    """Return a smaller batch size where there are fewer training images than a batch has; else None."""
+    if settings["data"] in BUILT_IN:
+        return None
+    fraction = settings["test_fraction"]
+    if settings["task"] == "segment":
+        count = count_masked_images(settings["data"], fraction)
+    else:
+        count = count_images(settings["data"], settings["classes"], fraction)
+    return count if 2 <= count < settings["batch_size"] else None
 
 
 def output_folder(data: str) -> str:
@@ -162,7 +176,7 @@ def _nearest_bundled(edge: float) -> str:
     for name in bundled.list_bundled():
         checkpoint = bundled.find(name, ".safetensors")
         if checkpoint.is_file():
-            described = CheckpointDescription.from_metadata(read_metadata(checkpoint), checkpoint)
+            described = read_description(checkpoint)
             if described.spec.task == "classify":
                 sizes[name] = min(described.spec.img_size)
     filled = {name: size for name, size in sizes.items() if size <= edge}

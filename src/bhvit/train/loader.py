@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, default_collate
 from ..data.dataset import Dataset
 from ..data.masks import MaskedDataset
 from ..data.metrics import decode
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..image import Preprocess
 from ..system import allowed_cores
 from .augment import Normalizer, draw_boxes, draw_moves, draw_turns, erased, moved, seed_for, turned
@@ -309,9 +309,11 @@ class _Decoder:
 
 def check_fills_batch(images: int, batch_size: int) -> None:
     """Raises UserError if the training images do not fill a batch."""
+    if images < 2:
+        raise UserError(f"there is {counted(images, 'training image')}, and batch norm needs two or more: add some")
     if images < batch_size:
         raise UserError(
-            f"{images} training images do not fill a batch of {batch_size}: give --batch-size {max(2, images)} or less"
+            f"{images} training images do not fill a batch of {batch_size}: give --batch-size {images} or less"
         )
 
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..calibration import fit
 from ..data.metrics import Metrics, NonFiniteLogitsError
 from ..data.segmentation_metrics import SegmentationMetrics
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..models import save_checkpoint
 from ..system import allowed_cores
 from .augment import seed_for
@@ -87,7 +87,8 @@ def _memory_errors(batch_size: int) -> Iterator[None]:
             raise
         fewer = max(1, batch_size // 2)
         raise UserError(
-            f"not enough memory for steps of {batch_size} images: --batch-size {fewer} or --set accumulate=2 needs less"
+            f"not enough memory for steps of {counted(batch_size, 'image')}: --batch-size {fewer} or --set "
+            "accumulate=2 needs less"
         ) from error
 
 
@@ -223,7 +224,8 @@ class _Run:
         if not patience or self.progress.stale < patience:
             return False
         self.context.say(
-            f"stopped after epoch {self._epochs_done}: {patience} epochs without a better validation accuracy; "
+            f"stopped after epoch {self._epochs_done}: {counted(patience, 'epoch')} without a better validation "
+            "accuracy; "
             "--set patience=0 trains all epochs"
         )
         return True

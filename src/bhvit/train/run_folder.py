@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import check_regular, lock, remove_parts, write_atomically
+from ..files import check_folder, check_regular, lock, remove_parts, write_atomically
 from ..models import model_spec
 from ..spec.overrides import value_of
 from ..text import some
@@ -169,8 +169,7 @@ class RunFolder:
 
         With `force` a run may be replaced.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; --out names a folder")
+        check_folder(self.path)
         used = [name for name in FILES if (self.path / name).exists()]
         if used and not force:
             raise UserError(f"{self.path} holds a run ({used[0]}): --resume continues it, --force replaces it")

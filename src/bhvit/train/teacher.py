@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from torch import Tensor, nn
 
 from .. import bundled
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..image import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from ..models import load_checkpoint
 from ..spec.model import Task
@@ -65,7 +65,7 @@ def load_teacher(
         model = network = load_checkpoint(name)
         if model.class_names is not None and model.class_names != tuple(class_names):
             different = [f"{a} / {b}" for a, b in zip(model.class_names, class_names) if a != b]
-            counts = f"{len(model.class_names)} classes, the data has {len(class_names)}"
+            counts = f"{counted(len(model.class_names), 'class')}, the data has {len(class_names)}"
             raise UserError(f"the teacher {name} has other classes than the data: {(different or [counts])[0]}")
         if model.spec.task != task:
             raise UserError(f"the teacher {name} is to {model.spec.task} images, the student to {task} them")
@@ -84,7 +84,8 @@ def load_teacher(
         network, own, classes = _from_timm(name, settings.teacher_file, len(class_names))
     if classes != len(class_names):
         raise UserError(
-            f"the teacher {name} has {classes} classes, the data has {len(class_names)}: they must be the same"
+            f"the teacher {name} has {counted(classes, 'class')}, the data has {len(class_names)}: they must be "
+            "the same"
         )
     if own.channels != student.channels:
         raise UserError(f"the teacher {name} takes {own.channels} channels, the student {student.channels}")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..data.dataset import Dataset
 from ..data.metrics import decode
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_regular, new_part
 from ..image import Preprocess
 from .config import TrainConfig
@@ -129,7 +129,8 @@ def read_outputs(path: str, dataset: Dataset) -> TeacherOutputs:
         )
     if logits.shape[-1] != len(dataset.class_names):
         raise UserError(
-            f"the teacher's outputs {path} have {logits.shape[-1]} classes, the data has {len(dataset.class_names)}"
+            f"the teacher's outputs {path} have {counted(logits.shape[-1], 'class')}, the data has "
+            f"{len(dataset.class_names)}"
         )
     if not np.array_equal(labels, dataset.labels):
         raise UserError(

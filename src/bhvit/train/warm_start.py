@@ -10,7 +10,7 @@ from typing import Any
 
 from timm.layers import resample_abs_pos_embed_nhwc
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..models import BHViT, load_checkpoint, model_spec
 from ..spec.model import DECODER_FIELDS, ModelSpec
 from ..spec.overrides import between, fields_of
@@ -77,7 +77,8 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
             tensors[name] = own[name]
         others = " others" if start.spec.num_classes == model.spec.num_classes else ""
         notes.append(
-            f"new classifier: {source} has {start.spec.num_classes} classes, the data {model.spec.num_classes}{others}"
+            f"new classifier: {source} has {counted(start.spec.num_classes, 'class')}, the data "
+            f"{model.spec.num_classes}{others}"
         )
     resized = [name for name in own if name.endswith(".position") and tensors[name].shape != own[name].shape]
     for name in resized:
@@ -87,7 +88,9 @@ def start_from(model: BHViT, start: BHViT, source: object) -> list[str]:
         (h, w), (height, width) = start.spec.grid(0), model.spec.grid(0)
         notes.append(f"position maps are interpolated: the first has {h}x{w} tokens in {source}, here {height}x{width}")
     if start.spec.patch != model.spec.patch:
-        notes.append(f"the stem's convolution takes steps of {model.spec.patch} pixels, not {start.spec.patch}")
+        notes.append(
+            f"the stem's convolution takes steps of {counted(model.spec.patch, 'pixel')}, not {start.spec.patch}"
+        )
     for name in own.keys() ^ tensors.keys():
         if ".quantizer." not in name:
             raise UserError(f"{source}: tensor {name} is {'missing' if name in own else 'unknown'}")

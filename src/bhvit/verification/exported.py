@@ -14,7 +14,7 @@ from ..data.dataset import Dataset
 from ..data.masks import MaskedDataset
 from ..data.metrics import Floats, Metrics, Predict, Progress, agreement, metrics, predict_all
 from ..data.segmentation_metrics import Labels, SegmentationMetrics, confusion
-from ..errors import UserError, require_extra
+from ..errors import UserError, counted, require_extra
 from ..files import check_regular
 from ..format import file as bhv_file
 from ..runtime import Session
@@ -45,7 +45,9 @@ class ExportComparison:
         rows = [("images", str(images))]
         for name, other in self.others.items():
             same = agreement(self.exported, other)
-            rows.append((f"top-1 agreement with {name}", f"{same:.2%} ({round(same * images)} of {images} images)"))
+            rows.append(
+                (f"top-1 agreement with {name}", f"{same:.2%} ({round(same * images)} of {counted(images, 'image')})")
+            )
             rows.append((f"largest logit difference to {name}", f"{self._difference(other):.3g}"))
         for name, found in (("ONNX Runtime", self.exported), *self.others.items()):
             rows.append((f"accuracy of {name}", f"{found.top1:.2%}" if self.labelled else "not measured"))
@@ -89,7 +91,7 @@ class MaskExportComparison:
         """What was found: names and values as text."""
         images = self.metrics["ONNX Runtime"].images
         rows = [
-            (f"pixel agreement with {name}", f"{same:.3%} of the pixels of {images} images")
+            (f"pixel agreement with {name}", f"{same:.3%} of the pixels of {counted(images, 'image')}")
             for name, same in self.agreements.items()
         ]
         return rows + [(f"mIoU of {name}", f"{found.miou:.2%}") for name, found in self.metrics.items()]

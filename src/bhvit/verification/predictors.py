@@ -15,7 +15,7 @@ from ..data.metrics import Floats, NonFiniteLogitsError, Predict
 from ..data.segmentation_metrics import Labeller, Labels
 from ..errors import UserError
 from ..format import file as bhv_file
-from ..format.checkpoint import CheckpointDescription, read_metadata
+from ..format.checkpoint import read_description
 from ..image import Preprocess
 from ..runtime import Session, label_maps
 from ..spec.model import Task
@@ -89,7 +89,7 @@ def task_of(path: str) -> Task:
     bundled.check_name(found, ".bhv")
     if found.suffix == ".bhv":
         return bhv_file.read(found).spec.task
-    return CheckpointDescription.from_metadata(read_metadata(found), found).spec.task
+    return read_description(found).spec.task
 
 
 def labels_of(logits: Floats) -> Labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..errors import counted
 from ..text import count_text
 from .compare import Comparison, Traces
 from .flips import total
@@ -13,7 +14,7 @@ def findings(found: Comparison) -> list[tuple[str, str]]:
     images = len(found.torch.labels)
     same = round(found.agreement * images)
     return [
-        ("top-1 agreement", f"{found.agreement:.2%} ({same} of {images} images)"),
+        ("top-1 agreement", f"{found.agreement:.2%} ({same} of {counted(images, 'image')})"),
         ("accuracy in PyTorch", f"{found.torch.top1:.2%}" if found.labelled else "not measured"),
         ("accuracy of the packed file", f"{found.native.top1:.2%}" if found.labelled else "not measured"),
         ("largest logit difference", f"{found.logit_difference:.3g}"),
@@ -26,7 +27,7 @@ def findings(found: Comparison) -> list[tuple[str, str]]:
 def mask_findings(found: MaskComparison) -> list[tuple[str, str]]:
     """What was found of a segmentation: names and values as text."""
     return [
-        ("pixel agreement", f"{found.agreement:.3%} of the pixels of {found.torch.images} images"),
+        ("pixel agreement", f"{found.agreement:.3%} of the pixels of {counted(found.torch.images, 'image')}"),
         ("mIoU in PyTorch", f"{found.torch.miou:.2%}"),
         ("mIoU of the packed file", f"{found.native.miou:.2%}"),
         ("native and NumPy reference", _reference_text(found)),
@@ -37,14 +38,14 @@ def mask_findings(found: MaskComparison) -> list[tuple[str, str]]:
 
 def _reference_text(found: Traces) -> str:
     if found.reference_parts_at is None:
-        return f"equal, bit for bit, after all {len(found.ops)} ops of {found.traced} images"
+        return f"equal, bit for bit, after all {len(found.ops)} ops of {counted(found.traced, 'image')}"
     return f"DIFFER, first after op {found.reference_parts_at}"
 
 
 def _parts_text(found: Traces) -> str:
     parted = found.parts_at
     if parted is None:
-        return f"equal to rounding after all {len(found.ops)} ops of {found.traced} images"
+        return f"equal to rounding after all {len(found.ops)} ops of {counted(found.traced, 'image')}"
     return (
         f"equal to rounding up to op {parted.name}, where {parted.fraction:.1e} of the elements differ by more "
         "(flipped signs)"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from ...hf_layout import PROCESSOR, preprocessor, read_preprocessor
 from ...image import Preprocess
 from .configuration import BHViTConfig
@@ -75,7 +75,7 @@ class BHViTImageProcessor(BaseImageProcessor):
         own = (int(maps.shape[1]), int(maps.shape[2]))
         sizes = [own] * len(maps) if target_sizes is None else [(int(h), int(w)) for h, w in target_sizes]
         if len(sizes) != len(maps):
-            raise UserError(f"{len(sizes)} target_sizes for {len(maps)} images: one is needed for each")
+            raise UserError(f"{len(sizes)} target_sizes for {counted(len(maps), 'image')}: one is needed for each")
         found = (np.array(resized(one, size), np.int64) for one, size in zip(maps, sizes))
         return [torch.from_numpy(one) for one in found]
 

@@ -108,13 +108,13 @@ class HubModel(Backbone):
         config, weights = find(hf_layout.CONFIG), find(hf_layout.WEIGHTS)
         if config is None or weights is None:
             raise UserError(f"{name} has no {hf_layout.WEIGHTS if config else hf_layout.CONFIG}")
-        spec, class_names = _read(config, hf_layout.read_config)
+        spec, class_names = hf_layout.read_json(config, hf_layout.read_config)
         tensors = {key.removeprefix(hf_layout.PREFIX): value for key, value in read_weights(weights)[0].items()}
         model = build_with_weights(cls, spec, tensors, weights)
-        model.class_names, model.calibration = class_names, _read(config, hf_layout.read_calibration)
+        model.class_names, model.calibration = class_names, hf_layout.read_json(config, hf_layout.read_calibration)
         preprocessor = find(hf_layout.PREPROCESSOR, optional=True)
         if preprocessor is not None:
-            model.preprocess = _read(preprocessor, hf_layout.read_preprocessor)
+            model.preprocess = hf_layout.read_json(preprocessor, hf_layout.read_preprocessor)
         return model.eval()
 
     def push_to_hub(
@@ -156,15 +156,6 @@ class HubModel(Backbone):
 
 def _write_json(path: Path, fields: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _read(path: Path, parse: Any) -> Any:
-    try:
-        return parse(json.loads(path.read_text(encoding="utf-8")))
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def _not_given(name: str, error: Exception) -> str:

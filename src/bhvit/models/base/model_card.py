@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from ...cost.counts import op_costs, total
-from ...errors import listed, printable
+from ...errors import counted, listed, printable
 from ...spec.model import ModelSpec
 
 _SHOWN = 20
@@ -115,9 +115,9 @@ def _metadata(license: str | None, pipeline: str) -> str:
 
 def _classes(count: int, names: Sequence[str] | None) -> str:
     if not names:
-        return f"{count} classes"
+        return counted(count, "class")
     shown = _plain(listed(names[:_SHOWN]))
-    return f"{count} classes ({shown}{', …' if count > _SHOWN else ''})"
+    return f"{counted(count, 'class')} ({shown}{', …' if count > _SHOWN else ''})"
 
 
 def _plain(name: str) -> str:
