@@ -240,10 +240,12 @@ def test_a_segmentation_is_no_start_for_a_classifier(tmp_path, monkeypatch):
         ("--recipe road --init cifar10", ("bhvit_nano", "cifar10", (128, 160), 4)),
     ],
 )
-def test_training_on_masks_starts_from_a_bundled_model_unless_told_otherwise(words, expected):
+def test_training_on_masks_starts_from_a_bundled_model_unless_told_otherwise(words, expected, tmp_path, monkeypatch):
     from bhvit.cli.main import build_parser
     from bhvit.cli.train import _config
 
+    make(tmp_path / "streets", ("train",), count=10)
+    monkeypatch.chdir(tmp_path)
     config = _config(build_parser().parse_args(["train", "--task", "segment", "--data", "streets", *words.split()]))
     assert (config.model, config.init, config.img_size, config.overrides.get("stem_kernel")) == expected
 
