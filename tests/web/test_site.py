@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_examples_of_every_mode_are_pictures_of_rgb(
     alpha = Image.fromarray(np.full((30, 40), 128, np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6
-    pictures = {
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
         "cmyk.jpg": (colours.convert("CMYK"), {}),
         "grey.png": (Image.fromarray(shades), {}),
         "grey-alpha.png": (Image.merge("LA", [Image.fromarray(shades), alpha]), {}),
