@@ -29,9 +29,10 @@ def joules_text(joules: float) -> str:
 
 
 def describe(spec: ModelSpec) -> str:
-    """A model in a few words: bhvit_nano, 32x32x3, 10 classes."""
+    """A model in a few words: bhvit_nano, 32x32x3, 10 classes; or: bhvit_nano, segmentation, 192x256x3, 2 classes."""
     height, width = spec.img_size
-    return f"{spec.name}, {height}x{width}x{spec.in_chans}, {counted(spec.num_classes, 'class')}"
+    task = "" if spec.task == "classify" else ", segmentation"
+    return f"{spec.name}{task}, {height}x{width}x{spec.in_chans}, {counted(spec.num_classes, 'class')}"
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

@@ -156,3 +156,11 @@ def test_foreign_and_damaged_files_are_refused(refused, material, tmp_path):
 def test_ops_are_written_in_the_papers_notation(bhvit, name, ops):
     row = next(line for line in bhvit("info", name).out.splitlines() if "OPs (binary" in line)
     assert row.split()[-1] == ops
+
+
+def test_a_segmentation_says_what_it_is(bhvit):
+    answer = bhvit("info", "road")
+    assert answer.out.startswith("bhvit_nano, segmentation, 192x256x3, 2 classes\n")
+    assert "192x256 RGB, resized (bicubic), whole, whatever their aspect, mean" in answer.out
+    assert json.loads(bhvit("info", "road", "--json").out)["task"] == "segment"
+    assert json.loads(bhvit("info", "cifar10", "--json").out)["task"] == "classify"

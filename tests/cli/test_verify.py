@@ -43,6 +43,20 @@ def test_another_models_file_is_status_1(bhvit, material):
     assert "up to op stem" in answer.out
 
 
+def test_answers_that_rounding_decides_are_said_to_be_so(bhvit, material, monkeypatch):
+    from bhvit.verification.compare import Comparison
+
+    words = ("verify", material.checkpoint, material.model, "--data", material.images, "--trace", 1)
+    monkeypatch.setattr(Comparison, "agreement", property(lambda found: 0.98765), raising=False)
+    answer = bhvit(*words)
+    assert answer.status == 1
+    assert "FAILED (wanted: 99.5 % agreement" in answer.out
+    assert "in PyTorch's float32, too; --threshold 98.7 accepts it" in answer.out
+    assert bhvit(*words, "--threshold", 98.7).status == 0
+    other = material.run / "other.safetensors"
+    assert "accepts it" not in bhvit("verify", other, material.model, "--data", material.images, "--trace", 1).out
+
+
 def test_an_engine_that_differs_from_the_reference_is_status_1(bhvit, material, monkeypatch):
     exact = reference.trace
 

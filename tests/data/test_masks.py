@@ -16,7 +16,7 @@ from bhvit.data.mask_classes import IGNORED
 from bhvit.data.masks import MaskedDataset, open_masked, read_mask
 from bhvit.data.segmentation_metrics import SegmentationMetrics, confusion, evaluate_masks
 from bhvit.image import Preprocess
-from helpers.masked_images import encoded, make, mask_of
+from helpers.masked_images import NAMES, encoded, make, mask_of
 
 
 def _quiet(line: str) -> None:
@@ -145,7 +145,57 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"has no folder masks with files",
     ),
     "one class": (lambda f: (f / "classes.txt").write_text("road\n"), "has 1 class: a segmentation needs 2 to 255"),
+    "masks of 0 and 255": (
+        lambda f: (_rewrite(f, lambda mask: 255 * (mask > 0)), (f / "classes.txt").unlink()),
+        "hold 0 and 255 alone, and 255 counts for nothing: write 1 for the foreground",
+    ),
+    "masks of 0 and 255 with two names": (
+        lambda f: (_rewrite(f, lambda mask: 255 * (mask > 0)), (f / "classes.txt").write_text("other\nroad\n")),
+        "every training pixel is other, and two classes are needed; 255 counts for nothing: write 1",
+    ),
+    "masks of one class": (
+        lambda f: _rewrite(f, lambda mask: 0 * mask + 1),
+        "every training pixel is road, and two classes are needed$",
+    ),
+    "masks that say nothing": (
+        lambda f: _rewrite(f, lambda mask: 0 * mask + 255),
+        "no training pixel counts, and two classes are needed",
+    ),
 }
+
+
+def _rewrite(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    for path in folder.glob("masks/*/*.png"):
+        path.write_bytes(encoded(change(np.asarray(Image.open(path))).astype(np.uint8)))
+
+
+def test_a_class_that_no_training_pixel_has_is_said(tmp_path: Path) -> None:
+    folder, said = make(tmp_path), list[str]()
+    _rewrite(folder, lambda mask: np.minimum(mask, 1))
+    open_masked(folder, "train", warn=said.append)
+    assert f"{folder}: no training pixel is car: the model cannot learn it" in said
+    said.clear()
+    open_masked(folder, "val", warn=said.append)
+    open_masked(folder, "train", class_names=NAMES[:3], warn=said.append)  # what a model knows is not in question
+    assert not any("training pixel" in line for line in said)
+
+
+def test_other_files_next_to_masks_are_no_masks(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    before = open_masked(folder, "train", warn=_quiet).mask(1)
+    (folder / "masks/train/1.txt").write_text("notes")
+    (folder / "masks/train/1.xml").write_text("<notes/>")
+    np.testing.assert_array_equal(open_masked(folder, "train", warn=_quiet).mask(1), before)
+
+
+def test_a_foreground_that_the_data_lacks_is_refused(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    with pytest.raises(
+        UserError, match="has no class tree, which the model tells from all others; it has sky, road, car"
+    ):
+        open_masked(folder, "test", class_names=("other", "tree"), warn=_quiet)
+    labels = open_masked(folder, "test", class_names=("other", "car"), warn=_quiet).mask(0)
+    np.testing.assert_array_equal(labels, mask_of(20) == 2)
 
 
 @pytest.mark.parametrize(("change", "message"), FAULTS.values(), ids=FAULTS.keys())

@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     if subject.kinds:
         names = subject.described.class_names
         print("  classes: " + listed(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else ""))
-        print(f"  images: {_preprocess_text(subject.described.preprocess)}")
+        print(f"  images: {_preprocess_text(subject.described.preprocess, subject.described.spec.task)}")
         calibration = subject.described.calibration
         print(f"  probabilities: {f'temperature {calibration.temperature:g}' if calibration else 'not calibrated'}")
     rows = [
@@ -182,11 +182,12 @@ def _energy_text(whole: OpCost) -> str:
     return title + table(rows, ("", "arithmetic", "weights", "sum"), indent="    ")
 
 
-def _preprocess_text(settings: Preprocess) -> str:
+def _preprocess_text(settings: Preprocess, task: str) -> str:
     height, width = settings.size
     colours = {1: "greyscale", 3: "RGB"}.get(settings.channels, f"{settings.channels} channels")
+    kept = f"centre crop {settings.crop:g}" if task == "classify" else "whole, whatever their aspect"
     return (
-        f"{height}x{width} {colours}, resized ({settings.interpolation}), centre crop {settings.crop:g}, "
+        f"{height}x{width} {colours}, resized ({settings.interpolation}), {kept}, "
         f"mean {', '.join(f'{value:g}' for value in settings.mean)}, "
         f"std {', '.join(f'{value:g}' for value in settings.std)}"
     )
@@ -232,6 +233,7 @@ def _to_dict(subject: _Subject, packed: dict[str, int] | None, costs: list[OpCos
         }
     return {
         "name": spec.name,
+        "task": spec.task,
         "img_size": list(spec.img_size),
         "in_chans": spec.in_chans,
         "num_classes": spec.num_classes,

@@ -58,7 +58,15 @@ def matched(
     number |= {part: label for name, label in list(number.items()) for part in name.split("+") if part not in number}
     other = number.get(OTHER) if len(known) == 2 else None
     if other is None and (unknown := [name for name in names if name not in number]):
-        raise UserError(f"{source} has classes the model does not know: {some(unknown)}; it knows {some(known)}")
+        raise UserError(
+            f"{source} has classes the model does not know: {some(unknown)}; it knows {some(known)}; "
+            "--ignore N leaves out a label that it was trained without"
+        )
+    if other is not None and not any(number.get(name, other) != other for name in names):
+        foreground = [name for name in known if name != OTHER]
+        raise UserError(
+            f"{source} has no class {some(foreground)}, which the model tells from all others; it has {some(names)}"
+        )
     return _through(table, np.array([number.get(name, other) for name in names], np.uint8), len(known))
 
 

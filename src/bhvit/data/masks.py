@@ -42,6 +42,7 @@ from .sources import BUILT_IN, MASK_FOLDERS, files_below
 from .splits import Kind, by_split, choose, hold_out
 from .stores import FileStore, Store, reading
 
+_COUNTS_FOR_NOTHING = "255 counts for nothing: write 1 for the foreground"
 _LAYOUT = "images/SPLIT/a.jpg with masks/SPLIT/a.png"
 Mask = npt.NDArray[np.uint8]
 
@@ -238,17 +239,35 @@ def open_masked(
     if not 2 <= len(names) <= MAX_LABELS:
         raise UserError(f"{source} has {counted(len(names), 'class')}: a segmentation needs 2 to {MAX_LABELS}")
     dataset = MaskedDataset(found.store, found.masks, indices, names, table, found.split, found.splits, mask_indices)
-    _check_all(dataset)
+    present = _check_all(dataset)
+    if present is not None and class_names is None and split in ("train", "train+validation"):
+        _check_learnable(names, present, str(source), warn)
     return dataset
 
 
-def _check_all(dataset: MaskedDataset) -> None:
-    """Check every pair of a set of usual size before a run."""
+def _check_all(dataset: MaskedDataset) -> set[int] | None:
+    """Check every pair of a set of usual size before a run.
+
+    Returns the labels that pixels have, or None of a larger set.
+    """
     if len(dataset) > LARGE:
-        return
+        return None
     with ThreadPoolExecutor(min(8, allowed_cores())) as pool:
-        for _ in pool.map(dataset.mask, range(len(dataset))):
-            pass
+        found = pool.map(lambda index: np.flatnonzero(np.bincount(dataset.mask(index).ravel())), range(len(dataset)))
+        return {int(label) for labels in found for label in labels}
+
+
+def _check_learnable(names: Sequence[str], present: set[int], source: str, warn: Warn) -> None:
+    """Raise UserError where all training pixels are of one class, and say which classes no pixel has."""
+    learned = [name for label, name in enumerate(names) if label in present]
+    if len(learned) < 2:
+        hint = f"; {_COUNTS_FOR_NOTHING}" if IGNORED in present else ""
+        what = f"is {learned[0]}" if learned else "counts"
+        raise UserError(
+            f"{source}: {'every' if learned else 'no'} training pixel {what}, and two classes are needed{hint}"
+        )
+    if absent := [name for name in names if name not in learned]:
+        warn(f"{source}: no training pixel is {some(absent)}: the model cannot learn it")
 
 
 def _numbered(
@@ -274,6 +293,8 @@ def _numbered(
     used: set[int] = set()
     for index in range(len(plain)):
         used.update(np.unique(plain.mask(index)).tolist())
+    if used == {0, IGNORED}:
+        raise UserError(f"{source}: its masks hold 0 and 255 alone, and {_COUNTS_FOR_NOTHING}")
     used -= {IGNORED, IGNORED if ignore is None else ignore}
     highest = max(used, default=0)
     missing = set(range(highest)) - used - {ignore}
@@ -335,7 +356,7 @@ def _folders(store: FileStore, split: str) -> _Pairs:
     masks = {
         PurePosixPath(*path.parts[1:]).with_suffix(""): index
         for path, index in inside.items()
-        if path.parts[0] == mask_folder
+        if path.parts[0] == mask_folder and path.suffix.lower() in IMAGE_SUFFIXES
     }
     splits, left_out = by_split(sorted({path.parts[0] for path in images if len(path.parts) > 1}), str(store.root))
     kinds = tuple(splits)
