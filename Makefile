@@ -5,6 +5,7 @@
 # make example-wasm   the same library for JavaScript, and such programs in Node (needs cmake, Emscripten, Node)
 # make web   the npm package in web/, checked and tested (needs cmake, Emscripten, Node, npm)
 # make check-slow   slow tests; kernels, damaged files and whole programs under sanitizers, threads, five minutes of each fuzzer
+# make sanitize   the part of it under AddressSanitizer and UndefinedBehaviorSanitizer: native code, bindings, training kernels
 # make check-cross  NEON and AVX-512 kernels, emulated: tests/cross/check.py says what it needs
 # make fuzz   damaged and unusual files, each reader for SECONDS (needs clang++ and its libFuzzer)
 # make docs   the documentation, into site/
@@ -26,7 +27,7 @@ SECONDS ?= 60
 
 NATIVE := $(wildcard native/*/*) $(wildcard native/*/*/*) $(wildcard cmake/*) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test test-long lint example-c example-wasm web web-built check-slow check-cross threads coverage docs clean
+.PHONY: setup demo test test-long lint example-c example-wasm web web-built check-slow check-cross threads sanitize coverage docs clean
 .PHONY: fuzz fuzz-python fuzzers fuzz-models fuzz-json fuzz-schema fuzz-resize atheris
 
 setup: $(VENV)/.installed
@@ -53,20 +54,29 @@ test: lint
 test-long: setup
 	$(BIN)/python -m pytest $(PARALLEL) -m long
 
-# The engine built with AddressSanitizer and UndefinedBehaviorSanitizer, in an environment of its own:
-# kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not looked for.
+# The engine, the C library and the training kernels built with AddressSanitizer and UndefinedBehaviorSanitizer, in an
+# environment of their own: kernels, damaged files, whole programs. Python itself is not sanitised, so its leaks are not
+# looked for. For the training kernels' tests PyTorch comes from the environment of `make setup`.
 SANITIZED := build/sanitized
+SITE := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+UNDER = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+  ASAN_OPTIONS=detect_leaks=0:alloc_dealloc_mismatch=0 BHVIT_SANITIZE=address,undefined \
+  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider
 check-slow: setup threads
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pip install --quiet 'ray[data]'
 	BHVIT_TEST_RAY=1 $(BIN)/python -m pytest tests/integrations/test_ray.py
 	$(MAKE) fuzz SECONDS=300
-	$(PYTHON) -m venv $(SANITIZED)
-	$(SANITIZED)/bin/python -m pip install --quiet . pytest hypothesis \
+	$(MAKE) sanitize
+
+sanitize: setup
+	$(PYTHON) -m venv --clear $(SANITIZED)
+	$(SANITIZED)/bin/python -m pip install --quiet . pytest filelock cmake \
 	  --config-settings=build-dir=build/sanitizing --config-settings=cmake.define.BHVIT_SANITIZE=address,undefined \
 	  --config-settings=cmake.define.BHVIT_OPTIMIZE=1
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
-	  $(SANITIZED)/bin/python -m pytest -p no:cacheprovider tests/native tests/runtime/test_session.py
+	$(UNDER) --ignore tests/native/test_wasm.py --ignore tests/native/test_compiler.py tests/native tests/runtime/test_session.py
+	$(BIN)/python $(SITE) > "$$($(SANITIZED)/bin/python $(SITE))/training.pth"
+	$(UNDER) tests/models/fused/test_kernel_arguments.py tests/models/fused/test_sign_products.py tests/models/fused/test_fused.py
 
 check-cross: setup
 	$(BIN)/python -m pip install --quiet ziglang
