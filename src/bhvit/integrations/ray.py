@@ -110,8 +110,9 @@ class Engine:
                 raise UserError(f"cannot use the Ray cluster {address or 'of this machine'}: {error}") from None
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         worker = ray.remote(num_cpus=threads, max_restarts=-1, max_task_retries=-1)(_Worker)
-        shared = ray.put(data)  # once a node
-        self.workers = [worker.remote(shared, top, threads, isa, max_memory) for _ in range(count)]
+        # Once a node. Kept, since a worker that is started again needs it again, and Ray forgets what nobody refers to.
+        self._model = ray.put(data)
+        self.workers = [worker.remote(self._model, top, threads, isa, max_memory) for _ in range(count)]
 
     def stream(self, inputs: Inputs) -> Iterator[Streamed]:
         """Classify as `Session.stream` does, on the cluster.
