@@ -123,7 +123,7 @@ def build(name: str, target: Target, entry: Path = HERE / "driver.cc") -> Path:
     for source in [*engine, *kernels, entry]:
         if source.stem == "bindings":
             continue
-        object_file = folder / f"{source.stem}.o"
+        object_file = folder / "-".join(source.relative_to(ROOT).with_suffix(".o").parts)  # two files are resize.cc
         objects.append(object_file)
         if object_file.exists() and object_file.stat().st_mtime > max(headers, source.stat().st_mtime):
             continue
