@@ -215,3 +215,31 @@ def test_sources_that_are_no_paths_are_refused(source: str, message: str) -> Non
     with pytest.raises(UserError, match=message) as caught:
         open_dataset(source)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("make", [_folders, _zip])
+@pytest.mark.parametrize("names", [("tr", "te"), ("2019", "2020", "2021"), ("learn", "check")])
+def test_folders_that_may_be_splits_are_not_taken_for_classes_in_silence(
+    tmp_path: Path, make: Callable[[Path, dict[str, int]], Path], names: tuple[str, ...]
+) -> None:
+    source = make(tmp_path, dict.fromkeys(names, 3))
+    dataset, said = _opened(source, "train")
+    assert dataset.class_names == tuple(sorted(names))
+    assert len(said) == 1
+    assert "are taken for the classes, and cat, dog in each of them for nothing" in said[0]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("cat/indoors", "cat/outdoors", "dog/garden"),  # other folders in each
+        ("cat", "cat/more", "dog/more"),  # images next to the folder
+        ("cat/more", "dog"),
+        ("train/cat/more", "train/dog/more"),
+    ],
+)
+def test_folders_within_classes_are_no_matter(tmp_path: Path, places: tuple[str, ...]) -> None:
+    for number, place in enumerate(places):
+        class_folders(tmp_path / place, (".",), count=4, first=10 * number)
+    dataset, said = _opened(tmp_path, "train")
+    assert (dataset.class_names, said) == (("cat", "dog"), [])

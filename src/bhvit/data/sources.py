@@ -217,6 +217,8 @@ def _class_folders(store: FileStore, split: str) -> Found:
             f"{store.root}: {counted(len(loose), 'file lies', 'files lie')} in no class folder ({some(loose)}); "
             "left out"
         )
+    if not kinds:
+        left_out += _taken_for_classes(store, paths, len(root), names)
     if not indices:
         raise UserError(f"{' and '.join(str(store.root.joinpath(*place)) for place in places)} holds no images")
     if split in ("train", "all") and (empty := sorted(set(range(len(names))) - set(labels))):
@@ -234,6 +236,26 @@ def _class_folders(store: FileStore, split: str) -> Found:
         kinds,
         notes=(*store.notes, *left_out),
     )
+
+
+def _taken_for_classes(
+    store: FileStore, paths: Sequence[tuple[str, ...]], depth: int, names: Sequence[str]
+) -> list[str]:
+    """Return a line if the class folders, at `depth`, look like splits of other names: the same folders lie in each."""
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for path in paths:
+        if len(path) == depth + 2:
+            return []  # an image lies in a class folder itself
+        if len(path) > depth + 2:
+            below[path[depth]].add(path[depth + 1])
+    shared = sorted(set.intersection(*below.values()))
+    if not shared or len(names) < 2:
+        return []
+    line = (
+        f"{store.root}: the folders {some(names)} are taken for the classes, and {some(shared)} in each of them for "
+        "nothing; if it is the other way round, name the upper ones train, val or test"
+    )
+    return [line]
 
 
 def _root(store: FileStore, paths: Sequence[tuple[str, ...]], folders: set[tuple[str, ...]]) -> tuple[str, ...]:
