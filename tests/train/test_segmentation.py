@@ -145,6 +145,14 @@ def test_segments_are_resumed_among_those_of_the_same_model_only(settings, run, 
     within = str(Path(settings["data"]) / "images/test/masks")
     assert main(["segment", str(packed), str(Path(picture).parent), "--out", within]) == 2
     assert "would be read as pictures" in capsys.readouterr().err
+    own = tmp_path / "own.jpg"
+    own.write_bytes(Path(picture).read_bytes())
+    assert main(["segment", str(packed), str(own), "--out", str(out)]) == 0
+    assert main(["segment", str(packed), str(own), "--out", str(out), "--resume"]) == 0
+    own.write_bytes(encoded(np.zeros((6, 8, 3), np.uint8), "JPEG"))  # another picture of that name
+    capsys.readouterr()
+    assert main(["segment", str(packed), str(own), "--out", str(out), "--resume"]) == 2
+    assert "or of another image than" in capsys.readouterr().err
     (out / "0.png").write_bytes(b"")
     assert main(["segment", str(packed), *words, "--resume"]) == 2  # not a label map that a run of ours wrote
     assert main(["segment", str(packed), *words, "--force"]) == 0

@@ -185,7 +185,11 @@ class _Results:
 
     def _note(self, name: str) -> str:
         """What a label map keeps of how it was made: --resume goes on among maps of the same images and options."""
-        return json.dumps({**self._made_by, "image": name})
+        try:
+            size = Path(name).stat().st_size
+        except (OSError, ValueError):  # a member of an archive, a frame, an address
+            size = None
+        return json.dumps({**self._made_by, "image": name, "bytes": size})
 
     def _write(self, place: str, made_by: str, drawn: bytes | None, labels: Labels) -> None:
         import io
