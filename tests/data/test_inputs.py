@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bhvit.data.dataset import open_dataset
 from bhvit.data.inputs import open_inputs
 from bhvit.data.inputs.video import Live
 from bhvit.errors import UserError
@@ -406,3 +407,25 @@ def test_any_sequence_of_sources_is_taken(folder: Path) -> None:
     assert names(open_inputs(UserList(expected))) == expected
     with pytest.raises(UserError, match="a source is a path"):
         open_inputs(b"a.png")
+
+
+def test_a_folder_holds_the_same_pictures_for_classifying_and_for_training(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "photos", count=2)
+    (root / "cat" / ".hidden").mkdir()
+    (root / "cat" / "a folder.png").mkdir()  # named like a picture
+    (root / "cat" / "a folder.png" / "deep.png").write_bytes(png(7))
+    for name in (".hidden/x.png", "._000.png", ".DS_Store", "Thumbs.db"):
+        (root / "cat" / name).write_bytes(png(5))
+    (root / "dog" / "link.png").symlink_to(root / "cat" / "000.png")
+    (root / "dog" / "broken.png").symlink_to(tmp_path / "gone.png")
+    (root / "dog" / "again").symlink_to(root / "cat")
+    (root / "dog" / "up").symlink_to(root)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "far.png").write_bytes(png(6))
+    (root / "dog" / "far").symlink_to(tmp_path / "elsewhere")
+    dataset = open_dataset(root, "all", warn=lambda line: None)
+    trained = sorted(dataset.name(index) for index in range(len(dataset)))
+    answered = names(open_inputs(root))
+    assert answered == sorted([*trained, str(root / "dog" / "broken.png")])  # which has an error for an answer
+    wanted = ["cat/000.png", "cat/001.png", "cat/a folder.png/deep.png", "dog/000.png", "dog/001.png"]
+    assert trained == [str(root / name) for name in (*wanted, "dog/far/far.png", "dog/link.png")]
