@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gzip
 import io
 import os
@@ -17,12 +16,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from bhvit import Session, bundled
@@ -31,7 +28,7 @@ from bhvit.format import file as bhv_file
 from bhvit.serve.limits import Limits, RequestError
 from bhvit.serve.log import Log
 from bhvit.serve.pool import Pool
-from bhvit.serve.server import _protocol, _watch
+from bhvit.serve.server import _watch
 from bhvit.spec.model import ModelSpec, StageSpec
 from helpers.images import png
 from helpers.random_model import random_model
@@ -202,28 +199,6 @@ def test_a_late_answer_is_504_and_its_place_is_free_afterwards() -> None:
         pool.close()
 
     asyncio.run(late())
-
-
-def trickle(connection: socket.socket, data: bytes) -> None:
-    for byte in data:
-        connection.sendall(bytes([byte]))
-        time.sleep(0.2)
-
-
-def test_slow_requests_end_in_time() -> None:
-    with running("cifar10", "--timeout", 1) as server:
-        head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
-        for sent, answered in ((b"", b""), (b"POST /classify HTTP/1.1\r\nHost", b""), (head + b"x", b"408")):
-            with socket.create_connection(("127.0.0.1", server.port), 10) as connection:
-                connection.sendall(sent)
-                begin = time.monotonic()
-                assert answered in connection.makefile("rb").read()[:20]  # to its end: it is closed
-                assert time.monotonic() - begin < 5
-        with socket.create_connection(("127.0.0.1", server.port), 10) as connection:  # a byte now and then
-            begin = time.monotonic()
-            with pytest.raises(OSError):  # noqa: PT011 (reset, or a broken pipe)
-                trickle(connection, head[:40])
-            assert 1 < time.monotonic() - begin < 5
 
 
 def test_the_watch_over_models_outlives_a_fault() -> None:
@@ -428,28 +403,3 @@ def test_a_job_that_does_not_end_does_not_keep_the_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stdout) == (0, "504\n"), done.stderr
-
-
-def test_an_answer_that_is_not_taken_is_given_up() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"50000000")]})
-        await send({"type": "http.response.body", "body": bytes(50_000_000)})
-
-    async def ask() -> None:
-        config = uvicorn.Config(app, http=_protocol(0.2), lifespan="off", log_config=None)
-        config.load()
-        server = uvicorn.Server(config)
-        protocol = functools.partial(_protocol(0.2), config, server.server_state, {})
-        listening = await asyncio.get_running_loop().create_server(protocol, "127.0.0.1", 0)
-        reader, writer = await asyncio.open_connection(*listening.sockets[0].getsockname(), limit=1 << 16)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        while not server.server_state.connections:
-            await asyncio.sleep(0.01)
-        while server.server_state.connections:
-            await asyncio.sleep(0.01)
-        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
-            await reader.readexactly(50_000_000)
-        writer.close()
-        listening.close()
-
-    asyncio.run(asyncio.wait_for(ask(), 10))
