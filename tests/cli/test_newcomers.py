@@ -54,6 +54,32 @@ def test_names_of_options_elsewhere_are_answered(refused, words, said):
     assert said in refused(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["train", "photos"],
+            "cannot place photos: too many arguments, or options stand between them; did you mean --data photos?",
+        ),
+        (["demo", "--pretrained", "photos"], "did you mean --data photos?"),
+        (["train", "--data", "photos", "out"], "options stand between them (`bhvit"),
+        (["eval", "cifar10", "photos"], "required: --data, which names the images (--data photos)"),
+        (["calibrate", "cifar10", "photos"], "required: --data, which names the images (--data photos)"),
+        (["verify", "a.safetensors", "cifar10", "photos"], "required: --data, which names the images (--data photos)"),
+    ],
+)
+def test_images_without_their_option_are_told_it(refused, words, said):
+    assert said in refused(*words)
+
+
+@pytest.mark.parametrize("word", ["val", "Valid", "validation", "dev", "VAL"])
+def test_a_split_is_known_by_every_word_that_files_say_it_with(bhvit, material, word):
+    found = json.loads(bhvit("eval", material.model, "--data", material.images, "--json", "--split", word).out)
+    assert (found["split"], found["images"]) == ("validation", 3)
+    words = ("verify", material.checkpoint, material.model, "--data", material.images, "--split", "absent")
+    assert bhvit(*words).err == "bhvit: there is no split 'absent'; choose one of train, validation, test, all\n"
+
+
 def test_a_file_in_the_place_of_a_folder_is_named(refused, material, tmp_path):
     file, picture = tmp_path / "there", picture_of(material)
     file.write_text("mine")

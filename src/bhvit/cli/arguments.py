@@ -88,7 +88,8 @@ class Parser(argparse.ArgumentParser):
         self._check_not_empty(words)
         args, left = self.parse_known_args(words)
         if left:
-            self.error(f"cannot place {' '.join(left)}: too many arguments, or options stand between them")
+            hint = f"; did you mean --data {left[0]}?" if getattr(args, "data", "") is None else ""
+            self.error(f"cannot place {' '.join(left)}: too many arguments, or options stand between them{hint}")
         return args
 
     def _check_options(self, words: Sequence[str]) -> None:
@@ -133,6 +134,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         for theirs, ours in _PLAINER.items():
             message = message.replace(theirs, ours)
+        if message.endswith("required: --data"):
+            message += ", which names the images (--data photos)"
         raise UserError(f"{message} {self._help()}")
 
     def _print_message(self, message: str, file: Any = None) -> None:

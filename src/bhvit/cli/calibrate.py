@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import bundled
 from ..calibration import MISS_RATE, SCORES, Calibration
 from ..errors import UserError, counted
-from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json
+from .console import Progress, Subparsers, add_json, add_max_memory, command, positive, print_json, split_name
 
 FEW = 100
 """Images below which a calibration is said to be rough."""
@@ -33,6 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--data", required=True, help="labelled images, as for `bhvit train`")
     parser.add_argument(
         "--split",
+        type=split_name,
         choices=("validation", "test", "all"),
         default="validation",
         help="default: validation, held out of the training images where the data has no such split",

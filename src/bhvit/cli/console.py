@@ -116,6 +116,16 @@ def fraction(text: str) -> float:
     return value
 
 
+def split_name(text: str) -> str:
+    """A split for argparse, by any word that names of files say it with: val, Valid, dev."""
+    from ..data.splits import split_of
+
+    try:
+        return text.lower() if text.lower() == "all" else split_of(text) or text
+    except UserError:  # of several splits: it is none
+        return text
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for argparse."""
     if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):

@@ -23,6 +23,7 @@ from .console import (
     part_text,
     positive,
     print_json,
+    split_name,
     table,
     usual_split,
 )
@@ -49,7 +50,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a .safetensors checkpoint or a .bhv file")
     parser.add_argument("--data", required=True, help="as for `bhvit train`")
-    parser.add_argument("--split", choices=SPLITS, help="default: test, else validation, else all")
+    parser.add_argument("--split", type=split_name, choices=SPLITS, help="default: test, else validation, else all")
     parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="images at a time (default 64)")
     parser.add_argument(
         "--test-fraction",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..text import size_text
-from .console import Progress, Subparsers, add_max_memory, command, packed_file, positive
+from .console import Progress, Subparsers, add_max_memory, command, packed_file, positive, split_name
 
 _DESCRIPTION = """\
 Write one self-contained HTML page about a run: training curves, confusion matrix, samples, sizes, speeds,
@@ -38,7 +38,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="packed file (default RUN/model.bhv, or one packed for the occasion)",
     )
     parser.add_argument("--data", help="images (default: those the run was trained on)")
-    parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
+    parser.add_argument(
+        "--split", type=split_name, default="test", help="train, validation, test (default, else validation) or all"
+    )
     parser.add_argument("--limit", type=positive, metavar="N", help="measure N images, evenly chosen (default all)")
     add_max_memory(parser)
     parser.add_argument(

@@ -19,6 +19,7 @@ from .console import (
     part_text,
     positive,
     print_json,
+    split_name,
     table,
 )
 
@@ -67,7 +68,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help="with an exported model: the checkpoint, to compare with PyTorch too",
     )
     parser.add_argument("--data", required=True, help="images: digits, cifar10, a folder, parquet or an archive")
-    parser.add_argument("--split", default="test", help="train, validation, test (default, else validation) or all")
+    parser.add_argument(
+        "--split", type=split_name, default="test", help="train, validation, test (default, else validation) or all"
+    )
     parser.add_argument("--classes", metavar="FILE", help="class names of parquet labels, a line each")
     parser.add_argument("--ignore", type=int, metavar="N", help="label of masks that counts for nothing, next to 255")
     parser.add_argument(
