@@ -166,7 +166,7 @@ def test_classify_info_pack_help_and_bench_work_without_torch(material):
 @pytest.mark.parametrize(
     "words",
     [
-        ["pack", "{checkpoint}", "{out}"],
+        ["pack", "{checkpoint}", "{out}.bhv"],
         ["report", "{run}"],
         ["verify", "{checkpoint}", "{model}", "--data", "{images}"],
         ["demo", "--out", "{out}"],
