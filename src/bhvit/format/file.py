@@ -41,7 +41,7 @@ from safetensors import SafetensorError
 
 from .. import bundled
 from ..calibration import Calibration
-from ..errors import FormatError, UserError, counted, shown
+from ..errors import FormatError, UserError, shown
 from ..files import check_absent, write_atomically
 from ..image import Preprocess
 from ..spec.limits import LIMITS
@@ -92,8 +92,8 @@ class Description:
                 raise FormatError(f"{shown(name)} is no class name: it must be text that UTF-8 can hold")
         if not classes == self.spec.num_classes == len(self.class_names):
             raise FormatError(
-                f"the program has {counted(classes, 'class')}, the spec {self.spec.num_classes}, "
-                f"and the names are {len(self.class_names)}"
+                f"the program has {classes} classes, the spec {self.spec.num_classes}, "
+                f"and {len(self.class_names)} names are given"
             )
 
 

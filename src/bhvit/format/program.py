@@ -28,7 +28,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from ..errors import UserError, counted
+from ..errors import UserError
 from ..spec.limits import MAX_OPS
 from ..spec.mixers import MIXER_GROUPS, MIXER_RULES
 from ..spec.model import MAX_GRID_FLOATS, ModelSpec
@@ -87,9 +87,7 @@ def _sources(op: Op, index: int, names: Mapping[str, int]) -> tuple[int, ...]:
     if op.reads is None:
         require(count <= 1, f"op {op.name}: reads names the {count} values that a {op.kind} takes")
         return (index - 1,) * count
-    require(
-        len(op.reads) == count, f"op {op.name}: reads {counted(len(op.reads), 'value')}, but a {op.kind} takes {count}"
-    )
+    require(len(op.reads) == count, f"op {op.name}: reads {len(op.reads)} values, but a {op.kind} takes {count}")
     for name in op.reads:
         require(name in names, f"op {op.name}: reads {name}, which no op gives")
         require(names[name] < index, f"op {op.name}: reads {name} before it is given")
