@@ -17,9 +17,12 @@ from bhvit.report.weights import BINS, REACH, WeightFindings
 from bhvit.timing import Timing
 from helpers.browser import CHROMIUM, chromium
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="needs Chromium and Playwright"
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        CHROMIUM is None or importlib.util.find_spec("playwright") is None, reason="needs Chromium and Playwright"
+    ),
+]
 NAMES = tuple(f"a class with a long name {number}" for number in range(12))
 LAYERS = [f"stages.{number}.0.mlp.linear1" for number in range(4)]
 PHONE = {"width": 390, "height": 800}
@@ -88,7 +91,7 @@ def browser() -> Iterator[Any]:
         yield opened
 
 
-@pytest.fixture(params=["light", "dark"])
+@pytest.fixture(scope="module", params=["light", "dark"])
 def phone(request: pytest.FixtureRequest, browser: Any, page: Path) -> Iterator[Any]:
     context = browser.new_context(viewport=PHONE, color_scheme=request.param)
     opened = context.new_page()
@@ -97,8 +100,12 @@ def phone(request: pytest.FixtureRequest, browser: Any, page: Path) -> Iterator[
     context.close()
 
 
-def test_nothing_but_tables_is_wider_than_a_phone(phone: Any) -> None:
+def unfold(phone: Any) -> None:
     phone.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+
+
+def test_nothing_but_tables_is_wider_than_a_phone(phone: Any) -> None:
+    unfold(phone)
     assert phone.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]
     wide = phone.evaluate(
         """() => [...document.querySelectorAll('main *')].filter((one) => !one.closest('.scroll')
@@ -108,7 +115,7 @@ def test_nothing_but_tables_is_wider_than_a_phone(phone: Any) -> None:
 
 
 def test_what_scrolls_shows_that_it_does(phone: Any) -> None:
-    phone.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    unfold(phone)
     found = phone.evaluate(
         """() => [...document.querySelectorAll('.scroll')].map((one) => ({
              more: one.scrollWidth > one.clientWidth + 1,
@@ -122,7 +129,7 @@ def test_what_scrolls_shows_that_it_does(phone: Any) -> None:
 
 
 def test_labels_can_be_read_on_a_phone(phone: Any) -> None:
-    phone.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    unfold(phone)
     sizes = phone.evaluate(
         """() => [...document.querySelectorAll('svg text')].map((one) => {
              const scale = one.ownerSVGElement.getScreenCTM().a;
@@ -134,6 +141,7 @@ def test_labels_can_be_read_on_a_phone(phone: Any) -> None:
 
 
 def test_details_come_last_and_folded(phone: Any) -> None:
+    phone.reload()
     headings = phone.evaluate("() => [...document.querySelectorAll('h2')].map((one) => one.textContent)")
     assert headings[-1] == "Binary weights and attention"
     assert not phone.evaluate("() => [...document.querySelectorAll('details')].some((one) => one.open)")
@@ -142,7 +150,7 @@ def test_details_come_last_and_folded(phone: Any) -> None:
 
 def test_the_scale_of_heat_maps_goes_from_pale_to_strong(phone: Any) -> None:
     """A larger value differs more from the card behind it, in the light and in the dark."""
-    phone.evaluate("() => document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    unfold(phone)
     cells = phone.evaluate(
         """() => [...document.querySelectorAll('.heat:first-of-type rect')].map((one) => [
              parseFloat(one.querySelector('title').textContent.split(': ')[1]),
