@@ -14,7 +14,17 @@ from helpers.images import class_folders, parquet, png, zipped
 from helpers.masked_images import make
 from helpers.without_torch import WITHOUT_TORCH
 
-COMMAND_WITHOUT_TORCH = f"{WITHOUT_TORCH}\nfrom bhvit.cli.main import main\nsys.exit(main(sys.argv[1:]))"
+ALL_WITHOUT_TORCH = f"""{WITHOUT_TORCH}
+import contextlib, io, json, os
+from bhvit.cli.main import main
+answers = []
+for words in json.loads(sys.argv[1]):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(err):
+        status = main(words)
+    answers.append([status, err.getvalue(), os.listdir()])
+print(json.dumps(answers))
+"""
 
 
 def picture_of(material) -> Path:
@@ -188,14 +198,26 @@ WRONG_PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("words", "said"), WRONG_PATHS, ids=[" ".join(words) for words, _ in WRONG_PATHS])
-def test_wrong_paths_are_named_before_pytorch_is_loaded(material, tmp_path, words, said):
+@pytest.fixture(scope="module")
+def answers(material, tmp_path_factory):
+    """Of each of `WRONG_PATHS` status, standard error, and what lies in the working folder then; in one process."""
     known = {**material._asdict(), "picture": picture_of(material)}
-    command = [sys.executable, "-c", COMMAND_WITHOUT_TORCH, *(word.format(**known) for word in words)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
-    assert said in result.stderr
-    assert not list(tmp_path.iterdir())
+    commands = [[word.format(**known) for word in words] for words, _ in WRONG_PATHS]
+    result = subprocess.run(
+        [sys.executable, "-c", ALL_WITHOUT_TORCH, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path_factory.mktemp("working"),
+    )
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_PATHS)), ids=[" ".join(words) for words, _ in WRONG_PATHS])
+def test_wrong_paths_are_named_before_pytorch_is_loaded(answers, number):
+    status, err, left = answers[number]
+    assert (status, err.count("\n"), left) == (2, 1, []), err
+    assert WRONG_PATHS[number][1] in err
 
 
 @pytest.mark.parametrize(
