@@ -21,6 +21,9 @@ enable_language(CXX)
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
+# No file is a module, and looking for them needs clang-scan-deps, which not every clang comes with. The check below would
+# look, too.
+set(CMAKE_CXX_SCAN_FOR_MODULES OFF)
 
 # The training kernels alone use ranges, which older libraries of Emscripten lack.
 set(ranges "std::ranges::equal(span, values)")

@@ -43,3 +43,12 @@ def test_a_compiler_of_an_older_standard_is_named(tmp_path: Path) -> None:
     said = configured(tmp_path, old)
     assert f"bhvit is written in C++20, which {old}" in said
     assert "GCC 10, clang 13 or newer" in said
+
+
+def test_a_clang_without_its_scanner_of_modules_will_do(tmp_path: Path) -> None:
+    """CMake from 3.28 on has clang from 16 on look for modules, in the check of the compiler as well.
+
+    `python tools/wheels.py aarch64` builds with such a clang, zig's, whose first run takes minutes.
+    """
+    checks = (ROOT / "cmake" / "compiler.cmake").read_text()
+    assert checks.index("set(CMAKE_CXX_SCAN_FOR_MODULES OFF)") < checks.index("check_cxx_source_compiles")
