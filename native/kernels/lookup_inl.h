@@ -132,6 +132,7 @@ BHVIT_INLINE void count_part(Bytes (&low)[P], Halves (&high)[P], const uint8_t* 
     low[p] = low[p] + (sum & half);
     high[p] = high[p] + ((Halves)sum >> 4);
   };
+  // V8 takes all loads of a block first: three look-ups of each pair are as many as registers hold.
   long left = words * kNibbles;
   for (; left >= 3; left -= 3, tables += 3 * P * 16, nibbles += 3 * 16) {
     const Bytes w0 = load<Bytes>(nibbles), w1 = load<Bytes>(nibbles + 16), w2 = load<Bytes>(nibbles + 32);
@@ -151,13 +152,15 @@ BHVIT_INLINE void count_part(Bytes (&low)[P], Halves (&high)[P], const uint8_t* 
   }
 }
 
-// Calls each(t, sums) with the set bits of T tokens over at most kWordsPerHalfSum words, one token after the other, so
-// that few values are alive at a time.
-template <int T, class Each>
-BHVIT_INLINE void sum_pairs(const u32* index, const u32* weight, long words, Each each) {
-  constexpr int P = (T + 1) / 2;
-  const uint8_t *tables = reinterpret_cast<const uint8_t*>(index), *nibbles = reinterpret_cast<const uint8_t*>(weight);
-  Halves kept[P][4];
+// The sums of a pair's tokens, [token of the pair][half of the outputs].
+BHVIT_INLINE void part_pair(const Bytes& low, const Halves& high, Halves (&sums)[2][2]) {
+  widen_bytes(low, sums[0]);
+  widen_bytes((Bytes)(high - ((Halves)low >> 8 << 4)), sums[1]);
+}
+
+// Sums of P pairs. Not inlined: all but a last part of many pairs, and single pairs, which are seldom counted.
+template <int P>
+BHVIT_NOINLINE void count_words(Halves (&sums)[P][2][2], const uint8_t* tables, const uint8_t* nibbles, long words) {
   for (bool further = false; words > 0; further = true) {
     const long part = words < kWordsPerByteSum ? words : kWordsPerByteSum;
     Bytes low[P];
@@ -167,29 +170,57 @@ BHVIT_INLINE void sum_pairs(const u32* index, const u32* weight, long words, Eac
     nibbles += part * kNibbles * 16;
     words -= part;
     unrolled<P>(BHVIT_UNROLLED(p) {
-      Halves sums[2][2];
-      widen_bytes(low[p], sums[0]);
-      widen_bytes((Bytes)(high[p] - ((Halves)low[p] >> 8 << 4)), sums[1]);
-      if (further) {
-        for (int i = 0; i < 4; i++) sums[i / 2][i % 2] = sums[i / 2][i % 2] + load<Halves>(&kept[p][i]);
+      Halves part[2][2];
+      part_pair(low[p], high[p], part);
+      for (int i = 0; i < 4; i++) {
+        Halves* const sum = &sums[p][i / 2][i % 2];
+        store(sum, further ? load<Halves>(sum) + part[i / 2][i % 2] : part[i / 2][i % 2]);
       }
-      if (words > 0) {
-        for (int i = 0; i < 4; i++) store(&kept[p][i], sums[i / 2][i % 2]);
-      } else {
-        each(2 * p, sums[0]);
-        if constexpr (2 * p + 1 < T) each(2 * p + 1, sums[1]);
-      }
-      BHVIT_IN_ORDER;
     });
   }
+}
+
+// Calls each.operator()<p>(sums) for pairs p of T tokens with their set bits over at most kWordsPerHalfSum words, one pair
+// after the other, so that few values are alive at a time: `sums` has 16-bit integers, as part_pair gives them.
+template <int T, class Each>
+BHVIT_INLINE void sum_pairs(const u32* index, const u32* weight, long words, Each each) {
+  constexpr int P = (T + 1) / 2;
+  const uint8_t *tables = reinterpret_cast<const uint8_t*>(index), *nibbles = reinterpret_cast<const uint8_t*>(weight);
+  Halves before[P][2][2];
+  if constexpr (P == 1) {
+    count_words<P>(before, tables, nibbles, words);
+    each.template operator()<0>(before[0]);
+    return;
+  }
+  const bool further = words > kWordsPerByteSum;
+  if (further) {
+    const long first = (words - 1) / kWordsPerByteSum * kWordsPerByteSum;
+    count_words<P>(before, tables, nibbles, first);
+    tables += first * P * kPairBytes;
+    nibbles += first * kNibbles * 16;
+    words -= first;
+  }
+  Bytes low[P];
+  Halves high[P];
+  count_part<P>(low, high, tables, nibbles, words);
+  unrolled<P>(BHVIT_UNROLLED(p) {
+    Halves sums[2][2];
+    part_pair(low[p], high[p], sums);
+    if (further) {
+      for (int i = 0; i < 4; i++) sums[i / 2][i % 2] = sums[i / 2][i % 2] + load<Halves>(&before[p][i / 2][i % 2]);
+    }
+    each.template operator()<p>(sums);
+    BHVIT_IN_ORDER;
+  });
 }
 
 template <int T>
 BHVIT_INLINE void count_pairs(i32x16 (&acc)[T], const u32* index, const u32* weight, long words) {
   while (words > 0) {
     const long most = words < kWordsPerHalfSum ? words : kWordsPerHalfSum;
-    sum_pairs<T>(index, weight, most, [&](int t, const Halves(&sums)[2]) __attribute__((always_inline)) {
-      acc[t] = acc[t] + widen_halves(sums);
+    sum_pairs<T>(index, weight, most, [&]<int p>(const Halves(&sums)[2][2]) __attribute__((always_inline)) {
+      acc[2 * p] = acc[2 * p] + widen_halves(sums[0]);
+      if constexpr (2 * p + 1 < T) acc[2 * p + 1] = acc[2 * p + 1] + widen_halves(sums[1]);
     });
     index += most * ((T + 1) / 2) * kPairBytes / static_cast<long>(sizeof *index);
     weight += most * kLanes * kWeightWords;
@@ -197,14 +228,12 @@ BHVIT_INLINE void count_pairs(i32x16 (&acc)[T], const u32* index, const u32* wei
   }
 }
 
-// 2^23 + sums as floats: 16 bits below the exponent of 2^23.
-BHVIT_INLINE f32x16 raised_floats(const Halves (&sums)[2]) {
+// 2^23 + sums of outputs 4*q to 4*q + 3 as floats: 16 bits below the exponent of 2^23.
+template <int q>
+BHVIT_INLINE NativeF raised_floats(const Halves (&sums)[2]) {
   const Halves exponent = splat<Halves>(static_cast<uint16_t>(0x4b00));
-  const auto lanes = [&](const Halves& v) -> Pair<NativeF> {
-    return {(NativeF)__builtin_shufflevector(v, exponent, 0, 8, 1, 9, 2, 10, 3, 11),
-            (NativeF)__builtin_shufflevector(v, exponent, 4, 12, 5, 13, 6, 14, 7, 15)};
-  };
-  return {lanes(sums[0]), lanes(sums[1])};
+  constexpr int i = q % 2 * 4;
+  return (NativeF)__builtin_shufflevector(sums[q / 2], exponent, i, i + 8, i + 1, i + 9, i + 2, i + 10, i + 3, i + 11);
 }
 
 // Counts the first words of rows that are too long for 16 bits. Not inlined: no published model has such.
@@ -216,10 +245,10 @@ BHVIT_NOINLINE void count_first(i32x16* first, const u32* index, const u32* weig
   for (int t = 0; t < T; t++) store(first + t, acc[t]);
 }
 
-// Calls each(t, y) with 2^23 and the set bits of (token XOR weight) of T tokens, as floats: exact, like all sums of
-// these integers.
+// Calls each.operator()<p>(raised) for pairs p of T tokens: raised.operator()<side, q>() is 2^23 and the set bits of (token
+// XOR weight) of a token of the pair and outputs 4*q to 4*q + 3, as floats: exact, like all sums of these integers.
 template <int T, class Each>
-BHVIT_INLINE void raised_counts(const u32* index, const u32* weight, long words, Each each) {
+BHVIT_INLINE void raised_pairs(const u32* index, const u32* weight, long words, Each each) {
   const long before = words - kWordsPerHalfSum;
   i32x16 first[T];
   if (before > 0) {
@@ -228,11 +257,33 @@ BHVIT_INLINE void raised_counts(const u32* index, const u32* weight, long words,
     weight += before * kLanes * kWeightWords;
     words = kWordsPerHalfSum;
   }
-  sum_pairs<T>(index, weight, words, [&](int t, const Halves(&sums)[2]) __attribute__((always_inline)) {
-    f32x16 y = raised_floats(sums);
-    if (before > 0) y = y + to_float(load<i32x16>(first + t));
-    each(t, y);
+  sum_pairs<T>(index, weight, words, [&]<int p>(const Halves(&sums)[2][2]) __attribute__((always_inline)) {
+    each.template operator()<p>([&]<int side, int q>() __attribute__((always_inline)) {
+      const NativeF y = raised_floats<q>(sums[side]);
+      if (__builtin_expect(before > 0, 0)) {
+        return y + to_float(load<NativeI>(reinterpret_cast<const char*>(first + 2 * p + side) + q * sizeof(NativeI)));
+      }
+      return y;
+    });
   });
+}
+
+// Calls each(t, y) with 2^23 and the set bits of (token XOR weight) of T tokens, as floats.
+template <int T, class Each>
+BHVIT_INLINE void raised_counts(const u32* index, const u32* weight, long words, Each each) {
+  raised_pairs<T>(index, weight, words, [&]<int p, class Raised>(Raised raised) __attribute__((always_inline)) {
+    unrolled<(2 * p + 1 < T ? 2 : 1)>(BHVIT_UNROLLED(side) {
+      each(2 * p + side, f32x16{{raised.template operator()<side, 0>(), raised.template operator()<side, 1>()},
+                                {raised.template operator()<side, 2>(), raised.template operator()<side, 3>()}});
+    });
+  });
+}
+
+BHVIT_INLINE NativeF prelu_if(bool is_gentle, const NativeF& v, const NativeF& slope) {
+  const NativeF product = v * slope;
+  if (__builtin_expect(is_gentle, 1)) return larger(product, v);
+  BHVIT_IN_ORDER;  // or both would be computed
+  return v > 0 ? v : product;
 }
 
 template <int T>

@@ -93,6 +93,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
         for (long c = 0; c < channels; c += kLanes) {
           for (long block = 0; block < blocks; block++) {
             alignas(16) float sums[kLanes * kLanes], columns[kLanes * kLanes];  // [channel][token], [token][channel]
+            for (long i = 0; i < kLanes * kLanes; i += kLanes) store(sums + i, splatf(0.0f));
             for (long d = 0; d < kDilations; d++) {
               const u32* const entries = index + (d * blocks + block) * block_words;
               for (long quad = 0; quad < kLanes; quad += kQuad) {
@@ -106,7 +107,7 @@ void mixer_conv(const MixerArgs& args, long begin, long end, void* memory) {
                                            prelu(product * splatf(a.scale2[at + t]) + splatf(a.shift[at + t]),
                                                  a.slope[at + t]);
                                        float* const sum = sums + (quad + t) * kLanes;
-                                       store(sum, (d ? loadf(sum) : splatf(0.0f)) + z);
+                                       store(sum, loadf(sum) + z);
                                      });
               }
             }

@@ -58,6 +58,8 @@ BHVIT_INLINE u32 mask_ge(const f32x16& a, const f32x16& b) {
                  (NativeI)(a.hi.hi >= b.hi.hi));
 }
 
+BHVIT_INLINE u32 mask_ge(const NativeF& a, const NativeF& b) { return wasm_i32x4_bitmask((v128_t)(a >= b)); }
+
 template <int k>
 BHVIT_INLINE u32 mask_bit(const i32x16& v) {
   const i32x16 signs = v << (31 - k);

@@ -118,10 +118,41 @@ void attention_pool(const AttentionArgs& a, long begin, long end) {
   }
 }
 
-void attention_project(const AttentionArgs& args, long begin, long end, void* memory) {
-  const AttentionArgs a = args;
+#if defined(BHVIT_OWN_INDEX)
+}  // namespace
+}  // namespace bhvit
+#include "kernels/attention_lookup_inl.h"
+namespace bhvit {
+namespace {
+#else
+// q, k and v of a block of tokens, whose signs are `bits` as `prepared` gives them.
+template <int T>
+BHVIT_INLINE void project_outputs(const AttentionArgs& a, long first, const float* tokens,
+                                  const u32* const (&bits)[kProjections]) {
   const long channels = a.channels, words = channels / kWordBits, tiles = channels / kLanes;
   const long rows = a.height * a.width + a.windows;
+  for (long c = 0; c < channels; c += kLanes) {
+    f32x16 sum[T];
+    for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
+    for (long p = 0; p < kProjections; p++) {
+      const long at = p * channels + c;
+      const f32x16 scale = loadf(a.qkv[p].scale + c), shift = loadf(a.qkv[p].shift + c);
+      const f32x16 slope = loadf(a.qkv_slope + at), threshold = loadf(a.qkv_threshold + at);
+      BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-channels / 2), bits[p], T, weight_tile(a.qkv[p].bits, c, words),
+                         words) {
+        const f32x16 z = prelu((product * scale + shift) + loadf(tokens + t * channels + c), slope);
+        a.signs[(p * rows + first + t) * tiles + c / kLanes] = static_cast<uint16_t>(mask_ge(z, threshold));
+        sum[t] = sum[t] + z;
+      };
+    }
+    for (int t = 0; t < T; t++) store(a.context + (first + t) * channels + c, sum[t]);
+  }
+}
+#endif
+
+void attention_project(const AttentionArgs& args, long begin, long end, void* memory) {
+  const AttentionArgs a = args;
+  const long channels = a.channels, words = channels / kWordBits;
   const ProjectScratch scratch = scratch_of<ProjectScratch>(memory, a);
   float* const tokens = scratch.tokens;
   u32* const bits = scratch.bits;
@@ -144,22 +175,7 @@ void attention_project(const AttentionArgs& args, long begin, long end, void* me
     for (long p = 0; p < kProjections; p++) {
       signs[p] = prepared<T>(bits + p * words * T, T, words, scratch.index[p]);
     }
-    for (long c = 0; c < channels; c += kLanes) {
-      f32x16 sum[T];
-      for (int t = 0; t < T; t++) sum[t] = splatf(0.0f);
-      for (long p = 0; p < kProjections; p++) {
-        const long at = p * channels + c;
-        const f32x16 scale = loadf(a.qkv[p].scale + c), shift = loadf(a.qkv[p].shift + c);
-        const f32x16 slope = loadf(a.qkv_slope + at), threshold = loadf(a.qkv_threshold + at);
-        BHVIT_EACH_PRODUCT(T, static_cast<int32_t>(-channels / 2), signs[p], T, weight_tile(a.qkv[p].bits, c, words),
-                           words) {
-          const f32x16 z = prelu((product * scale + shift) + loadf(tokens + t * channels + c), slope);
-          a.signs[(p * rows + first + t) * tiles + c / kLanes] = static_cast<uint16_t>(mask_ge(z, threshold));
-          sum[t] = sum[t] + z;
-        };
-      }
-      for (int t = 0; t < T; t++) store(a.context + (first + t) * channels + c, sum[t]);
-    }
+    project_outputs<T>(a, first, tokens, signs);
   });
 }
 

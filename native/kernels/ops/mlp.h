@@ -36,13 +36,20 @@ struct MlpScratch {
   float* mean;                   // [channel/16][token][16]
   uint32_t *bits, *hidden_bits;  // [word][token]
   uint32_t* index;               // what `prepared` makes of one of them
+  // For kernels that look counts up, see mlp_lookup_inl.h.
+  uint32_t* hidden_index;
+  float *cross, *taps;
+  uint8_t* gentle;
   BHVIT_INLINE MlpScratch(Scratch& s, const MlpArgs& a)
       : residual(s.take<float>(kMaxBlock * a.hidden / a.channels * a.period)),
         mean(s.take<float>(kMaxBlock * a.channels)),
         bits(s.take<uint32_t>(kMaxBlock * a.channels / kWordBits)),
         hidden_bits(s.take<uint32_t>(kMaxBlock * a.hidden / kWordBits)),
-        index(s.take<uint32_t>(kIndexWords * kMaxBlock * (a.hidden > a.channels ? a.hidden : a.channels) / kWordBits)) {
-  }
+        index(s.take<uint32_t>(kIndexWords * kMaxBlock * a.channels / kWordBits)),
+        hidden_index(s.take<uint32_t>(kIndexWords * kMaxBlock * a.hidden / kWordBits)),
+        cross(s.take<float>(kIndexWords ? kMaxBlock * a.channels : 0)),
+        taps(s.take<float>(kIndexWords ? kTaps * a.channels : 0)),
+        gentle(s.take<uint8_t>(kIndexWords ? (a.hidden + a.channels) / kLanes : 0)) {}
 };
 
 struct MlpGeneralScratch {
@@ -147,6 +154,13 @@ BHVIT_INLINE void find_taps(const MlpArgs& a, long first, const float* (&taps)[T
   }
 }
 
+#if defined(BHVIT_OWN_INDEX)
+}  // namespace
+}  // namespace bhvit
+#include "kernels/mlp_lookup_inl.h"
+namespace bhvit {
+namespace {
+#else
 void mlp(const MlpArgs& args, long begin, long end, void* memory) {
   const MlpArgs a = args;
   const long channels = a.channels, r = a.hidden / channels;
@@ -194,7 +208,7 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
 
     const float* taps[T][kTaps];
     find_taps<T>(a, first, taps);
-    const u32* const hidden = prepared<T>(hidden_bits, T, hidden_words, scratch.index);
+    const u32* const hidden = prepared<T>(hidden_bits, T, hidden_words, scratch.hidden_index);
     for (long c = 0; c < channels; c += kLanes) {
       const f32x16 scale = loadf(a.second.scale + c), shift = loadf(a.second.shift + c);
       f32x16 y[T];
@@ -206,6 +220,8 @@ void mlp(const MlpArgs& args, long begin, long end, void* memory) {
     }
   });
 }
+
+#endif
 
 void mlp_general(const MlpArgs& args, long begin, long end, void* memory) {
   const MlpArgs a = args;
