@@ -336,6 +336,52 @@ def test_the_camera_runs_until_it_is_stopped(page: Any) -> None:
 
 
 @pytest.mark.long
+def test_a_camera_that_stops_is_said(page: Any) -> None:
+    page.click("#camera")
+    _wait(page, "#time", "frames a second")
+    page.evaluate("document.getElementById('video').srcObject.getTracks().forEach((track) => track.stop())")
+    _wait(page, "#error", "the camera has stopped")
+    assert page.inner_text("#camera") == "Start the camera"
+    assert page.locator("#video").is_hidden()
+
+
+_DROPS = """([index, pictures]) => {
+  if (index !== null) {
+    const select = document.getElementById("model");
+    select.selectedIndex = index;
+    select.dispatchEvent(new Event("change"));
+  }
+  for (const [name, data] of pictures) {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([Uint8Array.from(atob(data), (c) => c.charCodeAt(0))], name));
+    document.dispatchEvent(new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
+  }
+}"""
+
+
+def _drop(page: Any, index: int | None, *pictures: tuple[str, bytes]) -> None:
+    page.evaluate(_DROPS, [index, [(name, base64.b64encode(data).decode()) for name, data in pictures]])
+
+
+def test_of_pictures_in_a_row_the_last_is_shown(page: Any) -> None:
+    _drop(page, None, ("large.png", _picture(900, 700)), ("small.png", _picture(40, 32)))
+    _wait(page, "#status", "small.png: ")
+    page.evaluate("new Promise((resolve) => { setTimeout(resolve, 500); })")
+    assert page.inner_text("#status").startswith("small.png: ")
+    assert page.evaluate("document.getElementById('preview').width") == 40
+
+
+@pytest.mark.long
+def test_a_picture_chosen_while_a_model_loads_waits_for_it(page: Any) -> None:
+    last = len(BUNDLED)  # the model with random labels
+    _drop(page, last, ("early.png", _picture(40, 32)))
+    _wait(page, "#status", "early.png: ")
+    _wait(page, "#facts", "labels each pixel")
+    assert page.locator("#overlay").is_visible()
+    assert page.locator("#error").is_hidden()
+
+
+@pytest.mark.long
 def test_without_a_camera_the_page_says_so(page: Any) -> None:
     failing = "async () => { throw new DOMException('', 'NotFoundError'); }"
     page.evaluate(f"() => {{ navigator.mediaDevices.getUserMedia = {failing}; }}")

@@ -65,6 +65,10 @@ function isRaw(image: unknown): image is RawImage {
 
 function checked(image: RawImage): RawImage {
   const { data, width, height } = image;
+  const kind = Object.prototype.toString.call(data).slice(8, -1); // a page in a frame has an Uint8Array of its own
+  if (kind !== "Uint8Array" && kind !== "Uint8ClampedArray") {
+    throw new BhvitError("argument", `the pixels of a picture are bytes (Uint8Array or Uint8ClampedArray), not ${kind}`);
+  }
   const whole = Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0;
   if (!whole || data.length === 0 || data.length % (width * height) !== 0) {
     throw new BhvitError("argument", `${data.length} bytes are no picture of ${width}x${height} pixels`);
@@ -85,8 +89,20 @@ function drawn(source: Exclude<ImageInput, RawImage | Blob>): RawImage {
   checkSize(width, height);
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   if (!context) throw new BhvitError("system", "the browser gives no canvas");
-  context.drawImage(source, 0, 0, width, height);
-  return context.getImageData(0, 0, width, height);
+  try {
+    context.drawImage(source, 0, 0, width, height);
+    return context.getImageData(0, 0, width, height);
+  } catch (error) {
+    throw new BhvitError("argument", reasonOf(error), { cause: error });
+  }
+}
+
+/** Why a canvas does not draw a picture or give its pixels. */
+function reasonOf(error: unknown): string {
+  if (error instanceof DOMException && error.name === "SecurityError") {
+    return "the picture comes from another site, which does not let this page read it";
+  }
+  return `the picture cannot be drawn: ${error instanceof Error ? error.message : String(error)}`;
 }
 
 function sizeOf(source: Exclude<ImageInput, RawImage | Blob>): [number, number] {

@@ -89,6 +89,8 @@ test("wrong pictures and options are refused", async () => {
   await refused(model.classify({ data: new Uint8Array(7), width: 2, height: 2 }), /7 bytes are no picture/);
   await refused(model.classify({ data: new Uint8Array(0), width: 0, height: 0 }), /no picture/);
   await refused(model.classify(picture(4, 4, 2)), /2 channels/);
+  await refused(model.classify({ data: new Float32Array(64), width: 4, height: 4 }), /are bytes .*, not Float32Array/);
+  await refused(model.classify({ data: new DataView(new ArrayBuffer(64)), width: 4, height: 4 }), /not DataView/);
   await refused(model.classify({ data: new Uint8Array(4), width: 10000, height: 10000 }), /no picture|larger/);
   model.close();
   model.close();

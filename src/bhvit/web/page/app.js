@@ -9,15 +9,15 @@ const [preview, overlay, video, camera, select, drop, files, explain] =
   ["preview", "overlay", "video", "camera", "model", "drop", "files", "explain"].map(find);
 
 const EDGE = 1024; // longer edge of what is drawn
-const WHY = "Show what the answer depends on";
 
 const single = find("embedded"); // whether the page is a single file
 const embedded = single ? JSON.parse(single.textContent) : {};
 
-let model;
+let opening; // the model, as a promise
 let stream;
 let models = [];
 let picture; // the one that was answered last: { image, width, height }
+let turn = 0; // counts what was asked for: an answer to what is no longer asked is dropped
 
 function say(text) {
   status.textContent = text;
@@ -30,18 +30,16 @@ function fail(text) {
   status.textContent = "";
 }
 
-/** Runs what a user asked for; what goes wrong is a line on the page. */
+/** Runs what a user asked for, until something else is asked for; what goes wrong is a line on the page. */
 async function attempt(action) {
+  const mine = ++turn;
   try {
-    await action();
+    await action(() => turn === mine);
   } catch (problem) {
+    if (turn !== mine) return;
+    stopCamera();
     fail(problem instanceof Error ? problem.message : String(problem));
   }
-}
-
-function loaded() {
-  if (!model) throw new Error("the model is not loaded yet");
-  return model;
 }
 
 function row(name, share, colour) {
@@ -63,7 +61,6 @@ function row(name, share, colour) {
 function hideOverlay() {
   overlay.hidden = true;
   explain.setAttribute("aria-pressed", "false");
-  explain.textContent = WHY;
 }
 
 /** Sets a canvas to a picture's size, at most EDGE. */
@@ -72,39 +69,37 @@ function fit(canvas, width, height) {
   [canvas.width, canvas.height] = [Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale))];
 }
 
-/** Answers for a picture and returns the name of what covers or is most likely in it. */
-async function answer(image, size) {
-  const run = loaded();
+/** Shows the answer for a picture; returns the name of what covers or is most likely in it, or nothing if it came too late. */
+async function answer(image, size, wanted) {
+  const run = await opening;
+  if (!run) throw new Error("the model is not loaded yet");
   const start = performance.now();
-  let rows;
-  if (run.info.task === "segment") {
-    const found = await run.segment(image);
-    const shares = sharesOf(found, run.info.classes);
-    rows = shares.slice(0, 10).map(({ index, name, share }) => row(name, share, colourOf(index)));
-    rows.name = shares[0].name;
+  const segments = run.info.task === "segment";
+  const found = await (segments ? run.segment(image) : run.classify(image, { top: 5 }));
+  if (!wanted()) return undefined;
+  const shares = segments ? sharesOf(found, run.info.classes) : found;
+  if (segments) {
     fit(overlay, found.width, found.height);
     drawLabels(overlay, found, run.info.classes.length);
     overlay.hidden = false;
+    classes.replaceChildren(...shares.slice(0, 10).map(({ index, name, share }) => row(name, share, colourOf(index))));
   } else {
-    const found = await run.classify(image, { top: 5 });
-    rows = found.map(({ name, probability }) => row(name, probability));
-    rows.name = found[0].name;
+    classes.replaceChildren(...shares.map(({ name, probability }) => row(name, probability)));
   }
   time.textContent = `${(performance.now() - start).toFixed(1)} ms`;
-  classes.replaceChildren(...rows);
   picture = { image, ...size };
-  return rows.name;
+  return shares[0].name;
 }
 
-async function answerFile(file) {
+async function answerFile(file, wanted) {
   stopCamera();
   const called = file.name || "The picture";
   say(`Reading ${file.name || "the picture"}…`);
   classes.replaceChildren();
   time.textContent = "";
   explain.hidden = true;
+  preview.hidden = true;
   hideOverlay();
-  loaded();
   let bitmap;
   try {
     bitmap = await createImageBitmap(file);
@@ -112,16 +107,19 @@ async function answerFile(file) {
     throw new Error("the file is not a picture that this browser can decode");
   }
   const size = { width: bitmap.width, height: bitmap.height };
-  fit(preview, size.width, size.height);
-  preview.getContext("2d").drawImage(bitmap, 0, 0, preview.width, preview.height);
+  if (wanted()) {
+    fit(preview, size.width, size.height);
+    preview.getContext("2d").drawImage(bitmap, 0, 0, preview.width, preview.height);
+  }
   bitmap.close();
-  const name = await answer(file, size);
+  const name = await answer(file, size, wanted);
+  if (name === undefined) return;
   preview.hidden = false;
-  explain.hidden = model.info.task !== "classify";
+  explain.hidden = (await opening).info.task !== "classify";
   say(`${called}: ${name}`);
 }
 
-async function showExplanation() {
+async function showExplanation(wanted) {
   if (!overlay.hidden) {
     hideOverlay();
     return;
@@ -130,13 +128,12 @@ async function showExplanation() {
   say("Hiding one part of the picture after the other…");
   explain.disabled = true;
   try {
-    const found = await loaded().explain(asked.image);
-    if (picture !== asked) return; // another one was chosen since
+    const found = await (await opening).explain(asked.image);
+    if (!wanted()) return;
     fit(overlay, asked.width, asked.height);
     drawHeat(overlay, found, asked);
     overlay.hidden = false;
     explain.setAttribute("aria-pressed", "true");
-    explain.textContent = "Hide what the answer depends on";
     const place = placeOf(found);
     say(place ? `${found.name}: the answer depends most on what is ${place}` :
       `${found.name}: no part of the picture alone changes the answer`);
@@ -146,24 +143,32 @@ async function showExplanation() {
 }
 
 function stopCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
+  if (!stream) return;
+  stream.getTracks().forEach((track) => track.stop());
   stream = undefined;
+  video.srcObject = null;
   video.hidden = true;
   camera.textContent = "Start the camera";
-  if (picture?.image === video) {
-    picture = undefined;
-    hideOverlay();
-  }
+  picture = undefined;
+  hideOverlay();
 }
 
-async function startCamera() {
+async function openCamera() {
   if (!navigator.mediaDevices) throw new Error("this page may not use a camera: open it over HTTPS");
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    return await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
   } catch (problem) {
     throw new Error(problem.name === "NotAllowedError" ? "the camera was not allowed" : "there is no camera to use");
   }
-  const mine = stream;
+}
+
+async function startCamera(wanted) {
+  const opened = await openCamera();
+  if (!wanted()) { // something else was asked for while the browser asked whether it may
+    opened.getTracks().forEach((track) => track.stop());
+    return;
+  }
+  stream = opened;
   video.srcObject = stream;
   video.hidden = false;
   preview.hidden = true;
@@ -171,36 +176,42 @@ async function startCamera() {
   hideOverlay();
   camera.textContent = "Stop the camera";
   await video.play();
+  if (!wanted()) return;
   say("Camera running");
   let frames = 0;
   const begin = performance.now();
-  while (stream === mine) {
-    await answer(video, { width: video.videoWidth, height: video.videoHeight });
+  while (wanted()) {
+    if (stream.getVideoTracks().every((track) => track.readyState === "ended")) throw new Error("the camera has stopped");
+    if (await answer(video, { width: video.videoWidth, height: video.videoHeight }, wanted) === undefined) return;
     frames += 1;
     time.textContent += `, ${(1000 * frames / (performance.now() - begin)).toFixed(1)} frames a second`;
     await new Promise(requestAnimationFrame);
   }
-  hideOverlay();
 }
 
 const TASKS = { classify: "names what is in a picture", segment: "labels each pixel" };
 
-async function load(entry) {
+async function open(entry) {
+  if (!single) return Bhvit.load(entry.file);
+  return Bhvit.load(await read(entry.file), { worker: false, wasm: URL.createObjectURL(await read("lib/bhvit.wasm")) });
+}
+
+async function load(entry, wanted) {
   say(`Loading ${entry.name}…`);
   stopCamera();
   hideOverlay();
   explain.hidden = true;
   preview.hidden = true;
+  picture = undefined;
   classes.replaceChildren();
+  facts.replaceChildren();
   time.textContent = "";
-  model?.close();
-  model = undefined;
-  model = single ?
-    await Bhvit.load(await read(entry.file), { worker: false, wasm: URL.createObjectURL(await read("lib/bhvit.wasm")) }) :
-    await Bhvit.load(entry.file);
-  const { width, height } = model.info;
-  const rows = { Name: entry.name, Task: TASKS[model.info.task], Architecture: entry.architecture,
-    Input: `${width}×${height}`, Classes: String(model.info.classes.length), File: entry.size,
+  opening?.then((model) => model.close(), () => undefined);
+  const mine = opening = open(entry);
+  const { info } = await mine;
+  if (opening !== mine) return; // another model was chosen since
+  const rows = { Name: entry.name, Task: TASKS[info.task], Architecture: entry.architecture,
+    Input: `${info.width}×${info.height}`, Classes: String(info.classes.length), File: entry.size,
     "Names of classes": entry.classes };
   facts.replaceChildren(...Object.entries(rows).flatMap(([term, text]) => {
     const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
@@ -208,7 +219,7 @@ async function load(entry) {
     dd.textContent = text;
     return [dt, dd];
   }));
-  say("Ready");
+  if (wanted()) say("Ready"); // or a picture was chosen since, and waited
 }
 
 /** Pictures that come with the site, of each class some: a button answers for one. */
@@ -225,8 +236,8 @@ function showExamples(groups) {
       image.loading = "lazy";
       image.alt = `${name}, example ${i + 1}`;
       button.append(image);
-      button.addEventListener("click", () => attempt(async () => {
-        await answerFile(new File([await read(path)], image.alt));
+      button.addEventListener("click", () => attempt(async (wanted) => {
+        await answerFile(new File([await read(path)], image.alt), wanted);
       }));
       return button;
     }));
@@ -244,16 +255,21 @@ async function read(path) {
 
 const readList = async (path) => JSON.parse(await (await read(path)).text());
 
-files.addEventListener("change", () => attempt(async () => {
-  if (files.files[0]) await answerFile(files.files[0]);
+files.addEventListener("change", () => {
+  const [file] = files.files;
   files.value = ""; // so that the same file can be chosen again
-}));
-camera.addEventListener("click", () => attempt(async () => {
-  if (stream) stopCamera();
-  else await startCamera();
+  if (file) attempt((wanted) => answerFile(file, wanted));
+});
+camera.addEventListener("click", () => attempt(async (wanted) => {
+  if (stream) {
+    stopCamera();
+    say("Camera stopped");
+  } else {
+    await startCamera(wanted);
+  }
 }));
 explain.addEventListener("click", () => attempt(showExplanation));
-select.addEventListener("change", () => attempt(() => load(models[select.selectedIndex])));
+select.addEventListener("change", () => attempt((wanted) => load(models[select.selectedIndex], wanted)));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
   drop.classList.add("over");
@@ -263,19 +279,19 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
   const file = event.dataTransfer.files[0];
-  attempt(() => (file ? answerFile(file) : Promise.reject(new Error("that was no file"))));
+  attempt((wanted) => (file ? answerFile(file, wanted) : Promise.reject(new Error("that was no file"))));
 });
 document.addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files][0];
-  if (file) attempt(() => answerFile(file));
+  if (file) attempt((wanted) => answerFile(file, wanted));
 });
 
-attempt(async () => {
+attempt(async (wanted) => {
   models = await readList("models.json");
   select.replaceChildren(...models.map(({ name }) => new Option(name)));
   find("models").hidden = models.length < 2;
   showExamples(await readList("examples.json"));
-  await load(models[0]);
+  await load(models[0], wanted);
   // Offline once loaded; a page that is not served securely works without.
   if (!single && "serviceWorker" in navigator) await navigator.serviceWorker.register("sw.js").catch(() => undefined);
 });

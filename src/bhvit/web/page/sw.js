@@ -29,7 +29,8 @@ self.addEventListener("fetch", (event) => {
     const cache = await caches.open(CACHE);
     try {
       const response = await fetch(event.request);
-      if (response.ok) await cache.put(event.request, response.clone());
+      // What cannot be kept, as where no space is left, is shown all the same.
+      if (response.ok) await cache.put(event.request, response.clone()).catch(() => undefined);
       return isolated(response);
     } catch (error) {
       const kept = await cache.match(event.request, { ignoreSearch: true });
