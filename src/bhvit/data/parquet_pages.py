@@ -54,8 +54,9 @@ def chunks_of(path: Path) -> list[list[Chunk]]:
 def _chunk(column: _ColumnMetaData | None) -> Chunk:
     if column is None:  # encrypted, which PyArrow refuses
         return Chunk(0, 0)
-    first, dictionary = column.data_page_offset, column.dictionary_page_offset
-    start, size = dictionary if 0 < dictionary < first else first, column.total_compressed_size
+    pages = column.data_page_offset, column.dictionary_page_offset
+    # Either may be 0: a column without a dictionary, or of no rows, with a dictionary alone.
+    start, size = min((offset for offset in pages if offset), default=0), column.total_compressed_size
     if start < 0 or size < 0:
         raise ValueError("a chunk before the file")
     return Chunk(start, size)
