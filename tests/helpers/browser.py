@@ -67,3 +67,10 @@ def chromium(*options: str) -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=[*always, *options])
         yield opened
         opened.close()
+
+
+def context_of(browser: Any, **options: Any) -> Any:
+    """Return a new context of a browser, whose pages may take as long as a busy machine needs."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(120_000)
+    return context

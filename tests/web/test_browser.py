@@ -21,7 +21,7 @@ from bhvit.cli.main import main
 from bhvit.format import file as bhv_file
 from bhvit.web import single_file, site_files, write_site
 from helpers import small_specs
-from helpers.browser import chromium, serving, why_not
+from helpers.browser import chromium, context_of, serving, why_not
 from helpers.random_model import random_model
 
 WHY_NOT = why_not()
@@ -63,8 +63,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The page once the model is loaded; it must not have asked any other host."""
-    context = browser.new_context(permissions=["camera"])
-    context.set_default_timeout(120_000)  # a busy machine takes long to start a page
+    context = context_of(browser, permissions=["camera"])
     opened = context.new_page()
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
@@ -436,7 +435,7 @@ def test_a_single_file_needs_no_server(browser: Any, tmp_path: Path) -> None:
     (tmp_path / "photos" / "cat" / "1.png").write_bytes(_picture(40, 30))
     words = ["web", "cifar10", "--out", str(tmp_path / "page.html"), "--examples", str(tmp_path / "photos")]
     assert main(words) == 0
-    context = browser.new_context()
+    context = context_of(browser)
     opened = context.new_page()
     asked: list[str] = []
     wrong: list[str] = []
@@ -461,7 +460,7 @@ def test_a_single_file_needs_no_server(browser: Any, tmp_path: Path) -> None:
 def test_a_report_embeds_the_page(browser: Any, tmp_path: Path) -> None:
     inner = single_file(site_files(["cifar10"]))
     (tmp_path / "report.html").write_text(f'<iframe srcdoc="{html.escape(inner)}"></iframe>')
-    context = browser.new_context()
+    context = context_of(browser)
     opened = context.new_page()
     opened.goto((tmp_path / "report.html").as_uri())
     _wait(opened.frame_locator("iframe"), "#status", "Ready")
@@ -470,7 +469,7 @@ def test_a_report_embeds_the_page(browser: Any, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_page_works_offline_once_loaded(browser: Any, address: str) -> None:
-    context = browser.new_context()
+    context = context_of(browser)
     opened = context.new_page()
     opened.goto(address)
     opened.evaluate("navigator.serviceWorker.ready.then(() => true)")

@@ -15,7 +15,7 @@ from bhvit.report.page import Page
 from bhvit.report.svg import confusion_matrix
 from bhvit.report.weights import BINS, REACH, WeightFindings
 from bhvit.timing import Timing
-from helpers.browser import CHROMIUM, chromium
+from helpers.browser import CHROMIUM, chromium, context_of
 
 pytestmark = [
     pytest.mark.long,
@@ -93,7 +93,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=["light", "dark"])
 def phone(request: pytest.FixtureRequest, browser: Any, page: Path) -> Iterator[Any]:
-    context = browser.new_context(viewport=PHONE, color_scheme=request.param)
+    context = context_of(browser, viewport=PHONE, color_scheme=request.param)
     opened = context.new_page()
     opened.goto(page.as_uri())
     yield opened

@@ -15,7 +15,7 @@ from bhvit.bundled import FOLDER
 from bhvit.format import file as bhv_file
 from bhvit.web import write_site
 from helpers import small_specs
-from helpers.browser import ISOLATING, chromium, serving, why_not
+from helpers.browser import ISOLATING, chromium, context_of, serving, why_not
 from helpers.random_model import random_model
 
 WHY_NOT = why_not()
@@ -56,8 +56,7 @@ _LOGITS = """async ([model, pixels, width, height, threads, worker]) => {
 
 
 def _open(browser: Any, address: str, **options: Any) -> Any:
-    page = browser.new_context(**options).new_page()
-    page.set_default_timeout(120_000)
+    page = context_of(browser, **options).new_page()
     page.goto(address)
     return page
 
