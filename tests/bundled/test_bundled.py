@@ -113,7 +113,7 @@ def test_a_few_megabytes_are_added_to_the_package() -> None:
 @pytest.mark.parametrize("name", [*BUNDLED, ROAD])
 def test_the_card_names_the_files_that_are_there(name: str) -> None:
     for path in (FOLDER / f"{name}.bhv", FOLDER / f"{name}.safetensors"):
-        if path.suffix == ".bhv" or name != ROAD:  # of which there is no checkpoint
+        if path.suffix == ".bhv" or name != ROAD:  # road ships without a checkpoint
             assert f"sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`" in card_of(name)
 
 

@@ -91,7 +91,7 @@ class _Protocol(TCompactProtocol):  # type: ignore[misc]
 
 
 class _Struct:
-    """A structure of which some fields are read, and the others passed over."""
+    """A structure; fields that `thrift_spec` does not list are skipped."""
 
     thrift_spec: ClassVar[tuple[Any, ...]]
 
